@@ -1,0 +1,35 @@
+# Everything stands on python3 (3.11 or newer), make and git. The environment is built once, at .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := runs/demo
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/installed  ## the whole pipeline on drawn faces; prints where the report is
+	rm -rf $(DEMO)
+	$(BIN)/python jobs/draw.py --out $(DEMO)/faces --layout utkface --num-faces 1500
+	$(BIN)/python jobs/catalog.py --source $(DEMO)/faces --layout utkface --pack 128 --split 0.7,0.1,0.2 --out $(DEMO)/catalog
+	$(BIN)/python jobs/train.py drawn --catalog $(DEMO)/catalog --out $(DEMO)/run
+	$(BIN)/python jobs/score.py --catalog $(DEMO)/catalog --checkpoint $(DEMO)/run/best --out $(DEMO)/predictions
+	$(BIN)/python jobs/evaluate.py --catalog $(DEMO)/catalog --predictions $(DEMO)/predictions --out $(DEMO)/report
+
+test: .venv/installed  ## all tests that a change must pass, in under 15 minutes on 2 cores
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/installed  ## side by side against what one would write by hand; prints ratios
+	$(BIN)/python benchmarks/scoring.py
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs

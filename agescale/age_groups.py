@@ -1,0 +1,176 @@
+"""Named, ordered age groups.
+
+In: a text such as ``"child=0-12,teenager=13-19,adult=20-59,senior=60-"``, a preset's name, or bare class names.
+Out: ``AgeGroups``, which says the group of an age and the bounds of a group. Knows nothing of images or models.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+
+MAX_AGE = 100
+"""The age distribution has a point for each year 0..MAX_AGE; the last bin, [100, infinity), is open."""
+
+
+@dataclass(frozen=True)
+class AgeGroup:
+    """One group: ages in the half-open interval ``[low, high)`` of years; both None where only the name is known."""
+
+    name: str
+    low: int | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class AgeGroups:
+    """An ordered set of age groups. Either all have bounds, ascending and without overlap, or none has.
+
+    >>> groups = AgeGroups.parse("child=0-12,adult=13-59,senior=60-")
+    >>> groups.names
+    ('child', 'adult', 'senior')
+    >>> groups.name_of(12), groups.name_of(12.9), groups.name_of(13), groups.name_of(99)
+    ('child', 'child', 'adult', 'senior')
+    >>> groups.format()
+    'child=0-12,adult=13-59,senior=60-'
+    >>> AgeGroups.parse("YOUNG,MIDDLE,OLD").is_bounded
+    False
+    """
+
+    groups: tuple[AgeGroup, ...]
+
+    def __post_init__(self) -> None:
+        if not self.groups:
+            raise ValueError("age groups: at least one group is needed")
+        names = self.names
+        if any("," in name or "=" in name for name in names):
+            raise ValueError(f"age groups: a name holds a comma or an equals sign: {'; '.join(names)}")
+        if len(set(names)) != len(names):
+            raise ValueError(f"age groups: a name stands twice in {', '.join(names)}")
+        bounded = [g for g in self.groups if g.low is not None]
+        if bounded and len(bounded) != len(self.groups):
+            raise ValueError("age groups: either every group has bounds or none has")
+        for before, after in pairwise(bounded):
+            if before.high is None or after.low is None or before.high > after.low:
+                raise ValueError(f"age groups: {before.name} and {after.name} overlap or are not in ascending order")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(g.name for g in self.groups)
+
+    @property
+    def is_bounded(self) -> bool:
+        return self.groups[0].low is not None
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def index_of(self, age: float) -> int | None:
+        """Index of the group that holds ``age`` (years), or None where no group does or the groups have no bounds."""
+        for index, group in enumerate(self.groups):
+            if group.low is not None and group.high is not None and group.low <= age < group.high:
+                return index
+        return None
+
+    def name_of(self, age: float) -> str | None:
+        index = self.index_of(age)
+        return None if index is None else self.groups[index].name
+
+    def index_of_interval(self, low: float, high: float) -> int | None:
+        """Index of the one group that holds all of ``[low, high)`` years, or None (it straddles two, or is outside).
+
+        An exact age, an interval of one year, belongs where it starts: 24.3 to people aged 24.
+        """
+        index = self.index_of(low)
+        if index is None or high - low <= 1.001:  # the tables hold float32
+            return index
+        group_high = self.groups[index].high
+        return index if group_high is not None and high <= group_high else None
+
+    def bounds(self) -> list[tuple[int, float]]:
+        """``[low, high)`` of every group, years. Raises ValueError where the groups have no bounds."""
+        if not self.is_bounded:
+            raise ValueError(f"the age groups {', '.join(self.names)} have names only, no bounds")
+        return [(g.low, g.high) for g in self.groups if g.low is not None and g.high is not None]
+
+    def format(self) -> str:
+        """The text that ``parse`` reads back."""
+        return ",".join(_format_group(group) for group in self.groups)
+
+    @staticmethod
+    def parse(text: str) -> AgeGroups:
+        """Groups from a preset's name, ``name=low-high`` items (both ends included, as people say "13-19"), or names.
+
+        Raises ValueError, in one line, for anything else.
+        """
+        if text in PRESETS:
+            text = PRESETS[text]
+        items = [item.strip() for item in text.split(",") if item.strip()]
+        if not items:
+            raise ValueError(f"age groups: nothing in {text!r}; write name=low-high,... or one of {', '.join(PRESETS)}")
+        return AgeGroups(tuple(_parse_group(item) for item in items))
+
+    @staticmethod
+    def from_names(names: list[str]) -> AgeGroups:
+        """Groups from class names: with bounds where every name is a range such as ``"25-49"`` or ``"75+"``.
+
+        A range that ends above MAX_AGE, such as ``"100-116"``, is open.
+        """
+        groups = []
+        for name in names:
+            interval = parse_range(name)
+            if interval is None:
+                return AgeGroups(tuple(AgeGroup(name) for name in names))
+            low, high = interval
+            groups.append(AgeGroup(name, low, high if high <= MAX_AGE else math.inf))
+        return AgeGroups(tuple(sorted(groups, key=lambda group: group.low or 0)))
+
+
+def parse_range(text: str) -> tuple[int, float] | None:
+    """The half-open interval of years of a range as people write it, or None where the text is no range.
+
+    >>> parse_range("25-49"), parse_range("60-"), parse_range("60+"), parse_range("7")
+    ((25, 50.0), (60, inf), (60, inf), (7, 8.0))
+    """
+    match = re.fullmatch(r"\s*(\d{1,3})\s*(?:(-|–|_|to|\+)\s*(\d{1,3})?)?\s*", text)
+    if match is None:
+        return None
+    low, sign, last = match.groups()
+    if sign is None:
+        return int(low), float(int(low) + 1)
+    if last is None:
+        return int(low), math.inf
+    if sign == "+" or int(last) < int(low):
+        return None
+    return int(low), float(int(last) + 1)
+
+
+def _parse_group(item: str) -> AgeGroup:
+    name, sign, bounds = (part.strip() for part in item.partition("="))
+    if not name:
+        raise ValueError(f"age groups: {item!r} has no name; write name=low-high")
+    if not sign:
+        return AgeGroup(name)
+    interval = parse_range(bounds)
+    if interval is None:
+        raise ValueError(f"age groups: {item!r} is not name=low-high, for example teenager=13-19 or senior=60-")
+    if interval[0] > MAX_AGE or MAX_AGE < interval[1] < math.inf:
+        raise ValueError(f"age groups: {item!r} ends above {MAX_AGE}; leave the last group open, such as {name}=75-")
+    return AgeGroup(name, *interval)
+
+
+def _format_group(group: AgeGroup) -> str:
+    if group.low is None or group.high is None:
+        return group.name
+    return f"{group.name}={group.low}-" + ("" if math.isinf(group.high) else f"{int(group.high) - 1}")
+
+
+PRESETS = {
+    "life-stages": "child=0-12,teenager=13-19,adult=20-59,senior=60-",
+    "25-years": "0-24=0-24,25-49=25-49,50-74=50-74,75-99=75-99,100+=100-",
+    "decades": ",".join(f"{a}-{a + 9}={a}-{a + 9}" for a in range(0, 90, 10)) + ",90+=90-",
+    "adulthood": "minor=0-17,adult=18-",
+}
+"""Names that stand for age groups on every command line. ``25-years`` is the UTKFace scheme of five groups."""

@@ -1,0 +1,150 @@
+"""Random changes to training images: a fresh draw for every image, one pass for the whole batch, on its device.
+
+In: a batch of uint8 or float images in 0..255. Out: float32 images in 0..255 of the same shape.
+All draws are made on the generator's device (the CPU, as a rule) and are a few numbers an image, so that they are the
+same on every device and nothing waits for an accelerator. Normalises nothing: that is part of the model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+GREY_WEIGHTS = (0.299, 0.587, 0.114)
+LOW_RESOLUTION_FACTORS = (1.5, 2.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How much may change. Probabilities are per image; what is 0 (and a crop area of 1) changes nothing."""
+
+    flip: float = 0.0
+    """Probability of a left-right flip."""
+    rotation_degrees: float = 0.0
+    """Largest rotation to either side."""
+    min_crop_area: float = 1.0
+    """Smallest part of the image's area that is kept and enlarged; a default of other libraries, 0.08, cuts faces."""
+    shift: float = 0.0
+    """Largest shift, as a part of the side, beyond what the crop leaves free; what comes in is mirrored."""
+    colour: float = 0.0
+    """Largest relative change of brightness, contrast and saturation, each."""
+    grey: float = 0.0
+    """Probability of a grey image."""
+    low_resolution: float = 0.0
+    """Probability of shrinking and enlarging again, by 1.5, 2 or 3."""
+    erase: float = 0.0
+    """Probability of painting a rectangle of 2-20 % of the area over with one random colour."""
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "none": Augmentation(),
+    "light": Augmentation(flip=0.5, rotation_degrees=10, min_crop_area=0.85, shift=0.03, colour=0.15),
+    "heavy": Augmentation(
+        flip=0.5,
+        rotation_degrees=10,
+        min_crop_area=0.75,
+        shift=0.05,
+        colour=0.3,
+        grey=0.1,
+        low_resolution=0.2,
+        erase=0.25,
+    ),
+}
+
+
+def augment(images_NCHW: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Images (N, 3, H, W), uint8 or float in 0..255, to float32 in 0..255: changed, each by its own draw."""
+    images_NCHW = images_NCHW.to(torch.float32, memory_format=torch.contiguous_format)
+    if augmentation == Augmentation():
+        return images_NCHW
+    with torch.autocast(images_NCHW.device.type, enabled=False):  # pixel coordinates need more than bfloat16
+        images_NCHW = _warp(images_NCHW, augmentation, generator)
+        if augmentation.colour or augmentation.grey:
+            images_NCHW = _recolour(images_NCHW, augmentation, generator)
+        if augmentation.low_resolution:
+            images_NCHW = _lower_resolution(images_NCHW, augmentation, generator)
+        if augmentation.erase:
+            images_NCHW = _erase(images_NCHW, augmentation, generator)
+    return images_NCHW
+
+
+def _warp(images_NCHW: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Flip, rotation, crop and shift as one affine map and one bilinear sampling."""
+    num_images, _, height, width = images_NCHW.shape
+    flip_N, angle_N, area_N, x_N, y_N = _uniform((5, num_images), generator)
+    sign_N = 1 - 2 * (flip_N < augmentation.flip).float()
+    angle_N = (2 * angle_N - 1) * math.radians(augmentation.rotation_degrees)
+    side_N = (1 - area_N * (1 - augmentation.min_crop_area)).sqrt()
+    reach_N = 1 - side_N + 2 * augmentation.shift  # in units of half a side, as grids are
+    cos_N, sin_N = side_N * angle_N.cos(), side_N * angle_N.sin()
+    aspect = height / width
+    theta_N23 = torch.stack(
+        [
+            torch.stack([sign_N * cos_N, -sin_N * aspect, (2 * x_N - 1) * reach_N], dim=1),
+            torch.stack([sign_N * sin_N / aspect, cos_N, (2 * y_N - 1) * reach_N], dim=1),
+        ],
+        dim=1,
+    ).to(images_NCHW.device)
+    grid_NHW2 = F.affine_grid(theta_N23, [num_images, 3, height, width], align_corners=False)
+    return F.grid_sample(images_NCHW, grid_NHW2, padding_mode="reflection", align_corners=False)
+
+
+def _recolour(images_NCHW: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Brightness, contrast around the mean grey, and saturation: together one 3x3 matrix and one offset an image."""
+    device = images_NCHW.device
+    num_images = len(images_NCHW)
+    factors_3N = 1 + augmentation.colour * (2 * _uniform((3, num_images), generator) - 1)
+    is_grey_N = _uniform((num_images,), generator) < augmentation.grey
+    brightness_N, contrast_N, saturation_N = factors_3N.to(device)
+    saturation_N = saturation_N.masked_fill(is_grey_N.to(device), 0.0)[:, None, None]
+
+    grey_3 = torch.tensor(GREY_WEIGHTS, device=device)
+    saturate_N33 = saturation_N * torch.eye(3, device=device) + (1 - saturation_N) * grey_3.expand(3, 3)
+    matrix_N33 = (brightness_N * contrast_N)[:, None, None] * saturate_N33
+    mean_grey_N = images_NCHW.mean(dim=(2, 3)) @ grey_3
+    offset_N11 = (brightness_N * (1 - contrast_N) * mean_grey_N)[:, None, None]
+    pixels_N3P = torch.baddbmm(offset_N11, matrix_N33, images_NCHW.flatten(2))
+    return pixels_N3P.view_as(images_NCHW).clamp_(0, 255)
+
+
+def _lower_resolution(images_NCHW: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Some images shrunk by averaging and enlarged again, as pictures from far away are."""
+    size = images_NCHW.shape[2:]
+    is_chosen_N, choice_N = _uniform((2, len(images_NCHW)), generator)
+    choice_N = (
+        (choice_N * len(LOW_RESOLUTION_FACTORS)).long().masked_fill(is_chosen_N >= augmentation.low_resolution, -1)
+    )
+    for index, factor in enumerate(LOW_RESOLUTION_FACTORS):
+        chosen = (choice_N == index).nonzero()[:, 0].to(images_NCHW.device)
+        if len(chosen):
+            small = F.interpolate(images_NCHW[chosen], [max(1, int(side / factor)) for side in size], mode="area")
+            images_NCHW[chosen] = F.interpolate(small, size, mode="bilinear")
+    return images_NCHW
+
+
+def _erase(images_NCHW: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Random erasing (Zhong et al., AAAI 2020) with one random colour."""
+    num_images, _, height, width = images_NCHW.shape
+    is_chosen_N, area_N, aspect_N, x_N, y_N, *colour_3N = _uniform((8, num_images), generator)
+    area_N, aspect_N = 0.02 + 0.18 * area_N, 2 * aspect_N - 1  # log2 of the height over the width
+    height_N = (area_N.sqrt() * 2 ** (aspect_N / 2)).where(is_chosen_N < augmentation.erase, 0.0)
+    width_N = area_N.sqrt() * 2 ** (-aspect_N / 2)
+    top_N, left_N = y_N * (1 - height_N), x_N * (1 - width_N)
+    bounds = torch.stack([top_N, top_N + height_N, left_N, left_N + width_N]).to(images_NCHW.device)
+    top_N1, bottom_N1, left_N1, right_N1 = bounds[:, :, None]
+    y_H = (torch.arange(height, device=images_NCHW.device) + 0.5) / height
+    x_W = (torch.arange(width, device=images_NCHW.device) + 0.5) / width
+    is_row_NH = (y_H >= top_N1) & (y_H < bottom_N1)
+    is_column_NW = (x_W >= left_N1) & (x_W < right_N1)
+    is_erased_N1HW = (is_row_NH[:, :, None] & is_column_NW[:, None, :])[:, None]
+    colour_N311 = 255 * torch.stack(colour_3N, dim=1)[:, :, None, None].to(images_NCHW.device)
+    return torch.where(is_erased_N1HW, colour_N311, images_NCHW)
+
+
+def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Draws from [0, 1), on the CPU whatever device the generator is on."""
+    return torch.rand(shape, generator=generator, device=generator.device).cpu()

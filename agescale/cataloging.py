@@ -1,0 +1,322 @@
+"""Makes and grows a catalog: lists a source once, reads labelled images once, writes parts and findings.
+
+Work is cut into parts of the listing; a Ray task reads the images of one and writes it. A part stands whole or not at
+all, and rows that stand in a part are not listed again: that is all there is to restarts and to growth.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from agescale import catalogs, images, layouts, quality, schema, splits, storage
+from agescale.age_groups import AgeGroups
+from agescale.config import CatalogConfig
+from agescale.data import group_indices, read_pool, run_units, start_ray
+from agescale.images import ImageError
+from agescale.layouts import Label, Labels, LabelSource
+from agescale.progress import ImageProgress
+from agescale.storage import Listed, StoreError
+
+INSPECTED_PART_ROWS = 4096
+"""Rows of a part whose images are read: some tens of MB where they are packed."""
+LISTED_PART_ROWS = 100_000
+"""Rows of a part whose images are only listed."""
+MIN_PARTS = 8
+"""So that a small catalog is read in parallel too."""
+
+DEFAULT_AGE_GROUPS = "25-years"
+
+
+@dataclass(frozen=True)
+class CatalogResult:
+    """What a run found: rows added by what they are, files that are no images, and the findings of all current rows."""
+
+    num_new: int
+    num_changed: int
+    num_deleted: int
+    num_current: int
+    num_ignored: int
+    findings: pa.Table
+    rows: pa.Table  # the current rows' facts; `group` is the age group
+    group_names: tuple[str, ...]
+
+
+def build_catalog(config: CatalogConfig) -> CatalogResult:
+    """Lists ``config.source`` and brings the catalog at ``config.out`` up to date with it."""
+    source, out = storage.absolute(config.source), storage.absolute(config.out)
+    _check(config)
+    listed = [item for item in storage.list_files(source) if not item.uri.startswith(f"{out}/")]
+    pictures = [item for item in listed if images.is_image_name(item.relative)]
+    if not pictures:
+        extensions = " ".join(images.EXTENSIONS)
+        raise ValueError(f"{source}: no images there ({len(listed)} other files); images end in {extensions}")
+    storage.check_writable(out)
+
+    known = _known_rows(out)
+    groups = _age_groups(config, out if known is not None else None)
+    labels = _labels(config, pictures, groups)
+    settings = _settings(config, labels.age_groups)
+    if known is not None:
+        _check_same(catalogs.settings(out), settings, out)
+
+    new, changed, gone, relabelled = _difference(known, pictures, labels)
+    generation = _next_generation(out)
+    units = _units(new + changed, labels, config, generation)
+    units += _tombstones(gone, generation, len(units))
+    if units:
+        fractions = None if config.split_column else splits.parse_fractions(config.split)
+        writer = PartWriter(out, settings, config.pack, fractions)
+        start_ray()
+        with ImageProgress("cataloging", len(new) + len(changed) + len(gone)) as progress:
+            for _ in run_units(units, writer, progress, num_cpus=1):
+                pass
+
+    rows = catalogs.read_catalog(out, [*quality.FACTS, "gender", "ethnicity"])
+    findings = quality.find(rows, labels.age_groups, config.layout != "unlabelled")
+    findings = pa.concat_tables([findings, _source_findings(source, config, pictures, labels, relabelled)])
+    covered = {"parts": catalogs.part_names(out)}
+    findings = findings.cast(schema.with_metadata(schema.FINDINGS, covered))
+    storage.write_table(storage.join(out, catalogs.FINDINGS_NAME), findings)
+    num_ignored = len(listed) - len(pictures)
+    rows = _with_group_names(rows, labels.age_groups)
+    group_names = labels.age_groups.names if labels.age_groups else ()
+    return CatalogResult(len(new), len(changed), len(gone), len(rows), num_ignored, findings, rows, group_names)
+
+
+class PartWriter:
+    """Reads the images of one unit of the listing and writes them as one part of the catalog. Runs in a Ray task.
+
+    ``fractions`` are None where the labels name the split.
+    """
+
+    def __init__(self, out: str, settings: dict[str, Any], pack: int, fractions: splits.Fractions | None) -> None:
+        self.out = out
+        self.schema = schema.with_metadata(schema.CATALOG, {"settings": settings})
+        self.pack = pack
+        self.fractions = fractions
+
+    def __call__(self, unit: pa.Table) -> pa.Table:
+        part, is_read = unit["part"][0].as_py(), unit["is_read"][0].as_py()
+        rows = unit.drop_columns(["part", "is_read"]).to_pylist()
+        if is_read:
+            with read_pool() as pool:
+                rows = list(pool.map(self._inspect, rows))
+        for row in rows:
+            key = row["subject"] or row.get("content_hash")
+            if self.fractions and key:
+                row["split"] = splits.assign(key, self.fractions)
+        table = pa.Table.from_pylist(rows, schema=self.schema)
+        row_group_size = catalogs.ROW_GROUP_ROWS if is_read else None
+        storage.write_table(storage.join(self.out, part), table, row_group_size)
+        return pa.table({"num_rows": [len(table)]})
+
+    def _inspect(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            data = storage.read_bytes(row["uri"])
+        except StoreError as error:
+            if error.status != "missing":  # the store's trouble, not the image's: the job stops, and says so
+                raise
+            return {**row, "read_error": f"missing: {error}"}
+        row = {**row, "content_hash": storage.sha256(data)}
+        try:
+            row["width"], row["height"] = images.inspect(data)
+            if self.pack:
+                row["image"] = images.pack(data, self.pack)
+        except ImageError as error:
+            row["read_error"] = f"{error.status}: {error}"
+        return row
+
+
+def _check(config: CatalogConfig) -> None:
+    """The user's mistakes that can be seen before anything is listed."""
+    splits.parse_fractions(config.split)
+    if config.age_groups:
+        AgeGroups.parse(config.age_groups)
+    if (config.layout == "csv") != (config.csv is not None):
+        raise ValueError("--csv and --layout csv go together")
+    if config.pack < 0 or 0 < config.pack < schema.MIN_SIDE:
+        raise ValueError(f"--pack {config.pack}: pixels of the shorter side, at least {schema.MIN_SIDE}, or 0")
+    if config.pack and config.layout == "unlabelled" and not config.inspect:
+        raise ValueError("--pack reads every image: give --inspect with it, or leave it out")
+
+
+CSV_COLUMNS = [f"{name}_column" for name in ("image", "label", "age", "split", "gender", "ethnicity", "subject")]
+
+
+def _settings(config: CatalogConfig, age_groups: AgeGroups | None) -> dict[str, Any]:
+    """What has to stay while a catalog grows; the metadata of its parts keep it."""
+    return {
+        "source": storage.absolute(config.source),
+        "layout": config.layout,
+        "csv": config.csv and storage.absolute(config.csv),
+        **{column: getattr(config, column) for column in CSV_COLUMNS},
+        "split": ",".join(f"{share:g}" for share in splits.parse_fractions(config.split)),
+        "pack": config.pack,
+        "inspect": config.inspect and config.layout == "unlabelled",
+        "age_groups": age_groups.format() if age_groups else None,
+    }
+
+
+def _check_same(before: dict[str, Any], now: dict[str, Any], out: str) -> None:
+    changes = [f"{name} was {before.get(name)}, is {now[name]}" for name in now if before.get(name) != now[name]]
+    if changes:
+        raise ValueError(f"{out}: a catalog of other settings stands there ({'; '.join(changes)}); give another --out")
+
+
+def _age_groups(config: CatalogConfig, grown: str | None) -> AgeGroups | None:
+    """The groups that were asked for, or that the catalog has already (class folders may have come since)."""
+    if config.age_groups:
+        return AgeGroups.parse(config.age_groups)
+    return catalogs.age_groups(grown) if grown else None
+
+
+def _labels(config: CatalogConfig, pictures: list[Listed], groups: AgeGroups | None) -> Labels:
+    label_source = LabelSource(
+        age_groups=groups,
+        csv_bytes=storage.read_bytes(storage.absolute(config.csv)) if config.csv else None,
+        **{column: getattr(config, column) for column in CSV_COLUMNS},
+    )
+    labels = layouts.LAYOUTS[config.layout]([item.relative for item in pictures], label_source)
+    if labels.age_groups is None and config.layout != "unlabelled":
+        labels = Labels(labels.by_path, AgeGroups.parse(DEFAULT_AGE_GROUPS), labels.missing_files)
+    return labels
+
+
+LABEL_FIELDS = ("age_low", "age_high", "group", "subject", "gender", "ethnicity")
+
+
+def _known_rows(out: str) -> dict[str, dict[str, Any]] | None:
+    """Current rows by URI, or None where there is no catalog yet."""
+    if not storage.list_names(out, prefix="part-", suffix=".parquet"):
+        return None
+    rows = catalogs.read_catalog(out, ["uri", "version", *LABEL_FIELDS])
+    return {row["uri"]: row for row in rows.drop_columns(["part", "row"]).to_pylist()}
+
+
+Relabelled = list[tuple[Listed, str]]
+
+
+def _difference(
+    known: dict[str, dict[str, Any]] | None, pictures: list[Listed], labels: Labels
+) -> tuple[list[Listed], list[Listed], list[dict[str, Any]], Relabelled]:
+    """New and changed objects, the rows of deleted ones, and objects whose source now tells another label."""
+    known = known or {}
+    new, changed, relabelled = [], [], []
+    for item in pictures:
+        row = known.get(item.uri)
+        if row is None:
+            new.append(item)
+        elif row["version"] != item.version:
+            changed.append(item)
+        else:
+            changes = _label_changes(row, labels.by_path[item.relative])
+            if changes:
+                relabelled.append((item, ", ".join(changes)))
+    listed = {item.uri for item in pictures}
+    gone = [row for uri, row in known.items() if uri not in listed]
+    return new, changed, gone, relabelled
+
+
+def _label_changes(row: dict[str, Any], label: Label) -> list[str]:
+    fields = ((name, _rounded(row[name]), _rounded(getattr(label, name))) for name in LABEL_FIELDS)
+    return [f"{name} is {before}, the source now says {now}" for name, before, now in fields if before != now]
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 3) if isinstance(value, float) and math.isfinite(value) else value
+
+
+def _next_generation(out: str) -> int:
+    names = storage.list_names(out, prefix="part-", suffix=".parquet")
+    return 1 + max((int(name.split("-")[1]) for name in names), default=0)
+
+
+def _units(pictures: list[Listed], labels: Labels, config: CatalogConfig, generation: int) -> list[pa.Table]:
+    """Tables of rows to read and write, one a part.
+
+    Rows stand in the order of a hash of their names: every run of rows is then a fair sample, which is what training
+    shuffles, while names in the order of a bucket often are in the order of ages.
+    """
+    is_read = config.inspect or config.layout != "unlabelled"
+    order = sorted(pictures, key=lambda item: hashlib.sha256(item.relative.encode()).digest()) if is_read else pictures
+    largest = INSPECTED_PART_ROWS if is_read else LISTED_PART_ROWS
+    part_rows = min(largest, max(1, math.ceil(len(order) / MIN_PARTS)))
+    now = dt.datetime.now(dt.UTC)
+    rows = [{"listed_at": now, "deleted": False, **_facts(item, labels.by_path[item.relative])} for item in order]
+    starts = range(0, len(rows), part_rows)
+    return [_unit(rows[start : start + part_rows], generation, index, is_read) for index, start in enumerate(starts)]
+
+
+def _facts(item: Listed, label: Label) -> dict[str, Any]:
+    facts = {"uri": item.uri, "version": item.version, "size_bytes": item.size_bytes}
+    facts |= {name: getattr(label, name) for name in LABEL_FIELDS}
+    return {**facts, "split": label.split, "label_error": label.error}
+
+
+def _tombstones(gone: list[dict[str, Any]], generation: int, first: int) -> list[pa.Table]:
+    now = dt.datetime.now(dt.UTC)
+    rows = [{"uri": row["uri"], "version": row["version"], "listed_at": now, "deleted": True} for row in gone]
+    chunks = [rows[start : start + LISTED_PART_ROWS] for start in range(0, len(rows), LISTED_PART_ROWS)]
+    return [_unit(chunk, generation, first + index, False) for index, chunk in enumerate(chunks)]
+
+
+LISTED_FIELDS = ("uri", "version", "size_bytes", "listed_at", "deleted", "label_error", "split", *LABEL_FIELDS)
+UNIT_SCHEMA = pa.schema(
+    [
+        *(schema.CATALOG.field(name) for name in LISTED_FIELDS),
+        pa.field("part", pa.string()),
+        pa.field("is_read", pa.bool_()),
+    ]
+)
+
+
+def _unit(rows: list[dict[str, Any]], generation: int, index: int, is_read: bool) -> pa.Table:
+    part = f"part-{generation:05d}-{index:06d}.parquet"
+    return pa.Table.from_pylist([{**row, "part": part, "is_read": is_read} for row in rows], schema=UNIT_SCHEMA)
+
+
+def _source_findings(
+    source: str, config: CatalogConfig, pictures: list[Listed], labels: Labels, relabelled: Relabelled
+) -> pa.Table:
+    """Findings about what is no row: names in the CSV without a file, empty class folders, changed labels."""
+    found = []
+    for name in sorted(labels.missing_files):
+        row = {"uri": storage.join(source, name), "version": ""}
+        found.append(quality.finding(row, "missing_file", "the CSV names it, and it is not there"))
+    if config.layout == "class_folders":
+        used = {item.relative.split("/")[0] for item in pictures}
+        for folder in sorted(set(storage.list_folders(source)) - used):
+            row = {"uri": storage.join(source, folder), "version": ""}
+            found.append(quality.finding(row, "empty_class", "the class folder holds no image"))
+    for item, detail in relabelled:
+        found.append(quality.finding({"uri": item.uri, "version": item.version}, "relabelled", detail))
+    return pa.Table.from_pylist(found, schema=schema.FINDINGS)
+
+
+def count_by_kind(findings: pa.Table) -> dict[str, int]:
+    return dict(sorted(Counter(findings["kind"].to_pylist()).items()))
+
+
+def count_by_group_and_split(result: CatalogResult) -> dict[str, dict[str, int]]:
+    """Images by age group, then by split; those without one count as ``none``. Splits without an image are left out."""
+    groups, splits_of_rows = (pc.fill_null(result.rows[name], "none").to_pylist() for name in ("group", "split"))
+    counts = Counter(zip(groups, splits_of_rows, strict=True))
+    present = [split for split in (*schema.SPLITS, "none") if split in splits_of_rows]
+    return {group: {split: counts[group, split] for split in present} for group in (*result.group_names, "none")}
+
+
+def _with_group_names(rows: pa.Table, age_groups: AgeGroups | None) -> pa.Table:
+    """``rows`` with the name of the age group, or null, in place of the class name."""
+    if age_groups is None:
+        return rows
+    indices = group_indices(rows, age_groups)
+    names = pa.array(age_groups.names, pa.string()).take(pc.if_else(pc.less(indices, 0), None, indices))
+    return rows.set_column(rows.schema.get_field_index("group"), "group", names)

@@ -1,0 +1,159 @@
+"""Reads a catalog: its parts, current rows, findings, and the images of rows. Writes nothing (``cataloging`` does).
+
+A catalog is a folder: ``part-<listing>-<number>.parquet`` (facts, immutable; the name sorts in the order of listings)
+and ``findings.parquet``, written last, whose metadata names the parts that it covers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from agescale import schema, storage
+from agescale.age_groups import AgeGroups
+from agescale.images import Face, ImageError, load_face
+from agescale.storage import StoreError
+
+FINDINGS_NAME = "findings.parquet"
+ROW_GROUP_ROWS = 256
+"""Rows of a row group in a part; the least that has to be read for one packed image."""
+
+
+def part_names(uri: str) -> list[str]:
+    """Names of a catalog's parts, oldest listing first. Raises ValueError where there is none."""
+    names = storage.list_names(uri, prefix="part-", suffix=".parquet")
+    if not names:
+        raise ValueError(f"{uri}: no catalog there (no part-*.parquet); make one with jobs/catalog.py --out {uri}")
+    return names
+
+
+def settings(uri: str, part: str | None = None) -> dict[str, Any]:
+    """What the catalog was made with: source, layout, age_groups, split, pack, ..."""
+    name = part or part_names(uri)[0]
+    metadata = _metadata(storage.join(uri, name))
+    return dict(metadata["settings"])
+
+
+def age_groups(uri: str) -> AgeGroups | None:
+    """The groups that the catalog's labels are told in, or None."""
+    text = settings(uri).get("age_groups")
+    return AgeGroups.parse(text) if text else None
+
+
+def check_complete(uri: str) -> None:
+    """Raises ValueError where the job that makes the catalog did not come to its end."""
+    names = part_names(uri)
+    findings = storage.join(uri, FINDINGS_NAME)
+    covered = _metadata(findings)["parts"] if storage.exists(findings) else []
+    if covered != names:
+        raise ValueError(f"{uri}: the catalog is not complete; run the same jobs/catalog.py command again")
+
+
+def read_findings(uri: str) -> pa.Table:
+    findings = storage.join(uri, FINDINGS_NAME)
+    return storage.read_table(findings) if storage.exists(findings) else schema.FINDINGS.empty_table()
+
+
+def read_part(uri: str, part: str, columns: Sequence[str]) -> pa.Table:
+    """``columns`` of all rows of one part, with ``part`` and ``row``, which say where each stands."""
+    table = storage.read_table(storage.join(uri, part), columns=list(columns))
+    table = table.append_column("part", pa.array([part] * len(table), pa.string()))
+    return table.append_column("row", pa.array(np.arange(len(table)), pa.int64()))
+
+
+def read_catalog(uri: str, columns: Sequence[str]) -> pa.Table:
+    """``columns`` of the current rows (the newest of each URI, unless deleted), with ``part`` and ``row`` added.
+
+    Never ask for ``image`` here: it would hold all pictures at once; ``load_faces`` reads them where they are needed.
+    """
+    assert "image" not in columns, "images are read by load_faces"
+    wanted = list(dict.fromkeys([*columns, "uri", "deleted"]))
+    rows = pa.concat_tables([read_part(uri, part, wanted) for part in part_names(uri)])
+    newest = rows.append_column("position", pa.array(np.arange(len(rows)), pa.int64()))
+    if pc.count_distinct(rows["uri"]).as_py() < len(rows):
+        positions = newest.group_by("uri").aggregate([("position", "max")])["position_max"]
+        newest = newest.take(positions.combine_chunks().sort())
+    current = newest.filter(pc.invert(newest["deleted"]))
+    return current.select([*columns, "part", "row"])
+
+
+def superseded(uri: str, part: str) -> pa.Array:
+    """URIs that a listing after that of ``part`` names again: its rows of them are not current."""
+    listing = part.split("-")[1]
+    later = [name for name in part_names(uri) if name.split("-")[1] > listing]
+    return pa.chunked_array(
+        [storage.read_table(storage.join(uri, name), ["uri"])["uri"].combine_chunks() for name in later], pa.string()
+    )
+
+
+def excluded(uri: str, kinds: Sequence[str] = schema.EXCLUDED_KINDS) -> pa.Table:
+    """``uri, version, kind`` of the rows that training and metrics leave out."""
+    findings = read_findings(uri)
+    return findings.filter(pc.is_in(findings["kind"], pa.array(list(kinds)))).select(["uri", "version", "kind"])
+
+
+def can_use_packed(pack: int, image_size: int, center_crop: float) -> bool:
+    """Whether images packed at ``pack`` pixels (0: not packed) hold all that a model of ``image_size`` looks at."""
+    return pack * center_crop >= image_size
+
+
+FaceOrError = Face | ImageError | StoreError
+Loaded = TypeVar("Loaded")
+
+
+def load_faces(
+    uri: str, rows: pa.Table, image_size: int, center_crop: float, use_packed: bool, pool: Executor
+) -> Iterator[FaceOrError]:
+    """A face, or why there is none, for each of ``rows`` (columns uri, part, row), in order, decoded ahead in ``pool``.
+
+    With ``use_packed`` the pictures come from the catalog's parts, and from their own URIs only where a row has none.
+    """
+    packed = _packed_images(uri, rows) if use_packed else (None for _ in range(len(rows)))
+
+    def load(source: str, data: bytes | None) -> FaceOrError:
+        try:
+            return load_face(data or storage.read_bytes(source), image_size, center_crop)
+        except (ImageError, StoreError) as error:
+            return error
+
+    tasks = (pool.submit(load, source.as_py(), data) for source, data in zip(rows["uri"], packed, strict=True))
+    return _ahead(tasks, num_ahead=LOOK_AHEAD)
+
+
+LOOK_AHEAD = 256
+"""Images decoded or being read before they are asked for; at 224 px they hold 38 MB."""
+
+
+def _ahead(tasks: Iterable[Future[Loaded]], num_ahead: int) -> Iterator[Loaded]:
+    waiting: list[Future[Loaded]] = []
+    for task in tasks:
+        waiting.append(task)
+        if len(waiting) >= num_ahead:
+            yield waiting.pop(0).result()
+    for task in waiting:
+        yield task.result()
+
+
+def _packed_images(uri: str, rows: pa.Table) -> Iterator[bytes | None]:
+    """The ``image`` column at ``rows``, read by row groups, one group held at a time where rows are in order."""
+    held: tuple[str, int] | None = None
+    images: pa.ChunkedArray | None = None
+    for part, row in zip(rows["part"].to_pylist(), rows["row"].to_pylist(), strict=True):
+        group = row // ROW_GROUP_ROWS
+        if held != (part, group):
+            images = storage.read_row_groups(storage.join(uri, part), [group], ["image"])["image"]
+            held = (part, group)
+        assert images is not None
+        yield images[row - group * ROW_GROUP_ROWS].as_py()
+
+
+def _metadata(uri: str) -> dict[str, Any]:
+    try:
+        return schema.read_metadata(storage.read_schema(uri))
+    except (ValueError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{uri}: {' '.join(str(error).split())}") from error

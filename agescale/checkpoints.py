@@ -1,0 +1,174 @@
+"""One directory format of a trained model, on disk or S3; writes and reads it, without Ray.
+
+    config.json                  written last: without it there is no checkpoint
+    weights-<digest>.pt          the state dict that predicts
+    training-<digest>.pt         what continuing needs besides (only where training goes on)
+
+A new version of a checkpoint first writes files under new names, then replaces config.json, which names them, and then
+removes the old ones: whatever dies meanwhile, the folder holds the old checkpoint or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import platform
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agescale import storage
+from agescale.age_model import AgeModel, ModelSpec
+
+FORMAT_VERSION = 1
+CONFIG_NAME = "config.json"
+
+StateDict = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training is: epochs done, their history (one dict each), the best metric, whether it is over."""
+
+    epochs_done: int = 0
+    history: tuple[dict[str, Any], ...] = ()
+    metric: str = ""
+    best_epoch: int | None = None
+    best_value: float | None = None
+    is_finished: bool = False
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint's config.json. ``provenance``: where the model comes from (settings, data, licences, versions)."""
+
+    spec: ModelSpec
+    weights_file: str
+    weights_sha256: str
+    training_file: str | None = None
+    progress: Progress = Progress()
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Names the model in every prediction: 16 hex digits over what it computes, its weights included."""
+        identity = json.dumps([asdict(self.spec), self.weights_sha256], sort_keys=True)
+        return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def exists(uri: str) -> bool:
+    return storage.exists(storage.join(uri, CONFIG_NAME))
+
+
+def save(
+    uri: str,
+    spec: ModelSpec,
+    weights: StateDict,
+    progress: Progress,
+    provenance: dict[str, Any],
+    training: dict[str, Any] | None = None,
+) -> Checkpoint:
+    """Writes a checkpoint, replacing an older one in the same folder."""
+    weights_file, weights_sha256 = _write_tensors(uri, "weights", weights)
+    training_file = _write_tensors(uri, "training", training)[0] if training is not None else None
+    checkpoint = Checkpoint(spec, weights_file, weights_sha256, training_file, progress, provenance)
+    _write_config(uri, checkpoint)
+    for name in storage.list_names(uri, suffix=".pt"):
+        if name not in (weights_file, training_file):
+            storage.delete(storage.join(uri, name))
+    return checkpoint
+
+
+def update_progress(uri: str, progress: Progress) -> None:
+    """Replaces the progress that a checkpoint tells of; the model and its digest stay."""
+    _write_config(uri, replace(read(uri), progress=progress))
+
+
+def read(uri: str) -> Checkpoint:
+    """A checkpoint without its weights. Raises ValueError where there is none, or one from a newer agescale."""
+    try:
+        values = json.loads(storage.read_bytes(storage.join(uri, CONFIG_NAME)))
+    except storage.StoreError as error:
+        if error.status != "missing":
+            raise
+        hint = "; a run keeps its best one in best/" if exists(storage.join(uri, "best")) else ""
+        raise ValueError(f"{uri}: no checkpoint there (no {CONFIG_NAME}){hint}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{uri}/{CONFIG_NAME}: not a checkpoint's JSON ({error})") from error
+    if values.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{uri}: checkpoint format {values.get('format_version')}, this agescale reads {FORMAT_VERSION}"
+        )
+    progress = values["progress"]
+    return Checkpoint(
+        spec=ModelSpec.from_dict(values["model"]),
+        weights_file=values["weights_file"],
+        weights_sha256=values["weights_sha256"],
+        training_file=values["training_file"],
+        progress=Progress(**{**progress, "history": tuple(progress["history"])}),
+        provenance=values["provenance"],
+    )
+
+
+def load_model(uri: str, checkpoint: Checkpoint | None = None) -> AgeModel:
+    """The model of a checkpoint with its weights, in evaluation mode, on the CPU."""
+    checkpoint = checkpoint or read(uri)
+    model = AgeModel(checkpoint.spec)
+    model.load_state_dict(load_tensors(uri, checkpoint.weights_file, checkpoint.weights_sha256))
+    return model.eval()
+
+
+def load_training(uri: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What ``save`` got as ``training``."""
+    assert checkpoint.training_file is not None, "this checkpoint cannot be continued"
+    return load_tensors(uri, checkpoint.training_file)
+
+
+def load_tensors(uri: str, name: str, sha256: str | None = None) -> dict[str, Any]:
+    """Tensors of a file that torch.save wrote (never code: ``weights_only``). Raises ValueError on a wrong checksum."""
+    return read_tensors(storage.join(uri, name), sha256)
+
+
+def read_tensors(uri: str, sha256: str | None = None) -> dict[str, Any]:
+    data = storage.read_bytes(uri)
+    found = storage.sha256(data)
+    if sha256 and found != sha256.lower():
+        raise ValueError(f"{uri}: its SHA-256 is {found}, not {sha256}")
+    try:
+        values: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises half a dozen types for files that are no state dicts
+        raise ValueError(f"{uri}: not a file of tensors that torch.save wrote ({type(error).__name__})") from error
+    return values
+
+
+def library_versions() -> dict[str, str]:
+    names = ("agescale", "torch", "torchvision", "ray", "numpy", "pillow", "simplejpeg", "pyarrow")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def _write_tensors(uri: str, stem: str, values: dict[str, Any]) -> tuple[str, str]:
+    buffer = io.BytesIO()
+    torch.save(values, buffer)
+    data = buffer.getvalue()
+    sha256 = storage.sha256(data)
+    name = f"{stem}-{sha256[:12]}.pt"
+    storage.write_bytes(storage.join(uri, name), data)
+    return name, sha256
+
+
+def _write_config(uri: str, checkpoint: Checkpoint) -> None:
+    values = {
+        "format_version": FORMAT_VERSION,
+        "digest": checkpoint.digest,
+        "model": asdict(checkpoint.spec),
+        "weights_file": checkpoint.weights_file,
+        "weights_sha256": checkpoint.weights_sha256,
+        "training_file": checkpoint.training_file,
+        "progress": asdict(checkpoint.progress),
+        "provenance": checkpoint.provenance,
+    }
+    storage.write_bytes(storage.join(uri, CONFIG_NAME), json.dumps(values, indent=1).encode())

@@ -1,0 +1,198 @@
+"""Ray's start, and the flow of catalog rows into training: rows in, uint8 batches in the object store out."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+import torch
+
+from agescale import catalogs
+from agescale.age_groups import AgeGroups
+from agescale.images import Face
+from agescale.progress import ImageProgress
+from agescale.storage import StoreError
+
+NO_PROGRESS_TIMEOUT_S = 300
+"""A pipeline of Ray Data that moves nothing for so long ends with an error instead of hanging."""
+
+NUM_READ_THREADS = 16
+"""Reads under way at once in one task: object stores answer in tens of milliseconds."""
+
+
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # Ray would run workers at nice 15; a job that somebody waits for is no background work
+    "RAY_DATA_LOG_LEVEL": "ERROR",  # plans and their timings, line after line; they stand in Ray's own log files
+    "PYTHONWARNINGS": "ignore:`ExecutionOptions.exclude_resources`",  # Ray's use of its own deprecated option
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # would show each line that a training process prints twice
+}
+"""Defaults for the cluster that a job starts for itself; what is set already stays."""
+
+
+def start_ray(min_cpus: float = 2) -> None:
+    """Joins the cluster that RAY_ADDRESS or ``ray start`` names, else starts a local one.
+
+    A local one declares at least ``min_cpus`` logical CPUs: on a small laptop tasks then share cores, where a plan that
+    needs one CPU more than there are would wait forever.
+    """
+    if not ray.is_initialized():
+        num_cpus, port = max(os.cpu_count() or 1, int(np.ceil(min_cpus))), _free_port()
+        # Without this address Ray Train's watchdog asks any cluster of this machine whether our controller lives, is
+        # told by a second one that it does not, and ends the training
+        environment = {**RAY_ENVIRONMENT, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}
+        ours = {name: value for name, value in environment.items() if name not in os.environ}
+        os.environ.update(ours)
+        try:
+            ray.init(num_cpus=num_cpus, dashboard_port=port, logging_level="ERROR")
+        except ValueError:  # a running cluster takes no resources from its drivers
+            for name in ours:
+                del os.environ[name]
+            ray.init(logging_level="ERROR")
+    context = ray.data.DataContext.get_current()
+    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    context.enable_progress_bars = False  # ours count images; Ray's count blocks
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def check_resources(num_workers: int, cpus_per_worker: float, gpus_per_worker: float, extra_cpus: float) -> None:
+    """Raises ValueError where the cluster cannot hold the workers and what feeds them: Ray would wait in silence."""
+    have = ray.cluster_resources()
+    need = {"CPU": num_workers * cpus_per_worker + extra_cpus, "GPU": num_workers * gpus_per_worker}
+    for kind, amount in need.items():
+        if amount > have.get(kind, 0.0) + 1e-9:
+            raise ValueError(
+                f"{num_workers} workers need {amount:g} {kind}s, the cluster has {have.get(kind, 0.0):g}; "
+                "lower --num-workers, or add nodes"
+            )
+
+
+def num_gpus() -> int:
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def run_units(
+    units: list[pa.Table], work: Callable[..., Any], progress: ImageProgress, **map_options: Any
+) -> Iterator[dict[str, Any]]:
+    """Runs ``work`` on every unit, one task each, and yields the summary row that each returns, as they end.
+
+    ``work`` takes a unit (a table) and returns a table of one row with at least ``num_rows``; it writes its own output,
+    under a name that the unit decides, so a unit that Ray runs again overwrites itself.
+    """
+    if not units:
+        return
+    summaries = ray.data.from_arrow(units).map_batches(
+        work, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **map_options
+    )
+    for batch in summaries.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for row in batch.to_pylist():
+            progress.add(row["num_rows"], row.get("note", ""))
+            yield row
+
+
+def read_pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(NUM_READ_THREADS, thread_name_prefix="agescale-read")
+
+
+CHUNK_ROWS = catalogs.ROW_GROUP_ROWS
+"""Rows of one decoding task, and of one block of the training data."""
+
+LABEL_COLUMNS = ["uri", "version", "split", "age_low", "age_high", "group", "gender"]
+
+
+def labelled_rows(catalog: str, age_groups: AgeGroups) -> pa.Table:
+    """The rows that may be trained on or validated: labelled, current, without an excluding finding.
+
+    Columns: uri, version, split, age_low, age_high, group (index into ``age_groups``, -1 where in none), part, row.
+    """
+    rows = catalogs.read_catalog(catalog, LABEL_COLUMNS)
+    rows = rows.filter(pc.or_(pc.is_valid(rows["age_low"]), pc.is_valid(rows["group"])))
+    rows = rows.join(catalogs.excluded(catalog), keys=["uri", "version"], join_type="left anti")
+    rows = rows.sort_by([("part", "ascending"), ("row", "ascending")])
+    return rows.set_column(rows.schema.get_field_index("group"), "group", group_indices(rows, age_groups))
+
+
+def group_indices(rows: pa.Table, age_groups: AgeGroups) -> pa.Array:
+    """Index into ``age_groups`` of each row's label (int64), -1 where it falls into none or straddles two."""
+    known: dict[tuple[Any, ...], int] = {}
+
+    def index_of(low: float | None, high: float | None, name: str | None) -> int:
+        if low is None or high is None:
+            return age_groups.names.index(name) if name in age_groups.names else -1
+        exact = high - low <= 1.001
+        index = age_groups.index_of(low) if exact else age_groups.index_of_interval(low, high)
+        return -1 if index is None else index
+
+    labels = zip(*(rows[name].to_pylist() for name in ("age_low", "age_high", "group")), strict=True)
+    return pa.array([known[label] if label in known else known.setdefault(label, index_of(*label)) for label in labels],
+                    pa.int64())  # fmt: skip
+
+
+def fingerprint(rows: pa.Table) -> str:
+    """Names the images and labels of a training run: 16 hex digits, whatever the order in the catalog."""
+    digest = hashlib.sha256()
+    columns = [rows[name].to_pylist() for name in ("version", "split", "age_low", "age_high", "group")]
+    for line in sorted(repr(values) for values in zip(*columns, strict=True)):
+        digest.update(line.encode())
+    return digest.hexdigest()[:16]
+
+
+class FaceDecoder:
+    """Catalog rows in, a batch of training data out: images uint8 (n, S, S, 3), labels, and the row's index.
+
+    Rows whose image cannot be decoded (any more) are left out; a store that fails stops the job.
+    """
+
+    def __init__(self, catalog: str, image_size: int, center_crop: float, use_packed: bool) -> None:
+        self.catalog = catalog
+        self.image_size = image_size
+        self.center_crop = center_crop
+        self.use_packed = use_packed
+
+    def __call__(self, rows: pa.Table) -> dict[str, np.ndarray]:
+        torch.set_num_threads(1)
+        images_NHWC = np.empty((len(rows), self.image_size, self.image_size, 3), np.uint8)
+        is_loaded = np.zeros(len(rows), bool)
+        with read_pool() as pool:
+            faces = catalogs.load_faces(self.catalog, rows, self.image_size, self.center_crop, self.use_packed, pool)
+            for index, face in enumerate(faces):
+                if isinstance(face, Face):
+                    images_NHWC[index] = face.pixels
+                    is_loaded[index] = True
+                elif isinstance(face, StoreError) and face.status != "missing":
+                    raise face
+        columns = {
+            name: rows[name].to_numpy(zero_copy_only=False) for name in ("index", "group", "age_low", "age_high")
+        }
+        columns = {name: values[is_loaded] for name, values in columns.items()}
+        return {"image": images_NHWC[is_loaded], **columns}
+
+
+def decoded_dataset(rows: pa.Table, decoder: FaceDecoder) -> ray.data.Dataset:
+    """Decoded faces of ``rows`` as a lazy dataset of blocks of CHUNK_ROWS."""
+    rows = rows.append_column("index", pa.array(np.arange(len(rows)), pa.int64()))
+    chunks = [rows.slice(start, CHUNK_ROWS).combine_chunks() for start in range(0, len(rows), CHUNK_ROWS)]
+    return ray.data.from_arrow(chunks).map_batches(
+        decoder, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=1
+    )
+
+
+def fits_in_object_store(num_images: int, image_size: int) -> bool:
+    """Whether decoded images fill less than half of the cluster's object store, so that epochs can share them."""
+    return num_images * image_size**2 * 3 < 0.5 * ray.cluster_resources().get("object_store_memory", 0)

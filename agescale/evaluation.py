@@ -1,0 +1,339 @@
+"""Judges predictions against a catalog's labels: the room between the two tables and the report.
+
+In: an ``EvaluateConfig``. Out: the folder that ``report.write_report`` fills. Which rows count, what is true of each,
+and which faces are shown is decided here; the numbers come from ``metrics``. Never runs a model: what is judged is what
+``score`` wrote.
+
+* A row is judged where it is not excluded (findings), was scored, and has a label that can be compared.
+* An exact age (an interval of at most one year) is the age ``age_low``. A wider interval counts for the groups only,
+  and only where it lies within one. Where the groups have names only, the true group is the catalog's class name.
+"""
+
+from __future__ import annotations
+
+import base64
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from agescale import catalogs, checkpoints, images, metrics, report, schema, storage
+from agescale.age_groups import AgeGroups
+from agescale.config import EvaluateConfig
+from agescale.metrics import Constant, Outcomes
+from agescale.report import ShownFace, SplitResult
+
+CATALOG_COLUMNS = ("uri", "version", "age_low", "age_high", "group", "subject", "gender", "ethnicity", "split")
+PREDICTION_COLUMNS = ("uri", "version", "face", "status", "age", "age_std", "group", "group_probability")
+EXACT_YEARS = 1.001
+"""A label no wider than this is an exact age; float32 ages such as 12.3 may be a hair wider than a year."""
+NUM_SHOWN = 12
+FACE_PIXELS = 112
+NOT_PREDICTED = "no prediction"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All current rows of the catalog in the order of their URIs, with what was predicted of each; arrays (N,)."""
+
+    table: pa.Table  # uri, part, row
+    outcomes: Outcomes
+    split_N: np.ndarray  # names, or None
+    status_N: np.ndarray  # of the prediction, or NOT_PREDICTED
+    is_excluded_N: np.ndarray
+    age_std_N: np.ndarray
+    probability_N: np.ndarray  # of the predicted group
+    parts: dict[str, tuple[np.ndarray, list[str]]]  # gender and ethnicity: index into the names, -1 = unknown
+
+
+def evaluate(config: EvaluateConfig) -> str:
+    """Writes the report and returns the URI of its page. Raises ValueError where there is nothing to judge."""
+    catalogs.check_complete(config.catalog)
+    predictions, metadata = read_predictions(config.predictions)
+    groups = AgeGroups.parse(metadata["age_groups"]) if metadata.get("age_groups") else None
+    names = list(groups.names) if groups else []
+    rows = _join(config, predictions, groups)
+    splits = _splits(config.split, rows)
+    findings = _findings_by_split(config.catalog, rows)
+    results = [_judge(name, rows, names, findings.get(name, {})) for name in splits]
+    central = next((result for result in results if result.metrics["num_rows"]), None)
+    if central is None:
+        raise ValueError("; ".join(_why_nothing(result) for result in results))
+
+    card = metadata.get("model_card") or {}
+    if config.checkpoint:
+        card = card | _card_of_checkpoint(config.checkpoint, metadata.get("model"))
+    settings = catalogs.settings(config.catalog)
+    about = {
+        "catalog": storage.absolute(config.catalog),
+        "source": settings.get("source"),
+        "layout": settings.get("layout"),
+        "predictions": storage.absolute(config.predictions),
+        "checkpoint": config.checkpoint or metadata.get("checkpoint"),
+        "model": metadata.get("model"),
+        "age_groups": metadata.get("age_groups"),
+        "include_findings": config.include_findings,
+        "asked_splits": config.split,
+        "report_split": central.name,
+    }
+    faces = _shown_faces(config.catalog, settings, rows, central.name, names, float(card.get("center_crop") or 1.0))
+    ordered = [central, *(result for result in results if result is not central)]
+    return report.write_report(storage.absolute(config.out), about, card, names, ordered, faces)
+
+
+def read_predictions(uri: str) -> tuple[pa.Table, dict[str, Any]]:
+    """The first face of every scored image, and the metadata of the files, which must all be of one model."""
+    names = storage.list_names(uri, prefix="part-", suffix=".parquet")
+    if not names:
+        raise ValueError(f"{uri}: no predictions there (no part-*.parquet); make them with jobs/score.py --out {uri}")
+    files = [storage.join(storage.absolute(uri), name) for name in names]
+    metadata = [schema.read_metadata(storage.read_schema(file)) for file in files]
+    if len(models := {str(found.get("model")) for found in metadata}) > 1:
+        raise ValueError(f"{uri}: predictions of {len(models)} models stand there; score each into a folder of its own")
+    table = pa.concat_tables([storage.read_table(file, columns=list(PREDICTION_COLUMNS)) for file in files])
+    table = table.filter(pc.equal(table["face"], 0)).drop_columns(["face"])
+    return _one_each(table), metadata[0]
+
+
+def _one_each(table: pa.Table) -> pa.Table:
+    """One row for each image and version, an "ok" one where there is any: one model says the same of it every time."""
+    table = table.append_column("is_bad", pc.not_equal(table["status"], "ok")).sort_by("is_bad")
+    table = table.append_column("position", pa.array(np.arange(len(table))))
+    first = table.group_by(["uri", "version"]).aggregate([("position", "min")])["position_min"]
+    return table.take(first).drop_columns(["is_bad", "position"])
+
+
+def _join(config: EvaluateConfig, predictions: pa.Table, groups: AgeGroups | None) -> Rows:
+    catalog = catalogs.read_catalog(config.catalog, CATALOG_COLUMNS)
+    renamed = predictions.rename_columns(
+        [n if n in ("uri", "version") else f"said_{n}" for n in predictions.column_names]
+    )
+    table = catalog.join(renamed, keys=["uri", "version"], join_type="left outer").sort_by("uri").combine_chunks()
+    if pc.all(pc.is_null(table["said_status"])).as_py():
+        raise ValueError(f"{config.predictions}: none of these predictions is of an image of {config.catalog}")
+    excluded = catalogs.excluded(config.catalog)["uri"] if not config.include_findings else pa.array([], pa.string())
+    is_ok_N = pc.fill_null(pc.equal(table["said_status"], "ok"), False).to_numpy()
+    low_N, high_N = _floats(table["age_low"]), _floats(table["age_high"])
+    names = list(groups.names) if groups else []
+    outcomes = Outcomes(
+        true_age_N=np.where(high_N - low_N <= EXACT_YEARS, low_N, np.nan),
+        predicted_age_N=np.where(is_ok_N, _floats(table["said_age"]), np.nan),
+        true_group_N=_true_groups(low_N, high_N, _codes(table["group"], names), groups),
+        predicted_group_N=np.where(is_ok_N, _codes(table["said_group"], names), -1),
+        unit_N=metrics.units_of_subjects(_codes(table["subject"], _values(table["subject"]))),
+        num_groups=len(names),
+    )
+    parts = {key: (_codes(table[key], _values(table[key])), _values(table[key])) for key in ("gender", "ethnicity")}
+    return Rows(
+        table=table.select(["uri", "part", "row"]),
+        outcomes=outcomes,
+        split_N=_objects(table["split"]),
+        status_N=_objects(pc.fill_null(table["said_status"], NOT_PREDICTED)),
+        is_excluded_N=pc.is_in(table["uri"], value_set=_flat(excluded)).to_numpy(),
+        age_std_N=_floats(table["said_age_std"]),
+        probability_N=_floats(table["said_group_probability"]),
+        parts=parts,
+    )
+
+
+def _true_groups(low_N: np.ndarray, high_N: np.ndarray, named_N: np.ndarray, groups: AgeGroups | None) -> np.ndarray:
+    """Index of each row's true group: from its interval where groups and row have bounds, else by its name."""
+    if groups is None or not groups.is_bounded:
+        return named_N
+    pairs_M2, pair_N = np.unique(np.stack([low_N, high_N], axis=1), axis=0, return_inverse=True)
+    index_M = np.full(len(pairs_M2), -1, dtype=np.int64)
+    for place, (low, high) in enumerate(pairs_M2):
+        index = groups.index_of(low) if high - low <= EXACT_YEARS else groups.index_of_interval(low, high)
+        index_M[place] = -1 if np.isnan(low) or index is None else index
+    return np.where(np.isnan(low_N), named_N, index_M[pair_N])
+
+
+def _splits(text: str, rows: Rows) -> list[str | None]:
+    """The asked splits that the catalog has, else the only one that there is."""
+    asked = [name.strip() for name in text.split(",") if name.strip()]
+    if unknown := [name for name in asked if name not in schema.SPLITS]:
+        raise ValueError(f"--split {text}: {', '.join(unknown)} is none of {', '.join(schema.SPLITS)}")
+    there = [name for name in (*schema.SPLITS, None) if (rows.split_N == name).any()]
+    found: list[str | None] = [name for name in asked if name in there]
+    if not found and len(there) != 1:
+        has = ", ".join(name or "rows without a split" for name in there) or "no rows"
+        raise ValueError(f"--split {text}: the catalog has {has}")
+    return found or list(there)
+
+
+def _judge(split: str | None, rows: Rows, names: list[str], findings: dict[str, int]) -> SplitResult:
+    in_split_N = rows.split_N == split
+    judged_N, counts = _who_is_judged(rows, in_split_N)
+    outcomes = rows.outcomes.where(judged_N)
+    constant, sources = _baseline(rows, outcomes)
+    summary = metrics.summary(outcomes, constant, names)
+    summary["num_subjects"] = _num_shared_units(outcomes)
+    for name, source in sources.items():
+        summary["baselines"][name]["labels_of"] = source
+    skipped_N = in_split_N & ~rows.is_excluded_N & (rows.status_N != "ok")
+    statuses, numbers = np.unique(rows.status_N[skipped_N].astype(str), return_counts=True)
+    gate = metrics.age_gate(outcomes.true_age_N, outcomes.predicted_age_N)
+    return SplitResult(
+        name=split or "unsplit",
+        outcomes=outcomes,
+        metrics=counts | summary,
+        confusion=metrics.confusion_matrix(outcomes.true_group_N, outcomes.predicted_group_N, len(names)),
+        by_group=metrics.by_group(outcomes, names),
+        breakdowns={
+            "decade": metrics.breakdown(outcomes, *metrics.decades(outcomes.true_age_N)),
+            **{key: metrics.breakdown(outcomes, code_N[judged_N], of) for key, (code_N, of) in rows.parts.items()},
+        },
+        gate=gate if any(row["num_rows"] for row in gate) else [],
+        not_scored=dict(zip(statuses.tolist(), numbers.tolist(), strict=True)),
+        findings=findings,
+    )
+
+
+def _who_is_judged(rows: Rows, in_split_N: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
+    """The mask of judged rows, and counts, which add up: catalog = excluded + not scored + without label + judged."""
+    can_compare_N = ~np.isnan(rows.outcomes.error_N) | (rows.outcomes.true_group_N >= 0)
+    left_N, counts = in_split_N, {"num_catalog_rows": int(in_split_N.sum())}
+    for name, keep_N in (
+        ("num_excluded", ~rows.is_excluded_N),
+        ("num_not_scored", rows.status_N == "ok"),
+        ("num_without_label", can_compare_N),
+    ):
+        counts[name] = int((left_N & ~keep_N).sum())
+        left_N = left_N & keep_N
+    return left_N, counts
+
+
+def _baseline(rows: Rows, judged: Outcomes) -> tuple[Constant, dict[str, str]]:
+    """The constant predictor of the train split's labels, where there are any, else of the judged rows themselves."""
+    train = rows.outcomes.where((rows.split_N == "train") & ~rows.is_excluded_N)
+    learnt = metrics.constant_predictor(train.true_age_N, train.true_group_N)
+    own = metrics.constant_predictor(judged.true_age_N, judged.true_group_N)
+    constant = Constant(
+        age=own.age if learnt.age is None else learnt.age,
+        group=own.group if learnt.group is None else learnt.group,
+    )
+    return constant, {
+        "median_age": "judged rows" if learnt.age is None else "train",
+        "majority_group": "judged rows" if learnt.group is None else "train",
+    }
+
+
+def _num_shared_units(outcomes: Outcomes) -> int | None:
+    """Number of persons (units), where any has more than one picture."""
+    num_units = len(np.unique(outcomes.unit_N))
+    return num_units if num_units < len(outcomes) else None
+
+
+def _findings_by_split(catalog: str, rows: Rows) -> dict[str | None, dict[str, int]]:
+    """Number of current rows by split and kind of finding. Files that are missing have no row, hence no split."""
+    findings = catalogs.read_findings(catalog).select(["uri", "kind"])
+    keyed = findings.group_by(["uri", "kind"]).aggregate([])
+    place = pc.index_in(keyed["uri"], value_set=_flat(rows.table["uri"]))
+    counts: dict[str | None, dict[str, int]] = {}
+    for position, kind in zip(place.to_pylist(), keyed["kind"].to_pylist(), strict=True):
+        if position is not None:
+            of_split = counts.setdefault(rows.split_N[position], {})
+            of_split[kind] = of_split.get(kind, 0) + 1
+    return counts
+
+
+def _why_nothing(result: SplitResult) -> str:
+    m = result.metrics
+    return (
+        f"nothing to judge in {result.name}: of {m['num_catalog_rows']} rows {m['num_excluded']} are excluded by "
+        f"findings, {m['num_not_scored']} were not scored and {m['num_without_label']} have no label to compare with"
+    )
+
+
+def _card_of_checkpoint(uri: str, digest: str | None) -> dict[str, Any]:
+    """What a checkpoint says of its model. Raises ValueError where the predictions are not of this model."""
+    checkpoint = checkpoints.read(storage.absolute(uri))
+    if checkpoint.digest != digest:
+        raise ValueError(f"{uri}: its model is {checkpoint.digest}, the predictions are of model {digest}")
+    spec = asdict(checkpoint.spec)
+    history = {"history": list(checkpoint.progress.history)}
+    return {"architecture": spec.pop("encoder")} | spec | checkpoint.provenance | history
+
+
+def _shown_faces(
+    catalog: str, settings: dict[str, Any], rows: Rows, split: str, names: list[str], center_crop: float
+) -> dict[str, list[ShownFace]]:
+    """Faces of three kinds, "worst", "confident" and "sample", as they look to the model."""
+    judged_N, _ = _who_is_judged(rows, rows.split_N == (None if split == "unsplit" else split))
+    index_J, outcomes = np.flatnonzero(judged_N), rows.outcomes.where(judged_N)
+    size_J = np.nan_to_num(np.abs(outcomes.error_N), nan=-1)
+    is_wrong_J = (outcomes.true_group_N >= 0) & (outcomes.true_group_N != outcomes.predicted_group_N)
+    confidence_J = rows.probability_N[index_J]
+    if not names:
+        is_wrong_J, confidence_J = size_J > metrics.CS_YEARS, -rows.age_std_N[index_J]
+    confidence_J = np.where(is_wrong_J & ~np.isnan(confidence_J), confidence_J, -np.inf)
+    drawn_J = np.random.default_rng(0).permutation(len(index_J))
+    chosen = {
+        "worst": [j for j in np.argsort(-size_J, kind="stable")[:NUM_SHOWN] if size_J[j] > 0],
+        "confident": [j for j in np.argsort(-confidence_J, kind="stable")[:NUM_SHOWN] if confidence_J[j] > -np.inf],
+        "sample": list(drawn_J[:NUM_SHOWN]),
+    }
+    wanted = sorted({int(index_J[j]) for of_kind in chosen.values() for j in of_kind})
+    pictures = _pictures(catalog, rows.table.take(wanted), center_crop, use_packed=bool(settings.get("pack")))
+    source = dict(zip(wanted, pictures, strict=True))
+    return {
+        kind: [_shown_face(rows, int(index_J[j]), names, source[int(index_J[j])]) for j in of_kind]
+        for kind, of_kind in chosen.items()
+    }
+
+
+def _pictures(catalog: str, rows: pa.Table, center_crop: float, use_packed: bool) -> list[str | None]:
+    """A data URI for each row, or None where its face cannot be read any more."""
+    order = np.lexsort((rows["row"].to_numpy(), _objects(rows["part"]).astype(str)))
+    found: list[str | None] = [None] * len(rows)
+    with ThreadPoolExecutor(8) as pool:
+        faces = catalogs.load_faces(catalog, rows.take(order), FACE_PIXELS, center_crop, use_packed, pool)
+        for position, face in zip(order.tolist(), faces, strict=True):
+            if isinstance(face, images.Face):
+                jpeg = images.encode_jpeg(face.pixels, quality=85)
+                found[position] = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    return found
+
+
+def _shown_face(rows: Rows, index: int, names: list[str], picture: str | None) -> ShownFace:
+    outcomes = rows.outcomes
+    true_group, said_group = outcomes.true_group_N[index], outcomes.predicted_group_N[index]
+    face = ShownFace(
+        name=storage.name_of(rows.table["uri"][index].as_py()),
+        picture=picture,
+        true_age=_known(outcomes.true_age_N[index]),
+        age=_known(outcomes.predicted_age_N[index]),
+        age_std=_known(rows.age_std_N[index]),
+        true_group=names[true_group] if true_group >= 0 else None,
+        group=names[said_group] if said_group >= 0 else None,
+        group_probability=_known(rows.probability_N[index]),
+    )
+    return replace(face, name=face.name if len(face.name) <= 40 else f"…{face.name[-39:]}")
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _floats(column: pa.ChunkedArray) -> np.ndarray:
+    return pc.cast(column, pa.float64()).to_numpy()
+
+
+def _objects(column: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(column.to_numpy(), dtype=object)
+
+
+def _values(column: pa.ChunkedArray) -> list[str]:
+    return sorted(value for value in pc.unique(column).to_pylist() if value is not None)
+
+
+def _codes(column: pa.ChunkedArray, names: list[str]) -> np.ndarray:
+    """Index into ``names`` of each value, -1 for null and for what is not there."""
+    return pc.fill_null(pc.index_in(column, value_set=pa.array(names, pa.string())), -1).to_numpy().astype(np.int64)

@@ -1,0 +1,202 @@
+"""Bytes of an image file in; uint8 RGB pixels out, or the reason why not. The one preprocessing path of every job.
+
+Training, scoring and single photos all call ``load_face``; normalisation is not here but inside the model. Reads no
+files: bytes come from ``storage``.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from agescale.schema import MIN_SIDE
+
+EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif")
+"""Names that end so (in any case) are images; everything else in a folder is ignored and counted."""
+
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "GIF")
+
+MAX_PIXELS = 100_000_000
+"""An image that claims more is `too_large`: four bytes a pixel of it would have to be held at once."""
+
+PACK_QUALITY = 95
+
+Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS takes its place: Pillow's limit speaks through warnings, which threads lose
+Image.init()  # loads the format plugins once, before threads race for them
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class ImageError(ValueError):
+    """Why there are no pixels. ``status`` is one of schema.STATUSES: unreadable, unsupported, too_small, too_large."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Face:
+    """Pixels ``(size, size, 3)`` uint8 RGB, and the width and height of the upright image that they came from."""
+
+    pixels: Pixels
+    width: int
+    height: int
+
+
+def is_image_name(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS)
+
+
+def load_face(data: bytes, size: int, center_crop: float = 1.0) -> Face:
+    """Decodes, keeps the central square of ``center_crop`` times the shorter side, and scales it to ``size`` pixels.
+
+    Raises ImageError. First frames of GIFs, EXIF orientation, grey, palette, alpha (over white), CMYK and 16-bit images
+    all come out as upright RGB.
+    """
+    header = _open(data)
+    width, height = header.width, header.height
+    # the scaled JPEG decoder may stop at the least size that still has `size` pixels in the crop
+    pixels = _decode(data, header, min_side=int(np.ceil(size / center_crop)))
+    side = max(1, round(min(pixels.shape[:2]) * center_crop))
+    top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
+    return Face(_resize(pixels[top : top + side, left : left + side], size, size), width, height)
+
+
+def inspect(data: bytes) -> tuple[int, int]:
+    """Width and height of the upright image, after decoding all of it. Raises ImageError where that fails."""
+    header = _open(data)
+    _decode(data, header, min_side=None)
+    return header.width, header.height
+
+
+def pack(data: bytes, short_side: int) -> bytes:
+    """A JPEG whose shorter side is at most ``short_side`` pixels, aspect kept; an upright RGB JPEG that is no larger
+    stays as it is, bit for bit. Raises ImageError."""
+    header = _open(data)
+    is_small = min(header.width, header.height) <= short_side
+    if is_small and header.is_plain_jpeg and header.mode == "RGB" and header.orientation == 1:
+        _decode(data, header, min_side=None)
+        return data
+    pixels = _decode(data, header, min_side=short_side)
+    scale = short_side / min(pixels.shape[:2])
+    if scale < 1:
+        height, width = (max(short_side, round(side * scale)) for side in pixels.shape[:2])
+        pixels = _resize(pixels, height, width)
+    return encode_jpeg(pixels)
+
+
+def encode_jpeg(pixels: Pixels, quality: int = PACK_QUALITY) -> bytes:
+    return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=quality, colorspace="RGB"))
+
+
+@dataclass(frozen=True)
+class _Header:
+    image: Image.Image
+    width: int  # upright
+    height: int
+    mode: str
+    orientation: int  # EXIF, 1..8
+    is_plain_jpeg: bool
+
+
+def _open(data: bytes) -> _Header:
+    if not data:
+        raise ImageError("unreadable", "the file is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise _unidentified(data) from None
+    except Exception as error:  # the border: plugins raise whatever a broken file makes them raise
+        raise ImageError("unreadable", _reason(error)) from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError("too_large", f"{width}x{height} pixels, more than {MAX_PIXELS // 1_000_000} million")
+    if min(width, height) < MIN_SIDE:
+        raise ImageError("too_small", f"{width}x{height} pixels, a side under {MIN_SIDE}")
+    try:
+        orientation = image.getexif().get(0x0112, 1)  # decodes a PNG, hence after the limits
+    except Exception as error:  # the border
+        raise ImageError("unreadable", _reason(error)) from error
+    if orientation not in range(1, 9):
+        orientation = 1
+    if orientation >= 5:
+        width, height = height, width
+    is_plain_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
+    return _Header(image, width, height, image.mode, orientation, is_plain_jpeg)
+
+
+def _unidentified(data: bytes) -> ImageError:
+    try:
+        name = Image.open(io.BytesIO(data)).format
+    except Exception:  # noqa: BLE001 - the border again
+        return ImageError("unreadable", "not an image")
+    return ImageError("unsupported", f"{name} images are not taken; {', '.join(FORMATS)} are")
+
+
+def _decode(data: bytes, header: _Header, min_side: int | None) -> Pixels:
+    """Upright RGB pixels (H, W, 3); a JPEG may come at half, quarter, ... scale with both sides at least min_side."""
+    try:
+        if header.is_plain_jpeg:
+            try:
+                smallest = min_side or 0
+                pixels = simplejpeg.decode_jpeg(
+                    data, colorspace="RGB", min_height=smallest, min_width=smallest, min_factor=1
+                )
+                return _upright(pixels, header.orientation)
+            except ValueError:
+                pass  # strict about every irregularity; Pillow decides whether the picture is really broken
+        return _to_rgb(header.image, header.orientation)
+    except Exception as error:  # the border: the reason is recorded
+        raise ImageError("unreadable", _reason(error)) from error
+
+
+def _to_rgb(image: Image.Image, orientation: int) -> Pixels:
+    if image.mode.startswith("I"):  # 16 bits a pixel, in 16 or 32: keep the high byte, where Pillow would clip
+        grey = np.asarray(image).astype(np.int64)
+        grey = grey >> 8 if grey.max(initial=0) > 255 else grey
+        pixels = np.repeat(grey.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
+        return _upright(pixels, orientation)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba)
+    return _upright(np.asarray(image.convert("RGB")), orientation)
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Undoes the EXIF orientation (1..8)."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def _resize(pixels: Pixels, height: int, width: int) -> Pixels:
+    """Bilinear with antialiasing, as Pillow's, on uint8; torch's kernel is about twice as fast."""
+    if pixels.shape[:2] == (height, width):
+        return np.ascontiguousarray(pixels)
+    # a copy where the view is read-only or has negative strides, neither of which torch takes
+    image_1HWC = torch.from_numpy(np.array(pixels, copy=True, order="C"))[None]
+    image_1CHW = image_1HWC.permute(0, 3, 1, 2)
+    resized = torch.nn.functional.interpolate(image_1CHW, (height, width), mode="bilinear", antialias=True)
+    return resized[0].permute(1, 2, 0).contiguous().numpy()
+
+
+def _reason(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+
+
+def upright_thumbnail(data: bytes, size: int) -> Image.Image:
+    """A small picture for people to look at, whole, not cropped. Raises ImageError."""
+    header = _open(data)
+    image = Image.fromarray(_decode(data, header, min_side=size))
+    return ImageOps.contain(image, (size, size))

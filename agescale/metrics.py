@@ -1,0 +1,329 @@
+"""How wrong are the predictions, and for whom: numbers in, numbers out.
+
+In: what is true and what was predicted, row by row (``Outcomes``). Out: errors of the age, scores of the groups (all of
+them from one confusion matrix), bootstrap intervals, baselines, breakdowns, and the age gate. Shares are 0..1, ages and
+errors are years, an error is predicted minus true (positive: predicted too old). A number that cannot be computed is
+NaN in arrays and None in the dictionaries. Reads no tables and draws nothing.
+
+Legend of shapes: N rows, G groups, U units that are resampled, B bootstrap replicates, K sums of a unit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+CS_YEARS = 5
+NUM_REPLICATES = 1000
+METRICS = ("mae", "bias", "cs_at_5", "accuracy", "balanced_accuracy", "macro_f1")
+GATE_AGE = 18
+GATE_BANDS = ((0, 13), (13, 16), (16, 18), (18, 21), (21, 25), (25, 30), (30, math.inf))
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What is true and what was predicted for N rows. Ages are years, NaN = unknown; groups are indices, -1 = unknown.
+
+    A predicted group of -1 beside a known true group counts as wrong. ``unit_N`` numbers what is resampled: rows with
+    the same number (the pictures of one person) stand or fall together.
+    """
+
+    true_age_N: np.ndarray
+    predicted_age_N: np.ndarray
+    true_group_N: np.ndarray
+    predicted_group_N: np.ndarray
+    unit_N: np.ndarray
+    num_groups: int
+
+    @property
+    def error_N(self) -> np.ndarray:
+        return self.predicted_age_N - self.true_age_N
+
+    def __len__(self) -> int:
+        return len(self.true_age_N)
+
+    def where(self, mask_N: np.ndarray) -> Outcomes:
+        arrays = {f.name: getattr(self, f.name)[mask_N] for f in fields(self) if f.name.endswith("_N")}
+        return replace(self, **arrays)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A predictor that says the same of everybody: the median age, the most frequent group (index). None = unknown."""
+
+    age: float | None
+    group: int | None
+
+
+def units_of_subjects(subject_N: np.ndarray) -> np.ndarray:
+    """Unit of each row: the subject's number where it is known (>= 0), else a number of the row's own.
+
+    >>> units_of_subjects(np.array([7, -1, 7, -1])).tolist()
+    [7, 9, 7, 11]
+    """
+    own_N = np.arange(len(subject_N)) + subject_N.max(initial=0) + 1
+    return np.where(subject_N < 0, own_N, subject_N)
+
+
+def age_scores(error_N: np.ndarray) -> dict[str, float]:
+    """Mean absolute error, bias (mean signed error) and CS@5 (share of |error| <= 5 years); NaN rows are left out.
+
+    >>> age_scores(np.array([-1.0, 3.0, 10.0, np.nan]))
+    {'mae': 4.666666666666667, 'bias': 4.0, 'cs_at_5': 0.6666666666666666}
+    """
+    error_N = error_N[~np.isnan(error_N)]
+    if not len(error_N):
+        return dict.fromkeys(METRICS[:3], math.nan)
+    size_N = np.abs(error_N)
+    return {"mae": float(size_N.mean()), "bias": float(error_N.mean()), "cs_at_5": float((size_N <= CS_YEARS).mean())}
+
+
+def confusion_matrix(true_N: np.ndarray, predicted_N: np.ndarray, num_groups: int) -> np.ndarray:
+    """Counts (G, G + 1) by true group (rows) and predicted group (columns); the last column is "predicted none".
+
+    Rows whose true group is unknown (-1) are left out.
+
+    >>> confusion_matrix(np.array([0, 0, 1, -1]), np.array([0, 1, -1, 1]), 2)
+    array([[1, 1, 0],
+           [0, 0, 1]])
+    """
+    known_N = true_N >= 0
+    cells = _cells(true_N[known_N], predicted_N[known_N], num_groups)
+    return np.bincount(cells, minlength=num_groups * (num_groups + 1)).reshape(num_groups, num_groups + 1)
+
+
+def group_scores(counts_GH: np.ndarray) -> dict[str, np.ndarray]:
+    """All scores of the groups from one confusion matrix of ``confusion_matrix``, shape (..., G, G + 1).
+
+    ``accuracy``, ``balanced_accuracy`` (mean recall of the groups that occur), ``macro_f1`` (mean F1 of the groups that
+    occur or are predicted), each (...,); ``precision``, ``recall``, ``f1``, ``support``, each (..., G). 0/0 is NaN.
+
+    Three of four are right; the first group has precision 2/2 and recall 2/3, so F1 0.8, the second 1/2, 1/1, 2/3:
+
+    >>> scores = group_scores(np.array([[2, 1, 0], [0, 1, 0]]))
+    >>> float(scores["accuracy"]), scores["f1"].round(3).tolist(), float(scores["macro_f1"].round(3))
+    (0.75, [0.8, 0.667], 0.733)
+    """
+    counts_GH = np.asarray(counts_GH, dtype=np.float64)
+    right_G = np.diagonal(counts_GH, axis1=-2, axis2=-1)
+    support_G, predicted_G = counts_GH.sum(axis=-1), counts_GH[..., :-1].sum(axis=-2)
+    recall_G, f1_G = _ratio(right_G, support_G), _ratio(2 * right_G, support_G + predicted_G)
+    return {
+        "accuracy": _ratio(right_G.sum(axis=-1), support_G.sum(axis=-1)),
+        "balanced_accuracy": _mean_of_known(recall_G),
+        "macro_f1": _mean_of_known(f1_G),
+        "precision": _ratio(right_G, predicted_G),
+        "recall": recall_G,
+        "f1": f1_G,
+        "support": support_G,
+    }
+
+
+def scores(outcomes: Outcomes) -> dict[str, float]:
+    """The value of each of ``METRICS``, NaN where there is nothing to compute it from."""
+    of_groups = group_scores(confusion_matrix(outcomes.true_group_N, outcomes.predicted_group_N, outcomes.num_groups))
+    return age_scores(outcomes.error_N) | {name: float(of_groups[name]) for name in METRICS[3:]}
+
+
+def intervals(outcomes: Outcomes, num_replicates: int = NUM_REPLICATES, seed: int = 0) -> dict[str, list[float] | None]:
+    """95 % bootstrap percentile interval of each of ``METRICS`` (Efron and Tibshirani 1993, chapter 13).
+
+    Units, not rows, are drawn with replacement. None where fewer than two units have what the metric needs, and where
+    all replicates agree (all of 20 are right): the bootstrap then knows nothing, and "100 to 100 %" would be a lie.
+    """
+    found: dict[str, list[float] | None] = {}
+    has_age_N = ~np.isnan(outcomes.error_N)
+    for names, has_N in ((METRICS[:3], has_age_N), (METRICS[3:], outcomes.true_group_N >= 0)):
+        part = outcomes.where(has_N)
+        if len(np.unique(part.unit_N)) < 2:
+            found |= dict.fromkeys(names)
+            continue
+        replicates = _replicates(part, names, num_replicates, np.random.default_rng(seed))
+        bounds = {name: np.percentile(values_B, (2.5, 97.5)) for name, values_B in replicates.items()}
+        found |= {
+            name: [float(low), float(high)] if high - low > 1e-9 else None for name, (low, high) in bounds.items()
+        }
+    return found
+
+
+def constant_predictor(true_age_N: np.ndarray, true_group_N: np.ndarray) -> Constant:
+    """The best constant answers for these labels: the median of the known ages, the most frequent known group."""
+    ages, groups = true_age_N[~np.isnan(true_age_N)], true_group_N[true_group_N >= 0]
+    return Constant(
+        age=float(np.median(ages)) if len(ages) else None,
+        group=int(np.bincount(groups).argmax()) if len(groups) else None,
+    )
+
+
+def constant_scores(outcomes: Outcomes, constant: Constant) -> dict[str, float]:
+    """``scores`` of ``constant`` on the rows on which the model was scored.
+
+    >>> ages, groups = np.array([20.0, 40.0]), np.array([0, 1])
+    >>> result = constant_scores(Outcomes(ages, ages, groups, groups, np.arange(2), 2), Constant(age=30.0, group=1))
+    >>> result["mae"], result["accuracy"]
+    (10.0, 0.5)
+    """
+    has_age_N = ~np.isnan(outcomes.error_N)
+    age = math.nan if constant.age is None else constant.age
+    group = -1 if constant.group is None else constant.group
+    return scores(
+        replace(
+            outcomes,
+            predicted_age_N=np.where(has_age_N, age, np.nan),
+            predicted_group_N=np.full(len(outcomes), group),
+        )
+    )
+
+
+def summary(outcomes: Outcomes, constant: Constant, group_names: Sequence[str]) -> dict[str, Any]:
+    """``METRICS``, their ``intervals`` and the ``baselines`` for one set of rows, as plain numbers for JSON."""
+    baseline = constant_scores(outcomes, constant)
+    return {
+        "num_rows": len(outcomes),
+        "num_with_age": int((~np.isnan(outcomes.error_N)).sum()),
+        "num_with_group": int((outcomes.true_group_N >= 0).sum()),
+        **_plain(scores(outcomes)),
+        "intervals": intervals(outcomes),
+        "baselines": {
+            "median_age": {"age": constant.age} | _plain({k: baseline[k] for k in METRICS[:3]}),
+            "majority_group": {"group": None if constant.group is None else group_names[constant.group]}
+            | _plain({k: baseline[k] if constant.group is not None else math.nan for k in METRICS[3:]}),
+        },
+    }
+
+
+def by_group(outcomes: Outcomes, group_names: Sequence[str]) -> list[dict[str, Any]]:
+    """A row a group: support, num_predicted, precision, recall, f1, and the errors of the age of those in it."""
+    counts_GH = confusion_matrix(outcomes.true_group_N, outcomes.predicted_group_N, outcomes.num_groups)
+    of_groups = group_scores(counts_GH)
+    rows = []
+    for index, name in enumerate(group_names):
+        prf = _plain({key: float(of_groups[key][index]) for key in ("precision", "recall", "f1")})
+        errors = _plain(age_scores(outcomes.error_N[outcomes.true_group_N == index]))
+        counts = {"support": int(of_groups["support"][index]), "num_predicted": int(counts_GH[:, index].sum())}
+        rows.append({"name": name, **counts, **prf, **errors})
+    return rows
+
+
+def breakdown(outcomes: Outcomes, part_N: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each part that occurs: its name, counts, errors, accuracy and their 95 % intervals.
+
+    ``part_N`` holds the index into ``names`` of each row's part, -1 where it has none.
+    """
+    rows = []
+    for index, name in enumerate(names):
+        part = outcomes.where(part_N == index)
+        if not len(part):
+            continue
+        values, bounds = _plain(scores(part)), intervals(part)
+        row: dict[str, Any] = {"name": name, "num_rows": len(part)}
+        row["num_with_age"] = int((~np.isnan(part.error_N)).sum())
+        row["num_with_group"] = int((part.true_group_N >= 0).sum())
+        for key in ("mae", "bias", "cs_at_5", "accuracy"):
+            row[key] = values[key]
+            row[f"{key}_low"], row[f"{key}_high"] = bounds[key] or (None, None)
+        rows.append(row)
+    return rows
+
+
+def decades(true_age_N: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Part of each row for ``breakdown`` by decade of true age (-1 where the age is unknown), and the parts' names.
+
+    >>> part_N, names = decades(np.array([3.0, 39.0, 104.0, np.nan]))
+    >>> [names[part] for part in part_N[:3]], int(part_N[3])
+    (['0-9', '30-39', '100+'], -1)
+    """
+    names = [f"{low}-{low + 9}" for low in range(0, 100, 10)] + ["100+"]
+    return np.where(np.isnan(true_age_N), -1, np.nan_to_num(true_age_N) // 10).clip(max=10).astype(np.int64), names
+
+
+def age_gate(true_age_N: np.ndarray, predicted_age_N: np.ndarray, gate_age: int = GATE_AGE) -> list[dict[str, Any]]:
+    """Who passes, or is stopped at, a gate at ``gate_age`` years that trusts the predicted age, by band of true age.
+
+    A row a band, then the totals "all under 18" and "all 18 and over": ``wrong`` is the share of minors predicted at or
+    over the gate, or of adults predicted under it, with a 95 % Wilson interval (Wilson 1927), which, unlike a
+    bootstrap, stays honest where none of a few is wrong: none of 10 is [0, 0.278].
+
+    >>> age_gate(np.array([12.0, 17.0, 40.0]), np.array([10.0, 18.5, 39.0]))[-2]["wrong"]
+    0.5
+    """
+    known_N = ~np.isnan(true_age_N) & ~np.isnan(predicted_age_N)
+    true_N, wrong_N = true_age_N[known_N], ((predicted_age_N >= gate_age) != (true_age_N >= gate_age))[known_N]
+    totals = [(f"all under {gate_age}", 0, gate_age), (f"all {gate_age} and over", gate_age, math.inf)]
+    bands = [(f"{low}-{high - 1}" if high < math.inf else f"{low}+", low, high) for low, high in GATE_BANDS]
+    rows = []
+    for name, low, high in bands + totals:
+        inside_N = (true_N >= low) & (true_N < high)
+        num_rows, num_wrong = int(inside_N.sum()), int(wrong_N[inside_N].sum())
+        wrong_low, wrong_high = wilson_interval(num_wrong, num_rows)
+        counts = {"num_rows": num_rows, "num_wrong": num_wrong, "wrong": num_wrong / num_rows if num_rows else None}
+        rows.append(
+            {"name": name, "is_minor": high <= gate_age, **counts, "wrong_low": wrong_low, "wrong_high": wrong_high}
+        )
+    return rows
+
+
+def wilson_interval(num_hits: int, num_rows: int) -> tuple[float | None, float | None]:
+    """95 % Wilson score interval of a share; (None, None) where there are no rows.
+
+    >>> [round(end, 3) for end in wilson_interval(0, 10)]
+    [0.0, 0.278]
+    """
+    if not num_rows:
+        return None, None
+    z, share = 1.959964, num_hits / num_rows
+    centre = share + z * z / (2 * num_rows)
+    half = z * math.sqrt(share * (1 - share) / num_rows + z * z / (4 * num_rows**2))
+    scale = 1 + z * z / num_rows
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def _cells(true_N: np.ndarray, predicted_N: np.ndarray, num_groups: int) -> np.ndarray:
+    """Index of each row's cell in the flattened confusion matrix; a predicted -1 is the last column."""
+    return true_N * (num_groups + 1) + np.where(predicted_N < 0, num_groups, predicted_N)
+
+
+def _replicates(
+    outcomes: Outcomes, names: tuple[str, ...], num_replicates: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Metrics (B,) of resampled rows: each metric is a function of sums over rows, so only sums are resampled."""
+    if names == METRICS[:3]:
+        error_N, size_N = outcomes.error_N, np.abs(outcomes.error_N)
+        columns = iter((np.ones(len(outcomes)), size_N, error_N, size_N <= CS_YEARS))
+        alike_N = np.rint(error_N * 100)
+    else:
+        alike_N = _cells(outcomes.true_group_N, outcomes.predicted_group_N, outcomes.num_groups)
+        columns = (alike_N == cell for cell in range(outcomes.num_groups * (outcomes.num_groups + 1)))
+    unit_N = np.unique(outcomes.unit_N, return_inverse=True)[1]
+    num_units = int(unit_N.max()) + 1
+    num_alike_U = np.ones(num_units, dtype=np.int64)
+    if num_units == len(outcomes):
+        # Rows with the same cell (or the same error to 0.01 years) can be drawn as one kind: a million rows stay cheap.
+        unit_N, num_alike_U = np.unique(alike_N, return_inverse=True, return_counts=True)[1:]
+    sums_UK = np.stack([np.bincount(unit_N, weights=column) for column in columns], axis=1) / num_alike_U[:, None]
+    chunk = max(1, 4_000_000 // len(sums_UK))
+    sizes = [min(chunk, num_replicates - start) for start in range(0, num_replicates, chunk)]
+    shares_U = num_alike_U / num_units
+    sums_BK = np.concatenate([rng.multinomial(num_units, shares_U, size=size) @ sums_UK for size in sizes])
+    if names == METRICS[:3]:
+        num_B, size_B, error_B, near_B = sums_BK.T
+        return {"mae": size_B / num_B, "bias": error_B / num_B, "cs_at_5": near_B / num_B}
+    of_groups = group_scores(sums_BK.reshape(-1, outcomes.num_groups, outcomes.num_groups + 1))
+    return {name: of_groups[name] for name in names}
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
+
+
+def _mean_of_known(values: np.ndarray) -> np.ndarray:
+    known = ~np.isnan(values)
+    return _ratio(np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1).astype(np.float64))
+
+
+def _plain(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else float(value) for name, value in values.items()}

@@ -1,0 +1,116 @@
+"""Encoders: images in, features out. ``ENCODERS`` is the list; ``torchvision/<name>`` needs no entry.
+
+Images arrive as normalised float. An encoder knows nothing of ages, labels or training.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
+
+from agescale.models.cnn import Cnn
+from agescale.models.torchvision_backbone import build_torchvision, torchvision_format, torchvision_names
+
+TORCHVISION = "torchvision/"
+
+
+class Encoder(Protocol):
+    """What every encoder, an ``nn.Module``, can do."""
+
+    num_features: int
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Features (N, num_features)."""
+
+    def feature_map(self, images_NCHW: Tensor) -> Tensor:
+        """The last maps (N, C, H, W) before pooling or flattening."""
+
+    def blocks(self) -> list[nn.Module]:
+        """The building blocks from input to output: disjoint, and together all of the parameters."""
+
+
+ENCODERS: dict[str, Callable[[int], nn.Module]] = {"cnn": Cnn}
+"""Name to a function of the image size (pixels, square)."""
+
+
+def encoder_names() -> list[str]:
+    """Every name that ``build_encoder`` takes."""
+    return [*ENCODERS, *(TORCHVISION + name for name in torchvision_names())]
+
+
+def build_encoder(name: str, image_size: int) -> nn.Module:
+    """The encoder ``name`` (an ``Encoder``), randomly initialised, for square images of ``image_size`` pixels.
+
+    Raises ValueError, in one line, for an unknown name and for an image size that the network cannot take.
+    """
+    if name in ENCODERS:
+        return ENCODERS[name](image_size)
+    names = encoder_names()
+    if name in names:
+        return build_torchvision(name.removeprefix(TORCHVISION), image_size)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = near or difflib.get_close_matches(TORCHVISION + name, names, n=3)
+    hint = f"; near it: {', '.join(near)}" if near else ""
+    raise ValueError(f"no encoder is called {name!r}{hint} (python jobs/train.py --help lists all {len(names)})")
+
+
+def load_backbone_weights(encoder: nn.Module, source: Mapping[str, Tensor] | str) -> tuple[list[str], list[str]]:
+    """Fill ``encoder`` from a torchvision state dict, or from the name of published weights such as IMAGENET1K_V2.
+
+    Returns the names of the encoder's tensors that the source lacks, and of the source's tensors that the encoder does
+    not have (the dropped head, as a rule). Half precision becomes the encoder's precision. Raises ValueError, in one
+    line, for an unknown weights name, for tensors of another shape, and where under half of the encoder's tensors are
+    in the source: weights of another architecture.
+    """
+    tensors = _download(encoder, source) if isinstance(source, str) else source
+    tensors = torchvision_format(encoder, tensors)
+    own = {_torchvision_name(key): key for key in encoder.state_dict()}
+    renamed = {own.get(key, f"trunk.{key}"): tensor for key, tensor in tensors.items()}
+
+    shapes = {key: tuple(tensor.shape) for key, tensor in encoder.state_dict().items()}
+    other = [key for key, tensor in renamed.items() if key in shapes and tuple(tensor.shape) != shapes[key]]
+    if other:
+        first = ", ".join(
+            f"{_torchvision_name(key)} is {_format_shape(renamed[key].shape)} instead of {_format_shape(shapes[key])}"
+            for key in other[:3]
+        )
+        raise ValueError(f"these weights are of another architecture: {first} ({len(other)} tensors differ)")
+
+    result = encoder.load_state_dict(renamed, strict=False)
+    missing = [_torchvision_name(key) for key in result.missing_keys]
+    unexpected = [_torchvision_name(key) for key in result.unexpected_keys]
+    if 2 * len(missing) > len(shapes):
+        raise ValueError(
+            f"these weights are of another architecture: {len(missing)} of {len(shapes)} tensors are missing, first "
+            f"{', '.join(missing[:3])}; the file has {', '.join(list(tensors)[:3]) or 'none'}"
+        )
+    return missing, unexpected
+
+
+def _download(encoder: nn.Module, weights_name: str) -> Mapping[str, Tensor]:
+    name = getattr(encoder, "name", None)
+    if name is None:
+        raise ValueError(f"torchvision publishes no weights for the encoder {type(encoder).__name__.lower()!r}")
+    published = get_model_weights(name)
+    if weights_name not in published.__members__:
+        raise ValueError(
+            f"torchvision has no weights {weights_name!r} for {name}; it has {', '.join(published.__members__)}"
+        )
+    weights = published[weights_name]
+    try:
+        state: Mapping[str, Tensor] = weights.get_state_dict(check_hash=True)
+    except OSError as error:
+        raise ValueError(f"cannot download {weights.url} ({error}); fetch it elsewhere and give the file") from None
+    return state
+
+
+def _torchvision_name(key: str) -> str:
+    return key.removeprefix("trunk.").removeprefix("neck.")
+
+
+def _format_shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a number"

@@ -1,0 +1,66 @@
+"""How far a job is: a bar on a terminal, a plain line now and then elsewhere. Counts images; knows nothing of Ray."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 10.0
+
+
+class ImageProgress:
+    """Use as a context: ``with ImageProgress("scoring", total) as progress: progress.add(100)``.
+
+    ``note`` is shown behind the rate: failures so far, the loss, ...
+    """
+
+    def __init__(self, verb: str, total: int, is_quiet: bool = False) -> None:
+        self.verb = verb
+        self.total = total
+        self.done = 0
+        self.note = ""
+        self.is_quiet = is_quiet
+        self.started = time.monotonic()
+        self._last_line = self.started
+        self._bar: Progress | None = None
+        if Console().is_terminal and not is_quiet:
+            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, TextColumn("{task.fields[note]}"))
+            self._task = self._bar.add_task(verb, total=total, note="")
+
+    def __enter__(self) -> ImageProgress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+        elif kind is None:
+            self._print_line()
+
+    @property
+    def images_per_s(self) -> float:
+        return self.done / max(time.monotonic() - self.started, 1e-9)
+
+    def add(self, num_images: int, note: str = "") -> None:
+        self.done += num_images
+        self.note = note
+        if self._bar:
+            self._bar.update(self._task, completed=self.done, note=f"{self.images_per_s:.0f} images/s {note}")
+        elif time.monotonic() - self._last_line >= LINE_EVERY_S:
+            self._print_line()
+
+    def _print_line(self) -> None:
+        if self.is_quiet:
+            return
+        self._last_line = time.monotonic()
+        left_s = (self.total - self.done) / max(self.images_per_s, 1e-9)
+        left = f", {left_s:.0f} s left" if 0 < self.done < self.total else ""
+        note = f", {self.note}" if self.note else ""
+        print(f"{self.verb}: {self.done}/{self.total} images, {self.images_per_s:.0f}/s{left}{note}", flush=True)

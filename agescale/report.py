@@ -1,0 +1,287 @@
+"""The judgement as files: one self-contained ``report.html``, ``metrics.json``, and each table as CSV.
+
+In: what was run on what, the model's card, a ``SplitResult`` for each judged split (the first is what the page is
+about), and the faces to show. Out: the files in a folder or bucket. Computes no metric and reads no tables. The page
+refers to nothing outside itself, and every text that comes from data is escaped.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from agescale import plots, storage
+from agescale.metrics import GATE_AGE, Outcomes
+
+UNKNOWN: tuple[Any, ...] = (None, "", [], {})
+"""Values of a card that say nothing and are not shown."""
+PAGE, METRICS = "report.html", "metrics.json"
+FEW = plots.FEW
+
+HEADLINES = (
+    ("mae", "Mean absolute error", "years off on average; lower is better", "median_age", "age"),
+    ("cs_at_5", "CS@5", "of the ages at most 5 years off", "median_age", "age"),
+    ("accuracy", "Accuracy", "of the faces in the right group", "majority_group", "group"),
+    ("macro_f1", "Macro F1", "mean F1 of the groups, each counted alike", "majority_group", "group"),
+)
+BREAKDOWNS = {"decade": "decade of age", "gender": "gender", "ethnicity": "ethnicity"}
+FACES = {
+    "worst": ("The worst", "Largest errors of the age. Often the label is at fault: look before you blame the model."),
+    "confident": ("Most confidently wrong", "In the wrong group, and the surest of it."),
+    "sample": ("A sample", "Drawn at random from the judged faces."),
+}
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """Everything that was found out about one split; the rows of tables are those of ``metrics``."""
+
+    name: str
+    outcomes: Outcomes
+    metrics: dict[str, Any]
+    confusion: np.ndarray
+    by_group: list[dict[str, Any]]
+    breakdowns: dict[str, list[dict[str, Any]]]
+    gate: list[dict[str, Any]]
+    not_scored: dict[str, int]
+    findings: dict[str, int]
+
+
+@dataclass(frozen=True)
+class ShownFace:
+    """A face of the report. ``picture`` is a data URI, or None where the face cannot be read any more."""
+
+    name: str
+    picture: str | None
+    true_age: float | None
+    age: float | None
+    age_std: float | None
+    true_group: str | None
+    group: str | None
+    group_probability: float | None
+
+
+def write_report(
+    out: str,
+    about: Mapping[str, Any],
+    card: Mapping[str, Any],
+    group_names: Sequence[str],
+    results: Sequence[SplitResult],
+    faces: Mapping[str, Sequence[ShownFace]],
+) -> str:
+    """Writes all files into the folder ``out`` (a path or ``s3://``), the page last, and returns the page's URI."""
+    page = render(about, card, group_names, results, faces)
+    numbers = {"about": dict(about)} | {result.name: result.metrics for result in results}
+    files = _tables(results, group_names)
+    files[METRICS] = json.dumps(_rounded(numbers), indent=2, ensure_ascii=False, allow_nan=False)
+    for name, text in (files | {PAGE: page}).items():
+        storage.write_bytes(storage.join(out, name), text.encode())
+    return storage.join(out, PAGE)
+
+
+def render(
+    about: Mapping[str, Any],
+    card: Mapping[str, Any],
+    group_names: Sequence[str],
+    results: Sequence[SplitResult],
+    faces: Mapping[str, Sequence[ShownFace]],
+) -> str:
+    """The page as text."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "count": lambda value: "–" if value is None else f"{value:,}",
+        "years": lambda value: _number(value, "{:.2f}"),
+        "signed": lambda value: _number(value, "{:+.2f}"),
+        "percent": _percent,
+        "decimal": lambda value: _number(value, "{:.3f}"),
+        "age": lambda value: _number(value, "{:.1f}"),
+        "text": _text,
+    }
+    central = results[0]
+    template = resources.files("agescale").joinpath("report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        about=about,
+        card=_rows_of_card(card),
+        blocks=[(name, _text(shape, "×").replace("x", "×"), count) for name, shape, count in card.get("blocks") or []],
+        num_parameters=card.get("num_parameters"),
+        central=central,
+        results=results,
+        headlines=[_headline(central, *headline) for headline in HEADLINES],
+        verdicts=verdicts(central, group_names),
+        breakdowns=[(BREAKDOWNS[key], key, rows) for key, rows in central.breakdowns.items() if rows],
+        faces=[(*FACES[kind], kind, shown) for kind, shown in faces.items() if shown],
+        figures=_figures(central, card, group_names),
+        few=FEW,
+        gate_age=GATE_AGE,
+        interval=_interval,
+    )
+
+
+def verdicts(result: SplitResult, group_names: Sequence[str]) -> list[str]:
+    """The answer in a few sentences: how wrong, better than nothing, and for whom it is worst."""
+    found, m = [], result.metrics
+    constant = m["baselines"]["median_age"]
+    if m["mae"] is not None:
+        line = f"The predicted age is {m['mae']:.1f} years off on average"
+        if constant["mae"] is not None:
+            line += f"; saying {constant['age']:g} of everybody would be {constant['mae']:.1f} off"
+            high = (m["intervals"]["mae"] or [0, m["mae"]])[1]
+            line += "." if high < constant["mae"] else ". So the model is not clearly better than that."
+        found.append(line.rstrip(".") + ".")
+        interval = m["intervals"]["bias"]
+        if interval is not None and interval[0] <= 0 <= interval[1]:
+            found.append("No bias over all: the mean error could as well be zero.")
+        else:
+            found.append(f"On average it says {abs(m['bias']):.1f} years too {'old' if m['bias'] > 0 else 'young'}.")
+    elif m["accuracy"] is not None:
+        found.append(
+            f"{_percent(m['accuracy'])} of the faces are put into the right group; there are no exact ages to compare."
+        )
+    for key, rows in result.breakdowns.items():
+        found += _worst_part(BREAKDOWNS[key], rows)
+    recalls = [row for row in result.by_group if row["support"] >= FEW]
+    if len(recalls) > 1:
+        least = min(recalls, key=lambda row: row["recall"])
+        found.append(
+            f"The group found least often is {least['name']}: {_percent(least['recall'])} of its {least['support']:,}."
+        )
+    minors = next((row for row in result.gate if row["name"] == f"all under {GATE_AGE}" and row["num_rows"]), None)
+    if minors:
+        found.append(
+            f"{_percent(minors['wrong'])} of the {minors['num_rows']:,} minors would pass as {GATE_AGE} or older."
+        )
+    return found
+
+
+def _worst_part(label: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    known = [row for row in rows if row["mae"] is not None and row["num_with_age"] >= FEW]
+    if len(known) < 2:
+        return []
+    worst, best = max(known, key=lambda row: row["mae"]), min(known, key=lambda row: row["mae"])
+    extremes = f"{worst['name']} is {worst['mae']:.1f} years off and {best['name']} {best['mae']:.1f}"
+    is_clear = worst["mae_low"] is not None and best["mae_high"] is not None and worst["mae_low"] > best["mae_high"]
+    doubt = "" if is_clear else "; their intervals overlap, so this may be chance"
+    return [f"Worst and best by {label}, where there are {FEW} faces or more: {extremes}{doubt}."]
+
+
+def _headline(result: SplitResult, key: str, title: str, meaning: str, baseline: str, what: str) -> dict[str, Any]:
+    values = result.metrics
+    constant = values["baselines"][baseline]
+    style = {"mae": "{:.2f}", "macro_f1": "{:.3f}"}.get(key, "{:.1%}")
+    said = constant[what]
+    return {
+        "title": title,
+        "meaning": meaning,
+        "value": _number(values[key], style),
+        "interval": _interval(values["intervals"][key], style),
+        "baseline": _number(constant[key], style),
+        "baseline_is": "–" if said is None else f"always {said:g} years" if what == "age" else f"always “{said}”",
+    }
+
+
+def _figures(result: SplitResult, card: Mapping[str, Any], group_names: Sequence[str]) -> dict[str, Markup]:
+    """The page's figures by name; a figure without data is left out."""
+    outcomes, figures = result.outcomes, {}
+    if result.metrics["mae"] is not None:
+        figures["scatter"] = (
+            plots.predicted_against_true(outcomes.true_age_N, outcomes.predicted_age_N),
+            "Predicted against true age",
+        )
+        figures["errors"] = plots.error_histogram(outcomes.error_N), "How often each error occurs"
+        for key, rows in result.breakdowns.items():
+            if any(row["mae"] is not None for row in rows):
+                figures[key] = plots.error_by_part(rows), f"Mean absolute error and bias by {BREAKDOWNS[key]}"
+    if result.metrics["accuracy"] is not None:
+        figures["confusion"] = plots.confusion(result.confusion, group_names), "Confusion matrix"
+        figures["groups"] = (
+            plots.group_distribution(outcomes.true_group_N, outcomes.predicted_group_N, group_names),
+            "True and predicted number of faces by group",
+        )
+    epochs = [row for row in card.get("history") or [] if row.get("epoch") is not None]
+    if epochs:
+        figures["training"] = plots.training_curves(epochs, card.get("metric")), "Loss and validation metric by epoch"
+    return {name: _inline(figure, name, description) for name, (figure, description) in figures.items()}
+
+
+def _inline(figure: Figure, name: str, description: str) -> Markup:
+    return Markup(plots.to_svg(figure, name, description))  # our own SVG, in which matplotlib escapes the texts
+
+
+def _rows_of_card(card: Mapping[str, Any]) -> list[tuple[str, str]]:
+    told_elsewhere = ("blocks", "history", "age_groups")
+    shown = {key: value for key, value in card.items() if key not in told_elsewhere and value not in UNKNOWN}
+    return [(key.replace("num_", "number of ").replace("_", " "), _text(value)) for key, value in shown.items()]
+
+
+def _text(value: Any, separator: str = ", ") -> str:
+    """A value of a card as people read it."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {_text(item)}" for key, item in value.items() if item not in UNKNOWN)
+    if isinstance(value, (list, tuple)):
+        return separator.join(_text(item) for item in value)
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, int) and value >= 10_000:
+        return f"{value:,}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: float | None, style: str) -> str:
+    return "–" if value is None else style.format(value).replace("%", "\N{NO-BREAK SPACE}%").replace("-", "−")
+
+
+def _percent(share: float | None) -> str:
+    return _number(share, "{:.1%}")
+
+
+def _interval(bounds: Sequence[float | None] | None, style: str) -> str:
+    if bounds is None or bounds[0] is None:
+        return "–"
+    return " to ".join(_number(bound, style) for bound in bounds).replace("\N{NO-BREAK SPACE}% to", " to")
+
+
+def _tables(results: Sequence[SplitResult], group_names: Sequence[str]) -> dict[str, str]:
+    """The text of each CSV by its name; every table has the column ``split`` first."""
+    tables: dict[str, list[dict[str, Any]]] = {"by_group": [], "age_gate": [], "confusion": [], "left_out": []}
+    for result in results:
+        split = {"split": result.name}
+        tables["by_group"] += [split | row for row in result.by_group]
+        tables["age_gate"] += [split | row for row in result.gate]
+        for key, rows in result.breakdowns.items():
+            tables.setdefault(f"by_{key}", []).extend(split | row for row in rows)
+        for name, counts in zip(group_names, result.confusion.tolist(), strict=True):
+            predicted = {
+                f"predicted {other}": count for other, count in zip([*group_names, "none"], counts, strict=True)
+            }
+            tables["confusion"].append(split | {"true": name} | predicted)
+        for why, counts_by in (("not scored", result.not_scored), ("finding", result.findings)):
+            tables["left_out"] += [split | {"why": why, "kind": kind, "num_rows": n} for kind, n in counts_by.items()]
+    return {f"{name}.csv": _csv(rows) for name, rows in tables.items() if rows}
+
+
+def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    plain = [_rounded(row) for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(plain[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(plain)
+    return text.getvalue()
+
+
+def _rounded(value: Any) -> Any:
+    """``value`` with every float to six decimals, which is more than any number here means."""
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return round(value, 6) if isinstance(value, float) else value

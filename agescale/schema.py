@@ -1,0 +1,126 @@
+"""The two tables that all jobs share: column names, Arrow types, closed vocabularies. Null means missing.
+
+Every file of either table is written with the explicit schema, and its metadata names ``agescale.schema_version``.
+Does no I/O.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+CATALOG = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),  # etag, or size and modification time
+        pa.field("size_bytes", pa.int64()),
+        pa.field("listed_at", pa.timestamp("us", tz="UTC")),
+        pa.field("deleted", pa.bool_(), nullable=False),
+        pa.field("width", pa.int32()),  # pixels, after EXIF orientation; null where only listed or unreadable
+        pa.field("height", pa.int32()),
+        pa.field("content_hash", pa.string()),  # SHA-256 of the bytes, hex; null where only listed
+        pa.field("read_error", pa.string()),  # why the image could not be decoded: "<status>: <text>"
+        pa.field("age_low", pa.float32()),  # years; the label is the interval [age_low, age_high)
+        pa.field("age_high", pa.float32()),
+        pa.field("group", pa.string()),  # the class name, where that is all the label says
+        pa.field("subject", pa.string()),
+        pa.field("gender", pa.string()),
+        pa.field("ethnicity", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("label_error", pa.string()),  # why a label could not be read
+        pa.field("image", pa.binary()),  # packed JPEG, or null
+    ]
+)
+
+FINDINGS = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("related_uri", pa.string()),
+        pa.field("detail", pa.string()),
+    ]
+)
+
+PREDICTIONS = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("face", pa.int32(), nullable=False),
+        pa.field("face_box", pa.list_(pa.float32(), 4)),  # x, y, width, height in pixels; null: the image is one face
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("age_cdf", pa.binary(202)),  # 101 little-endian uint16: 65535 * P(age < k years), k = 0..100
+        pa.field("age", pa.float32()),  # years, on the labels' scale: a label 34 is 34.0
+        pa.field("age_lower", pa.float32()),
+        pa.field("age_upper", pa.float32()),
+        pa.field("age_std", pa.float32()),
+        pa.field("group", pa.string()),
+        pa.field("group_probability", pa.float32()),
+        pa.field("group_probabilities", pa.list_(pa.float32())),  # only where the groups have no bounds
+        pa.field("gender", pa.string()),
+        pa.field("gender_probability", pa.float32()),
+        pa.field("ethnicity", pa.string()),
+        pa.field("ethnicity_probability", pa.float32()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("model", pa.string(), nullable=False),  # digest of the checkpoint
+        pa.field("scored_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+SPLITS = ("train", "val", "test")
+
+STATUSES = (
+    "ok",
+    "unreadable",  # the bytes are no image that decodes
+    "unsupported",  # an image format that is not taken
+    "too_small",
+    "too_large",
+    "missing",  # the store has no such object
+    "forbidden",  # the store refuses
+    "unreachable",  # the store did not answer; worth another try
+)
+
+FINDING_KINDS = (
+    "broken",  # does not decode
+    "tiny",  # a side under MIN_SIDE pixels
+    "duplicate",  # byte-identical to another image with an agreeing label; one copy is kept without a finding
+    "conflicting",  # byte-identical to another image with another label
+    "leaking",  # byte-identical to, or the same subject as, an image of another split
+    "unlabelled",  # a labelled layout, and yet no label that could be read
+    "malformed",  # a part of the label could not be read; the rest is used
+    "relabelled",  # the source now says another label than the catalog; facts stay as they were listed
+    "empty_class",  # a class folder without an image
+    "outside_groups",  # the label falls into none of the age groups
+    "missing_file",  # the CSV names an image that is not there
+)
+
+EXCLUDED_KINDS = ("broken", "tiny", "duplicate", "conflicting", "missing_file")
+"""Rows with these findings are left out of training and, unless asked for, out of metrics."""
+
+MIN_SIDE = 8
+"""Pixels; an image with a shorter side is `tiny` (catalog) and `too_small` (predictions)."""
+
+
+def with_metadata(schema: pa.Schema, metadata: Mapping[str, Any]) -> pa.Schema:
+    """``schema`` with ``agescale.*`` metadata: the schema version, and each value of ``metadata`` as JSON."""
+    values = {"schema_version": SCHEMA_VERSION, **metadata}
+    return schema.with_metadata({f"agescale.{key}": json.dumps(value) for key, value in values.items()})
+
+
+def read_metadata(schema: pa.Schema) -> dict[str, Any]:
+    """What ``with_metadata`` wrote. Raises ValueError where a file is not ours or comes from a newer agescale."""
+    raw = {key.decode(): value for key, value in (schema.metadata or {}).items()}
+    found = {key.removeprefix("agescale."): json.loads(v) for key, v in raw.items() if key.startswith("agescale.")}
+    version = found.pop("schema_version", None)
+    if version is None:
+        raise ValueError("not a table written by agescale (its metadata has no schema version)")
+    if version > SCHEMA_VERSION:
+        raise ValueError(f"written by a newer agescale (schema version {version}, this one reads {SCHEMA_VERSION})")
+    return found

@@ -1,0 +1,50 @@
+"""List a folder or bucket of face photos once, into a catalog: what is there, its labels, and what is wrong with it.
+
+python jobs/catalog.py --source s3://bucket/faces --layout class_folders --out s3://bucket/catalog
+"""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from agescale import plots, storage
+from agescale.cataloging import CatalogResult, build_catalog, count_by_group_and_split, count_by_kind
+from agescale.command_line import run_job
+from agescale.config import CatalogConfig
+
+
+def main(config: CatalogConfig) -> None:
+    result = build_catalog(config)
+    print_summary(result)
+    out = storage.absolute(config.out)
+    classes = plots.class_distribution(result.rows, names=result.group_names)
+    storage.write_bytes(storage.join(out, "ages.png"), plots.to_png(plots.age_distribution(result.rows)))
+    storage.write_bytes(storage.join(out, "classes.png"), plots.to_png(classes))
+    print(f"catalog: {out} (findings.parquet, ages.png, classes.png beside its parts)")
+
+
+def print_summary(result: CatalogResult) -> None:
+    counts = {
+        "images": result.num_current,
+        "new": result.num_new,
+        "changed": result.num_changed,
+        "deleted": result.num_deleted,
+        "other files, ignored": result.num_ignored,
+    }
+    counts |= {f"finding: {kind}": count for kind, count in count_by_kind(result.findings).items()}
+    totals = Table("catalog", "rows")
+    for what, count in counts.items():
+        totals.add_row(what, f"{count:,}")
+
+    by_group = count_by_group_and_split(result)
+    groups = Table("age group", *by_group["none"])
+    for group, by_split in by_group.items():
+        groups.add_row(group, *(f"{count:,}" for count in by_split.values()))
+    console = Console()
+    console.print(totals)
+    console.print(groups)
+
+
+if __name__ == "__main__":
+    run_job(main, CatalogConfig)

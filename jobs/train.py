@@ -1,0 +1,40 @@
+"""Train an age model on a catalog, on one laptop or many GPUs; the same command continues a run that died.
+
+python jobs/train.py                                  # a small model, on drawn faces
+python jobs/train.py fast --catalog s3://bucket/catalog --out s3://bucket/runs/fast
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+from agescale import recipes, storage, synthetic
+from agescale.cataloging import build_catalog
+from agescale.command_line import run_job
+from agescale.config import CatalogConfig, TrainConfig
+from agescale.training import train
+
+
+def main(config: TrainConfig) -> None:
+    if not config.catalog:
+        config = replace(config, catalog=drawn_catalog(storage.absolute(config.out)))
+    progress = train(config)
+    print(f"checkpoint: {storage.join(storage.absolute(config.out), 'best')} (epoch {progress.best_epoch}, "
+          f"validation {progress.metric} {progress.best_value:.3f})")  # fmt: skip
+
+
+def drawn_catalog(out: str) -> str:
+    """A catalog of drawn faces beside the run, made once."""
+    if storage.is_remote(out):
+        raise ValueError("--catalog is needed where --out is a bucket")
+    faces, catalog = f"{out}-faces", f"{out}-catalog"
+    if not storage.list_names(catalog, prefix="findings"):
+        synthetic.write_dataset(faces, "utkface", num_faces=1000)
+        build_catalog(CatalogConfig(source=faces, layout="utkface", out=catalog, pack=128))
+    return catalog
+
+
+if __name__ == "__main__":
+    recipe = recipes.take_name(sys.argv)
+    run_job(main, TrainConfig, recipes.RECIPES[recipe] if recipe else None)

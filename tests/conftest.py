@@ -1,0 +1,166 @@
+"""What tests share: drawn faces, a local Ray, jobs as users run them, and a real S3 server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+os.environ.update(  # before anything imports ray, whose processes inherit it
+    RAY_ADDRESS="local",  # no test may ever join a cluster that happens to run here
+    RAY_AUTH_MODE="disabled",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_DEDUP_LOGS="0",
+    RAY_DATA_DISABLE_PROGRESS_BARS="1",
+    RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2",
+    RAY_memory_monitor_refresh_ms="0",
+)
+
+from agescale import storage, synthetic
+
+REPO = Path(__file__).parents[1]
+NUM_FACES = 24
+RunJob = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def drawn_faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small drawn faces: a folder for each layout, named like it. Only to be read; copy what a test changes."""
+    folder = tmp_path_factory.mktemp("drawn-faces")
+    for layout in synthetic.LAYOUTS:
+        synthetic.write_dataset(folder / layout, layout, num_faces=NUM_FACES, size=48)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One Ray of this machine alone for all tests of this process; jobs called as functions find it running."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=8,  # logical: tests wait for one another's processes rather than for CPUs
+        include_dashboard=False,
+        object_store_memory=200 * 2**20,
+        log_to_driver=False,
+        logging_level="WARNING",
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def run_job() -> RunJob:
+    """``run_job("jobs/catalog.py", "--source", folder, ...)``: a job in a process of its own, as users run it."""
+
+    def run(
+        *arguments: object, env: Mapping[str, str] | None = None, timeout_s: float = 240
+    ) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *map(str, arguments)]
+        process = subprocess.Popen(
+            command,
+            cwd=REPO,
+            env=os.environ | dict(env or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            stdout, stderr = process.communicate(timeout=timeout_s)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URI of an empty bucket on a real S3 server; its credentials stand in the environment, as they would in use.
+
+    A Ray that was started before does not know them: run whole jobs on S3 by ``run_job``.
+    """
+    folder = tmp_path_factory.mktemp("s3")
+    (folder / "data").mkdir()
+    credentials = {"accessKey": "test-key", "secretKey": "test-secret"}
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    identity = {"name": "tests", "credentials": [credentials], "actions": actions}
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    services = ("master", "volume", "filer", "s3")
+    ports = _free_ports(2 * len(services))
+    endpoint = f"http://127.0.0.1:{ports[3]}"
+    command = [
+        shutil.which("weed", path=sysconfig.get_path("scripts")) or "weed",
+        f"-logdir={folder}",
+        *("server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}", "-volume.max=20"),
+        *(
+            "-master.volumeSizeLimitMB=512",
+            "-master.telemetry=false",
+            "-filer",
+            "-s3",
+            f"-s3.config={folder / 's3.json'}",
+        ),
+        "-s3.port.iceberg=0",
+        *(f"-{service}.port={port}" for service, port in zip(services, ports[:4], strict=True)),
+        *(f"-{service}.port.grpc={port}" for service, port in zip(services, ports[4:], strict=True)),
+    ]
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as environment:
+        log = stack.enter_context(open(folder / "log.txt", "w"))
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        stack.callback(_end, server)
+        _wait_until_it_refuses_strangers(endpoint, server, folder / "log.txt")
+        environment.setenv("AWS_ENDPOINT_URL", endpoint)
+        environment.setenv("AWS_ACCESS_KEY_ID", credentials["accessKey"])
+        environment.setenv("AWS_SECRET_ACCESS_KEY", credentials["secretKey"])
+        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        storage.filesystem("s3://faces").mkdir("faces")
+        yield "s3://faces"
+
+
+def _free_ports(number: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _wait_until_it_refuses_strangers(endpoint: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            urllib.request.urlopen(endpoint, timeout=5).close()
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 403:
+                return
+        except OSError:
+            pass  # not there yet
+        time.sleep(0.2)
+    raise RuntimeError(f"the S3 server did not start:\n{log.read_text()[-4000:]}")
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    try:
+        server.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()

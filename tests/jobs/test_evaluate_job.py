@@ -1,0 +1,299 @@
+"""Evaluation on made-up tables: who is judged, and what the job leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from agescale import checkpoints, images, schema, synthetic
+from agescale.age_groups import AgeGroups
+from agescale.age_model import ModelSpec
+from agescale.config import EvaluateConfig
+from agescale.evaluation import evaluate
+
+JOB = Path(__file__).parents[2] / "jobs" / "evaluate.py"
+GROUPS = "child=0-12,teenager=13-19,adult=20-59,senior=60-"
+PART = "part-00000-000000.parquet"
+CARD = {
+    "architecture": "cnn",
+    "task": "distribution",
+    "image_size": 96,
+    "num_parameters": 1_234_567,
+    "blocks": [["conv1", [32, 48, 48], 896], ["conv2", [64, 24, 24], 18_496]],
+    "history": [{"epoch": e, "phase": "head" if e < 2 else "all", "train_loss": 4 - 0.3 * e, "val_loss": 4 - 0.25 * e,
+                 "val_mae": 14 - 1.2 * e} for e in range(7)],
+    "weights": "random", "licences": {"data": "drawn, free"}, "seed": 0, "versions": {"torch": "2.15"},
+}  # fmt: skip
+
+
+def image_row(index: int, split: str | None, age: float | None, **facts: Any) -> dict[str, Any]:
+    high = None if age is None else age + 1
+    return {"uri": f"/pictures/{index:05d}.jpg", "version": "1", "deleted": False, "age_low": age, "age_high": high,
+            "split": split} | facts  # fmt: skip
+
+
+def prediction(row: dict[str, Any], age: float | None, status: str = "ok", **facts: Any) -> dict[str, Any]:
+    group = None if age is None else AgeGroups.parse(GROUPS).name_of(age)
+    return {"uri": row["uri"], "version": row["version"], "face": 0, "status": status, "age": age, "age_std": 5.0,
+            "group": group, "group_probability": 0.8, "model": "digest"} | facts  # fmt: skip
+
+
+def write_catalog(folder: Path, rows: list[dict], findings: list[tuple[str, str]] = (), **settings: Any) -> str:
+    folder.mkdir(parents=True)
+    facts = {"settings": {"source": "/pictures", "layout": "csv", "age_groups": GROUPS, "pack": 64} | settings}
+    pq.write_table(pa.Table.from_pylist(rows, schema.with_metadata(schema.CATALOG, facts)), folder / PART,
+                   row_group_size=256)  # fmt: skip
+    found = [{"uri": uri, "version": "1", "kind": kind} for uri, kind in findings]
+    covered = schema.with_metadata(schema.FINDINGS, {"parts": [PART]})
+    pq.write_table(pa.Table.from_pylist(found, covered), folder / "findings.parquet")
+    return str(folder)
+
+
+def write_predictions(
+    folder: Path, rows: list[dict], groups: str | None = GROUPS, name: str = "part-0", **facts: Any
+) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {"model": "digest", "age_groups": groups, "checkpoint": "runs/x/best", "model_card": CARD} | facts
+    pq.write_table(
+        pa.Table.from_pylist(rows, schema.with_metadata(schema.PREDICTIONS, metadata)), folder / f"{name}.parquet"
+    )
+    return str(folder)
+
+
+def judge(tmp_path: Path, rows: list[dict], predictions: list[dict], findings=(), groups=GROUPS, **config: Any) -> dict:
+    """The numbers of metrics.json for these tables."""
+    evaluate(EvaluateConfig(
+        catalog=write_catalog(tmp_path / "catalog", rows, findings),
+        predictions=write_predictions(tmp_path / "predictions", predictions, groups),
+        out=str(tmp_path / "report"), **config,
+    ))  # fmt: skip
+    return json.loads((tmp_path / "report" / "metrics.json").read_text(), parse_constant=pytest.fail)
+
+
+def made_up_tables(num_rows: int = 900, with_faces: bool = False) -> tuple[list[dict], list[dict]]:
+    """A catalog of three splits with every label, some broken and missing, and predictions with plausible errors."""
+    rng = np.random.default_rng(0)
+    rows, predictions = [], []
+    for index in range(num_rows):
+        age = float(int(min(abs(rng.normal(30, 22)), 95)))
+        gender, ethnicity = rng.choice(synthetic.GENDERS), rng.choice(synthetic.ETHNICITIES)
+        row = image_row(index, ("train", "train", "val", "test", "test", "test")[index % 6], age, gender=str(gender),
+                        ethnicity=str(ethnicity) if index % 10 else None)  # fmt: skip
+        if with_faces:
+            picture = synthetic.draw_face(rng, age, str(gender), str(ethnicity), 96)
+            row["image"] = images.encode_jpeg(np.asarray(picture))
+        rows.append(row)
+        said = max(0.0, age + rng.normal(0, 3 + 0.07 * age) - 0.12 * (age - 35))
+        predictions.append(prediction(row, said, age_std=3 + 0.1 * said, group_probability=rng.uniform(0.4, 1)))
+    return rows, predictions
+
+
+def of(rows: list[dict], age: float | None = 31.0) -> list[dict]:
+    return [prediction(row, age) for row in rows]
+
+
+ROWS = [image_row(i, "test", 30.0) for i in range(3)]
+UNLABELLED = [image_row(i, "test", None) for i in range(3)]
+
+
+def test_the_job_writes_page_numbers_and_tables(tmp_path: Path) -> None:
+    rows, predictions = made_up_tables()
+    numbers = judge(tmp_path, rows, predictions)
+    assert set(numbers) == {"about", "test", "val"}
+    test = numbers["test"]
+    assert test["num_rows"] == 450
+    true, said = (np.array([r[key] for r in table]) for table, key in ((rows, "age_low"), (predictions, "age")))
+    is_test = np.array([row["split"] == "test" for row in rows])
+    assert test["mae"] == pytest.approx(np.abs(said - true)[is_test].mean(), abs=1e-4)
+    assert test["intervals"]["mae"][0] < test["mae"] < test["intervals"]["mae"][1]
+    train_ages = true[[row["split"] == "train" for row in rows]]
+    assert test["baselines"]["median_age"]["age"] == np.median(train_ages)
+    assert test["baselines"]["median_age"]["labels_of"] == "train"
+    assert test["baselines"]["median_age"]["mae"] > test["mae"]
+    with (tmp_path / "report" / "by_decade.csv").open() as file:
+        decades = list(csv.DictReader(file))
+    assert sum(int(row["num_rows"]) for row in decades if row["split"] == "test") == 450
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    tables = {"by_group", "by_decade", "by_gender", "by_ethnicity", "age_gate", "confusion"}
+    assert names == {"report.html", "metrics.json"} | {f"{table}.csv" for table in tables}
+
+
+def test_counts_of_rows_add_up_and_every_missing_row_has_a_reason(tmp_path: Path) -> None:
+    rows = [image_row(i, "test", 20.0 + i) for i in range(8)] + [
+        image_row(8, "test", None),
+        image_row(9, "train", 40.0),
+    ]
+    predictions = [prediction(row, 25.0) for row in rows[:9]]
+    predictions[1] = prediction(rows[1], None, status="unreadable")
+    predictions[2]["version"] = "an older one"  # so the current picture is not scored
+    found = judge(tmp_path, rows, predictions, findings=[(rows[0]["uri"], "duplicate"), (rows[5]["uri"], "leaking")])
+    test = found["test"]
+    assert (test["num_catalog_rows"], test["num_excluded"], test["num_not_scored"]) == (9, 1, 2)
+    assert (test["num_without_label"], test["num_rows"]) == (1, 5)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "not scored: no prediction 1, unreadable 1." in page
+    assert "2 of 9 rows have no prediction" in page
+    left_out = (tmp_path / "report" / "left_out.csv").read_text()
+    assert "finding,leaking,1" in left_out
+
+
+def test_rows_with_findings_count_when_asked_for(tmp_path: Path) -> None:
+    rows = [image_row(i, "test", 30.0) for i in range(4)]
+    findings = [(rows[0]["uri"], "conflicting"), (rows[0]["uri"], "duplicate")]
+    predictions = [prediction(row, 33.0) for row in rows]
+    assert judge(tmp_path / "without", rows, predictions, findings)["test"]["num_rows"] == 3
+    assert judge(tmp_path / "with", rows, predictions, findings, include_findings=True)["test"]["num_rows"] == 4
+
+
+def test_ranges_count_for_groups_only_and_only_within_one_group(tmp_path: Path) -> None:
+    rows = [
+        image_row(0, "test", 30.0),
+        image_row(1, "test", 20.0, age_high=40.0),  # an adult
+        image_row(2, "test", 10.0, age_high=30.0),  # anyone's guess
+        image_row(3, "test", 12.5),  # a child of twelve and a half, although the interval ends at 13.5
+        image_row(4, "test", 60.0, age_high=math.inf),
+    ]
+    test = judge(tmp_path, rows, [prediction(row, 31.0) for row in rows])["test"]
+    assert (test["num_rows"], test["num_with_age"], test["num_with_group"]) == (4, 2, 4)
+    assert test["accuracy"] == 0.5
+    assert test["mae"] == pytest.approx((1 + 18.5) / 2)
+
+
+def test_groups_without_bounds_are_judged_by_class_name(tmp_path: Path) -> None:
+    rows = [image_row(i, "test", None, group=name) for i, name in enumerate(["YOUNG", "OLD", "OLD", "MIDDLE"])]
+    predictions = [prediction(row, None, group="OLD") for row in rows]
+    test = judge(tmp_path, rows, predictions, groups="YOUNG,MIDDLE,OLD")["test"]
+    assert test["accuracy"] == 0.5
+    assert test["mae"] is None
+    assert test["intervals"]["mae"] is None
+    assert test["baselines"]["median_age"]["mae"] is None
+    assert test["baselines"]["majority_group"] == {
+        "group": "OLD", "accuracy": 0.5, "balanced_accuracy": pytest.approx(1 / 3, abs=1e-6),
+        "macro_f1": pytest.approx(2 / 9, abs=1e-6), "labels_of": "judged rows",
+    }  # fmt: skip
+
+
+def test_predictions_without_groups_are_judged_by_age(tmp_path: Path) -> None:
+    rows = [image_row(i, "test", 30.0 + i) for i in range(5)]
+    test = judge(tmp_path, rows, [prediction(row, 30.0, group=None) for row in rows], groups=None)["test"]
+    assert (test["mae"], test["accuracy"], test["macro_f1"]) == (2.0, None, None)
+
+
+def test_pictures_of_one_person_are_resampled_together(tmp_path: Path) -> None:
+    rows = [image_row(i, "test", 30.0, subject=f"person {i // 20}") for i in range(80)]
+    test = judge(tmp_path, rows, [prediction(row, 31.0 + i // 20) for i, row in enumerate(rows)])["test"]
+    assert test["num_subjects"] == 4
+    assert test["intervals"]["mae"][1] - test["intervals"]["mae"][0] > 1.5
+    assert "drawing 4 persons" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_the_order_and_number_of_prediction_files_do_not_matter(tmp_path: Path) -> None:
+    rows, predictions = made_up_tables(120)
+    one = judge(tmp_path / "one", rows, predictions)
+    catalog = write_catalog(tmp_path / "two" / "catalog", rows[::-1])
+    for name, some in (("part-1", predictions[50:]), ("part-0", predictions[:50])):
+        write_predictions(tmp_path / "two" / "predictions", some, name=name)
+    evaluate(EvaluateConfig(catalog, str(tmp_path / "two" / "predictions"), str(tmp_path / "two" / "report")))
+    two = json.loads((tmp_path / "two" / "report" / "metrics.json").read_text())
+    assert {"test": two["test"], "val": two["val"]} == {"test": one["test"], "val": one["val"]}
+
+
+def test_the_only_split_is_judged_where_the_asked_ones_are_not_there(tmp_path: Path) -> None:
+    rows = [image_row(i, "train", 30.0) for i in range(4)]
+    found = judge(tmp_path, rows, [prediction(row, 33.0) for row in rows])
+    assert found["train"]["num_rows"] == 4
+    assert found["about"]["report_split"] == "train"
+    assert "its only split, train" in " ".join((tmp_path / "report" / "report.html").read_text().split())
+
+
+def test_rows_without_a_split_are_judged_too(tmp_path: Path) -> None:
+    rows = [image_row(i, None, 30.0) for i in range(4)]
+    assert judge(tmp_path, rows, [prediction(row, 33.0) for row in rows])["unsplit"]["mae"] == 3.0
+
+
+def test_packed_faces_are_shown_and_missing_ones_have_a_placeholder(tmp_path: Path) -> None:
+    rows, predictions = made_up_tables(60, with_faces=True)
+    for row in rows[::2]:
+        row["image"] = None
+    judge(tmp_path, rows, predictions)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") >= 10
+    assert "cannot be read any more" in page
+
+
+def test_the_checkpoint_describes_a_model_that_the_predictions_do_not(tmp_path: Path) -> None:
+    spec = ModelSpec("torchvision/resnet18", "distribution", GROUPS, image_size=96)
+    checkpoint = checkpoints.save(str(tmp_path / "best"), spec, {}, checkpoints.Progress(), {"data_license": "CC-BY"})
+    catalog = write_catalog(tmp_path / "catalog", ROWS)
+    predictions = write_predictions(tmp_path / "predictions", of(ROWS), model_card=None, model=checkpoint.digest)
+    config = EvaluateConfig(catalog, predictions, str(tmp_path / "out"), checkpoint=str(tmp_path / "best"))
+    page = Path(evaluate(config)).read_text()
+    assert "torchvision/resnet18" in page
+    assert "CC-BY" in page
+    write_predictions(tmp_path / "predictions", of(ROWS), model="another")
+    with pytest.raises(ValueError, match="the predictions are of model another"):
+        evaluate(config)
+
+
+def test_an_image_that_was_scored_twice_counts_once_and_as_scored(tmp_path: Path) -> None:
+    twice = [prediction(ROWS[0], None, status="unreachable"), *of(ROWS), *of(ROWS[:1])]
+    test = judge(tmp_path, ROWS, twice)["test"]
+    assert (test["num_rows"], test["num_not_scored"]) == (3, 0)
+
+
+def run_job(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(JOB), *arguments], capture_output=True, text=True, check=False, cwd=JOB.parents[1]
+    )
+
+
+def test_the_command_line_says_where_the_report_is(tmp_path: Path) -> None:
+    rows = [image_row(i, "test", 30.0 + i) for i in range(6)]
+    catalog = write_catalog(tmp_path / "catalog", rows)
+    predictions = write_predictions(tmp_path / "predictions", [prediction(row, 31.0) for row in rows])
+    done = run_job("--catalog", catalog, "--predictions", predictions, "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith(str(tmp_path / "out" / "report.html"))
+
+
+def test_a_missing_table_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    done = run_job("--catalog", str(tmp_path / "no"), "--predictions", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "no catalog there" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "predictions", "config", "message"),
+    [
+        (ROWS, of([image_row(77, "test", 30.0)]), {}, "none of these predictions is of an image of"),
+        (UNLABELLED, of(UNLABELLED), {}, "nothing to judge in test: of 3 rows 0 are excluded .* 3 have no label"),
+        (ROWS, of(ROWS), {"split": "tset"}, "tset is none of train, val, test"),
+        ([*ROWS, image_row(9, "train", 3.0)], of(ROWS), {"split": "val"}, "--split val: the catalog has train, test"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_in_one_line(
+    tmp_path: Path, rows: list[dict], predictions: list[dict], config: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as refusal:
+        judge(tmp_path, rows, predictions, **config)
+    assert "\n" not in str(refusal.value)
+
+
+def test_predictions_of_two_models_are_refused(tmp_path: Path) -> None:
+    catalog = write_catalog(tmp_path / "catalog", ROWS)
+    predictions = write_predictions(tmp_path / "predictions", of(ROWS[:1]))
+    write_predictions(tmp_path / "predictions", of(ROWS[1:]), name="part-1", model="another")
+    with pytest.raises(ValueError, match="predictions of 2 models"):
+        evaluate(EvaluateConfig(catalog, predictions, str(tmp_path / "out")))

@@ -1,0 +1,200 @@
+"""Whole scorings on a local Ray: as many rows out as in, one schema, nothing twice, mistakes told early."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from agescale import age_cdf, catalogs, checkpoints, schema, storage, synthetic
+from agescale.age_groups import AgeGroups
+from agescale.age_model import AgeModel, ModelSpec
+from agescale.cataloging import build_catalog
+from agescale.config import CatalogConfig, ScoreConfig
+from agescale.scoring import score
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def make_checkpoint(folder: Path, seed: int = 0, age_groups: str = "25-years", task: str = "distribution") -> str:
+    torch.manual_seed(seed)
+    model = AgeModel(ModelSpec(encoder="cnn", task=task, age_groups=age_groups, image_size=32))
+    checkpoints.save(str(folder), model.spec, model.state_dict(), checkpoints.Progress(), {"data": "none"})
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scoring") / "faces"
+    synthetic.write_dataset(folder, "unlabelled", num_faces=60, size=64)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def catalog(faces: Path) -> str:
+    out = str(faces.parent / "catalog")
+    build_catalog(CatalogConfig(source=str(faces), out=out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def checkpoint(faces: Path) -> str:
+    return make_checkpoint(faces.parent / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def predictions(catalog: str, checkpoint: str, faces: Path) -> str:
+    out = str(faces.parent / "predictions")
+    score(ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=out, unit_rows=5, batch_size=4))
+    return out
+
+
+def read(out: str) -> pa.Table:
+    return pads.dataset(out, format="parquet", exclude_invalid_files=True).to_table().sort_by("uri")
+
+
+def test_as_many_rows_come_out_as_went_in_and_bad_images_say_why(catalog: str, predictions: str) -> None:
+    rows, expected = read(predictions), catalogs.read_catalog(catalog, ["uri", "version"])
+    assert sorted(rows["uri"].to_pylist()) == sorted(expected["uri"].to_pylist())
+    assert pc.count_distinct(rows["uri"]).as_py() == len(rows)
+    bad = rows.filter(pc.not_equal(rows["status"], "ok"))
+    assert len(bad) == 4
+    assert set(bad["status"].to_pylist()) <= set(schema.STATUSES)
+    assert bad["error"].null_count == 0
+    assert bad["age"].null_count == len(bad)
+    good = rows.filter(pc.equal(rows["status"], "ok"))
+    for name in ("age", "age_std", "age_cdf", "group", "group_probability", "width", "height", "scored_at"):
+        assert good[name].null_count == 0, name
+    assert good["error"].null_count == len(good)
+
+
+def test_every_file_has_the_same_schema_and_names_its_model(predictions: str, checkpoint: str) -> None:
+    files = sorted(Path(predictions).glob("*.parquet"))
+    assert len(files) > 4
+    for path in files:
+        found = pq.read_schema(path)
+        assert found.equals(schema.PREDICTIONS), path
+        metadata = schema.read_metadata(found)
+        assert metadata["model"] == checkpoints.read(checkpoint).digest
+        assert AgeGroups.parse(metadata["age_groups"]).names == AgeGroups.parse("25-years").names
+
+
+def test_ages_derive_from_the_stored_distribution(predictions: str) -> None:
+    rows = read(predictions)
+    rows = rows.filter(pc.equal(rows["status"], "ok"))
+    cdf_NA = np.frombuffer(b"".join(rows["age_cdf"].to_pylist()), "<u2").reshape(len(rows), 101)
+    np.testing.assert_allclose(rows["age"].to_numpy(), age_cdf.median_age(cdf_NA), atol=1e-3)
+
+
+def test_the_same_command_scores_only_what_is_missing(
+    catalog: str, checkpoint: str, predictions: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "predictions"
+    shutil.copytree(predictions, out)
+    config = ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=str(out), unit_rows=5, batch_size=4)
+    assert score(config).num_scored_now == 0
+    lost = sorted(out.glob("part-*.parquet"))[2]
+    num_lost = pq.read_metadata(lost).num_rows
+    lost.unlink()
+    kept = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
+    result = score(config)
+    assert result.num_scored_now == num_lost
+    assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept
+    before, after = (read(str(folder)).drop_columns(["scored_at"]) for folder in (predictions, out))
+    assert after.equals(before)
+
+
+def test_units_and_batches_do_not_change_predictions(
+    catalog: str, checkpoint: str, predictions: str, tmp_path: Path
+) -> None:
+    out = str(tmp_path / "other")
+    score(ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=out, unit_rows=1000, batch_size=64, num_workers=1))
+    ours, theirs = read(predictions), read(out)
+    assert ours["uri"].equals(theirs["uri"])
+    assert ours["status"].equals(theirs["status"])
+    ages = [pc.fill_null(rows["age"], -1).to_numpy() for rows in (ours, theirs)]
+    np.testing.assert_allclose(ages[0], ages[1], atol=1e-3)
+
+
+def test_other_predictions_in_the_same_place_are_refused(
+    catalog: str, predictions: str, checkpoint: str, tmp_path: Path
+) -> None:
+    other = make_checkpoint(tmp_path / "other", seed=1)
+    with pytest.raises(ValueError, match=r"other predictions stand there \(model was") as caught:
+        score(ScoreConfig(catalog=catalog, checkpoint=other, out=predictions, unit_rows=5))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="unit_rows was 5, is 6"):
+        score(ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=predictions, unit_rows=6))
+
+
+def test_no_checkpoint_there_is_told_before_anything_is_written(catalog: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no checkpoint there"):
+        score(ScoreConfig(catalog=catalog, checkpoint=str(tmp_path / "none"), out=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_names_without_bounds_has_groups_and_no_ages(catalog: str, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "names", age_groups="YOUNG,MIDDLE,OLD", task="classification")
+    score(ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=str(tmp_path / "out")))
+    rows = read(str(tmp_path / "out"))
+    good = rows.filter(pc.equal(rows["status"], "ok"))
+    assert good["age"].null_count == len(good)
+    assert set(good["group"].to_pylist()) <= {"YOUNG", "MIDDLE", "OLD"}
+    assert all(len(values) == 3 for values in good["group_probabilities"].to_pylist())
+    for path in (tmp_path / "out").glob("*.parquet"):
+        assert pq.read_schema(path).equals(schema.PREDICTIONS)
+
+
+def test_a_grown_bucket_adds_units_and_leaves_scored_ones(checkpoint: str, tmp_path: Path) -> None:
+    folder, catalog, out = tmp_path / "faces", str(tmp_path / "catalog"), str(tmp_path / "out")
+    synthetic.write_dataset(folder, "unlabelled", num_faces=12, size=48, num_broken=0)
+    list_again = CatalogConfig(source=str(folder), out=catalog)
+    config = ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=out)
+    build_catalog(list_again)
+    first = score(config)
+    photo = next(folder.rglob("*.jpg"))
+    (photo.parent / "neu – 1.jpg").write_bytes(photo.read_bytes())
+    photo.unlink()
+    build_catalog(list_again)
+    second = score(config)
+    assert second.num_scored_now == 1
+    assert second.num_rows == first.num_rows + 1  # the deleted photo's old prediction stays
+
+
+def test_an_image_gone_since_the_listing_is_a_row_that_says_so(checkpoint: str, tmp_path: Path) -> None:
+    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=6, size=48, num_broken=0)
+    build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=str(tmp_path / "catalog")))
+    gone = next((tmp_path / "faces").rglob("*.jpg"))
+    gone.unlink()
+    result = score(ScoreConfig(str(tmp_path / "catalog"), checkpoint, str(tmp_path / "out")))
+    assert result.by_status["missing"] == 1
+    rows = read(str(tmp_path / "out"))
+    assert rows.filter(pc.equal(rows["status"], "missing"))["uri"].to_pylist() == [str(gone)]
+
+
+def test_packed_images_give_nearly_the_ages_of_the_originals(checkpoint: str, faces: Path, tmp_path: Path) -> None:
+    ages = {}
+    for pack in (0, 128):
+        catalog, out = str(tmp_path / f"catalog{pack}"), str(tmp_path / f"out{pack}")
+        build_catalog(CatalogConfig(source=str(faces), out=catalog, pack=pack, inspect=True))
+        score(ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=out))
+        rows = read(out)
+        ages[pack] = pc.fill_null(rows["age"], -1).to_numpy()
+    assert np.abs(ages[0] - ages[128]).max() < 0.5
+
+
+def test_packed_images_are_scored_without_their_originals(checkpoint: str, tmp_path: Path) -> None:
+    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=8, size=48, num_broken=0)
+    catalog = str(tmp_path / "catalog")
+    build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=catalog, pack=64, inspect=True))
+    shutil.rmtree(tmp_path / "faces")
+    result = score(ScoreConfig(catalog, checkpoint, str(tmp_path / "out")))
+    assert set(result.by_status) == {"ok"}
+    assert storage.exists(str(tmp_path / "out" / "summary.json"))

@@ -1,0 +1,175 @@
+"""Whole trainings on a local Ray: workers change nothing, runs are known by their output, mistakes are told early."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torchvision.models import resnet18
+
+from agescale import checkpoints, storage, synthetic
+from agescale.cataloging import build_catalog
+from agescale.config import CatalogConfig, TrainConfig
+from agescale.training import train
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Drawn faces, an even number of them in train."""
+    folder = tmp_path_factory.mktemp("training")
+    synthetic.write_dataset(folder / "faces", "csv", num_faces=90, size=64)
+    out = str(folder / "catalog")
+    build_catalog(
+        CatalogConfig(
+            source=str(folder / "faces"),
+            csv=str(folder / "faces" / "labels.csv"),
+            layout="csv",
+            age_column="age",
+            gender_column="gender",
+            split="0.6,0.2,0.2",
+            pack=48,
+            out=out,
+        )
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def config(catalog: str) -> TrainConfig:
+    """One step an epoch: the whole training split is one batch. No batch norm, no dropout, no augmentation."""
+    return TrainConfig(
+        catalog=catalog, image_size=32, batch_size=512, phases="head:1@1e-3,all:1@1e-3", dropout=0.0,
+        augmentation="none", ema_decay=0.0, warmup_epochs=0,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = str(tmp_path_factory.mktemp("runs") / "one-worker")
+    train(replace(config, out=out))
+    return out
+
+
+def test_two_workers_take_the_same_step_and_measure_the_same_as_one(
+    config: TrainConfig, run: str, tmp_path: Path
+) -> None:
+    num_train = checkpoints.read(f"{run}/last").provenance["num_images"]["train"]
+    assert num_train % 2 == 0, "an odd image would be dropped by two workers; draw another number of faces"
+    two = str(tmp_path / "two-workers")
+    train(replace(config, out=two, num_workers=2, cpus_per_worker=0.5))
+    one_history, two_history = (checkpoints.read(f"{out}/last").progress.history for out in (run, two))
+    for name in ("train_loss", "val_loss", "val_mae", "val_accuracy"):
+        for ours, theirs in zip(one_history, two_history, strict=True):
+            assert theirs[name] == pytest.approx(ours[name], rel=1e-3), name
+    ones = checkpoints.load_tensors(f"{run}/last", checkpoints.read(f"{run}/last").weights_file)
+    twos = checkpoints.load_tensors(f"{two}/last", checkpoints.read(f"{two}/last").weights_file)
+    for name, tensor in ones.items():
+        torch.testing.assert_close(
+            twos[name], tensor, rtol=2e-3, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_a_finished_run_says_so_and_does_nothing(
+    config: TrainConfig, run: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {item.relative: item.version for item in storage.list_files(run)}
+    progress = train(replace(config, out=run, num_workers=7, device="cpu"))  # how it runs is not what it is
+    assert progress.epochs_done == 2
+    assert "finished, after 2 epochs" in capsys.readouterr().out
+    assert {item.relative: item.version for item in storage.list_files(run)} == before
+
+
+def test_another_configuration_on_the_same_output_is_refused_by_name(config: TrainConfig, run: str) -> None:
+    with pytest.raises(ValueError, match=r"dropout was 0.0, is 0.5; seed was 0, is 3") as caught:
+        train(replace(config, out=run, seed=3, dropout=0.5))
+    assert "\n" not in str(caught.value)
+
+
+def test_history_has_a_row_an_epoch_and_best_its_model(run: str) -> None:
+    history = pq.read_table(f"{run}/history.parquet").to_pylist()
+    assert [row["epoch"] for row in history] == [1, 2]
+    assert [row["phase"] for row in history] == ["head", "all"]
+    best = checkpoints.read(f"{run}/best")
+    assert best.progress.best_value == min(row["val_mae"] for row in history)
+    assert best.progress.is_finished
+    checkpoints.load_model(f"{run}/best", best)
+
+
+def test_the_head_phase_leaves_the_encoder_as_it_was(config: TrainConfig, run: str, tmp_path: Path) -> None:
+    """One epoch of the head alone, stopped there: the encoder still has its initial weights."""
+    out = str(tmp_path / "head-only")
+    train(replace(config, out=out, epochs=1))
+    torch.manual_seed(config.seed)
+    from agescale.age_model import AgeModel
+
+    spec = checkpoints.read(f"{out}/best").spec
+    torch.manual_seed(config.seed)
+    initial, trained = AgeModel(spec).state_dict(), checkpoints.load_model(f"{out}/best").state_dict()
+    changed = {name.split(".")[0] for name in initial if not torch.equal(initial[name], trained[name])}
+    assert changed == {"head"}
+
+
+MISTAKES = {
+    "unknown encoder": ({"encoder": "resnot18"}, "no encoder is called 'resnot18'"),
+    "unknown torchvision name": ({"encoder": "torchvision/resnet19"}, "near it: torchvision/resnet1"),
+    "more blocks than there are": ({"phases": "last50:1@1e-3"}, "last50 is more than the"),
+    "phases that are none": ({"phases": "all:0@1e-3"}, "phases: 'all:0@1e-3'"),
+    "a learning rate of 0": ({"phases": "all:1@0"}, "phases: 'all:1@0'"),
+    "no epochs": ({"epochs": 0}, "at least one epoch"),
+    "weights that are not there": ({"weights": "/nowhere/w.pth"}, "/nowhere/w.pth: not found"),
+    "an odd batch": ({"batch_size": 33, "num_workers": 2}, "no multiple of --num-workers 2"),
+    "more workers than the cluster holds": ({"num_workers": 64, "batch_size": 64}, "the cluster has"),
+    "a crop of nothing": ({"center_crop": 0.0}, "--center-crop 0.0"),
+    "no catalog there": ({"catalog": "/nowhere"}, "no catalog there"),
+    "groups that no label falls into": (
+        {"task": "classification", "age_groups": "YOUNG,OLD"},
+        "classification has nothing to learn from",
+    ),
+    "an output that cannot be written": ({"out": "/proc/nowhere"}, "/proc/nowhere"),
+    "vit at a size it cannot take": ({"encoder": "torchvision/vit_b_16", "image_size": 100}, "100"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_told_in_one_line_before_anything_runs(config: TrainConfig, mistake: str, tmp_path: Path) -> None:
+    changes, words = MISTAKES[mistake]
+    with pytest.raises((ValueError, storage.StoreError), match=words) as caught:
+        train(replace(config, **{"out": str(tmp_path / "run"), **changes}))  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "last").exists()
+
+
+def test_weights_come_from_a_file_and_a_wrong_checksum_is_refused(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "resnet18.pth"
+    torch.save(resnet18().state_dict(), weights)
+    wanted = replace(config, encoder="torchvision/resnet18", weights=str(weights), out=str(tmp_path / "run"), epochs=1)
+    with pytest.raises(ValueError, match="its SHA-256 is"):
+        train(replace(wanted, weights_sha256="0" * 64))
+    train(replace(wanted, weights_sha256=storage.sha256(weights.read_bytes())))
+    assert "lacks nothing; has too much 2 tensors (fc.weight, fc.bias)" in capsys.readouterr().out
+    trained = checkpoints.load_model(str(tmp_path / "run" / "best")).state_dict()
+    torch.testing.assert_close(trained["encoder.trunk.conv1.weight"], torch.load(weights)["conv1.weight"])
+
+
+def test_an_unfinished_or_unlabelled_catalog_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=12, size=32)
+    out = str(tmp_path / "catalog")
+    build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=out))
+    with pytest.raises(ValueError, match="an unlabelled catalog"):
+        train(replace(config, catalog=out, out=str(tmp_path / "run")))
+    (tmp_path / "catalog" / "findings.parquet").unlink()
+    with pytest.raises(ValueError, match="is not complete; run the same"):
+        train(replace(config, catalog=out, out=str(tmp_path / "run")))
+
+
+def test_a_diverging_run_ends_with_one_line(config: TrainConfig, tmp_path: Path) -> None:
+    hot = replace(config, phases="all:3@1e30", clip_norm=0.0, out=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"training diverged: epoch \d's loss is"):
+        train(hot)

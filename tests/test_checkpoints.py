@@ -1,0 +1,136 @@
+"""A checkpoint is whole or absent, rebuilds its model from config.json alone, and runs no code when loaded."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from agescale import checkpoints, storage
+from agescale.age_model import AgeModel, ModelSpec, describe_blocks
+from agescale.checkpoints import Progress
+
+SPEC = ModelSpec(encoder="cnn", task="distribution", age_groups="life-stages", image_size=32, hidden=(16,))
+
+
+@pytest.fixture(scope="module")
+def model() -> AgeModel:
+    torch.manual_seed(0)
+    return AgeModel(SPEC).eval()
+
+
+def save(folder: Path, model: AgeModel, **changes: object) -> checkpoints.Checkpoint:
+    values = {"progress": Progress(epochs_done=1, history=({"epoch": 1},)), "provenance": {"data": "d"}, **changes}
+    return checkpoints.save(str(folder), model.spec, model.state_dict(), **values)  # type: ignore[arg-type]
+
+
+def test_a_model_comes_back_with_its_outputs(tmp_path: Path, model: AgeModel) -> None:
+    saved = save(tmp_path, model)
+    read = checkpoints.read(str(tmp_path))
+    assert read == saved
+    images_NCHW = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(checkpoints.load_model(str(tmp_path))(images_NCHW), model(images_NCHW))
+
+
+def test_normalisation_is_part_of_the_model_and_takes_uint8(model: AgeModel) -> None:
+    images_NCHW = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (SPEC.mean, SPEC.std))
+    with torch.no_grad():
+        expected = model.head(model.encoder((images_NCHW / 255 - mean) / std))
+        torch.testing.assert_close(model(images_NCHW), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_without_config_json_there_is_no_checkpoint(tmp_path: Path, model: AgeModel) -> None:
+    save(tmp_path / "best", model)
+    (tmp_path / "best" / "config.json").rename(tmp_path / "gone")
+    assert not checkpoints.exists(str(tmp_path / "best"))
+    with pytest.raises(ValueError, match="no checkpoint there") as caught:
+        checkpoints.read(str(tmp_path / "best"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_given_for_a_checkpoint_is_pointed_to_its_best(tmp_path: Path, model: AgeModel) -> None:
+    save(tmp_path / "best", model)
+    with pytest.raises(ValueError, match="keeps its best one in best/"):
+        checkpoints.read(str(tmp_path))
+
+
+def test_a_new_version_replaces_the_old_one_and_leaves_no_files_behind(tmp_path: Path, model: AgeModel) -> None:
+    save(tmp_path, model, training={"optimizer": {"step": torch.tensor(1.0)}})
+    other = AgeModel(SPEC)
+    second = save(tmp_path, other, training={"optimizer": {"step": torch.tensor(2.0)}})
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["config.json", second.weights_file, str(second.training_file)]
+    )
+    assert float(checkpoints.load_training(str(tmp_path), second)["optimizer"]["step"]) == 2.0
+
+
+def test_dying_between_the_files_leaves_the_old_checkpoint(
+    tmp_path: Path, model: AgeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = save(tmp_path, model)
+    write = storage.write_bytes
+
+    def die_before_config(uri: str, data: bytes) -> None:
+        if uri.endswith("config.json"):
+            raise KeyboardInterrupt
+        write(uri, data)
+
+    monkeypatch.setattr(storage, "write_bytes", die_before_config)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, AgeModel(SPEC))
+    assert checkpoints.read(str(tmp_path)) == first
+    checkpoints.load_model(str(tmp_path))
+
+
+def test_the_digest_names_what_is_computed_and_not_how_training_went(tmp_path: Path, model: AgeModel) -> None:
+    first = save(tmp_path, model)
+    checkpoints.update_progress(str(tmp_path), Progress(epochs_done=9, is_finished=True))
+    again = checkpoints.read(str(tmp_path))
+    assert again.progress.is_finished
+    assert again.digest == first.digest
+    assert replace(first, spec=replace(SPEC, center_crop=0.5)).digest != first.digest
+    assert replace(first, weights_sha256="0" * 64).digest != first.digest
+
+
+def test_changed_weights_are_refused(tmp_path: Path, model: AgeModel) -> None:
+    saved = save(tmp_path, model)
+    weights = tmp_path / saved.weights_file
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match="SHA-256"):
+        checkpoints.load_model(str(tmp_path))
+
+
+def test_loading_runs_no_code(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "ran",))
+
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(ValueError, match="not a file of tensors"):
+        checkpoints.read_tensors(str(tmp_path / "evil.pt"))
+    torch.save({"weights": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match="not a file of tensors"):
+        checkpoints.read_tensors(str(tmp_path / "evil.pt"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_newer_format_is_refused_in_one_line(tmp_path: Path, model: AgeModel) -> None:
+    save(tmp_path, model)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "format_version": 99}))
+    with pytest.raises(ValueError, match="format 99"):
+        checkpoints.read(str(tmp_path))
+
+
+def test_blocks_are_described_with_shapes_and_all_parameters(model: AgeModel) -> None:
+    blocks = describe_blocks(model)
+    assert sum(count for _, _, count in blocks) == sum(p.numel() for p in model.parameters())
+    assert blocks[-1][0] == "head"
+    assert blocks[-1][1] == "101"
+    assert all(shape != "?" for _, shape, _ in blocks)

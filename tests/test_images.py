@@ -1,0 +1,179 @@
+"""Every kind of picture, good and bad, through the one preprocessing path."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agescale import images
+
+
+def encode(image: Image.Image, format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def gradient(width: int = 60, height: int = 40) -> Image.Image:
+    """Red grows to the right, green downwards."""
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, np.full_like(x, 80)], axis=2).astype(np.uint8))
+
+
+def color_at_corners(pixels: np.ndarray) -> list[tuple[bool, bool]]:
+    """(is red high, is green high) at the four corners: top left, top right, bottom left, bottom right."""
+    return [(bool(pixels[y, x, 0] > 128), bool(pixels[y, x, 1] > 128)) for y in (2, -3) for x in (2, -3)]
+
+
+UPRIGHT = [(False, False), (True, False), (False, True), (True, True)]
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP", "WEBP", "GIF"])
+def test_every_format_decodes_to_the_same_upright_picture(format: str) -> None:
+    face = images.load_face(encode(gradient(), format), 32)
+    assert face.pixels.shape == (32, 32, 3)
+    assert face.pixels.dtype == np.uint8
+    assert (face.width, face.height) == (60, 40)
+    assert color_at_corners(images.load_face(encode(gradient(40, 40), format), 40).pixels) == UPRIGHT
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_exif_orientation_is_undone(orientation: int, format: str) -> None:
+    undo = {1: [], 2: [0], 3: [3], 4: [1], 5: [5], 6: [4], 7: [6], 8: [2]}[orientation]
+    inverse = {0: 0, 1: 1, 2: 4, 3: 3, 4: 2, 5: 5, 6: 6}
+    stored = gradient(64, 48)
+    for method in undo:  # turn the upright picture into what a camera with this orientation stores
+        stored = stored.transpose(Image.Transpose(inverse[method]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(stored, format, exif=exif)
+    assert images.inspect(data) == (64, 48)
+    assert color_at_corners(images.load_face(data, 48).pixels) == UPRIGHT
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
+def test_every_colour_mode_becomes_rgb(mode: str) -> None:
+    data = encode(gradient().convert(mode), "JPEG" if mode in ("L", "CMYK") else "PNG")
+    pixels = images.load_face(data, 24).pixels
+    assert pixels.shape == (24, 24, 3)
+    assert pixels.std() > 10
+
+
+def test_sixteen_bit_grey_keeps_its_range() -> None:
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    pixels = images.load_face(encode(Image.fromarray(ramp), "PNG"), 64).pixels
+    assert pixels[0, 0, 0] < 3
+    assert 120 < pixels[32, 0, 0] < 136
+    assert pixels[-1, -1, 0] > 252
+
+
+def test_transparent_pixels_are_white_and_not_what_hides_below() -> None:
+    hidden = Image.new("RGBA", (20, 20), (255, 0, 0, 0))
+    assert images.load_face(encode(hidden, "PNG"), 16).pixels.min() == 255
+
+
+def test_the_first_frame_of_a_gif_is_taken() -> None:
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert tuple(images.load_face(data, 16).pixels[8, 8]) == (255, 0, 0)  # red on every decoder
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds nothing: a decompression bomb's first bytes."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    body = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", body) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8))
+JPEG = encode(NOISE, "JPEG")
+
+BAD = {
+    "zero bytes": (b"", "unreadable", "empty"),
+    "text named .jpg": (b"this is no picture at all", "unreadable", "not an image"),
+    "truncated JPEG": (JPEG[: len(JPEG) // 2], "unreadable", "truncated"),
+    "JPEG header alone": (JPEG[:20], "unreadable", "."),
+    "truncated PNG": (encode(NOISE, "PNG")[:9000], "unreadable", "truncated"),
+    "decompression bomb": (png_header(50_000, 50_000), "too_large", "50000x50000"),
+    "PNG without pixels": (png_header(50, 50), "unreadable", "."),
+    "one pixel": (encode(Image.new("RGB", (1, 1)), "PNG"), "too_small", "1x1"),
+    "thin": (encode(Image.new("RGB", (300, 7)), "PNG"), "too_small", "300x7"),
+    "TIFF": (encode(gradient(), "TIFF"), "unsupported", "TIFF"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("read", [lambda d: images.load_face(d, 32), images.inspect, lambda d: images.pack(d, 32)])
+def test_bad_images_say_why(kind: str, read: object) -> None:
+    data, status, words = BAD[kind]
+    with pytest.raises(images.ImageError, match=words) as caught:
+        read(data)  # type: ignore[operator]
+    assert caught.value.status == status
+    assert "\n" not in str(caught.value)
+
+
+def test_the_smallest_and_odd_sizes_of_real_data_sets_are_taken() -> None:
+    for width, height in ((8, 11), (9, 400), (1, 1)):
+        if min(width, height) >= 8:
+            assert images.load_face(encode(gradient(width, height), "PNG"), 64).pixels.shape == (64, 64, 3)
+
+
+def test_large_jpegs_decoded_at_reduced_scale_look_like_pillows_resize() -> None:
+    data = encode(gradient(1600, 1600), "JPEG", quality=95)
+    expected = np.asarray(Image.open(io.BytesIO(data)).resize((100, 100), Image.Resampling.BILINEAR)).astype(int)
+    difference = np.abs(images.load_face(data, 100).pixels.astype(int) - expected)
+    assert difference.mean() < 1.5
+    assert difference.max() <= 6
+
+
+def test_resizing_equals_pillows_within_one_grey_level() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (90, 90, 3), dtype=np.uint8)
+    data = encode(Image.fromarray(noise), "PNG")
+    expected = np.asarray(Image.fromarray(noise).resize((64, 64), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(images.load_face(data, 64).pixels.astype(int) - expected).max() <= 1
+
+
+def test_center_crop_keeps_the_middle() -> None:
+    picture = Image.new("RGB", (100, 100), "black")
+    picture.paste((255, 255, 255), (25, 25, 75, 75))
+    data = encode(picture, "PNG")
+    assert images.load_face(data, 40, center_crop=0.5).pixels.min() == 255
+    assert images.load_face(data, 40).pixels.min() == 0
+
+
+def test_wide_images_are_cropped_to_their_central_square_not_squashed() -> None:
+    picture = Image.new("RGB", (120, 40), "black")
+    picture.paste((255, 255, 255), (40, 0, 80, 40))
+    assert images.load_face(encode(picture, "PNG"), 40).pixels.min() == 255
+
+
+def test_packing_keeps_small_jpegs_bit_for_bit_and_shrinks_large_ones() -> None:
+    small = encode(gradient(60, 40), "JPEG")
+    assert images.pack(small, 40) is small
+    large = images.pack(encode(gradient(600, 400), "JPEG"), 100)
+    assert Image.open(io.BytesIO(large)).size == (150, 100)
+    png = images.pack(encode(gradient(60, 40), "PNG"), 100)
+    assert Image.open(io.BytesIO(png)).format == "JPEG"
+    assert Image.open(io.BytesIO(png)).size == (60, 40)
+
+
+def test_packing_turns_the_picture_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = gradient(64, 48).transpose(Image.Transpose.ROTATE_90)
+    packed = images.pack(encode(stored, "JPEG", exif=exif), 200)
+    assert images.inspect(packed) == (64, 48)
+    assert color_at_corners(images.load_face(packed, 48).pixels) == UPRIGHT
+
+
+def test_a_thumbnail_is_whole_and_small() -> None:
+    assert images.upright_thumbnail(encode(gradient(600, 300), "JPEG"), 100).size == (100, 50)

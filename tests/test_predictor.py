@@ -1,0 +1,60 @@
+"""Columns of the predictions table derive from what is stored of a prediction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from agescale import age_cdf, checkpoints, schema
+from agescale.age_groups import AgeGroups
+from agescale.age_model import AgeModel, ModelSpec
+from agescale.predictor import Predictor, prediction_columns
+from agescale.tasks import Prediction
+
+
+@pytest.fixture
+def images_NHWC() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+
+
+def make_checkpoint(folder: Path, task: str, age_groups: str) -> str:
+    torch.manual_seed(0)
+    model = AgeModel(ModelSpec(encoder="cnn", task=task, age_groups=age_groups, image_size=32))
+    checkpoints.save(str(folder), model.spec, model.state_dict(), checkpoints.Progress(), {})
+    return str(folder)
+
+
+@pytest.mark.parametrize("task", ["distribution", "classification"])
+def test_age_and_group_derive_from_the_stored_distribution(tmp_path: Path, task: str, images_NHWC: np.ndarray) -> None:
+    predictor = Predictor(make_checkpoint(tmp_path, task, "life-stages"))
+    columns = predictor(images_NHWC)
+    cdf_NA = np.frombuffer(b"".join(columns["age_cdf"]), "<u2").reshape(5, 101)
+    expected = age_cdf.prediction_columns(cdf_NA, AgeGroups.parse("life-stages"))
+    for name, values in expected.items():
+        assert list(columns[name]) == list(values), name
+    assert set(columns) <= set(schema.PREDICTIONS.names)
+
+
+def test_names_without_bounds_have_probabilities_and_no_ages(tmp_path: Path, images_NHWC: np.ndarray) -> None:
+    predictor = Predictor(make_checkpoint(tmp_path, "classification", "YOUNG,MIDDLE,OLD"))
+    columns = predictor(images_NHWC)
+    assert "age" not in columns
+    assert all(group in ("YOUNG", "MIDDLE", "OLD") for group in columns["group"])
+    np.testing.assert_allclose(np.sum(columns["group_probabilities"], axis=1), 1, atol=1e-5)
+
+
+def test_batches_do_not_change_predictions(tmp_path: Path, images_NHWC: np.ndarray) -> None:
+    predictor = Predictor(make_checkpoint(tmp_path, "distribution", "life-stages"))
+    together, alone = predictor(images_NHWC), [predictor(images_NHWC[i : i + 1]) for i in range(5)]
+    np.testing.assert_allclose(together["age"], [columns["age"][0] for columns in alone], atol=1e-3)
+
+
+def test_columns_fit_the_schema() -> None:
+    probs_NA = torch.softmax(torch.randn(3, 101), dim=1)
+    columns = prediction_columns(Prediction(age_probs_NA=probs_NA), AgeGroups.parse("25-years"), "median")
+    for name, values in columns.items():
+        pa.array(list(values), schema.PREDICTIONS.field(name).type)

@@ -1,0 +1,240 @@
+"""The report's page, numbers and tables, from made-up outcomes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agescale import metrics, report
+from agescale.metrics import Constant, Outcomes
+from agescale.report import ShownFace, SplitResult
+
+NAMES = ["child", "teenager", "adult", "senior"]
+ABOUT = {
+    "catalog": "/data/catalog", "source": "s3://bucket/faces", "layout": "csv", "predictions": "/data/predictions",
+    "checkpoint": "runs/train/best", "model": "0123abcd", "age_groups": "life-stages", "include_findings": False,
+    "asked_splits": "test,val", "report_split": "test",
+}  # fmt: skip
+CARD = {
+    "architecture": "cnn", "task": "distribution", "num_parameters": 1_234_567, "image_size": 96,
+    "blocks": [["conv1", [32, 48, 48], 896]], "licences": {"data": "CC-BY"},
+    "history": [{"epoch": 0, "phase": "head", "train_loss": 4.0}, {"epoch": 1, "phase": "all", "train_loss": 3.0}],
+}  # fmt: skip
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium on the PATH")
+
+
+def made_up(num_rows: int = 300, has_ages: bool = True) -> Outcomes:
+    rng = np.random.default_rng(0)
+    true_N = rng.integers(1, 80, num_rows).astype(float)
+    said_N = (true_N + rng.normal(1, 6, num_rows)).clip(0)
+    groups_2N = [np.digitize(ages, [13, 20, 60]) for ages in (true_N, said_N)]
+    ages_2N = (true_N, said_N) if has_ages else (np.full(num_rows, np.nan),) * 2
+    return Outcomes(*ages_2N, *groups_2N, np.arange(num_rows), 4)
+
+
+def result(outcomes: Outcomes, name: str = "test") -> SplitResult:
+    part_N = np.arange(len(outcomes)) % 2
+    counts = {"num_catalog_rows": len(outcomes), "num_excluded": 0, "num_not_scored": 0, "num_without_label": 0}
+    summary = metrics.summary(outcomes, Constant(33.0, 2), NAMES) | {"num_subjects": None}
+    for baseline in summary["baselines"].values():
+        baseline["labels_of"] = "train"
+    return SplitResult(
+        name=name,
+        outcomes=outcomes,
+        metrics=counts | summary,
+        confusion=metrics.confusion_matrix(outcomes.true_group_N, outcomes.predicted_group_N, 4),
+        by_group=metrics.by_group(outcomes, NAMES),
+        breakdowns={
+            "decade": metrics.breakdown(outcomes, *metrics.decades(outcomes.true_age_N)),
+            "gender": metrics.breakdown(outcomes, part_N, ["female", "male"]),
+            "ethnicity": [],
+        },
+        gate=metrics.age_gate(outcomes.true_age_N, outcomes.predicted_age_N),
+        not_scored={},
+        findings={},
+    )
+
+
+def face(**known: object) -> ShownFace:
+    nothing = dict.fromkeys(("picture", "true_age", "age", "age_std", "true_group", "group", "group_probability"))
+    return ShownFace(**({"name": "a.jpg"} | nothing | known))
+
+
+def page_of(results: list[SplitResult] | None = None, card: dict | None = None, **faces: list[ShownFace]) -> str:
+    return report.render(ABOUT, CARD if card is None else card, NAMES, results or [result(made_up())], faces)
+
+
+class Page(HTMLParser):
+    """Texts and references of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.references: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for key, value in attributes:
+            if key in ("src", "href", "xlink:href", "srcset", "data", "action", "poster"):
+                self.references.append(value or "")
+            if key == "id":
+                self.ids.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def test_the_page_says_everything_that_was_asked_for() -> None:
+    text = Page(page_of()).text
+    for part in (
+        "Mean absolute error", "CS@5", "Accuracy", "Macro F1", "always 33 years", "always “adult”", "precision",
+        "recall", "By gender", "By decade of age", "At an age gate of 18", "runs/train/best", "conv1", "32×48×48", "1,234,567",
+        "data: CC-BY", "What was left out", "Limits, and what this must not be used for",
+    ):  # fmt: skip
+        assert part in text, part
+    assert "By ethnicity" not in text
+
+
+def test_the_page_refers_to_nothing_outside_itself() -> None:
+    page = page_of(worst=[face(picture="data:image/jpeg;base64,AAAA", age=3.0)])
+    outside = [link for link in Page(page).references if not link.startswith(("#", "data:"))]
+    assert outside == []
+    assert re.findall(r"https?:|//[a-z]+\.|url\((?!#)|@import", page.replace("s3://bucket/faces", "")) == []
+    assert "script" not in Page(page).tags
+
+
+def test_names_from_the_data_are_escaped_everywhere() -> None:
+    evil = '<script>alert("$x$")</script>'
+    outcomes = made_up()
+    parts = metrics.breakdown(outcomes, np.zeros(len(outcomes), dtype=int), [evil])
+    bad = replace(
+        result(outcomes), breakdowns={"gender": parts}, by_group=metrics.by_group(outcomes, [evil, *NAMES[1:]])
+    )
+    shown = {"worst": [face(name=evil, group=evil, true_group=evil)]}
+    page = report.render(ABOUT | {"source": evil}, CARD | {"architecture": evil}, [evil, *NAMES[1:]], [bad], shown)
+    assert "<script" not in page
+    assert evil in Page(page).text
+
+
+def test_ids_of_figures_do_not_clash() -> None:
+    ids = Page(page_of()).ids
+    assert len(ids) == len(set(ids))
+    assert "scatter-figure_1" in ids
+
+
+def test_figures_take_their_colours_from_the_page() -> None:
+    page = page_of()
+    figures = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert len(figures) == 7
+    assert all("var(--ink)" in figure or "var(--muted)" in figure for figure in figures)
+    assert {colour for figure in figures for colour in re.findall(r": #[0-9a-f]{6}", figure)} == set()
+
+
+def test_without_ages_the_page_speaks_of_groups() -> None:
+    page = page_of([replace(result(made_up(has_ages=False)), gate=[])])
+    text = Page(page).text
+    assert "there are no exact ages to compare" in text
+    assert "How wrong" in text
+    assert "predicted minus true age, years" not in text
+    assert "nan" not in text.lower().split()
+
+
+def test_an_empty_card_and_an_unreadable_face_do_not_stop_the_report() -> None:
+    text = Page(page_of(card={}, worst=[face(true_age=0.0, group="adult")])).text
+    assert "cannot be read any more" in text
+    assert "true: 0" in text
+
+
+def test_verdicts_name_who_fares_worst_and_how_sure_that_is() -> None:
+    outcomes = made_up()
+    worse_N = np.where(np.arange(len(outcomes)) % 2, outcomes.predicted_age_N + 12, outcomes.predicted_age_N)
+    lines = " ".join(report.verdicts(result(replace(outcomes, predicted_age_N=worse_N)), NAMES))
+    assert re.search(r"by gender, .*: male is 1\d\.\d years off and female \d\.\d\.", lines)
+    assert "years too old" in lines
+    assert "their intervals overlap" in " ".join(report.verdicts(result(outcomes), NAMES))
+
+
+def test_a_model_that_beats_nothing_is_told_so() -> None:
+    outcomes = made_up()
+    shuffled_N = np.random.default_rng(1).permutation(outcomes.predicted_age_N)
+    assert "not clearly better" in " ".join(
+        report.verdicts(result(replace(outcomes, predicted_age_N=shuffled_N)), NAMES)
+    )
+
+
+@pytest.mark.parametrize(("split", "warning"), [("train", "about the train split"), ("val", "may have been chosen")])
+def test_a_split_that_flatters_is_warned_about(split: str, warning: str) -> None:
+    page = report.render(ABOUT | {"asked_splits": split}, {}, NAMES, [result(made_up(), split)], {})
+    assert warning in Page(page).text
+
+
+def test_what_cannot_be_computed_is_null_in_the_numbers(tmp_path: Path) -> None:
+    report.write_report(str(tmp_path), ABOUT, {}, NAMES, [result(made_up(has_ages=False))], {})
+    numbers = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert numbers["test"]["mae"] is None
+    assert numbers["test"]["intervals"]["cs_at_5"] is None
+    assert numbers["test"]["accuracy"] > 0.5
+
+
+def test_all_group_scores_of_the_files_follow_from_the_confusion_matrix(tmp_path: Path) -> None:
+    report.write_report(str(tmp_path), ABOUT, {}, NAMES, [result(made_up())], {})
+    lines = [line.split(",") for line in (tmp_path / "confusion.csv").read_text().splitlines()[1:]]
+    counts_GH = np.array([[int(cell) for cell in line[2:]] for line in lines])
+    test = json.loads((tmp_path / "metrics.json").read_text())["test"]
+    recomputed = metrics.group_scores(counts_GH)
+    for name in ("accuracy", "balanced_accuracy", "macro_f1"):
+        assert test[name] == pytest.approx(float(recomputed[name]), abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
+    def dump_dom(page: Path) -> str:
+        profile = tmp_path_factory.mktemp("profile")
+        command = [
+            str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            "--allow-file-access-from-files", "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}",
+            "--window-size=1280,900", "--virtual-time-budget=3000", "--dump-dom", page.as_uri(),
+        ]  # fmt: skip
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+    return dump_dom
+
+
+@needs_browser
+def test_a_browser_shows_headings_numbers_and_figures(tmp_path: Path, browse) -> None:
+    judged = result(made_up())
+    page = Path(report.write_report(str(tmp_path), ABOUT, CARD, NAMES, [judged], {}))
+    shown = Page(browse(page))
+    for part in ("How wrong are the ages, and for whom?", "For whom", "Groups", f"{judged.metrics['mae']:.2f}"):
+        assert part in shown.text
+    assert shown.tags.count("svg") == 7
+    assert [link for link in shown.references if not link.startswith(("#", "data:"))] == []
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [400, 1280])
+def test_the_page_is_no_wider_than_its_window(tmp_path: Path, browse, width: int) -> None:
+    faces = {"worst": [face(age=30.0, age_std=5.0, true_age=50.0, group="teenager", true_group="adult")] * 12}
+    report.write_report(str(tmp_path), ABOUT, CARD, NAMES, [result(made_up())], faces)
+    measure = "document.body.dataset.width = this.contentDocument.documentElement.scrollWidth"
+    frame = f'<iframe src="report.html" style="width:{width}px;height:9000px;border:0" onload="{measure}"></iframe>'
+    (tmp_path / "frame.html").write_text(f"<!doctype html><body>{frame}</body>")
+    assert f'data-width="{width}"' in browse(tmp_path / "frame.html")

@@ -1,0 +1,189 @@
+"""Reads, lists and writes, on disk and on a real S3 server alike."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from agescale import storage
+from agescale.storage import StoreError
+
+NAMES = ["a b.jpg", "faces/Zoë+Åsa.jpg", "faces/日本.png", "faces/no#1 100%.jpg", "faces/%20.jpg", "faces/a=b&c;d.jpg"]
+TABLE = pa.table({"uri": ["a", "b", "c"], "age": [1.0, 2.0, None], "image": [b"1", b"2", b"3"]})
+
+
+@pytest.fixture(params=["disk", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty folder of the test's own, with a name that wants care."""
+    if request.param == "disk":
+        return str(tmp_path / "földer #1 100%")
+    return f"{request.getfixturevalue('s3')}/{tmp_path.name}/földer #1 100%"
+
+
+@pytest.fixture
+def fresh_clients(s3: str) -> Iterator[None]:
+    """Lets a test change the credentials of this process."""
+    storage._filesystem.cache_clear()
+    yield
+    storage._filesystem.cache_clear()
+
+
+def test_bytes_come_back_from_names_with_spaces_signs_and_letters_of_all_languages(folder: str) -> None:
+    for name in NAMES:
+        storage.write_bytes(storage.join(folder, name), name.encode())
+    listed = storage.list_files(folder)
+    assert [item.relative for item in listed] == sorted(NAMES)
+    assert [item.uri for item in listed] == [storage.join(folder, name) for name in sorted(NAMES)]
+    assert [storage.read_bytes(item.uri).decode() for item in listed] == sorted(NAMES)
+    assert [item.size_bytes for item in listed] == [len(name.encode()) for name in sorted(NAMES)]
+    assert storage.list_names(folder) == ["a b.jpg"]
+    assert storage.list_names(folder, prefix="b") == storage.list_names(folder, suffix=".png") == []
+
+
+def test_a_rewritten_file_has_another_version_and_the_others_keep_theirs(folder: str) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        storage.write_bytes(storage.join(folder, name), b"one")
+    before = {item.relative: item.version for item in storage.list_files(folder)}
+    storage.write_bytes(storage.join(folder, "b.jpg"), b"two")
+    after = {item.relative: item.version for item in storage.list_files(folder)}
+    assert after["a.jpg"] == before["a.jpg"]
+    assert after["b.jpg"] != before["b.jpg"]
+    assert storage.read_bytes(storage.join(folder, "b.jpg")) == b"two"
+
+
+def test_hidden_files_and_what_stands_beside_the_folder_are_not_listed(folder: str) -> None:
+    for name in ("a.jpg", ".DS_Store", ".thumbs/b.jpg", "c/.d.jpg"):
+        storage.write_bytes(storage.join(folder, name), b"x")
+    storage.write_bytes(f"{folder}2/e.jpg", b"x")
+    assert [item.relative for item in storage.list_files(folder)] == ["a.jpg"]
+
+
+def test_what_is_not_there_is_missing_in_one_line(folder: str) -> None:
+    storage.write_bytes(storage.join(folder, "a.jpg"), b"x")
+    for action in (storage.read_bytes, storage.read_table, storage.read_schema, storage.num_rows, storage.list_files):
+        with pytest.raises(StoreError, match=r"^\S.*nothing here.*$") as caught:
+            action(storage.join(folder, "nothing here"))
+        assert caught.value.status == "missing"
+        assert "\n" not in str(caught.value)
+    with pytest.raises(StoreError) as caught:
+        storage.list_files(storage.join(folder, "a.jpg"))
+    assert caught.value.status == "missing"
+    assert storage.list_names(storage.join(folder, "nothing here")) == []
+    assert not storage.exists(storage.join(folder, "nothing here"))
+    assert storage.exists(storage.join(folder, "a.jpg"))
+
+
+def test_deleting_twice_is_no_error_and_the_check_for_writing_leaves_nothing(folder: str) -> None:
+    storage.check_writable(folder)
+    storage.write_bytes(storage.join(folder, "a.jpg"), b"x")
+    assert storage.list_names(folder) == ["a.jpg"]
+    storage.delete(storage.join(folder, "a.jpg"))
+    storage.delete(storage.join(folder, "a.jpg"))
+    assert storage.list_names(folder) == []
+
+
+def test_tables_come_back_with_the_columns_and_rows_that_were_asked_for(folder: str) -> None:
+    uri = storage.join(folder, "part-1.parquet")
+    storage.write_table(uri, TABLE.replace_schema_metadata({"agescale.x": "1"}), row_group_size=2)
+    assert storage.read_table(uri).equals(TABLE)
+    assert storage.read_table(uri, ["age"]).column_names == ["age"]
+    assert storage.read_table(uri, ["uri"], pc.field("age") > 1)["uri"].to_pylist() == ["b"]
+    assert storage.read_row_groups(uri, [1], ["image"])["image"].to_pylist() == [b"3"]
+    assert storage.read_schema(uri).metadata[b"agescale.x"] == b"1"
+    assert storage.num_rows(uri) == 3
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = str(tmp_path / "a.parquet")
+    storage.write_bytes(uri, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(StoreError, match="No space left"):
+        storage.write_bytes(uri, b"new")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.parquet", b"old")]
+
+
+def test_written_files_can_be_read_by_others(tmp_path: Path) -> None:
+    storage.write_bytes(str(tmp_path / "a"), b"x")
+    (tmp_path / "b").write_bytes(b"x")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_dangling_links_are_passed_over_and_linked_folders_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.jpg").write_bytes(b"x")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "linked").symlink_to(tmp_path / "real")
+    (tmp_path / "source" / "gone.jpg").symlink_to(tmp_path / "nothing")
+    assert [item.relative for item in storage.list_files(str(tmp_path / "source"))] == ["linked/a.jpg"]
+
+
+def test_a_name_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/Zo\xeb.jpg")).write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"Zo\\xeb\.jpg.*not UTF-8"):
+        storage.list_files(str(tmp_path))
+
+
+def test_uris_are_told_apart_from_what_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute("faces/../x") == storage.absolute(f"file://{tmp_path}/x/") == str(tmp_path / "x")
+    assert storage.absolute("s3://bucket/faces/") == "s3://bucket/faces"
+    with pytest.raises(ValueError, match=r"gs://b/x: a URI is a path, file:// or s3://"):
+        storage.absolute("gs://b/x")
+    with pytest.raises(ValueError, match="bucket's name is missing"):
+        storage.absolute("s3://")
+
+
+def test_store_errors_survive_the_way_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(StoreError("forbidden", "s3://b/x: access refused")))
+    assert (error.status, str(error)) == ("forbidden", "s3://b/x: access refused")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("AWS_SECRET_ACCESS_KEY", "wrong"), ("AWS_ACCESS_KEY_ID", "nobody")], ids=["secret", "key"]
+)
+def test_wrong_credentials_are_forbidden_and_say_what_to_check(
+    s3: str, name: str, value: str, monkeypatch: pytest.MonkeyPatch, fresh_clients: None
+) -> None:
+    monkeypatch.setenv(name, value)
+    for action in (storage.list_files, storage.list_names, storage.read_bytes, storage.read_table, storage.exists):
+        with pytest.raises(StoreError, match=r"^s3://faces/x: access refused \(.*\); check the credentials") as caught:
+            action(f"{s3}/x")
+        assert caught.value.status == "forbidden"
+        assert "wrong" not in str(caught.value)
+    with pytest.raises(StoreError, match="access refused"):
+        storage.check_writable(f"{s3}/x")
+
+
+def test_no_credentials_at_all_say_which_to_set(s3: str, monkeypatch: pytest.MonkeyPatch, fresh_clients: None) -> None:
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(StoreError, match="no credentials; set AWS_ACCESS_KEY_ID") as caught:
+        storage.list_files(f"{s3}/x")
+    assert caught.value.status == "forbidden"
+
+
+def test_a_bucket_that_does_not_exist_is_missing(s3: str) -> None:
+    with pytest.raises(StoreError) as caught:
+        storage.list_files("s3://no-such-bucket/x")
+    assert caught.value.status == "missing"
+
+
+def test_a_store_that_does_not_answer_is_unreachable_after_some_tries(
+    s3: str, monkeypatch: pytest.MonkeyPatch, fresh_clients: None
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.01)
+    with pytest.raises(StoreError) as caught:
+        storage.read_bytes(f"{s3}/x")
+    assert caught.value.status == "unreachable"
+    assert "\n" not in str(caught.value)
