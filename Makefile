@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-cluster lint bench clean
 
 demo: .venv/installed  ## the whole pipeline on drawn faces; prints where the report is
 	rm -rf $(DEMO)
@@ -15,6 +15,9 @@ demo: .venv/installed  ## the whole pipeline on drawn faces; prints where the re
 
 test: .venv/installed  ## all tests that a change must pass, in under 15 minutes on 2 cores
 	$(BIN)/python -m pytest
+
+test-cluster: .venv/installed  ## jobs submitted to a cluster with its dashboard; minutes
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 lint: .venv/installed
 	$(BIN)/ruff check .

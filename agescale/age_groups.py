@@ -15,6 +15,10 @@ MAX_AGE = 100
 """The age distribution has a point for each year 0..MAX_AGE; the last bin, [100, infinity), is open."""
 
 
+EXACT_YEARS = 1.001
+"""A label no wider than this is an exact age; float32 ages such as 12.3 may be a hair wider than a year."""
+
+
 @dataclass(frozen=True)
 class AgeGroup:
     """One group: ages in the half-open interval ``[low, high)`` of years; both None where only the name is known."""
@@ -88,6 +92,12 @@ class AgeGroups:
             return index
         group_high = self.groups[index].high
         return index if group_high is not None and high <= group_high else None
+
+    def index_of_label(self, low: float | None, high: float | None, name: str | None) -> int | None:
+        """Index of the group of a label: of its interval ``[low, high)`` where it has one, else of its class name."""
+        if low is None or high is None:
+            return self.names.index(name) if name in self.names else None
+        return self.index_of(low) if high - low <= EXACT_YEARS else self.index_of_interval(low, high)
 
     def bounds(self) -> list[tuple[int, float]]:
         """``[low, high)`` of every group, years. Raises ValueError where the groups have no bounds."""

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from agescale import catalogs, images, layouts, quality, schema, splits, storage
 from agescale.age_groups import AgeGroups
 from agescale.config import CatalogConfig
-from agescale.data import group_indices, read_pool, run_units, start_ray
+from agescale.data import read_pool, run_units, start_ray
 from agescale.images import ImageError
 from agescale.layouts import Label, Labels, LabelSource
 from agescale.progress import ImageProgress
@@ -317,6 +317,6 @@ def _with_group_names(rows: pa.Table, age_groups: AgeGroups | None) -> pa.Table:
     """``rows`` with the name of the age group, or null, in place of the class name."""
     if age_groups is None:
         return rows
-    indices = group_indices(rows, age_groups)
+    indices = catalogs.group_indices(rows, age_groups).tolist()
     names = pa.array(age_groups.names, pa.string()).take(pc.if_else(pc.less(indices, 0), None, indices))
     return rows.set_column(rows.schema.get_field_index("group"), "group", names)

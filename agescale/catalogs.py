@@ -97,6 +97,19 @@ def excluded(uri: str, kinds: Sequence[str] = schema.EXCLUDED_KINDS) -> pa.Table
     return findings.filter(pc.is_in(findings["kind"], pa.array(list(kinds)))).select(["uri", "version", "kind"])
 
 
+def group_indices(rows: pa.Table, groups: AgeGroups) -> np.ndarray:
+    """Index into ``groups`` (N,) of each row's label (age_low, age_high, group), -1 where it falls into none."""
+    known: dict[tuple[float | None, float | None, str | None], int] = {}
+    indices = np.empty(len(rows), np.int64)
+    columns = [rows[name].to_pylist() for name in ("age_low", "age_high", "group")]
+    for position, label in enumerate(zip(*columns, strict=True)):
+        if label not in known:
+            index = groups.index_of_label(*label)
+            known[label] = -1 if index is None else index
+        indices[position] = known[label]
+    return indices
+
+
 def can_use_packed(pack: int, image_size: int, center_crop: float) -> bool:
     """Whether images packed at ``pack`` pixels (0: not packed) hold all that a model of ``image_size`` looks at."""
     return pack * center_crop >= image_size

@@ -59,6 +59,18 @@ class Checkpoint:
         identity = json.dumps([asdict(self.spec), self.weights_sha256], sort_keys=True)
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
+    def card(self) -> dict[str, Any]:
+        """What predictions and reports tell of the model."""
+        spec = asdict(self.spec)
+        training = {"history": list(self.progress.history), "best_epoch": self.progress.best_epoch}
+        return {
+            "architecture": spec.pop("encoder"),
+            **spec,
+            **self.provenance,
+            **training,
+            "metric": self.progress.metric,
+        }
+
 
 def exists(uri: str) -> bool:
     return storage.exists(storage.join(uri, CONFIG_NAME))

@@ -96,7 +96,8 @@ class TrainConfig:
     dropout: float = 0.2
     """Dropout before each dense layer, probability."""
     phases: str = "all:12@1e-3"
-    """Fine-tuning phases, scope:epochs@learning-rate; scopes are head, lastN (blocks) and all: "head:1@1e-3,all:9@3e-4"."""
+    """Fine-tuning phases, scope:epochs@learning-rate, such as "head:1@1e-3,last2:3@3e-4,all:9@3e-4"; the scope is head,
+    lastN (the head and the last N blocks of the encoder) or all."""
     epochs: int | None = None
     """Cap on the epochs of all phases together."""
     batch_size: int = 64

@@ -125,23 +125,9 @@ def labelled_rows(catalog: str, age_groups: AgeGroups) -> pa.Table:
     rows = rows.filter(pc.or_(pc.is_valid(rows["age_low"]), pc.is_valid(rows["group"])))
     rows = rows.join(catalogs.excluded(catalog), keys=["uri", "version"], join_type="left anti")
     rows = rows.sort_by([("part", "ascending"), ("row", "ascending")])
-    return rows.set_column(rows.schema.get_field_index("group"), "group", group_indices(rows, age_groups))
-
-
-def group_indices(rows: pa.Table, age_groups: AgeGroups) -> pa.Array:
-    """Index into ``age_groups`` of each row's label (int64), -1 where it falls into none or straddles two."""
-    known: dict[tuple[Any, ...], int] = {}
-
-    def index_of(low: float | None, high: float | None, name: str | None) -> int:
-        if low is None or high is None:
-            return age_groups.names.index(name) if name in age_groups.names else -1
-        exact = high - low <= 1.001
-        index = age_groups.index_of(low) if exact else age_groups.index_of_interval(low, high)
-        return -1 if index is None else index
-
-    labels = zip(*(rows[name].to_pylist() for name in ("age_low", "age_high", "group")), strict=True)
-    return pa.array([known[label] if label in known else known.setdefault(label, index_of(*label)) for label in labels],
-                    pa.int64())  # fmt: skip
+    return rows.set_column(
+        rows.schema.get_field_index("group"), "group", pa.array(catalogs.group_indices(rows, age_groups))
+    )
 
 
 def fingerprint(rows: pa.Table) -> str:

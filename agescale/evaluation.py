@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,15 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agescale import catalogs, checkpoints, images, metrics, report, schema, storage
-from agescale.age_groups import AgeGroups
+from agescale.age_groups import EXACT_YEARS, AgeGroups
 from agescale.config import EvaluateConfig
 from agescale.metrics import Constant, Outcomes
 from agescale.report import ShownFace, SplitResult
 
 CATALOG_COLUMNS = ("uri", "version", "age_low", "age_high", "group", "subject", "gender", "ethnicity", "split")
 PREDICTION_COLUMNS = ("uri", "version", "face", "status", "age", "age_std", "group", "group_probability")
-EXACT_YEARS = 1.001
-"""A label no wider than this is an exact age; float32 ages such as 12.3 may be a hair wider than a year."""
 NUM_SHOWN = 12
 FACE_PIXELS = 112
 NOT_PREDICTED = "no prediction"
@@ -121,7 +119,7 @@ def _join(config: EvaluateConfig, predictions: pa.Table, groups: AgeGroups | Non
     outcomes = Outcomes(
         true_age_N=np.where(high_N - low_N <= EXACT_YEARS, low_N, np.nan),
         predicted_age_N=np.where(is_ok_N, _floats(table["said_age"]), np.nan),
-        true_group_N=_true_groups(low_N, high_N, _codes(table["group"], names), groups),
+        true_group_N=catalogs.group_indices(table, groups) if groups else np.full(len(table), -1),
         predicted_group_N=np.where(is_ok_N, _codes(table["said_group"], names), -1),
         unit_N=metrics.units_of_subjects(_codes(table["subject"], _values(table["subject"]))),
         num_groups=len(names),
@@ -137,18 +135,6 @@ def _join(config: EvaluateConfig, predictions: pa.Table, groups: AgeGroups | Non
         probability_N=_floats(table["said_group_probability"]),
         parts=parts,
     )
-
-
-def _true_groups(low_N: np.ndarray, high_N: np.ndarray, named_N: np.ndarray, groups: AgeGroups | None) -> np.ndarray:
-    """Index of each row's true group: from its interval where groups and row have bounds, else by its name."""
-    if groups is None or not groups.is_bounded:
-        return named_N
-    pairs_M2, pair_N = np.unique(np.stack([low_N, high_N], axis=1), axis=0, return_inverse=True)
-    index_M = np.full(len(pairs_M2), -1, dtype=np.int64)
-    for place, (low, high) in enumerate(pairs_M2):
-        index = groups.index_of(low) if high - low <= EXACT_YEARS else groups.index_of_interval(low, high)
-        index_M[place] = -1 if np.isnan(low) or index is None else index
-    return np.where(np.isnan(low_N), named_N, index_M[pair_N])
 
 
 def _splits(text: str, rows: Rows) -> list[str | None]:
@@ -253,9 +239,7 @@ def _card_of_checkpoint(uri: str, digest: str | None) -> dict[str, Any]:
     checkpoint = checkpoints.read(storage.absolute(uri))
     if checkpoint.digest != digest:
         raise ValueError(f"{uri}: its model is {checkpoint.digest}, the predictions are of model {digest}")
-    spec = asdict(checkpoint.spec)
-    history = {"history": list(checkpoint.progress.history)}
-    return {"architecture": spec.pop("encoder")} | spec | checkpoint.provenance | history
+    return checkpoint.card()
 
 
 def _shown_faces(

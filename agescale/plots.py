@@ -96,8 +96,8 @@ def confusion(counts_GH: np.ndarray, names: Sequence[str]) -> Figure:
             colour = ACCENT if row == column else SECOND
             axes.add_patch(_rectangle(column + 0.03, row + 0.03, 0.94, 0.94, colour, 0.06 + 0.56 * math.sqrt(share)))
             if count:
-                text = f"{share:.0%}" if is_dense else f"{count:,}\n{100 * share:.1f} %"
-                axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", size=7 if is_dense else 8.5)
+                text = f"{count:,}\n{100 * share:.{0 if is_dense else 1}f} %"
+                axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", size=6 if is_dense else 8.5)
     axes.set(xlim=(0, num_columns), ylim=(num_rows, 0), xlabel="predicted", ylabel="true")
     axes.set_xticks(np.arange(num_columns) + 0.5, columns, rotation=35 if _is_crowded(columns) else 0)
     axes.set_yticks(

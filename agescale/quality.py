@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale.age_groups import AgeGroups
+from agescale.age_groups import EXACT_YEARS, AgeGroups
 from agescale.schema import FINDINGS
 
 FACTS = [
@@ -59,7 +59,7 @@ def _is_suspicious(rows: pa.Table, age_groups: AgeGroups | None, is_labelled_lay
         inside = pa.scalar(False)
         for low, high in age_groups.bounds():
             inside = pc.or_(inside, pc.and_(pc.greater_equal(rows["age_low"], low), pc.less(rows["age_low"], high)))
-        is_exact = pc.less_equal(pc.subtract(rows["age_high"], rows["age_low"]), 1.001)
+        is_exact = pc.less_equal(pc.subtract(rows["age_high"], rows["age_low"]), EXACT_YEARS)
         suspicious = pc.or_(suspicious, pc.fill_null(pc.invert(pc.and_(inside, is_exact)), False))
     return suspicious
 
@@ -75,7 +75,7 @@ def _about_one(row: Row, age_groups: AgeGroups | None, is_labelled_layout: bool)
     elif row["label_error"] is not None:
         found.append(finding(row, "malformed", row["label_error"]))
     if row["age_low"] is not None and age_groups is not None and age_groups.is_bounded:
-        index = age_groups.index_of_interval(row["age_low"], row["age_high"])
+        index = age_groups.index_of_label(row["age_low"], row["age_high"], None)
         if index is None:
             found.append(finding(row, "outside_groups", f"{_say(row)} years: in none of the age groups"))
     return found
@@ -139,4 +139,4 @@ def _say(row: Row) -> str:
         return row["group"] or "nothing"
     if math.isinf(high):
         return f"{low:g} and more"
-    return f"{low:g}" if high - low <= 1.001 else f"{low:g}-{high - 1:g}"
+    return f"{low:g}" if high - low <= EXACT_YEARS else f"{low:g}-{high - 1:g}"

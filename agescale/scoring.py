@@ -2,7 +2,7 @@
 
 The catalog is cut into units: at most ``unit_rows`` rows of one part. A unit's file is named after part and rows,
 appears whole or not at all, and is never scored again while it stands; so a killed job loses at most the units under
-way, and the same command scores what is missing. Within a unit images are read and decoded ahead of the model by a pool of threads;
+way, and the same command scores what is missing. Within a unit a pool of threads reads and decodes ahead of the model;
 only the units' names and counts pass through Ray.
 
     <out>/run.json               model digest, catalog, unit_rows: what the files here belong to
@@ -18,7 +18,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -133,15 +133,12 @@ def _check_same_output(out: str, run: dict[str, Any]) -> None:
 
 def _metadata(uri: str, checkpoint: checkpoints.Checkpoint) -> dict[str, Any]:
     """What every file of predictions says of its model."""
-    card = {
-        "architecture": checkpoint.spec.encoder,
-        **{name: value for name, value in asdict(checkpoint.spec).items() if name != "encoder"},
-        **checkpoint.provenance,
-        "history": list(checkpoint.progress.history),
-        "best_epoch": checkpoint.progress.best_epoch,
-        "metric": checkpoint.progress.metric,
+    return {
+        "model": checkpoint.digest,
+        "age_groups": checkpoint.spec.age_groups,
+        "checkpoint": uri,
+        "model_card": checkpoint.card(),
     }
-    return {"model": checkpoint.digest, "age_groups": checkpoint.spec.age_groups, "checkpoint": uri, "model_card": card}
 
 
 def _count_statuses(out: str) -> dict[str, int]:

@@ -171,7 +171,9 @@ def list_names(uri: str, prefix: str = "", suffix: str = "") -> list[str]:
     else:
         try:
             with _explained(uri):
-                entries = [name_of(e["name"]) for e in filesystem(uri).ls(uri, detail=True) if e["type"] == "file"]
+                files = [e["name"] for e in filesystem(uri).ls(uri, detail=True) if e["type"] == "file"]
+            folder = uri.removeprefix("s3://") + "/"
+            entries = [name.removeprefix(folder) for name in files if name.startswith(folder) and name != folder]
         except StoreError as error:
             if error.status != "missing":
                 raise

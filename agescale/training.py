@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from agescale import age_cdf, catalogs, checkpoints, finetuning, storage
-from agescale.age_groups import AgeGroups
+from agescale.age_groups import EXACT_YEARS, AgeGroups
 from agescale.age_model import AgeModel, ModelSpec, build_spec_task, describe_blocks
 from agescale.augment import AUGMENTATIONS, augment
 from agescale.checkpoints import Progress
@@ -220,7 +220,7 @@ def _check_labels(task: Task, splits: Mapping[str, pa.Table]) -> str:
 def _label_counts(rows: pa.Table) -> tuple[int, int, int, int]:
     width = pc.subtract(rows["age_high"], rows["age_low"])
     num_aged = len(rows) - rows["age_low"].null_count
-    num_exact = pc.sum(pc.less_equal(width, 1.001)).as_py() or 0
+    num_exact = pc.sum(pc.less_equal(width, EXACT_YEARS)).as_py() or 0
     num_group = pc.sum(pc.greater_equal(rows["group"], 0)).as_py() or 0
     return num_exact, num_aged - num_exact, num_group, len(rows)
 
@@ -481,7 +481,7 @@ def _errors(
         return 0.0, 0, int((predicted_N == group_N)[group_N >= 0].sum()), int((group_N >= 0).sum())
     cdf_NA = age_cdf.encode(prediction.age_probs_NA.cpu().numpy())
     low_N, high_N = batch["age_low"].cpu().numpy(), batch["age_high"].cpu().numpy()
-    is_exact_N = high_N - low_N <= 1.001
+    is_exact_N = high_N - low_N <= EXACT_YEARS
     error_N = np.abs(age_cdf.median_age(cdf_NA) - low_N)[is_exact_N]
     if not age_groups.is_bounded:
         return float(error_N.sum()), len(error_N), 0, 0
@@ -556,8 +556,8 @@ def _print_epoch(plan: Plan, progress: Progress) -> None:
     epochs = sum(phase.epochs for phase in plan.phases)
     left_s = (epochs - progress.epochs_done) * entry["seconds"]
     print(
-        f"epoch {entry['epoch']}/{epochs} ({entry['phase']}): train loss {entry['train_loss']:.3f}, validation {judged}, "
-        f"{entry['images_per_s']:.0f} images/s, {entry['seconds']:.0f} s, at most {left_s / 60:.1f} min left",
+        f"epoch {entry['epoch']}/{epochs} ({entry['phase']}): loss {entry['train_loss']:.3f}, validation {judged}; "
+        f"{entry['images_per_s']:.0f} images/s, {entry['seconds']:.0f} s, {left_s / 60:.1f} min left at most",
         flush=True,
     )
 

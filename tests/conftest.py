@@ -123,7 +123,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with ExitStack() as stack, pytest.MonkeyPatch.context() as environment:
         log = stack.enter_context(open(folder / "log.txt", "w"))
         server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        stack.callback(_end, server)
+        stack.callback(server.wait)
+        stack.callback(server.kill)  # it holds nothing that anybody wants, and would take its time
         _wait_until_it_refuses_strangers(endpoint, server, folder / "log.txt")
         environment.setenv("AWS_ENDPOINT_URL", endpoint)
         environment.setenv("AWS_ACCESS_KEY_ID", credentials["accessKey"])
@@ -155,12 +156,3 @@ def _wait_until_it_refuses_strangers(endpoint: str, server: subprocess.Popen[byt
             pass  # not there yet
         time.sleep(0.2)
     raise RuntimeError(f"the S3 server did not start:\n{log.read_text()[-4000:]}")
-
-
-def _end(server: subprocess.Popen[bytes]) -> None:
-    server.terminate()
-    try:
-        server.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()

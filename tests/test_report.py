@@ -105,8 +105,8 @@ def test_the_page_says_everything_that_was_asked_for() -> None:
     text = Page(page_of()).text
     for part in (
         "Mean absolute error", "CS@5", "Accuracy", "Macro F1", "always 33 years", "always “adult”", "precision",
-        "recall", "By gender", "By decade of age", "At an age gate of 18", "runs/train/best", "conv1", "32×48×48", "1,234,567",
-        "data: CC-BY", "What was left out", "Limits, and what this must not be used for",
+        "recall", "By gender", "By decade of age", "At an age gate of 18", "runs/train/best", "conv1", "32×48×48",
+        "1,234,567", "data: CC-BY", "What was left out", "Limits, and what this must not be used for",
     ):  # fmt: skip
         assert part in text, part
     assert "By ethnicity" not in text

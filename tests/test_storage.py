@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from agescale import storage
 from agescale.storage import StoreError
@@ -178,12 +179,36 @@ def test_a_bucket_that_does_not_exist_is_missing(s3: str) -> None:
     assert caught.value.status == "missing"
 
 
-def test_a_store_that_does_not_answer_is_unreachable_after_some_tries(
-    s3: str, monkeypatch: pytest.MonkeyPatch, fresh_clients: None
+class Flaky:
+    """A store whose first answers are errors."""
+
+    def __init__(self, *errors: BaseException) -> None:
+        self.errors = list(errors)
+
+    def cat_file(self, uri: str) -> bytes:
+        if self.errors:
+            raise self.errors.pop(0)
+        return b"picture"
+
+
+RESET, REFUSED = ConnectionResetError(104, "reset by peer"), PermissionError("Access Denied")
+DOWN = EndpointConnectionError(endpoint_url="http://127.0.0.1:9/faces", error="refused\nfor good")
+
+
+@pytest.mark.parametrize(
+    ("errors", "status", "num_left"),
+    [([RESET, DOWN], None, 0), ([DOWN] * 9, "unreachable", 9 - storage.NUM_ATTEMPTS), ([REFUSED] * 2, "forbidden", 1)],
+)
+def test_a_read_is_tried_again_where_that_may_help(
+    errors: list[BaseException], status: str | None, num_left: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.01)
-    with pytest.raises(StoreError) as caught:
-        storage.read_bytes(f"{s3}/x")
-    assert caught.value.status == "unreachable"
-    assert "\n" not in str(caught.value)
+    store = Flaky(*errors)
+    monkeypatch.setattr(storage, "filesystem", lambda uri: store)
+    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.001)
+    if status is None:
+        assert storage.read_bytes("s3://faces/x.jpg") == b"picture"
+    else:
+        with pytest.raises(StoreError, match=r"^s3://faces/x\.jpg: .*$") as caught:
+            storage.read_bytes("s3://faces/x.jpg")
+        assert caught.value.status == status
+    assert len(store.errors) == num_left

@@ -12,12 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from agescale.age_groups import MAX_AGE, AgeGroups
+from agescale.age_groups import EXACT_YEARS, MAX_AGE, AgeGroups
 from agescale.tasks.heads import dense_head
 from agescale.tasks.prediction import Prediction
-
-EXACT_WIDTH = 1.001
-"""Years; a label this narrow is an exact age (1, and float32's rounding of ages such as 34.3)."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Distribution:
         log_probs_NA = outputs.float().log_softmax(dim=1)
         low_N, high_N = batch["age_low"], batch["age_high"]
         is_labelled_N = ~(low_N.isnan() | high_N.isnan())
-        is_exact_N = is_labelled_N & (high_N - low_N <= EXACT_WIDTH)
+        is_exact_N = is_labelled_N & (high_N - low_N <= EXACT_YEARS)
         low_N, high_N = low_N.nan_to_num(0.0).clamp(0, MAX_AGE), torch.where(is_labelled_N, high_N, torch.inf)
 
         age_A = torch.arange(MAX_AGE + 1, device=outputs.device, dtype=torch.float32)

@@ -1,0 +1,138 @@
+"""Reading a catalog that grew: what is current, what is complete, and the pictures in it."""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from agescale import catalogs, schema, storage
+from agescale.images import Face, ImageError
+from agescale.storage import StoreError
+
+SETTINGS = {"source": "/faces", "age_groups": "child=0-12,adult=13-", "pack": 0}
+Rows = list[dict[str, Any]]
+
+
+def write_part(folder: Path, listing: int, rows: Rows, number: int = 0) -> str:
+    name = f"part-{listing:05d}-{number:06d}.parquet"
+    table_schema = schema.with_metadata(schema.CATALOG, {"settings": SETTINGS})
+    table = pa.Table.from_pylist([{"version": "1", "deleted": False, **row} for row in rows], table_schema)
+    storage.write_table(str(folder / name), table, catalogs.ROW_GROUP_ROWS)
+    return name
+
+
+def write_findings(folder: Path, rows: Rows, parts: list[str]) -> None:
+    table = pa.Table.from_pylist(rows, schema.with_metadata(schema.FINDINGS, {"parts": parts}))
+    storage.write_table(str(folder / catalogs.FINDINGS_NAME), table)
+
+
+@pytest.fixture
+def grown(tmp_path: Path) -> str:
+    """Listed three times: b was changed, then deleted and came back; c was deleted; d is new, a as it was."""
+    write_part(tmp_path, 1, [{"uri": "/a"}, {"uri": "/b"}])
+    write_part(tmp_path, 1, [{"uri": "/c"}], number=1)
+    write_part(tmp_path, 2, [{"uri": "/d"}, {"uri": "/b", "version": "2"}])
+    write_part(tmp_path, 2, [{"uri": "/c", "deleted": True}], number=1)
+    write_part(tmp_path, 3, [{"uri": "/b", "version": "2", "deleted": True}])
+    write_part(tmp_path, 4, [{"uri": "/b", "version": "3"}])
+    return str(tmp_path)
+
+
+def test_current_are_the_newest_rows_that_are_not_deleted(grown: str) -> None:
+    rows = catalogs.read_catalog(grown, ["uri", "version"])
+    assert rows.to_pylist() == [
+        {"uri": "/a", "version": "1", "part": "part-00001-000000.parquet", "row": 0},
+        {"uri": "/d", "version": "1", "part": "part-00002-000000.parquet", "row": 0},
+        {"uri": "/b", "version": "3", "part": "part-00004-000000.parquet", "row": 0},
+    ]
+    assert catalogs.read_catalog(grown, ["version"]).column_names == ["version", "part", "row"]
+
+
+def test_rows_of_a_part_that_later_listings_name_are_superseded(grown: str) -> None:
+    assert sorted(catalogs.superseded(grown, "part-00001-000000.parquet").to_pylist()) == ["/b", "/b", "/b", "/c", "/d"]
+    assert catalogs.superseded(grown, "part-00002-000000.parquet").to_pylist() == ["/b", "/b"]
+    assert catalogs.superseded(grown, "part-00004-000000.parquet").to_pylist() == []
+
+
+def test_a_catalog_is_complete_when_its_findings_cover_its_parts(grown: str) -> None:
+    names = catalogs.part_names(grown)
+    write_findings(Path(grown), [], names)
+    catalogs.check_complete(grown)
+    write_findings(Path(grown), [], names[:-1])
+    with pytest.raises(ValueError, match=r"not complete; run the same jobs/catalog\.py command again"):
+        catalogs.check_complete(grown)
+    storage.delete(storage.join(grown, catalogs.FINDINGS_NAME))
+    with pytest.raises(ValueError, match="not complete"):
+        catalogs.check_complete(grown)
+
+
+def test_where_there_is_no_catalog_one_line_says_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere: no catalog there .*make one with jobs/catalog\.py"):
+        catalogs.read_catalog(str(tmp_path / "nowhere"), ["uri"])
+    (tmp_path / "part-00001-000000.parquet").write_bytes(b"no parquet at all")
+    with pytest.raises(ValueError, match=r"part-00001-000000\.parquet: ") as caught:
+        catalogs.settings(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_and_age_groups_come_from_the_parts(grown: str) -> None:
+    assert catalogs.settings(grown) == SETTINGS
+    groups = catalogs.age_groups(grown)
+    assert groups is not None
+    assert groups.names == ("child", "adult")
+
+
+def test_excluded_are_the_findings_that_spoil_a_row(tmp_path: Path) -> None:
+    kinds = ["broken", "duplicate", "leaking", "malformed", "conflicting", "outside_groups", "tiny"]
+    write_findings(tmp_path, [{"uri": f"/{kind}", "version": "1", "kind": kind} for kind in kinds], [])
+    found = catalogs.excluded(str(tmp_path))
+    assert found["kind"].to_pylist() == ["broken", "duplicate", "conflicting", "tiny"]
+    assert catalogs.excluded(str(tmp_path / "nothing")).num_rows == 0
+
+
+def jpeg(colour: int, side: int = 32) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), (colour, colour, colour)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def test_faces_come_packed_or_from_their_files_in_the_order_of_the_rows(tmp_path: Path) -> None:
+    (tmp_path / "loose.jpg").write_bytes(jpeg(250))
+    (tmp_path / "broken.jpg").write_bytes(b"text")
+    rows: Rows = [{"uri": f"/packed-{index}", "image": jpeg(index % 200)} for index in range(300)]
+    rows += [{"uri": str(tmp_path / name)} for name in ("loose.jpg", "broken.jpg", "gone.jpg")]
+    write_part(tmp_path, 1, rows)
+    wanted = catalogs.read_catalog(str(tmp_path), ["uri"]).take([299, 0, 300, 301, 302, 7])
+    with ThreadPoolExecutor(2) as pool:
+        faces = list(catalogs.load_faces(str(tmp_path), wanted, 16, 1.0, True, pool))
+    shades = [round(float(face.pixels.mean())) if isinstance(face, Face) else None for face in faces]
+    assert shades == [99, 0, 250, None, None, 7]
+    assert isinstance(faces[3], ImageError)
+    assert isinstance(faces[4], StoreError)
+    assert faces[4].status == "missing"
+    with ThreadPoolExecutor(2) as pool:
+        (face,) = catalogs.load_faces(str(tmp_path), wanted.slice(0, 1), 16, 1.0, False, pool)
+    assert isinstance(face, StoreError)  # not packed: its own URI is asked
+
+
+def test_more_faces_than_are_decoded_ahead_all_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogs, "LOOK_AHEAD", 4)
+    write_part(tmp_path, 1, [{"uri": f"/{index}", "image": jpeg(index)} for index in range(20)])
+    rows = catalogs.read_catalog(str(tmp_path), ["uri"])
+    with ThreadPoolExecutor(3) as pool:
+        faces = list(catalogs.load_faces(str(tmp_path), rows, 16, 1.0, True, pool))
+    assert [np.round(face.pixels.mean()) for face in faces if isinstance(face, Face)] == list(range(20))
+
+
+def test_packed_images_serve_where_they_hold_all_that_a_model_sees() -> None:
+    assert catalogs.can_use_packed(200, 200, 1.0)
+    assert catalogs.can_use_packed(200, 140, 0.7)
+    assert not catalogs.can_use_packed(200, 141, 0.7)
+    assert not catalogs.can_use_packed(0, 96, 1.0)
