@@ -294,8 +294,10 @@ def _source_findings(
     if config.layout == "class_folders":
         used = {item.relative.split("/")[0] for item in pictures}
         for folder in sorted(set(storage.list_folders(source)) - used):
-            row = {"uri": storage.join(source, folder), "version": ""}
-            found.append(quality.finding(row, "empty_class", "the class folder holds no image"))
+            uri = storage.join(source, folder)
+            if not f"{storage.absolute(config.out)}/".startswith(f"{uri}/"):  # the catalog may stand in its source
+                row = {"uri": uri, "version": ""}
+                found.append(quality.finding(row, "empty_class", "the class folder holds no image"))
     for item, detail in relabelled:
         found.append(quality.finding({"uri": item.uri, "version": item.version}, "relabelled", detail))
     return pa.Table.from_pylist(found, schema=schema.FINDINGS)

@@ -71,7 +71,7 @@ def score(config: ScoreConfig) -> ScoreResult:
     progress = ImageProgress("scoring", num_rows)
     if missing:
         start_ray()
-        workers = _workers(config)
+        workers = _workers(config, num_units=len(missing))
         scorer = UnitScorer(catalog, checkpoint_uri, out, _metadata(checkpoint_uri, checkpoint), config, workers)
         with progress:
             options = {"compute": ray.data.ActorPoolStrategy(size=workers.num, max_tasks_in_flight_per_actor=2)}
@@ -94,15 +94,16 @@ class Workers:
     device: str
 
 
-def _workers(config: ScoreConfig) -> Workers:
-    """One process a GPU with the CPUs shared out among them, else one for two CPUs. Raises ValueError if too many."""
+def _workers(config: ScoreConfig, num_units: int) -> Workers:
+    """One process a GPU with the CPUs shared out among them, else one for two CPUs; never more than there are units.
+    Raises ValueError where the cluster cannot hold them."""
     cpus = ray.cluster_resources().get("CPU", 1.0)
     gpus = num_gpus()
     if config.device == "cuda" or (config.device == "auto" and gpus):
-        num = config.num_workers or max(1, gpus)
+        num = min(num_units, config.num_workers or max(1, gpus))
         workers = Workers(num, max(1.0, (cpus - 1) // num), 1, "cuda")
     else:
-        num = config.num_workers or max(1, int(cpus // 2))
+        num = min(num_units, config.num_workers or max(1, int(cpus // 2)))
         workers = Workers(num, min(2.0, max(0.5, (cpus - 0.5) / num)), 0, "cpu")
     check_resources(workers.num, workers.cpus, workers.gpus, extra_cpus=0)
     return workers

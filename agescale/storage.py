@@ -83,7 +83,7 @@ def is_remote(uri: str) -> bool:
 def _filesystem(scheme: str, pid: int) -> fsspec.AbstractFileSystem:
     """The filesystem of a scheme. ``pid`` keeps a forked process from using its parent's connections."""
     if scheme == "s3":
-        config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 5, "mode": "standard"}}
+        config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2, "mode": "standard"}}
         return fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=config, skip_instance_cache=True)
     return fsspec.filesystem("file", auto_mkdir=True)
 
@@ -126,8 +126,11 @@ def list_files(uri: str) -> list[Listed]:
     if not is_remote(uri):
         if not os.path.isdir(uri):
             raise StoreError("missing", f"{uri}: no such folder")
+        seen = {os.path.realpath(uri)}  # links are followed, and a link to a parent folder only once
         for folder, folders, names in os.walk(uri, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith(".")]
+            real = {name: os.path.realpath(os.path.join(folder, name)) for name in folders if not name.startswith(".")}
+            folders[:] = [name for name, path in real.items() if path not in seen]
+            seen.update(real.values())
             for name in names:
                 path = os.path.join(folder, name)
                 _check_utf8(path)

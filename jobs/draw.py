@@ -1,6 +1,6 @@
 """Draw faces with a known age, to try everything out without a download.
 
-    python jobs/draw.py --out faces --layout class_folders --num-faces 600
+python jobs/draw.py --out faces --layout class_folders --num-faces 600
 """
 
 from __future__ import annotations

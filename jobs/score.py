@@ -1,6 +1,6 @@
 """Predict the age of every image of a catalog, as Parquet; the same command again scores only what is missing.
 
-    python jobs/score.py --catalog s3://bucket/catalog --checkpoint s3://bucket/runs/fast/best --out s3://bucket/ages
+python jobs/score.py --catalog s3://bucket/catalog --checkpoint s3://bucket/runs/fast/best --out s3://bucket/ages
 """
 
 from __future__ import annotations

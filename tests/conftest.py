@@ -27,6 +27,7 @@ os.environ.update(  # before anything imports ray, whose processes inherit it
     RAY_DATA_DISABLE_PROGRESS_BARS="1",
     RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2",
     RAY_memory_monitor_refresh_ms="0",
+    RAY_worker_niceness="0",
 )
 
 from agescale import storage, synthetic
@@ -50,14 +51,17 @@ def local_ray() -> Iterator[None]:
     """One Ray of this machine alone for all tests of this process; jobs called as functions find it running."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=8,  # logical: tests wait for one another's processes rather than for CPUs
-        include_dashboard=False,
-        object_store_memory=200 * 2**20,
-        log_to_driver=False,
-        logging_level="WARNING",
-    )
+    with pytest.MonkeyPatch.context() as environment:
+        # nobody answers there: a second cluster on this machine must not be asked about the first one's actors
+        environment.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
+        ray.init(
+            address="local",
+            num_cpus=4,  # logical: tests wait for one another's processes rather than for CPUs
+            include_dashboard=False,
+            object_store_memory=200 * 2**20,
+            log_to_driver=False,
+            logging_level="WARNING",
+        )
     yield
     ray.shutdown()
 

@@ -98,7 +98,7 @@ def test_the_same_command_scores_only_what_is_missing(
 ) -> None:
     out = tmp_path / "predictions"
     shutil.copytree(predictions, out)
-    config = ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=str(out), unit_rows=5, batch_size=4)
+    config = ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=str(out), unit_rows=5, batch_size=4, num_workers=1)
     assert score(config).num_scored_now == 0
     lost = sorted(out.glob("part-*.parquet"))[2]
     num_lost = pq.read_metadata(lost).num_rows

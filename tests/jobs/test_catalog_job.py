@@ -1,0 +1,343 @@
+"""Catalogs of drawn faces, from the folder to the two tables, on a real Ray; and of S3, as users run the job."""
+
+from __future__ import annotations
+
+import io
+import runpy
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from agescale import cataloging, catalogs, images, schema, splits, storage
+from agescale.cataloging import CatalogResult, build_catalog, count_by_group_and_split
+from agescale.config import CatalogConfig
+
+JOB = str(Path(__file__).parents[2] / "jobs" / "catalog.py")
+EXPECTED = {"broken": 4, "duplicate": 1, "conflicting": 2}
+"""What is wrong with drawn faces."""
+CSV = {"layout": "csv", "split_column": "split", "subject_column": "subject", "gender_column": "gender"}
+
+
+def build(source: Path | str, out: Path | str, **settings: Any) -> CatalogResult:
+    return build_catalog(CatalogConfig(str(source), str(out), **settings))
+
+
+def picture_files(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*") if images.is_image_name(path.name))
+
+
+def rows_of(catalog: Path | str) -> list[dict[str, Any]]:
+    """Current rows, sorted by URI, without their pictures."""
+    columns = [name for name in schema.CATALOG.names if name != "image"]
+    rows = catalogs.read_catalog(str(catalog), columns).drop_columns(["part", "row"]).to_pylist()
+    return sorted(rows, key=lambda row: row["uri"])
+
+
+def kinds_of(catalog: Path | str) -> Counter[str]:
+    return Counter(catalogs.read_findings(str(catalog))["kind"].to_pylist())
+
+
+def part_sizes(catalog: Path | str) -> dict[str, int]:
+    return {name: storage.num_rows(storage.join(str(catalog), name)) for name in catalogs.part_names(str(catalog))}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_parts() -> Iterator[None]:
+    """A Ray process for each part would take its seconds to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cataloging, "MIN_PARTS", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def utkface_catalog(drawn_faces: Path, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Only to be read; copy what a test changes."""
+    out = tmp_path_factory.mktemp("catalogs") / "utkface"
+    build(drawn_faces / "utkface", out, layout="utkface", pack=32)
+    return out
+
+
+@pytest.fixture(scope="module")
+def csv_catalog(drawn_faces: Path, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("catalogs") / "csv"
+    build(drawn_faces / "csv", out, csv=str(drawn_faces / "csv" / "labels.csv"), **CSV)
+    return out
+
+
+def test_every_image_file_is_a_row_and_broken_ones_are_findings(utkface_catalog: Path, drawn_faces: Path) -> None:
+    rows = rows_of(utkface_catalog)
+    assert [row["uri"] for row in rows] == picture_files(drawn_faces / "utkface")
+    assert kinds_of(utkface_catalog) == EXPECTED
+    catalogs.check_complete(str(utkface_catalog))
+    for row in rows:
+        age, gender = Path(row["uri"]).name.split("_")[:2]
+        assert (row["age_low"], row["age_high"]) == (int(age), int(age) + 1)
+        assert row["gender"] == ("male", "female")[int(gender)]
+        assert (row["width"] is None) == (row["read_error"] is not None)
+        assert row["size_bytes"] == Path(row["uri"]).stat().st_size
+    assert catalogs.settings(str(utkface_catalog))["age_groups"].startswith("0-24=0-24,25-49=25-49")
+
+
+def test_the_split_is_a_hash_of_the_content_so_that_copies_stay_together(utkface_catalog: Path) -> None:
+    rows = rows_of(utkface_catalog)
+    assert [row["split"] for row in rows] == [splits.assign(row["content_hash"], (0.8, 0.1, 0.1)) for row in rows]
+    splits_of_content = defaultdict(set)
+    for row in rows:
+        splits_of_content[row["content_hash"]].add(row["split"])
+    assert len(splits_of_content) < len(rows)
+    assert {len(names) for names in splits_of_content.values()} == {1}
+
+
+def test_packed_images_stand_in_the_rows(utkface_catalog: Path) -> None:
+    tables = [storage.read_table(str(path), ["image", "read_error"]) for path in utkface_catalog.glob("part-*")]
+    rows = pa.concat_tables(tables).to_pylist()
+    assert [row["image"] is None for row in rows] == [row["read_error"] is not None for row in rows]
+    sides = {min(Image.open(io.BytesIO(row["image"])).size) for row in rows if row["image"]}
+    assert sides == {32}
+
+
+def test_a_csv_names_splits_subjects_and_genders(csv_catalog: Path, drawn_faces: Path) -> None:
+    lines = (drawn_faces / "csv" / "labels.csv").read_text().splitlines()[1:]
+    labels = {name: rest for name, *rest in (line.split(",") for line in lines)}
+    rows = rows_of(csv_catalog)
+    assert [row["uri"] for row in rows] == picture_files(drawn_faces / "csv")
+    for row in rows:
+        age, gender, _, subject, split = labels[f"faces/{Path(row['uri']).name}"]
+        facts = (row["age_low"], row["gender"], row["ethnicity"], row["subject"], row["split"])
+        assert facts == (float(age), gender, None, subject, split)
+    assert {kind: kinds_of(csv_catalog)[kind] for kind in EXPECTED} == EXPECTED
+
+
+def test_an_unlabelled_source_is_only_listed(drawn_faces: Path, tmp_path: Path, local_ray: None) -> None:
+    result = build(drawn_faces / "unlabelled", tmp_path)
+    rows = rows_of(tmp_path)
+    assert [row["uri"] for row in rows] == picture_files(drawn_faces / "unlabelled")
+    assert {row["content_hash"] for row in rows} == {row["split"] for row in rows} == {None}
+    assert kinds_of(tmp_path) == {}
+    assert (result.num_new, result.num_ignored) == (len(rows), 1)
+    catalogs.check_complete(str(tmp_path))
+
+
+def test_a_messy_source_gives_a_reason_for_everything(drawn_faces: Path, tmp_path: Path, local_ray: None) -> None:
+    source = tmp_path / "source"
+    for folder in ("child", "adult", "senior", "toddler", "adult/.cache"):
+        (source / folder).mkdir(parents=True)
+    one, two, three = sorted((drawn_faces / "class_folders" / "adult").glob("*.jpg"))[:3]
+    shutil.copy(one, source / "child" / "Zoë 1 #2 100%.JPG")
+    shutil.copy(one, source / "toddler" / "same.jpg")
+    shutil.copy(two, source / "adult" / "日本.jpeg")
+    shutil.copy(three, source / "in no folder.jpg")
+    shutil.copy(three, source / "adult" / ".cache" / "hidden.jpg")
+    Image.new("L", (4, 90)).save(source / "adult" / "tiny.png")
+    (source / "adult" / "empty.webp").touch()
+    (source / "adult" / "empty too.webp").touch()
+    (source / "adult" / "text.gif").write_text("not a picture")
+    (source / "adult" / "notes.txt").write_text("not meant as a picture")
+    result = build(
+        *(source, source / "catalog"), layout="class_folders", age_groups="life-stages", split="0,0,1", pack=16
+    )
+    found = {(Path(row["uri"]).name, row["kind"]) for row in result.findings.to_pylist()}
+    assert found == {
+        ("same.jpg", "duplicate"),
+        ("same.jpg", "unlabelled"),
+        ("in no folder.jpg", "unlabelled"),
+        ("tiny.png", "tiny"),
+        ("empty.webp", "broken"),
+        ("empty too.webp", "broken"),
+        ("text.gif", "broken"),
+        ("senior", "empty_class"),
+    }
+    assert {row["split"] for row in rows_of(source / "catalog")} == {"test"}
+    assert (result.num_current, result.num_ignored) == (8, 1)
+    counts = count_by_group_and_split(result)
+    assert counts == {
+        "child": {"test": 1}, "teenager": {"test": 0}, "adult": {"test": 5}, "senior": {"test": 0}, "none": {"test": 2}
+    }  # fmt: skip
+    (source / "catalog" / "ages.png").write_bytes(one.read_bytes())  # the job draws its figures there
+    assert build(
+        *(source, source / "catalog"), layout="class_folders", age_groups="life-stages", split="0,0,1", pack=16
+    ).num_new == 0  # fmt: skip
+
+
+def test_a_grown_folder_adds_what_is_new_changed_or_gone(drawn_faces: Path, tmp_path: Path, local_ray: None) -> None:
+    source, out = tmp_path / "faces", tmp_path / "catalog"
+    source.mkdir()
+    for path in picture_files(drawn_faces / "utkface")[:9]:
+        shutil.copy(path, source)
+    *_, changed, gone, kept = picture_files(source)
+    new = source / "33_0_0_20170116000000000.jpg"
+    build(source, out, layout="utkface")
+    before = part_sizes(out)
+    facts = {row["uri"]: row for row in rows_of(out)}
+
+    again = build(source, out, layout="utkface", split="0.80,0.1,0.1")
+    assert part_sizes(out) == before
+    assert (again.num_new, again.num_changed, again.num_deleted, again.num_current) == (0, 0, 0, 9)
+
+    shutil.copy(kept, new)
+    Path(changed).write_bytes(b"no picture any more")
+    Path(gone).unlink()
+    grown = build(source, out, layout="utkface")
+    added = {name: rows for name, rows in part_sizes(out).items() if name not in before}
+    assert sum(added.values()) == 3  # only these were read
+    assert (grown.num_new, grown.num_changed, grown.num_deleted, grown.num_current) == (1, 1, 1, 9)
+    rows = {row["uri"]: row for row in rows_of(out)}
+    assert set(rows) == set(picture_files(source))
+    assert {uri for uri in rows if rows[uri] != facts.get(uri)} == {changed, str(new)}
+    assert rows[changed]["read_error"].startswith("unreadable")
+    findings = catalogs.read_findings(str(out)).to_pylist()
+    assert (changed, "broken") in [(row["uri"], row["kind"]) for row in findings]
+    assert (kept, "conflicting") in [(row["uri"], row["kind"]) for row in findings]  # judged again
+    catalogs.check_complete(str(out))
+
+
+def test_after_a_kill_the_same_command_completes_the_catalog(
+    utkface_catalog: Path, drawn_faces: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "catalog"
+    shutil.copytree(utkface_catalog, out)
+    (out / catalogs.FINDINGS_NAME).unlink()
+    lost = catalogs.part_names(str(out))[1]
+    num_lost = storage.num_rows(str(out / lost))
+    (out / lost).unlink()
+    (out / f".{lost}.half").write_bytes(b"PAR1")  # what a kill leaves behind of a file being written
+    with pytest.raises(ValueError, match="not complete"):
+        catalogs.check_complete(str(out))
+    result = build(drawn_faces / "utkface", out, layout="utkface", pack=32)
+    assert result.num_new == num_lost
+    catalogs.check_complete(str(out))
+    assert kinds_of(out) == EXPECTED
+    without_time = [[{**row, "listed_at": None} for row in rows_of(catalog)] for catalog in (out, utkface_catalog)]
+    assert without_time[0] == without_time[1]
+
+
+def test_a_changed_label_is_a_finding_and_the_fact_stays(csv_catalog: Path, drawn_faces: Path, tmp_path: Path) -> None:
+    out, labels = tmp_path / "catalog", drawn_faces / "csv" / "labels.csv"
+    shutil.copytree(csv_catalog, out)
+    before, text = rows_of(out), labels.read_text()
+    first, *others = text.splitlines()[1:]
+    name, age, *rest = first.split(",")
+    try:
+        changed = ",".join([name, str(int(age) + 1), *rest])
+        labels.write_text("\n".join([text.splitlines()[0], changed, *others, "faces/gone.jpg,3,male,White,x,test"]))
+        result = build(drawn_faces / "csv", out, csv=str(labels), **CSV)
+    finally:
+        labels.write_text(text)
+    found = {row["kind"]: row for row in result.findings.to_pylist()}
+    assert found["relabelled"]["uri"].endswith(name)
+    assert f"age_low is {float(age)}, the source now says {float(age) + 1}" in found["relabelled"]["detail"]
+    assert found["missing_file"]["uri"].endswith("csv/faces/gone.jpg")
+    assert rows_of(out) == before
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs the job's command line and returns the one line with which it refuses."""
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr("sys.argv", [JOB, *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(JOB, run_name="__main__")
+        assert caught.value.code == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        return err
+
+    return run
+
+
+def test_a_catalog_of_other_settings_is_not_touched(
+    utkface_catalog: Path, drawn_faces: Path, refused: Callable[..., str]
+) -> None:
+    command = ("--source", drawn_faces / "utkface", "--layout", "utkface", "--out", utkface_catalog)
+    before = {path.name: path.stat().st_mtime_ns for path in utkface_catalog.iterdir()}
+    assert "(pack was 32, is 64); give another --out" in refused(*command, "--pack", 64)
+    message = refused(*command, "--pack", 32, "--age-groups", "life-stages", "--split", "0,0,1")
+    assert "split was 0.8,0.1,0.1, is 0,0,1; age_groups was 0-24=" in message
+    other = ("--source", drawn_faces / "unlabelled", *command[2:], "--pack", 32)
+    assert f"source was {drawn_faces}/utkface, is {drawn_faces}/unlabelled" in refused(*other)
+    assert before == {path.name: path.stat().st_mtime_ns for path in utkface_catalog.iterdir()}
+
+
+def test_the_columns_of_a_csv_stay_too(csv_catalog: Path, drawn_faces: Path, refused: Callable[..., str]) -> None:
+    command = ("--source", drawn_faces / "csv", "--layout", "csv", "--csv", drawn_faces / "csv" / "labels.csv")
+    message = refused(*command, "--split-column", "split", "--gender-column", "gender", "--out", csv_catalog)
+    assert "(subject_column was subject, is None)" in message
+
+
+def test_what_cannot_work_is_refused_before_any_work(
+    drawn_faces: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    out = ("--out", tmp_path / "catalog")
+    faces = ("--source", drawn_faces / "utkface", *out)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").touch()
+    assert "empty: no images there (1 other files)" in refused("--source", tmp_path / "empty", *out)
+    assert "nowhere: no such folder" in refused("--source", tmp_path / "nowhere", *out)
+    assert "gs://x/y: a URI is a path" in refused("--source", "gs://x/y", *out)
+    assert "--csv and --layout csv go together" in refused(*faces, "--layout", "csv")
+    assert "--csv and --layout csv go together" in refused(*faces, "--csv", drawn_faces / "csv" / "labels.csv")
+    assert "nothing.csv: not found" in refused(*faces, "--layout", "csv", "--csv", tmp_path / "nothing.csv")
+    assert "--split 0.9,0.2: three shares" in refused(*faces, "--split", "0.9,0.2")
+    assert "overlap" in refused(*faces, "--layout", "utkface", "--age-groups", "a=0-20,b=20-")
+    assert "--pack 4: pixels" in refused(*faces, "--layout", "utkface", "--pack", 4)
+    assert "give --inspect with it" in refused(*faces, "--pack", 64)
+    assert not (tmp_path / "catalog" / "findings.parquet").exists()
+
+
+@pytest.fixture(scope="module")
+def faces_on_s3(s3: str, drawn_faces: Path) -> str:
+    folder = drawn_faces / "csv"
+    for path in folder.rglob("*.*"):
+        storage.write_bytes(f"{s3}/csv/{path.relative_to(folder)}", path.read_bytes())
+    return f"{s3}/csv"
+
+
+def test_from_s3_comes_the_same_catalog_as_from_disk(
+    faces_on_s3: str, csv_catalog: Path, drawn_faces: Path, run_job: Callable[..., Any]
+) -> None:
+    out = "s3://faces/catalogs/csv"
+    columns = [("--split-column", "split"), ("--subject-column", "subject"), ("--gender-column", "gender")]
+    done = run_job(
+        *("jobs/catalog.py", "--source", faces_on_s3, "--layout", "csv", "--csv", f"{faces_on_s3}/labels.csv"),
+        *(word for pair in columns for word in pair),
+        *("--out", out),
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"catalog: {out}" in done.stdout
+    assert "finding: broken      │ 4" in done.stdout
+    assert "age group" in done.stdout
+    assert done.stderr == ""  # Ray keeps its news to itself
+    assert {"ages.png", "classes.png", "findings.parquet"} < set(storage.list_names(out))
+    assert storage.read_bytes(f"{out}/ages.png").startswith(b"\x89PNG")
+    catalogs.check_complete(out)
+
+    def facts(catalog: str, source: str) -> list[dict[str, Any]]:
+        rows = [{**row, "uri": row["uri"].removeprefix(source)} for row in rows_of(catalog)]
+        return [{name: value for name, value in row.items() if name not in ("version", "listed_at")} for row in rows]
+
+    def findings(catalog: str, source: str) -> list[tuple[str, ...]]:
+        rows = catalogs.read_findings(catalog).to_pylist()
+        return [(row["uri"].removeprefix(source), row["kind"], row["detail"]) for row in rows]
+
+    local, source = str(csv_catalog), str(drawn_faces / "csv")
+    assert facts(out, faces_on_s3) == facts(local, source)
+    assert findings(out, faces_on_s3) == findings(local, source)
+
+
+def test_a_wrong_secret_is_one_clear_line(faces_on_s3: str, tmp_path: Path, run_job: Callable[..., Any]) -> None:
+    command = ("jobs/catalog.py", "--source", faces_on_s3, "--out", tmp_path / "catalog")
+    done = run_job(*command, env={"AWS_SECRET_ACCESS_KEY": "wrong"})
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"error: {faces_on_s3}: access refused")
+    assert "check the credentials in the environment" in done.stderr
+    assert done.stderr.count("\n") == 1
