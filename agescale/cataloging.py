@@ -122,9 +122,9 @@ class PartWriter:
         try:
             data = storage.read_bytes(row["uri"])
         except StoreError as error:
-            if error.status != "missing":  # the store's trouble, not the image's: the job stops, and says so
+            if not error.is_about_one_file:
                 raise
-            return {**row, "read_error": f"missing: {error}"}
+            return {**row, "read_error": f"{error.status}: {error}"}
         row = {**row, "content_hash": storage.sha256(data)}
         try:
             row["width"], row["height"] = images.inspect(data)

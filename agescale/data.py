@@ -161,7 +161,7 @@ class FaceDecoder:
                 if isinstance(face, Face):
                     images_NHWC[index] = face.pixels
                     is_loaded[index] = True
-                elif isinstance(face, StoreError) and face.status != "missing":
+                elif isinstance(face, StoreError) and not face.is_about_one_file:
                     raise face
         columns = {
             name: rows[name].to_numpy(zero_copy_only=False) for name in ("index", "group", "age_low", "age_high")

@@ -38,6 +38,12 @@ class StoreError(OSError):
         super().__init__(message)
         self.status = status
 
+    @property
+    def is_about_one_file(self) -> bool:
+        """Whether it tells of this object alone: it is gone, or a local file is closed to us. What else a store answers
+        (refused credentials, silence) will be the same for the next object, so a job had better stop."""
+        return self.status == "missing" or (self.status == "forbidden" and "://" not in str(self))
+
     def __reduce__(self) -> tuple[Any, ...]:
         # OSError pickles its own arguments only, and Ray sends errors between processes
         return StoreError, (self.status, str(self))

@@ -348,6 +348,7 @@ def train_fn_per_worker(loop: dict[str, Any]) -> str | None:
             _print_epoch(plan, progress)
         metrics = {key: value for key, value in entry.items() if isinstance(value, int | float)}
         ray.train.report({**metrics, "best_value": progress.best_value})
+    faulthandler.cancel_dump_traceback_later()
     return None
 
 
