@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import math
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +26,15 @@ from agescale.layouts import Label, Labels, LabelSource
 from agescale.progress import ImageProgress
 from agescale.storage import Listed, StoreError
 
-INSPECTED_PART_ROWS = 4096
+INSPECTED_PART_ROWS = 1024
 """Rows of a part whose images are read: some tens of MB where they are packed."""
 LISTED_PART_ROWS = 100_000
 """Rows of a part whose images are only listed."""
 MIN_PARTS = 8
 """So that a small catalog is read in parallel too."""
+
+DECODING = threading.BoundedSemaphore(2)
+"""Many threads read, two decode: a picture of 24 megapixels fills 72 MB."""
 
 DEFAULT_AGE_GROUPS = "25-years"
 
@@ -127,9 +131,10 @@ class PartWriter:
             return {**row, "read_error": f"{error.status}: {error}"}
         row = {**row, "content_hash": storage.sha256(data)}
         try:
-            row["width"], row["height"] = images.inspect(data)
-            if self.pack:
-                row["image"] = images.pack(data, self.pack)
+            with DECODING:
+                row["width"], row["height"] = images.inspect(data)
+                if self.pack:
+                    row["image"] = images.pack(data, self.pack)
         except ImageError as error:
             row["read_error"] = f"{error.status}: {error}"
         return row

@@ -19,9 +19,15 @@ from agescale.storage import StoreError
 Config = TypeVar("Config")
 
 
-def run_job(job: Callable[[Config], None], config_type: type[Config], default: Config | None = None) -> None:
+def run_job(
+    job: Callable[[Config], None], config_type: type[Config], default: Config | None = None, epilog: str = ""
+) -> None:
     """Parses ``config_type`` from the command line and runs ``job``; a user's mistake becomes one line and code 2."""
-    config = tyro.cli(config_type) if default is None else tyro.cli(config_type, default=default)
+    description = f"{config_type.__doc__}\n\n{epilog}".strip()
+    if default is None:
+        config = tyro.cli(config_type, description=description)
+    else:
+        config = tyro.cli(config_type, description=description, default=default)
     try:
         job(config)
     except KeyboardInterrupt:
@@ -50,6 +56,9 @@ def user_mistake(error: BaseException | None) -> str | None:
             return str(error)
         if original is None and isinstance(error, ValueError) and _raised_here("".join(format_tb(error.__traceback__))):
             return str(error)
+        for failure in getattr(error, "worker_failures", {}).values():  # of Ray Train, one a training process
+            if isinstance(failure, StoreError):
+                return str(failure)
         error = original if isinstance(original, BaseException) else error.__cause__
     return None
 

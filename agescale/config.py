@@ -113,7 +113,7 @@ class TrainConfig:
     augmentation: Literal["none", "light", "heavy"] = "light"
     """Random changes of training images, a fresh draw per image."""
     patience: int = 5
-    """Epochs without a better validation metric after which training stops."""
+    """Epochs without a better validation metric after which a phase ends, and training with its last one."""
     seed: int = 0
     """Seed of initial weights, order of images and augmentation."""
     num_workers: int = 1

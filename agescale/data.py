@@ -17,14 +17,15 @@ import ray
 import ray.data
 import torch
 
-from agescale import catalogs
+from agescale import catalogs, schema
 from agescale.age_groups import AgeGroups
 from agescale.images import Face
 from agescale.progress import ImageProgress
 from agescale.storage import StoreError
 
-NO_PROGRESS_TIMEOUT_S = 300
-"""A pipeline of Ray Data that moves nothing for so long ends with an error instead of hanging."""
+NO_PROGRESS_TIMEOUT_S = 1800
+"""A pipeline of Ray Data that finishes no task for so long ends with an error instead of hanging. One task may read and
+decode some thousand large photos, or wait for a busy cluster."""
 
 NUM_READ_THREADS = 16
 """Reads under way at once in one task: object stores answer in tens of milliseconds."""
@@ -102,8 +103,8 @@ def run_units(
     )
     for batch in summaries.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for row in batch.to_pylist():
-            progress.add(row["num_rows"], row.get("note", ""))
             yield row
+            progress.add(row["num_rows"], progress.note)
 
 
 def read_pool() -> ThreadPoolExecutor:
@@ -123,7 +124,8 @@ def labelled_rows(catalog: str, age_groups: AgeGroups) -> pa.Table:
     """
     rows = catalogs.read_catalog(catalog, LABEL_COLUMNS)
     rows = rows.filter(pc.or_(pc.is_valid(rows["age_low"]), pc.is_valid(rows["group"])))
-    rows = rows.join(catalogs.excluded(catalog), keys=["uri", "version"], join_type="left anti")
+    unfit = catalogs.excluded(catalog, (*schema.EXCLUDED_KINDS, "leaking"))
+    rows = rows.join(unfit, keys=["uri", "version"], join_type="left anti")
     rows = rows.sort_by([("part", "ascending"), ("row", "ascending")])
     return rows.set_column(
         rows.schema.get_field_index("group"), "group", pa.array(catalogs.group_indices(rows, age_groups))
@@ -170,13 +172,14 @@ class FaceDecoder:
         return {"image": images_NHWC[is_loaded], **columns}
 
 
-def decoded_dataset(rows: pa.Table, decoder: FaceDecoder) -> ray.data.Dataset:
-    """Decoded faces of ``rows`` as a lazy dataset of blocks of CHUNK_ROWS."""
+def decoded_dataset(rows: pa.Table, decoder: FaceDecoder, seed: ray.data.RandomSeedConfig | None) -> ray.data.Dataset:
+    """Decoded faces of ``rows`` as a lazy dataset of blocks of CHUNK_ROWS, in a random order where there is a seed."""
     rows = rows.append_column("index", pa.array(np.arange(len(rows)), pa.int64()))
     chunks = [rows.slice(start, CHUNK_ROWS).combine_chunks() for start in range(0, len(rows), CHUNK_ROWS)]
-    return ray.data.from_arrow(chunks).map_batches(
-        decoder, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=1
-    )
+    dataset = ray.data.from_arrow(chunks)
+    if seed is not None:
+        dataset = dataset.randomize_block_order(seed=seed)  # waits for all of its input, so not behind the decoder
+    return dataset.map_batches(decoder, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=1)
 
 
 def fits_in_object_store(num_images: int, image_size: int) -> bool:

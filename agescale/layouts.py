@@ -69,8 +69,8 @@ def class_folders(paths: Sequence[str], source: LabelSource) -> Labels:
     """
     folders = sorted({PurePosixPath(path).parts[0] for path in paths if len(PurePosixPath(path).parts) > 1})
     groups = source.age_groups
-    if groups is None and not all(parse_age(folder) for folder in folders):
-        groups = AgeGroups.from_names(folders)
+    if groups is None:
+        groups = _groups_of(folders)
     by_path = {}
     for path in paths:
         parts = PurePosixPath(path).parts
@@ -115,8 +115,7 @@ def csv_file(paths: Sequence[str], source: LabelSource) -> Labels:
     groups = source.age_groups
     if groups is None and source.label_column:
         values = sorted({row[source.label_column].strip() for row in rows} - {""})
-        if any(parse_age(value) is None and parse_range(value) is None for value in values):
-            groups = AgeGroups.from_names(values)
+        groups = _groups_of(values, ranges_are_groups=False)
     known = set(paths)
     by_path: dict[str, Label] = {}
     missing = []
@@ -141,6 +140,17 @@ LAYOUTS: dict[str, Callable[[Sequence[str], LabelSource], Labels]] = {
     "utkface": utkface,
     "unlabelled": unlabelled,
 }
+
+
+def _groups_of(values: Sequence[str], ranges_are_groups: bool = True) -> AgeGroups | None:
+    """The groups that class names stand for: None for ages, which need none. Where most are ages or ranges, the others
+    are mistakes and not classes."""
+    readable = [value for value in values if parse_age(value) or parse_range(value)]
+    if 2 * len(readable) <= len(values):
+        return AgeGroups.from_names(list(values)) if values else None
+    if not ranges_are_groups or all(parse_age(value) for value in readable):
+        return None
+    return AgeGroups.from_names(readable)
 
 
 def parse_age(text: str) -> tuple[float, float] | None:
@@ -168,7 +178,7 @@ def _class_label(name: str, groups: AgeGroups | None) -> Label:
         return Label(age_low=float(interval[0]), age_high=float(interval[1]))
     if groups is not None:
         return Label(error=f"class {name!r} is none of the age groups {', '.join(groups.names)}")
-    return Label(group=name)
+    return Label(error=f"class {name!r} is neither an age nor a range, as most others are")
 
 
 UTKFACE_GENDERS = {"0": "male", "1": "female"}

@@ -26,6 +26,16 @@ FAST = TrainConfig(
 RECIPES: dict[str, TrainConfig] = {"drawn": DRAWN, "fast": FAST}
 
 
+def describe() -> str:
+    """The recipes for ``--help``: names, and what each changes."""
+    default = TrainConfig()
+    lines = []
+    for name, recipe in RECIPES.items():
+        changes = [f"{key} {value}" for key, value in vars(recipe).items() if value != getattr(default, key)]
+        lines.append(f"{name}: {', '.join(changes)}")
+    return "Recipes, to be named first: " + "; ".join(lines)
+
+
 def take_name(arguments: list[str]) -> str | None:
     """Removes a recipe's name from the front of a command line (the program's name stays) and returns it."""
     if len(arguments) > 1 and not arguments[1].startswith("-"):

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,10 +31,11 @@ from agescale import catalogs, checkpoints, schema, storage
 from agescale.age_model import build_spec_task
 from agescale.catalogs import FaceOrError
 from agescale.config import ScoreConfig
-from agescale.data import NUM_READ_THREADS, check_resources, num_gpus, run_units, start_ray
+from agescale.data import check_resources, num_gpus, read_pool, run_units, start_ray
 from agescale.images import Face
 from agescale.predictor import Predictor
 from agescale.progress import ImageProgress
+from agescale.storage import StoreError
 
 MAX_UNIT_ROWS = 10_000
 
@@ -58,6 +59,7 @@ def score(config: ScoreConfig) -> ScoreResult:
     checkpoint = checkpoints.read(checkpoint_uri)
     if not hasattr(build_spec_task(checkpoint.spec), "decode"):
         raise ValueError(f"{checkpoint_uri}: its task, {checkpoint.spec.task}, predicts no age; nothing to score with")
+    catalogs.check_complete(catalog)
     parts = catalogs.part_names(catalog)
     storage.check_writable(out)
     run = {"model": checkpoint.digest, "catalog": catalog, "unit_rows": config.unit_rows}
@@ -75,9 +77,10 @@ def score(config: ScoreConfig) -> ScoreResult:
         scorer = UnitScorer(catalog, checkpoint_uri, out, _metadata(checkpoint_uri, checkpoint), config, workers)
         with progress:
             options = {"compute": ray.data.ActorPoolStrategy(size=workers.num, max_tasks_in_flight_per_actor=2)}
-            options |= {"num_cpus": workers.cpus, "num_gpus": workers.gpus}
+            options |= {"num_cpus": 1, "num_gpus": int(workers.device == "cuda")}
             for summary in run_units(missing, ScoringActor, progress, fn_constructor_args=(scorer,), **options):
                 statuses.update(json.loads(summary["statuses"]))
+                progress.note = f"{statuses.total() - statuses['ok']} failed"
     by_status = _count_statuses(out)
     result = ScoreResult(sum(by_status.values()), sum(statuses.values()), by_status, round(progress.images_per_s, 1))
     summary = {**run, "checkpoint": checkpoint_uri, "num_rows": result.num_rows, "by_status": by_status}
@@ -89,24 +92,18 @@ def score(config: ScoreConfig) -> ScoreResult:
 @dataclass(frozen=True)
 class Workers:
     num: int
-    cpus: float
-    gpus: float
+    num_threads: int  # of the forward pass on the CPU
     device: str
 
 
 def _workers(config: ScoreConfig, num_units: int) -> Workers:
-    """One process a GPU with the CPUs shared out among them, else one for two CPUs; never more than there are units.
-    Raises ValueError where the cluster cannot hold them."""
-    cpus = ray.cluster_resources().get("CPU", 1.0)
-    gpus = num_gpus()
-    if config.device == "cuda" or (config.device == "auto" and gpus):
-        num = min(num_units, config.num_workers or max(1, gpus))
-        workers = Workers(num, max(1.0, (cpus - 1) // num), 1, "cuda")
-    else:
-        num = min(num_units, config.num_workers or max(1, int(cpus // 2)))
-        workers = Workers(num, min(2.0, max(0.5, (cpus - 0.5) / num)), 0, "cpu")
-    check_resources(workers.num, workers.cpus, workers.gpus, extra_cpus=0)
-    return workers
+    """One process a GPU, else one for two CPUs; never more than there are units. Raises ValueError where the cluster
+    cannot hold them. Decoding threads are not reserved: a process may well use the CPUs of its node that lie idle."""
+    num_cpus, gpus = int(ray.cluster_resources().get("CPU", 1)), num_gpus()
+    use_gpu = config.device == "cuda" or (config.device == "auto" and gpus > 0)
+    num = min(num_units, config.num_workers or max(1, gpus if use_gpu else num_cpus // 2))
+    check_resources(num, cpus_per_worker=1, gpus_per_worker=float(use_gpu), extra_cpus=0)
+    return Workers(num, num_threads=math.ceil(num_cpus / num), device="cuda" if use_gpu else "cpu")
 
 
 def _units(catalog: str, parts: list[str], unit_rows: int) -> list[pa.Table]:
@@ -144,8 +141,10 @@ def _metadata(uri: str, checkpoint: checkpoints.Checkpoint) -> dict[str, Any]:
 
 def _count_statuses(out: str) -> dict[str, int]:
     counts: Counter[str] = Counter()
-    for name in storage.list_names(out, prefix="part-", suffix=".parquet"):
-        counts.update(storage.read_table(storage.join(out, name), ["status"])["status"].to_pylist())
+    files = [storage.join(out, name) for name in storage.list_names(out, prefix="part-", suffix=".parquet")]
+    with read_pool() as pool:
+        for table in pool.map(lambda file: storage.read_table(file, ["status"]), files):
+            counts.update(table["status"].to_pylist())
     return dict(counts.most_common())
 
 
@@ -167,14 +166,16 @@ class ScoringActor:
     def __init__(self, scorer: UnitScorer) -> None:
         self.scorer = scorer
         device = scorer.workers.device
-        if device == "cpu":  # decoding threads need little beside the model's
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // scorer.workers.num))
+        if device == "cpu":
+            torch.set_num_threads(min(scorer.workers.num_threads, len(os.sched_getaffinity(0))))
         self.predictor = Predictor(scorer.checkpoint, device)
+        if self.predictor.digest != scorer.metadata["model"]:
+            raise ValueError(f"{scorer.checkpoint}: another model stands there since scoring began; run it again")
         self.schema = schema.with_metadata(schema.PREDICTIONS, scorer.metadata)
         pack = int(catalogs.settings(scorer.catalog).get("pack") or 0)
         spec = self.predictor.spec
         self.use_packed = catalogs.can_use_packed(pack, spec.image_size, spec.center_crop)
-        self.pool = ThreadPoolExecutor(NUM_READ_THREADS, thread_name_prefix="agescale-read")
+        self.pool = read_pool()
 
     def __call__(self, unit: pa.Table) -> pa.Table:
         part, start, stop, output = (unit[name][0].as_py() for name in ("part", "start", "stop", "output"))
@@ -182,10 +183,11 @@ class ScoringActor:
         later = catalogs.superseded(self.scorer.catalog, part)
         rows = rows.filter(pc.invert(pc.or_(rows["deleted"], pc.is_in(rows["uri"], later.combine_chunks()))))
         predictions = self._predict(rows)
-        storage.write_table(storage.join(self.scorer.out, output), predictions)
         statuses = Counter(predictions["status"].to_pylist())
-        failed = len(rows) - statuses["ok"]
-        return pa.table({"num_rows": [stop - start], "statuses": [json.dumps(statuses)], "note": [f"{failed} failed"]})
+        if statuses and set(statuses) <= {"forbidden", "unreachable"}:  # the store's trouble, and not these images'
+            raise StoreError(predictions["status"][0].as_py(), predictions["error"][0].as_py())
+        storage.write_table(storage.join(self.scorer.out, output), predictions)
+        return pa.table({"num_rows": [stop - start], "statuses": [json.dumps(statuses)]})
 
     def _predict(self, rows: pa.Table) -> pa.Table:
         """One row of predictions for each of ``rows``, in their order."""

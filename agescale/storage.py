@@ -133,7 +133,7 @@ def list_files(uri: str) -> list[Listed]:
         if not os.path.isdir(uri):
             raise StoreError("missing", f"{uri}: no such folder")
         seen = {os.path.realpath(uri)}  # links are followed, and a link to a parent folder only once
-        for folder, folders, names in os.walk(uri, followlinks=True):
+        for folder, folders, names in os.walk(uri, followlinks=True, onerror=_refuse_folder):
             real = {name: os.path.realpath(os.path.join(folder, name)) for name in folders if not name.startswith(".")}
             folders[:] = [name for name, path in real.items() if path not in seen]
             seen.update(real.values())
@@ -163,6 +163,12 @@ def _check_utf8(path: str) -> None:
         path.encode()
     except UnicodeEncodeError:
         raise ValueError(f"{os.fsencode(path)!r}: a file name that is not UTF-8; rename the file") from None
+
+
+def _refuse_folder(error: OSError) -> None:
+    """A folder that cannot be listed is no empty one: a catalog would take its images for deleted."""
+    with _explained(str(error.filename)):
+        raise error
 
 
 def list_folders(uri: str) -> list[str]:

@@ -103,13 +103,16 @@ def train(config: TrainConfig, callbacks: tuple[ray.train.UserCallback, ...] = (
     splits = {name: rows.filter(pc.equal(rows["split"], name)) for name in ("train", "val")}
     metric = _check_labels(build_spec_task(spec), splits)
     model = _initial_model(config, spec, phases)
+    if config.num_workers < 1 or config.batch_size < 1:
+        raise ValueError(f"--num-workers {config.num_workers} --batch-size {config.batch_size}: at least 1 each")
     if config.batch_size % config.num_workers:
         raise ValueError(f"--batch-size {config.batch_size} is no multiple of --num-workers {config.num_workers}")
     storage.check_writable(out)
 
     start_ray(min_cpus=config.num_workers * config.cpus_per_worker + 1)
-    use_gpu = config.device == "cuda" or (config.device == "auto" and num_gpus() >= config.num_workers)
+    use_gpu = config.device == "cuda" or (config.device == "auto" and num_gpus() > 0)
     check_resources(config.num_workers, config.cpus_per_worker, float(use_gpu), extra_cpus=1)
+    print(f"training on {config.num_workers} x {'GPU' if use_gpu else 'CPU'}", flush=True)
     storage.write_bytes(storage.join(out, "run.json"), json.dumps(run, indent=1).encode())
 
     datasets = {name: _dataset(config, split, is_train=name == "train") for name, split in splits.items()}
@@ -176,6 +179,7 @@ def _check_same_run(out: str, run: dict[str, Any]) -> Progress | None:
     last = storage.join(out, "last")
     if not checkpoints.exists(last):
         return None
+    _derive(out)
     progress = checkpoints.read(last).progress
     return progress if progress.is_finished else None
 
@@ -254,19 +258,19 @@ def _dataset(config: TrainConfig, rows: pa.Table, is_train: bool) -> tuple[ray.d
     catalog = storage.absolute(config.catalog)
     pack = int(catalogs.settings(catalog).get("pack") or 0)
     use_packed = catalogs.can_use_packed(pack, config.image_size, config.center_crop)
-    dataset = decoded_dataset(rows, FaceDecoder(catalog, config.image_size, config.center_crop, use_packed))
-    num_images = len(rows)
-    if config.cache == "always" or (config.cache == "auto" and fits_in_object_store(num_images, config.image_size)):
-        dataset = dataset.materialize()
+    decoder = FaceDecoder(catalog, config.image_size, config.center_crop, use_packed)
+    seed = ray.data.RandomSeedConfig(seed=config.seed, reseed_after_execution=True) if is_train else None
+    fits = config.cache == "auto" and fits_in_object_store(len(rows), config.image_size)
+    if config.cache == "always" or fits:
+        print(f"decoding {len(rows):,} images, once for all epochs", flush=True)
+        dataset = decoded_dataset(rows, decoder, seed=None).materialize()
         num_images = int(dataset.count())
         if num_images < len(rows):
             print(
                 f"{len(rows) - num_images} images cannot be read any more and are left out; run jobs/catalog.py again"
             )
-    if is_train:
-        seed = ray.data.RandomSeedConfig(seed=config.seed, reseed_after_execution=True)
-        dataset = dataset.randomize_block_order(seed=seed)
-    return dataset, num_images
+        return (dataset.randomize_block_order(seed=seed) if seed else dataset), num_images
+    return decoded_dataset(rows, decoder, seed), len(rows)
 
 
 def _provenance(
@@ -310,8 +314,6 @@ def train_fn_per_worker(loop: dict[str, Any]) -> str | None:
     ema = finetuning.build_ema(model, config.ema_decay) if config.ema_decay else None
     judged = cast(AgeModel, ema.module) if ema is not None else model
     progress, optimizer_state = _restore(plan, model, ema)
-    if rank == 0:
-        _write_history(plan.out, progress)
 
     phase_index: int | None = None
     learner: nn.Module | None = None
@@ -336,19 +338,19 @@ def train_fn_per_worker(loop: dict[str, Any]) -> str | None:
             "lr": phase.lr,
         }
         entry |= _train_epoch(plan, learner, ema, optimizer, progress, phase)
-        if not math.isfinite(entry["train_loss"]):
-            return f"training diverged: epoch {entry['epoch']}'s loss is {entry['train_loss']}; lower the learning rate"
         entry["images_per_s"] = round(entry.pop("num_images") / (time.monotonic() - started), 1)
         entry |= _validate(plan, judged)
+        faulthandler.cancel_dump_traceback_later()  # what follows are stores, which have time limits of their own
+        if not math.isfinite(entry["train_loss"] + entry["val_loss"]):  # the same on every process
+            return f"training diverged: epoch {entry['epoch']}'s loss is not finite; lower the learning rate"
         entry["seconds"] = round(time.monotonic() - started, 1)
 
-        progress, is_best = _extend(progress, entry, plan)
+        progress = _extend(progress, entry, plan)
         if rank == 0:
-            _save(plan, progress, is_best, model, ema, optimizer)
+            _save(plan, progress, model, ema, optimizer)
             _print_epoch(plan, progress)
         metrics = {key: value for key, value in entry.items() if isinstance(value, int | float)}
         ray.train.report({**metrics, "best_value": progress.best_value})
-    faulthandler.cancel_dump_traceback_later()
     return None
 
 
@@ -395,7 +397,7 @@ def _train_epoch(
     device = next(learner.parameters()).device
     task, augmentation = build_spec_task(plan.spec), AUGMENTATIONS[config.augmentation]
     epoch = progress.epochs_done + 1
-    seed = (config.seed * 1_000_003 + epoch) * 1009 + rank  # so that a continued run draws what an unbroken one would
+    seed = (config.seed * 1_000_003 + epoch) * 1009 + rank
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
 
@@ -431,6 +433,7 @@ def _train_epoch(
             optimizer.step()
             if ema is not None:
                 ema.update_parameters(getattr(learner, "module", learner))
+            _wind_watchdog()
             num_images = len(images_NCHW) * world_size
             sums += torch.cat([batch_sums, batch_sums.new_tensor([num_images])])
             step += 1
@@ -452,12 +455,16 @@ def _validate(plan: Plan, model: AgeModel) -> dict[str, Any]:
     device = next(model.parameters()).device
     sums = torch.zeros(6, dtype=torch.float64, device=device)
     for batch in ray.train.get_dataset_shard("val").iter_torch_batches(batch_size=plan.config.batch_size):
+        _wind_watchdog()
         is_mine = batch["index"] % world_size == rank
         batch = {name: values[is_mine] for name, values in batch.items()}
         if len(batch["index"]) == 0:
             continue
         with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             outputs = model(batch["image"].permute(0, 3, 1, 2))
+        if not outputs.isfinite().all():
+            sums[0] = math.inf
+            continue
         loss_N, weight_N = task.loss(outputs, batch)
         errors, num_exact, hits, num_groups = _errors(task, outputs, batch, age_groups)
         sums += sums.new_tensor([float(loss_N.sum()), float(weight_N.sum()), errors, num_exact, hits, num_groups])
@@ -495,11 +502,15 @@ def _reduce(sums: Tensor) -> None:
     """Adds ``sums`` up over all processes, in place."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(sums)
-    faulthandler.dump_traceback_later(STALL_TIMEOUT_S, exit=True)  # every step comes by here and winds the watchdog up
 
 
-def _extend(progress: Progress, entry: dict[str, Any], plan: Plan) -> tuple[Progress, bool]:
-    """Progress with one more epoch, and whether that epoch is the best so far."""
+def _wind_watchdog() -> None:
+    """Gives this process another STALL_TIMEOUT_S to come by here again; then it ends with a traceback."""
+    faulthandler.dump_traceback_later(STALL_TIMEOUT_S, exit=True)
+
+
+def _extend(progress: Progress, entry: dict[str, Any], plan: Plan) -> Progress:
+    """Progress with one more epoch."""
     value = entry[f"val_{plan.metric}"]
     sign = -1 if METRIC_DIRECTIONS.get(plan.metric, "min") == "max" else 1
     is_best = progress.best_value is None or sign * value < sign * progress.best_value
@@ -507,32 +518,40 @@ def _extend(progress: Progress, entry: dict[str, Any], plan: Plan) -> tuple[Prog
     if is_best:
         progress = replace(progress, best_epoch=entry["epoch"], best_value=value)
     is_finished = _next_phase(plan.phases, progress, plan.config.patience) is None
-    return replace(progress, is_finished=is_finished), is_best
+    return replace(progress, is_finished=is_finished)
 
 
 def _save(
     plan: Plan,
     progress: Progress,
-    is_best: bool,
     model: AgeModel,
     ema: AveragedModel | None,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Best first, last last: a death in between repeats the epoch, and never leaves a best that last does not know."""
-    best, last = storage.join(plan.out, "best"), storage.join(plan.out, "last")
+    """Writes last/, then what derives from it; a death in between is mended by the next start."""
     judged = cast(AgeModel, ema.module if ema is not None else model)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in judged.state_dict().items()}
-    if is_best:
-        checkpoints.save(best, plan.spec, weights, progress, plan.provenance)
-    elif progress.is_finished:
-        checkpoints.update_progress(best, progress)
     training = {
         "model": model.state_dict(),
         "ema": ema.state_dict() if ema is not None else {},
         "optimizer": optimizer.state_dict(),
     }
-    checkpoints.save(last, plan.spec, weights, progress, plan.provenance, training)
-    _write_history(plan.out, progress)
+    checkpoints.save(storage.join(plan.out, "last"), plan.spec, weights, progress, plan.provenance, training)
+    _derive(plan.out)
+
+
+def _derive(out: str) -> None:
+    """Brings best/ and history.parquet up to date with last/."""
+    best, last = storage.join(out, "best"), storage.join(out, "last")
+    newest = checkpoints.read(last)
+    progress = newest.progress
+    kept = checkpoints.read(best).progress if checkpoints.exists(best) else None
+    if progress.best_epoch == progress.epochs_done and (kept is None or kept.history != progress.history):
+        weights = checkpoints.load_tensors(last, newest.weights_file, newest.weights_sha256)
+        checkpoints.save(best, newest.spec, weights, progress, newest.provenance)
+    elif progress.is_finished and kept is not None and not kept.is_finished:
+        checkpoints.update_progress(best, progress)
+    _write_history(out, progress)
 
 
 HISTORY_SCHEMA = pa.schema(
@@ -545,9 +564,8 @@ HISTORY_SCHEMA = pa.schema(
 
 
 def _write_history(out: str, progress: Progress) -> None:
-    if progress.history:
-        table = pa.Table.from_pylist(list(progress.history), schema=HISTORY_SCHEMA)
-        storage.write_table(storage.join(out, "history.parquet"), table)
+    table = pa.Table.from_pylist(list(progress.history), schema=HISTORY_SCHEMA)
+    storage.write_table(storage.join(out, "history.parquet"), table)
 
 
 def _print_epoch(plan: Plan, progress: Progress) -> None:

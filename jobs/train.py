@@ -18,6 +18,7 @@ from agescale.training import train
 
 def main(config: TrainConfig) -> None:
     if not config.catalog:
+        print("no --catalog: training on drawn faces")
         config = replace(config, catalog=drawn_catalog(storage.absolute(config.out)))
     progress = train(config)
     print(f"checkpoint: {storage.join(storage.absolute(config.out), 'best')} (epoch {progress.best_epoch}, "
@@ -37,4 +38,4 @@ def drawn_catalog(out: str) -> str:
 
 if __name__ == "__main__":
     recipe = recipes.take_name(sys.argv)
-    run_job(main, TrainConfig, recipes.RECIPES[recipe] if recipe else None)
+    run_job(main, TrainConfig, recipes.RECIPES[recipe] if recipe else None, recipes.describe())

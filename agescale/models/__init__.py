@@ -55,7 +55,7 @@ def build_encoder(name: str, image_size: int) -> nn.Module:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     near = near or difflib.get_close_matches(TORCHVISION + name, names, n=3)
     hint = f"; near it: {', '.join(near)}" if near else ""
-    raise ValueError(f"no encoder is called {name!r}{hint} (python jobs/train.py --help lists all {len(names)})")
+    raise ValueError(f"no encoder is called {name!r}{hint} (agescale.models.encoder_names() lists all {len(names)})")
 
 
 def load_backbone_weights(encoder: nn.Module, source: Mapping[str, Tensor] | str) -> tuple[list[str], list[str]]:
