@@ -141,6 +141,8 @@ class ScoreConfig:
     """Catalog rows of one output file, which is the unit of work: at most 10,000."""
     batch_size: int = 64
     """Images of one forward pass."""
+    mirror: bool = False
+    """Average each prediction over the image and its mirror image: twice the work, a little more accurate."""
     num_workers: int | None = None
     """Scoring processes. Default: one a GPU, else one for every two CPUs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

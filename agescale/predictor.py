@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from agescale import age_cdf, checkpoints
 from agescale.age_cdf import DecodeRule
@@ -18,10 +19,11 @@ from agescale.tasks import Prediction
 class Predictor:
     """``predictor(images)`` with uint8 RGB images (N, S, S, 3), S = ``spec.image_size``, gives columns of N values.
 
-    Raises ValueError for a checkpoint whose task predicts no age.
+    With ``mirror`` every prediction is the average over the image and its mirror image.
     """
 
-    def __init__(self, checkpoint_uri: str, device: str = "cpu") -> None:
+    def __init__(self, checkpoint_uri: str, device: str = "cpu", mirror: bool = False) -> None:
+        self.mirror = mirror
         self.checkpoint = checkpoints.read(checkpoint_uri)
         self.spec = self.checkpoint.spec
         self.digest = self.checkpoint.digest
@@ -34,10 +36,19 @@ class Predictor:
         with torch.inference_mode(), self._autocast():
             images_NCHW = torch.from_numpy(images_NHWC).to(self.device).permute(0, 3, 1, 2)
             prediction = self.task.decode(self.model(images_NCHW))
+            if self.mirror:
+                prediction = _average(prediction, self.task.decode(self.model(images_NCHW.flip(3))))
         return prediction_columns(prediction, self.age_groups, self.spec.decode)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
+
+
+def _average(one: Prediction, other: Prediction) -> Prediction:
+    def mean(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+        return None if a is None or b is None else (a + b) / 2
+
+    return Prediction(mean(one.age_probs_NA, other.age_probs_NA), mean(one.group_probs_NG, other.group_probs_NG))
 
 
 def prediction_columns(prediction: Prediction, age_groups: AgeGroups, decode: DecodeRule) -> dict[str, Any]:
