@@ -5,7 +5,7 @@ appears whole or not at all, and is never scored again while it stands; so a kil
 way, and the same command scores what is missing. Within a unit a pool of threads reads and decodes ahead of the model;
 only the units' names and counts pass through Ray.
 
-    <out>/run.json               model digest, catalog, unit_rows: what the files here belong to
+    <out>/run.json               model digest, catalog, unit_rows, mirror: what the files here belong to
     <out>/part-...-rows-....parquet
     <out>/summary.json           written last: counts by status
 """
@@ -62,7 +62,7 @@ def score(config: ScoreConfig) -> ScoreResult:
     catalogs.check_complete(catalog)
     parts = catalogs.part_names(catalog)
     storage.check_writable(out)
-    run = {"model": checkpoint.digest, "catalog": catalog, "unit_rows": config.unit_rows}
+    run = {"model": checkpoint.digest, "catalog": catalog, "unit_rows": config.unit_rows, "mirror": config.mirror}
     _check_same_output(out, run)
 
     units = _units(catalog, parts, config.unit_rows)
@@ -74,7 +74,8 @@ def score(config: ScoreConfig) -> ScoreResult:
     if missing:
         start_ray()
         workers = _workers(config, num_units=len(missing))
-        scorer = UnitScorer(catalog, checkpoint_uri, out, _metadata(checkpoint_uri, checkpoint), config, workers)
+        metadata = _metadata(checkpoint_uri, checkpoint, config)
+        scorer = UnitScorer(catalog, checkpoint_uri, out, metadata, config, workers)
         with progress:
             options = {"compute": ray.data.ActorPoolStrategy(size=workers.num, max_tasks_in_flight_per_actor=2)}
             options |= {"num_cpus": 1, "num_gpus": int(workers.device == "cuda")}
@@ -129,13 +130,13 @@ def _check_same_output(out: str, run: dict[str, Any]) -> None:
         raise ValueError(f"{out}: other predictions stand there ({'; '.join(different)}); give another --out")
 
 
-def _metadata(uri: str, checkpoint: checkpoints.Checkpoint) -> dict[str, Any]:
+def _metadata(uri: str, checkpoint: checkpoints.Checkpoint, config: ScoreConfig) -> dict[str, Any]:
     """What every file of predictions says of its model."""
     return {
         "model": checkpoint.digest,
         "age_groups": checkpoint.spec.age_groups,
         "checkpoint": uri,
-        "model_card": checkpoint.card(),
+        "model_card": {**checkpoint.card(), "mirror": config.mirror},
     }
 
 
@@ -168,7 +169,7 @@ class ScoringActor:
         device = scorer.workers.device
         if device == "cpu":
             torch.set_num_threads(min(scorer.workers.num_threads, len(os.sched_getaffinity(0))))
-        self.predictor = Predictor(scorer.checkpoint, device)
+        self.predictor = Predictor(scorer.checkpoint, device, scorer.config.mirror)
         if self.predictor.digest != scorer.metadata["model"]:
             raise ValueError(f"{scorer.checkpoint}: another model stands there since scoring began; run it again")
         self.schema = schema.with_metadata(schema.PREDICTIONS, scorer.metadata)

@@ -53,6 +53,14 @@ def test_batches_do_not_change_predictions(tmp_path: Path, images_NHWC: np.ndarr
     np.testing.assert_allclose(together["age"], [columns["age"][0] for columns in alone], atol=1e-3)
 
 
+def test_with_mirror_an_image_and_its_mirror_image_are_of_one_age(tmp_path: Path, images_NHWC: np.ndarray) -> None:
+    checkpoint = make_checkpoint(tmp_path, "distribution", "life-stages")
+    flipped_NHWC = np.ascontiguousarray(images_NHWC[:, :, ::-1])
+    mirrored, plain = Predictor(checkpoint, mirror=True), Predictor(checkpoint)
+    np.testing.assert_allclose(mirrored(images_NHWC)["age"], mirrored(flipped_NHWC)["age"], atol=1e-2)
+    assert np.abs(plain(images_NHWC)["age"] - plain(flipped_NHWC)["age"]).max() > 1e-2
+
+
 def test_columns_fit_the_schema() -> None:
     probs_NA = torch.softmax(torch.randn(3, 101), dim=1)
     columns = prediction_columns(Prediction(age_probs_NA=probs_NA), AgeGroups.parse("25-years"), "median")
