@@ -564,8 +564,9 @@ HISTORY_SCHEMA = pa.schema(
 
 
 def _write_history(out: str, progress: Progress) -> None:
-    table = pa.Table.from_pylist(list(progress.history), schema=HISTORY_SCHEMA)
-    storage.write_table(storage.join(out, "history.parquet"), table)
+    uri = storage.join(out, "history.parquet")
+    if not storage.exists(uri) or storage.num_rows(uri) != len(progress.history):
+        storage.write_table(uri, pa.Table.from_pylist(list(progress.history), schema=HISTORY_SCHEMA))
 
 
 def _print_epoch(plan: Plan, progress: Progress) -> None:
@@ -598,5 +599,4 @@ def _progress(plan: Plan, verb: str, total: int, is_shown: bool) -> Iterator[Ima
         yield bar
         bar._bar.close()
     else:
-        with ImageProgress(verb, total, is_quiet=not is_shown) as progress:
-            yield progress
+        yield ImageProgress(verb, total, is_quiet=not is_shown)  # no last line: the epoch's summary says it all
