@@ -6,8 +6,10 @@ import hashlib
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,8 +56,9 @@ def start_ray(min_cpus: float = 2) -> None:
         environment = {**RAY_ENVIRONMENT, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}
         ours = {name: value for name, value in environment.items() if name not in os.environ}
         os.environ.update(ours)
+        address = None if "RAY_ADDRESS" in os.environ or _is_recorded_cluster_alive() else "local"
         try:
-            ray.init(num_cpus=num_cpus, dashboard_port=port, logging_level="ERROR")
+            ray.init(address, num_cpus=num_cpus, dashboard_port=port, logging_level="ERROR")
         except ValueError:  # a running cluster takes no resources from its drivers
             for name in ours:
                 del os.environ[name]
@@ -64,6 +67,19 @@ def start_ray(min_cpus: float = 2) -> None:
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     context.enable_progress_bars = False  # ours count images; Ray's count blocks
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _is_recorded_cluster_alive() -> bool:
+    """Whether somebody answers at the address that ``ray start`` left behind; Ray waits for dead ones in silence."""
+    record = Path(tempfile.gettempdir(), "ray", "ray_current_cluster")
+    if not record.exists():
+        return False
+    host, _, port = record.read_text().strip().rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=3).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _free_port() -> int:

@@ -29,11 +29,12 @@ def environment() -> dict[str, str]:
 def dashboard(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a cluster of one node, as `ray start --head` makes it."""
     ports = []
-    for _ in range(2):
+    for _ in range(3):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             ports.append(probe.getsockname()[1])
-    options = [f"--port={ports[0]}", f"--dashboard-port={ports[1]}", "--num-cpus=4", "--block"]
+    options = [f"--port={ports[0]}", f"--dashboard-port={ports[1]}", f"--dashboard-agent-listen-port={ports[2]}"]
+    options += ["--num-cpus=4", "--block"]
     log = tmp_path_factory.mktemp("cluster") / "head.log"
     with log.open("wb") as file:
         head = subprocess.Popen(
@@ -62,9 +63,14 @@ def dashboard(environment: dict[str, str], tmp_path_factory: pytest.TempPathFact
 
 def submit(dashboard: str, environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
     arguments = [BIN / "ray", "job", "submit", "--address", dashboard, "--working-dir", ".", "--", "python", *command]
-    return subprocess.run(
-        [*map(str, arguments)], cwd=REPO, env=environment, capture_output=True, text=True, timeout=400, check=False
-    )
+    deadline = time.monotonic() + 60
+    while True:
+        result = subprocess.run(
+            [*map(str, arguments)], cwd=REPO, env=environment, capture_output=True, text=True, timeout=400, check=False
+        )
+        if "No available agent" not in result.stdout + result.stderr or time.monotonic() > deadline:
+            return result
+        time.sleep(1)  # a young cluster answers before its agent is up
 
 
 @pytest.mark.cluster
