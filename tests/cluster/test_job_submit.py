@@ -54,11 +54,8 @@ def dashboard(environment: dict[str, str], tmp_path_factory: pytest.TempPathFact
                 time.sleep(0.5)
         yield address
     finally:
-        head.send_signal(signal.SIGTERM)
-        try:
-            head.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
+        os.killpg(head.pid, signal.SIGKILL)  # its other processes end with it
+        head.wait()
 
 
 def submit(dashboard: str, environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
