@@ -76,7 +76,6 @@ class Plan:
     phases: tuple[finetuning.Phase, ...]
     provenance: dict[str, Any]
     num_train: int
-    num_val: int
     metric: str
     has_terminal: bool
 
@@ -123,7 +122,6 @@ def train(config: TrainConfig, callbacks: tuple[ray.train.UserCallback, ...] = (
         phases=phases,
         provenance=_provenance(config, run, splits, model),
         num_train=datasets["train"][1],
-        num_val=datasets["val"][1],
         metric=metric,
         has_terminal=sys.stdout.isatty(),
     )
