@@ -98,6 +98,13 @@ def mode_age(cdf_NA: np.ndarray) -> np.ndarray:
     return age_probabilities(cdf_NA).argmax(axis=1).astype(np.float64)
 
 
+def decode_age(cdf_NA: np.ndarray, rule: DecodeRule) -> np.ndarray:
+    """Age (N,) by ``rule``. Raises ValueError for an unknown one."""
+    if rule not in get_args(DecodeRule):
+        raise ValueError(f"decode rule {rule!r} is none of {', '.join(get_args(DecodeRule))}")
+    return {"median": median_age, "mean": mean_age, "mode": mode_age}[rule](cdf_NA)
+
+
 def std(cdf_NA: np.ndarray) -> np.ndarray:
     """Standard deviation (N,) of the age in years, about the mean; 0 where all mass stands in one bin."""
     ages_A = np.arange(NUM_AGES, dtype=np.float64)
@@ -131,9 +138,6 @@ def prediction_columns(cdf_NA: np.ndarray, groups: AgeGroups | None, rule: Decod
     >>> columns["age"].round(2).tolist(), columns["group"].tolist(), columns["group_probability"].round(2).tolist()
     ([13.329999923706055], ['teenager'], [0.6000000238418579])
     """
-    if rule not in get_args(DecodeRule):
-        raise ValueError(f"decode rule {rule!r} is none of {', '.join(get_args(DecodeRule))}")
-    decode_age = {"median": median_age, "mean": mean_age, "mode": mode_age}[rule]
     num_faces = len(cdf_NA)
     names: np.ndarray = np.full(num_faces, None, dtype=object)
     probability = np.full(num_faces, np.nan, dtype=np.float32)
@@ -144,7 +148,7 @@ def prediction_columns(cdf_NA: np.ndarray, groups: AgeGroups | None, rule: Decod
         has_group_N = probability > 0
         names[has_group_N] = np.array(groups.names, dtype=object)[best_N[has_group_N]]
     return {
-        "age": decode_age(cdf_NA).astype(np.float32),
+        "age": decode_age(cdf_NA, rule).astype(np.float32),
         "age_std": std(cdf_NA).astype(np.float32),
         "group": names,
         "group_probability": probability,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,14 @@ class ModelSpec:
     task: str
     age_groups: str
     image_size: int  # pixels, square
+    loss: str = ""  # the task's variant; "" is its first
+    widths: tuple[int, ...] = ()  # these three are the encoder's; () and None are its own defaults
+    dense: int | None = None
+    spatial_dropout: float | None = None
     hidden: tuple[int, ...] = ()
     dropout: float = 0.0
+    genders: tuple[str, ...] = ()  # what the auxiliary heads tell apart; () is no such head
+    ethnicities: tuple[str, ...] = ()
     center_crop: float = 1.0  # share of the shorter side that is kept
     resize: str = "bilinear, antialiased, central square"
     color_order: str = "RGB"
@@ -44,8 +50,15 @@ class ModelSpec:
         return ModelSpec(**known)
 
 
+class Outputs(NamedTuple):
+    """What a model says of N images: its task's outputs, and logits (N, K) of each auxiliary head, by its column."""
+
+    task: Tensor
+    auxiliary: dict[str, Tensor]
+
+
 class AgeModel(nn.Module):
-    """Normalisation, encoder and head. Takes RGB images (N, 3, S, S), uint8 or float in 0..255."""
+    """Normalisation, encoder and heads. Takes RGB images (N, 3, S, S), uint8 or float in 0..255."""
 
     pixel_scale: Tensor
     pixel_shift: Tensor
@@ -53,23 +66,42 @@ class AgeModel(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.encoder = build_encoder(spec.encoder, spec.image_size)
+        self.encoder = build_encoder(
+            spec.encoder, spec.image_size, widths=spec.widths, dense=spec.dense, spatial_dropout=spec.spatial_dropout
+        )
+        task = build_spec_task(spec)
+        self.reads = task.reads
+        self.head = task.build_head(self.encoder, spec.hidden, spec.dropout)
         num_features = cast(Encoder, self.encoder).num_features
-        self.head = build_spec_task(spec).build_head(num_features, spec.hidden, spec.dropout)
+        self.auxiliary = nn.ModuleDict(
+            {column: nn.Linear(num_features, len(names)) for column, names in auxiliary_classes(spec).items()}
+        )
         scale = 255 * torch.tensor(spec.std)
         self.register_buffer("pixel_scale", (1 / scale).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_shift", (-255 * torch.tensor(spec.mean) / scale).view(1, 3, 1, 1), persistent=False)
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, images_NCHW: Tensor) -> Tensor:
+    def normalise(self, images_NCHW: Tensor) -> Tensor:
         images_NCHW = images_NCHW.to(self.pixel_scale.dtype, memory_format=torch.channels_last)
-        normalised_NCHW = torch.addcmul(self.pixel_shift, images_NCHW, self.pixel_scale)
-        outputs: Tensor = self.head(self.encoder(normalised_NCHW))
-        return outputs
+        return torch.addcmul(self.pixel_shift, images_NCHW, self.pixel_scale)
+
+    def forward(self, images_NCHW: Tensor) -> Outputs:
+        normalised_NCHW = self.normalise(images_NCHW)
+        if self.reads == "feature_map":
+            return Outputs(self.head(cast(Encoder, self.encoder).feature_map(normalised_NCHW)), {})
+        features_NF = self.encoder(normalised_NCHW)
+        return Outputs(self.head(features_NF), {column: head(features_NF) for column, head in self.auxiliary.items()})
 
 
-def build_spec_task(spec: ModelSpec) -> Task:
-    return build_task(spec.task, AgeGroups.parse(spec.age_groups))
+def build_spec_task(spec: ModelSpec, **settings: Any) -> Task:
+    """The task of a model; ``settings`` (label_smoothing, rank_weights) matter for training alone."""
+    return build_task(spec.task, AgeGroups.parse(spec.age_groups), spec.loss, **settings)
+
+
+def auxiliary_classes(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
+    """The auxiliary heads: the column that each predicts, and the names of its classes."""
+    classes = {"gender": spec.genders, "ethnicity": spec.ethnicities}
+    return {column: names for column, names in classes.items() if names}
 
 
 def describe_blocks(model: AgeModel) -> list[tuple[str, str, int]]:

@@ -1,6 +1,7 @@
 """Random changes to training images: a fresh draw for every image, one pass for the whole batch, on its device.
 
-In: a batch of uint8 or float images in 0..255. Out: float32 images in 0..255 of the same shape.
+In: a batch of uint8 or float images in 0..255, as a rule somewhat larger than what comes out. Out: float32 images in
+0..255, square, of the side that is asked for.
 All draws are made on the generator's device (the CPU, as a rule) and are a few numbers an image, so that they are the
 same on every device and nothing waits for an accelerator. Normalises nothing: that is part of the model.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -40,6 +42,10 @@ class Augmentation:
     """Probability of painting a rectangle of 2-20 % of the area over with one random colour."""
 
 
+SOURCE_SCALE = 1.25
+"""How much larger images should arrive than they leave: turning and cropping at the final size would blur them, and a
+model that learned from blurred faces is judged on sharp ones."""
+
 AUGMENTATIONS: dict[str, Augmentation] = {
     "none": Augmentation(),
     "light": Augmentation(flip=0.5, rotation_degrees=10, min_crop_area=0.85, shift=0.03, colour=0.15),
@@ -56,13 +62,26 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 }
 
 
-def augment(images_NCHW: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Images (N, 3, H, W), uint8 or float in 0..255, to float32 in 0..255: changed, each by its own draw."""
+def source_size(image_size: int, augmentation: Augmentation) -> int:
+    """The side, pixels, at which images that shall leave ``augment`` with ``image_size`` should arrive.
+
+    >>> source_size(112, AUGMENTATIONS["light"]), source_size(112, AUGMENTATIONS["none"])
+    (140, 112)
+    """
+    return image_size if augmentation == Augmentation() else math.ceil(image_size * SOURCE_SCALE)
+
+
+def augment(
+    images_NCHW: Tensor, augmentation: Augmentation, generator: torch.Generator, size: int | None = None
+) -> Tensor:
+    """Images (N, 3, H, W), uint8 or float in 0..255, to float32 in 0..255: changed, each by its own draw, and scaled to
+    ``size`` x ``size`` pixels. Without a size they keep theirs."""
     images_NCHW = images_NCHW.to(torch.float32, memory_format=torch.contiguous_format)
     if augmentation == Augmentation():
+        assert size is None or images_NCHW.shape[2:] == (size, size), "nothing that would scale them"
         return images_NCHW
     with torch.autocast(images_NCHW.device.type, enabled=False):  # pixel coordinates need more than bfloat16
-        images_NCHW = _warp(images_NCHW, augmentation, generator)
+        images_NCHW = _warp(images_NCHW, augmentation, generator, size)
         if augmentation.colour or augmentation.grey:
             images_NCHW = _recolour(images_NCHW, augmentation, generator)
         if augmentation.low_resolution:
@@ -72,9 +91,25 @@ def augment(images_NCHW: Tensor, augmentation: Augmentation, generator: torch.Ge
     return images_NCHW
 
 
-def _warp(images_NCHW: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Flip, rotation, crop and shift as one affine map and one bilinear sampling."""
+def mix(images_NCHW: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Mixup (Zhang et al., ICLR 2018): each image blended with another one of the batch.
+
+    Returns the images, each one's partner (N,), and the share (N,) in 0.5..1 of the image itself, drawn from
+    Beta(alpha, alpha): what is learned of it is that share of its own label and the rest of its partner's.
+    """
+    num_images = len(images_NCHW)
+    seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+    share_N = torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, num_images)).float()
+    share_N = torch.maximum(share_N, 1 - share_N).to(images_NCHW.device)
+    partner_N = torch.randperm(num_images, generator=generator, device=generator.device).to(images_NCHW.device)
+    share_N111 = share_N[:, None, None, None]
+    return images_NCHW * share_N111 + images_NCHW[partner_N] * (1 - share_N111), partner_N, share_N
+
+
+def _warp(images_NCHW: Tensor, augmentation: Augmentation, generator: torch.Generator, size: int | None) -> Tensor:
+    """Flip, rotation, crop, shift and scaling as one affine map and one bilinear sampling."""
     num_images, _, height, width = images_NCHW.shape
+    out_height, out_width = (height, width) if size is None else (size, size)
     flip_N, angle_N, area_N, x_N, y_N = _uniform((5, num_images), generator)
     sign_N = 1 - 2 * (flip_N < augmentation.flip).float()
     angle_N = (2 * angle_N - 1) * math.radians(augmentation.rotation_degrees)
@@ -89,7 +124,7 @@ def _warp(images_NCHW: Tensor, augmentation: Augmentation, generator: torch.Gene
         ],
         dim=1,
     ).to(images_NCHW.device)
-    grid_NHW2 = F.affine_grid(theta_N23, [num_images, 3, height, width], align_corners=False)
+    grid_NHW2 = F.affine_grid(theta_N23, [num_images, 3, out_height, out_width], align_corners=False)
     return F.grid_sample(images_NCHW, grid_NHW2, padding_mode="reflection", align_corners=False)
 
 

@@ -134,6 +134,31 @@ def load_model(uri: str, checkpoint: Checkpoint | None = None) -> AgeModel:
     return model.eval()
 
 
+def load_into(model: AgeModel, uri: str, sha256: str = "") -> str:
+    """Starts ``model`` from a checkpoint: its encoder, and its head where it is of the same kind. Returns what it took.
+
+    Raises ValueError, in one line, for a checkpoint of another architecture, or with another checksum.
+    """
+    checkpoint = read(uri)
+    theirs, ours = checkpoint.spec, model.spec
+    if sha256 and checkpoint.weights_sha256 != sha256.lower():
+        raise ValueError(f"{uri}: the SHA-256 of its weights is {checkpoint.weights_sha256}, not {sha256}")
+    tensors = load_tensors(uri, checkpoint.weights_file, checkpoint.weights_sha256)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    fits = {name: tensor for name, tensor in tensors.items() if shapes.get(name) == tensor.shape}
+    wanted = [name for name in shapes if name.startswith("encoder.")]
+    if any(name not in fits for name in wanted):
+        raise ValueError(
+            f"{uri}: a checkpoint of {theirs.encoder} at {theirs.image_size} px, whose encoder does not fit "
+            f"{ours.encoder} at {ours.image_size} px"
+        )
+    is_same_task = (theirs.task, theirs.loss, theirs.age_groups) == (ours.task, ours.loss, ours.age_groups)
+    has_head = is_same_task and all(name in fits for name in shapes if name.startswith("head."))
+    parts = ["encoder", "head"] if has_head else ["encoder"]
+    model.load_state_dict({name: fits[name] for name in fits if name.split(".")[0] in parts}, strict=False)
+    return f"took the {' and the '.join(parts)} of a checkpoint trained on {theirs.task}"
+
+
 def load_training(uri: str, checkpoint: Checkpoint) -> dict[str, Any]:
     """What ``save`` got as ``training``."""
     assert checkpoint.training_file is not None, "this checkpoint cannot be continued"

@@ -73,14 +73,45 @@ class TrainConfig:
     """Catalog to train on. Default: drawn faces, made beside --out."""
     out: str = "runs/train"
     """Folder of the run: best/ (the checkpoint), history.parquet. The same command again continues it."""
+    where: str = ""
+    """Train and validate on these images only, a pandas query such as "gender == 'male' and age_low >= 18" over uri,
+    split, age_low, age_high, group, gender, ethnicity, subject, width, height."""
+    max_images: int | None = None
+    """Train on at most so many images, a stable random choice. Default: all."""
+    coarse_labels: float = 0.0
+    """Share of the exact training ages that are replaced by their age group, to see what coarse labels are worth; the
+    others alone: --where "age_high - age_low <= 1.001"."""
+    gender_from: str = ""
+    """Predictions whose gender stands in where the catalog has none."""
     encoder: str = "cnn"
-    """Architecture: cnn, or torchvision/NAME for any torchvision classification backbone."""
-    task: Literal["classification", "distribution"] = "distribution"
-    """What the head learns: the age groups, or a distribution over ages 0..100+ (DLDL-v2)."""
+    """Architecture: cnn, skip_cnn, attention_cnn, conv_autoencoder, or torchvision/NAME for any torchvision
+    classification backbone."""
+    widths: tuple[int, ...] = ()
+    """Filters of each convolution block of cnn, skip_cnn, attention_cnn, conv_autoencoder. Default: the encoder's."""
+    dense: int | None = None
+    """Size of cnn's dense layer. Default: 512."""
+    spatial_dropout: float | None = None
+    """Probability of dropping a whole feature map in attention_cnn. Default: 0.1."""
+    task: Literal["classification", "regression", "distribution", "ordinal", "reconstruction"] = "distribution"
+    """What the head learns: the age groups, the age, a distribution over ages 0..100+, the thresholds "at least k years
+    old", or (without labels) the image itself."""
+    loss: str = ""
+    """The task's loss. distribution: dldl (DLDL-v2), mean-variance; regression: l1, huber; ordinal: coral, corn;
+    classification: cross-entropy; reconstruction: mse. Default: the first one named."""
+    label_smoothing: float = 0.0
+    """Share of each class label that is spread over all classes (classification)."""
+    weighting: Literal["none", "classes", "density", "ranks"] = "none"
+    """Weigh training images by the rarity of their age group, or of their age (LDS), or an ordinal task's thresholds by
+    the paper's importance."""
+    auxiliary: tuple[Literal["gender", "ethnicity"], ...] = ()
+    """Further heads that learn what the catalog knows of gender and ethnicity; missing labels are ignored."""
+    auxiliary_weight: float = 0.2
+    """Weight of each auxiliary head's cross-entropy beside the task's loss."""
     weights: str = ""
-    """Initial weights: a torchvision name such as IMAGENET1K_V1, or a file or s3:// URI. Default: random."""
+    """Initial weights: a torchvision name such as IMAGENET1K_V1, a file or s3:// URI, or an agescale checkpoint, whose
+    head is taken too where it fits. Default: random."""
     weights_sha256: str = ""
-    """SHA-256 that the weights file must have, hex. Default: not checked."""
+    """SHA-256 that the weights file (of a checkpoint: its weights-*.pt) must have, hex. Default: not checked."""
     weights_license: str = ""
     """Licence of the initial weights, kept in the checkpoint for whoever deploys it."""
     data_license: str = ""
@@ -102,16 +133,24 @@ class TrainConfig:
     """Cap on the epochs of all phases together."""
     batch_size: int = 64
     """Images a step over all workers together; each worker takes its share."""
-    weight_decay: float = 0.05
-    """AdamW's weight decay, off for biases and norms."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Optimiser; sgd with Nesterov momentum 0.9."""
+    schedule: Literal["cosine", "exponential", "constant"] = "cosine"
+    """Course of the learning rate in each phase after its warm-up; cosine and exponential end at 1e-6."""
     warmup_epochs: float = 0.5
-    """Linear warm-up at the start of each phase, epochs; a cosine to 1e-6 follows."""
+    """Linear warm-up at the start of each phase, epochs."""
+    weight_decay: float = 0.05
+    """Weight decay, off for biases and norms; in adam and sgd it is an L2 penalty of half as much."""
+    head_weight_decay: float | None = None
+    """Weight decay of the heads. Default: as everywhere."""
     clip_norm: float = 1.0
     """Largest norm of the gradient."""
     ema_decay: float = 0.998
     """Decay a step of the averaged weights, which are validated and kept. 0: no averaging."""
     augmentation: Literal["none", "light", "heavy"] = "light"
     """Random changes of training images, a fresh draw per image."""
+    mixup: float = 0.0
+    """Blend pairs of training images and their labels with shares from Beta(mixup, mixup). 0: do not."""
     patience: int = 5
     """Epochs without a better validation metric after which a phase ends, and training with its last one."""
     seed: int = 0

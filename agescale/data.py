@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import socket
@@ -14,13 +13,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 import ray.data
 import torch
 
-from agescale import catalogs, schema
-from agescale.age_groups import AgeGroups
+from agescale import catalogs
 from agescale.images import Face
 from agescale.progress import ImageProgress
 from agescale.storage import StoreError
@@ -130,35 +127,12 @@ def read_pool() -> ThreadPoolExecutor:
 CHUNK_ROWS = catalogs.ROW_GROUP_ROWS
 """Rows of one decoding task, and of one block of the training data."""
 
-LABEL_COLUMNS = ["uri", "version", "split", "age_low", "age_high", "group", "gender"]
-
-
-def labelled_rows(catalog: str, age_groups: AgeGroups) -> pa.Table:
-    """The rows that may be trained on or validated: labelled, current, without an excluding finding.
-
-    Columns: uri, version, split, age_low, age_high, group (index into ``age_groups``, -1 where in none), part, row.
-    """
-    rows = catalogs.read_catalog(catalog, LABEL_COLUMNS)
-    rows = rows.filter(pc.or_(pc.is_valid(rows["age_low"]), pc.is_valid(rows["group"])))
-    unfit = catalogs.excluded(catalog, (*schema.EXCLUDED_KINDS, "leaking"))
-    rows = rows.join(unfit, keys=["uri", "version"], join_type="left anti")
-    rows = rows.sort_by([("part", "ascending"), ("row", "ascending")])
-    return rows.set_column(
-        rows.schema.get_field_index("group"), "group", pa.array(catalogs.group_indices(rows, age_groups))
-    )
-
-
-def fingerprint(rows: pa.Table) -> str:
-    """Names the images and labels of a training run: 16 hex digits, whatever the order in the catalog."""
-    digest = hashlib.sha256()
-    columns = [rows[name].to_pylist() for name in ("version", "split", "age_low", "age_high", "group")]
-    for line in sorted(repr(values) for values in zip(*columns, strict=True)):
-        digest.update(line.encode())
-    return digest.hexdigest()[:16]
+BATCH_COLUMNS = ("index", "group", "age_low", "age_high", "gender", "ethnicity", "weight")
+"""What a training batch holds beside its images: numbers."""
 
 
 class FaceDecoder:
-    """Catalog rows in, a batch of training data out: images uint8 (n, S, S, 3), labels, and the row's index.
+    """Catalog rows in, a batch of training data out: images uint8 (n, S, S, 3), and BATCH_COLUMNS.
 
     Rows whose image cannot be decoded (any more) are left out; a store that fails stops the job.
     """
@@ -181,9 +155,7 @@ class FaceDecoder:
                     is_loaded[index] = True
                 elif isinstance(face, StoreError) and not face.is_about_one_file:
                     raise face
-        columns = {
-            name: rows[name].to_numpy(zero_copy_only=False) for name in ("index", "group", "age_low", "age_high")
-        }
+        columns = {name: rows[name].to_numpy(zero_copy_only=False) for name in BATCH_COLUMNS}
         columns = {name: values[is_loaded] for name, values in columns.items()}
         return {"image": images_NHWC[is_loaded], **columns}
 

@@ -10,8 +10,10 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -83,14 +85,25 @@ def set_train_mode(model: nn.Module, scope: str) -> None:
             block.train()
 
 
-def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Optimiser groups of what learns: weight decay on matrices and filters, none on biases and norms (vectors)."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in learning if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+def param_groups(model: nn.Module, weight_decay: float, head_weight_decay: float | None = None) -> list[dict[str, Any]]:
+    """Optimiser groups of what learns: weight decay on matrices and filters, none on biases and norms (vectors); the
+    encoder's and the heads' may differ."""
+    encoder_ids = {id(parameter) for parameter in cast(nn.Module, model.encoder).parameters()}
+    decays: dict[float, list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            is_head = id(parameter) not in encoder_ids and head_weight_decay is not None
+            decay = cast(float, head_weight_decay) if is_head else weight_decay
+            decays.setdefault(decay if parameter.ndim > 1 else 0.0, []).append(parameter)
+    return [{"params": parameters, "weight_decay": decay} for decay, parameters in decays.items()]
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+}
+"""Decay is decoupled in adamw (Loshchilov and Hutter, ICLR 2019); in adam and sgd it is an L2 penalty of half of it."""
 
 
 SCHEDULES: dict[str, Callable[[float, float, float], float]] = {

@@ -12,7 +12,7 @@ from torch import Tensor
 from agescale import age_cdf, checkpoints
 from agescale.age_cdf import DecodeRule
 from agescale.age_groups import AgeGroups
-from agescale.age_model import build_spec_task
+from agescale.age_model import auxiliary_classes, build_spec_task
 from agescale.tasks import Prediction
 
 
@@ -29,26 +29,32 @@ class Predictor:
         self.digest = self.checkpoint.digest
         self.device = torch.device(device)
         self.task = build_spec_task(self.spec)
+        self.classes = auxiliary_classes(self.spec)
         self.age_groups = AgeGroups.parse(self.spec.age_groups)
         self.model = checkpoints.load_model(checkpoint_uri, self.checkpoint).to(self.device)
 
     def __call__(self, images_NHWC: npt.NDArray[np.uint8]) -> dict[str, Any]:
+        images_NCHW = torch.from_numpy(images_NHWC).to(self.device).permute(0, 3, 1, 2)
+        views = [images_NCHW, images_NCHW.flip(3)] if self.mirror else [images_NCHW]
         with torch.inference_mode(), self._autocast():
-            images_NCHW = torch.from_numpy(images_NHWC).to(self.device).permute(0, 3, 1, 2)
-            prediction = self.task.decode(self.model(images_NCHW))
-            if self.mirror:
-                prediction = _average(prediction, self.task.decode(self.model(images_NCHW.flip(3))))
-        return prediction_columns(prediction, self.age_groups, self.spec.decode)
+            outputs = [self.model(view_NCHW) for view_NCHW in views]
+            columns = prediction_columns(
+                self.task.decode(_mean([each.task for each in outputs])), self.age_groups, self.spec.decode
+            )
+            for column, names in self.classes.items():
+                probs_NK = _mean([each.auxiliary[column] for each in outputs]).softmax(dim=1)
+                probability_N, index_N = probs_NK.cpu().max(dim=1)
+                columns[column] = [names[index] for index in index_N]
+                columns[f"{column}_probability"] = probability_N.numpy()
+        return columns
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
 
 
-def _average(one: Prediction, other: Prediction) -> Prediction:
-    def mean(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-        return None if a is None or b is None else (a + b) / 2
-
-    return Prediction(mean(one.age_probs_NA, other.age_probs_NA), mean(one.group_probs_NG, other.group_probs_NG))
+def _mean(outputs: list[Tensor]) -> Tensor:
+    """Before they are decoded: the mean of two ages is an age between, that of two distributions has two peaks."""
+    return torch.stack(outputs).float().mean(dim=0)
 
 
 def prediction_columns(prediction: Prediction, age_groups: AgeGroups, decode: DecodeRule) -> dict[str, Any]:

@@ -1,9 +1,14 @@
 """Named, runnable configurations: ``python jobs/train.py NAME --catalog ... --out ...``; any setting can be changed.
 
-Each tells where it comes from and what it is expected to reach; README.md has the measured table.
+Each tells where it comes from. Most rebuild, as it was told, what a well-known student project did with Keras (its
+layers counted in blocks here, see ``encoder.blocks()``), so that a better recipe can be measured beside it on the same
+split; README.md has the table of what each reached, and in which time. ``IMAGENET1K_*`` are downloaded by torchvision;
+without that network, ``--weights FILE`` or ``--weights ""`` for random ones.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from agescale.config import TrainConfig
 
@@ -23,7 +28,157 @@ FAST = TrainConfig(
 )
 """MobileNetV2 from ImageNet at 112 px, DLDL-v2 over ages 0..100+: a laptop's hour for 15,000 faces."""
 
-RECIPES: dict[str, TrainConfig] = {"drawn": DRAWN, "fast": FAST}
+BEST = TrainConfig(
+    encoder="torchvision/convnext_tiny",
+    weights="IMAGENET1K_V1",
+    image_size=192,
+    phases="head:1@1e-3,all:40@2e-4",
+    batch_size=128,
+    warmup_epochs=2,
+    augmentation="heavy",
+    mixup=0.2,
+    dropout=0.3,
+    ema_decay=0.9995,
+    patience=15,
+)
+"""ConvNeXt-Tiny from ImageNet at 192 px with heavy augmentation and mixup: for a GPU. Not measured yet."""
+
+KERAS = TrainConfig(
+    task="classification",
+    optimizer="adam",
+    schedule="constant",
+    warmup_epochs=0,
+    weight_decay=0.0,
+    clip_norm=0.0,
+    ema_decay=0.0,
+    augmentation="none",
+    dropout=0.0,
+    batch_size=32,
+)
+"""What Keras does unless told otherwise, and the sources told little."""
+
+
+RESNET50_CLASSES = replace(
+    KERAS,
+    encoder="torchvision/resnet50",
+    weights="IMAGENET1K_V2",
+    image_size=224,
+    hidden=(256,),
+    dropout=0.3,
+    phases="head:5@1e-3,last3:10@1e-5",
+    augmentation="light",
+)
+"""One folder an age class; ResNet-50 from ImageNet with own dense layers on top, augmented, the last stage unfrozen."""
+
+CNN_128 = replace(KERAS, encoder="cnn", widths=(32, 64, 128, 128), dense=512, image_size=128, phases="all:10@1e-3")
+"""Young, middle or old: four convolution blocks with max-pooling, 32 to 128 filters, flattened, dense 512, softmax;
+cross-entropy, Adam, batch 32, 10 epochs, the best epoch kept."""
+
+RESNET50_TWO_PHASE = replace(
+    KERAS,
+    encoder="torchvision/resnet50",
+    weights="IMAGENET1K_V2",
+    image_size=128,
+    dropout=0.2,
+    phases="head:10@1e-4,last1:10@1e-5",
+)
+"""ResNet-50 frozen, average pooling, dropout 0.2, a dense layer at 1e-4; then its last 10 layers, which are one
+bottleneck block, at 1e-5."""
+
+MOBILENET_TWO_PHASE = replace(
+    KERAS,
+    encoder="torchvision/mobilenet_v2",
+    weights="IMAGENET1K_V1",
+    image_size=128,
+    dropout=0.2,
+    phases="head:10@1e-4,last2:10@1e-5",
+)
+"""The same with MobileNetV2, whose last 10 layers are the last convolution and most of the last inverted residual."""
+
+ATTENTION_CNN_160 = replace(
+    KERAS,
+    encoder="attention_cnn",
+    image_size=160,
+    hidden=(256,),
+    dropout=0.5,
+    phases="all:15@1e-3",
+    schedule="exponential",
+)
+"""Four blocks of convolution, batch norm, max-pooling and spatial dropout, channel attention from average- and
+max-pooled features, a dense layer, dropout, softmax; Adam, its rate decaying exponentially from 1e-3, 15 epochs."""
+
+SMALL_CNN = replace(
+    KERAS, encoder="cnn", widths=(16, 32, 64), dense=128, image_size=96, dropout=0.5, phases="all:15@1e-3"
+)
+"""Child, teenager, adult or senior (``--age-groups life-stages``) by a small CNN; the source's five reach 81 % at most
+on its own data."""
+
+SKIP_CNN_REGRESSION = replace(
+    KERAS,
+    encoder="skip_cnn",
+    task="regression",
+    loss="l1",
+    image_size=128,
+    hidden=(128,),
+    dropout=0.2,
+    phases="all:15@1e-3",
+)
+"""The age itself by a CNN with skip connections, the best of the same source's six regression networks."""
+
+AUTOENCODER = replace(KERAS, encoder="conv_autoencoder", task="reconstruction", image_size=128, phases="all:10@1e-3")
+"""A convolutional autoencoder learns to draw faces again, from their pictures alone (no labels are needed)."""
+
+AUTOENCODER_FINETUNE = replace(
+    KERAS, encoder="conv_autoencoder", image_size=128, hidden=(256, 128), dropout=0.3, phases="head:5@1e-3,all:10@1e-4"
+)
+"""Its encoder, reused with a deeper head: ``--weights runs/autoencoder/best``; frozen first, then all. The best
+home-made network of its source."""
+
+RESNET50_REGRESSION_224 = replace(
+    KERAS,
+    encoder="torchvision/resnet50",
+    weights="IMAGENET1K_V2",
+    task="regression",
+    loss="l1",
+    image_size=224,
+    hidden=(256,),
+    dropout=0.3,
+    phases="all:20@1e-4",
+)
+"""ResNet-50 without its top, average pooling, dense ReLU, dropout, one linear output; mean absolute error, Adam, 20
+epochs. Its source reaches a validation MAE of 7.65 years on APPA-REAL."""
+
+VGG16_25Y = replace(
+    KERAS,
+    encoder="torchvision/vgg16",
+    weights="IMAGENET1K_V1",
+    image_size=128,
+    age_groups="25-years",
+    hidden=(256, 128),
+    dropout=0.5,
+    head_weight_decay=1e-2,
+    phases="head:30@1e-3",
+    patience=5,
+)
+"""UTKFace in five groups of 25 years: VGG-16 frozen, dense layers with dropout and L2 on top; cross-entropy, Adam,
+early stopping, the best epoch kept."""
+
+RECIPES: dict[str, TrainConfig] = {
+    "drawn": DRAWN,
+    "fast": FAST,
+    "best": BEST,
+    "resnet50-classes": RESNET50_CLASSES,
+    "cnn-128": CNN_128,
+    "resnet50-two-phase": RESNET50_TWO_PHASE,
+    "mobilenet-two-phase": MOBILENET_TWO_PHASE,
+    "attention-cnn-160": ATTENTION_CNN_160,
+    "small-cnn": SMALL_CNN,
+    "skip-cnn-regression": SKIP_CNN_REGRESSION,
+    "autoencoder": AUTOENCODER,
+    "autoencoder-finetune": AUTOENCODER_FINETUNE,
+    "resnet50-regression-224": RESNET50_REGRESSION_224,
+    "vgg16-25y": VGG16_25Y,
+}
 
 
 def describe() -> str:

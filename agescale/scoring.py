@@ -57,7 +57,7 @@ def score(config: ScoreConfig) -> ScoreResult:
     if not 1 <= config.unit_rows <= MAX_UNIT_ROWS:
         raise ValueError(f"--unit-rows {config.unit_rows}: from 1 to {MAX_UNIT_ROWS:,}")
     checkpoint = checkpoints.read(checkpoint_uri)
-    if not hasattr(build_spec_task(checkpoint.spec), "decode"):
+    if not build_spec_task(checkpoint.spec).predicts_age:
         raise ValueError(f"{checkpoint_uri}: its task, {checkpoint.spec.task}, predicts no age; nothing to score with")
     catalogs.check_complete(catalog)
     parts = catalogs.part_names(catalog)

@@ -120,7 +120,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             "-s3",
             f"-s3.config={folder / 's3.json'}",
         ),
-        "-s3.port.iceberg=0",
+        "-s3.port.iceberg=0",  # these two have fixed ports, which a second server on this machine would not get
+        "-s3.port.lance=0",
         *(f"-{service}.port={port}" for service, port in zip(services, ports[:4], strict=True)),
         *(f"-{service}.port.grpc={port}" for service, port in zip(services, ports[4:], strict=True)),
     ]

@@ -6,6 +6,7 @@ import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def test_normalisation_is_part_of_the_model_and_takes_uint8(model: AgeModel) -> 
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (SPEC.mean, SPEC.std))
     with torch.no_grad():
         expected = model.head(model.encoder((images_NCHW / 255 - mean) / std))
-        torch.testing.assert_close(model(images_NCHW), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model(images_NCHW).task, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_without_config_json_there_is_no_checkpoint(tmp_path: Path, model: AgeModel) -> None:
@@ -134,3 +135,34 @@ def test_blocks_are_described_with_shapes_and_all_parameters(model: AgeModel) ->
     assert blocks[-1][0] == "head"
     assert blocks[-1][1] == "101"
     assert all(shape != "?" for _, shape, _ in blocks)
+
+
+def test_a_model_starts_from_a_checkpoint_with_its_head_where_that_is_of_the_same_kind(
+    tmp_path: Path, model: AgeModel
+) -> None:
+    save(tmp_path, model)
+    twin = AgeModel(SPEC)
+    assert "the encoder and the head" in checkpoints.load_into(twin, str(tmp_path))
+    torch.testing.assert_close(twin.state_dict(), model.state_dict())
+    other = AgeModel(replace(SPEC, task="ordinal"))
+    head = {name: tensor.clone() for name, tensor in other.head.state_dict().items()}
+    assert "head" not in checkpoints.load_into(other, str(tmp_path))
+    torch.testing.assert_close(other.encoder.state_dict(), model.encoder.state_dict())
+    torch.testing.assert_close(dict(other.head.state_dict()), head)
+
+
+@pytest.mark.parametrize("changes", [{"image_size": 48}, {"encoder": "skip_cnn"}, {"widths": (8, 16, 16, 32)}])
+def test_a_checkpoint_of_another_architecture_is_refused_in_one_line(
+    tmp_path: Path, model: AgeModel, changes: dict[str, Any]
+) -> None:
+    save(tmp_path, model)
+    with pytest.raises(ValueError, match="whose encoder does not fit") as caught:
+        checkpoints.load_into(AgeModel(replace(SPEC, **changes)), str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_with_another_checksum_is_refused(tmp_path: Path, model: AgeModel) -> None:
+    saved = save(tmp_path, model)
+    checkpoints.load_into(AgeModel(SPEC), str(tmp_path), saved.weights_sha256)
+    with pytest.raises(ValueError, match="the SHA-256 of its weights is"):
+        checkpoints.load_into(AgeModel(SPEC), str(tmp_path), "0" * 64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +22,14 @@ def images_NHWC() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
 
 
-def make_checkpoint(folder: Path, task: str, age_groups: str) -> str:
+def make_checkpoint(folder: Path, task: str, age_groups: str, **settings: Any) -> str:
     torch.manual_seed(0)
-    model = AgeModel(ModelSpec(encoder="cnn", task=task, age_groups=age_groups, image_size=32))
+    model = AgeModel(ModelSpec(encoder="cnn", task=task, age_groups=age_groups, image_size=32, **settings))
     checkpoints.save(str(folder), model.spec, model.state_dict(), checkpoints.Progress(), {})
     return str(folder)
 
 
-@pytest.mark.parametrize("task", ["distribution", "classification"])
+@pytest.mark.parametrize("task", ["distribution", "classification", "regression", "ordinal"])
 def test_age_and_group_derive_from_the_stored_distribution(tmp_path: Path, task: str, images_NHWC: np.ndarray) -> None:
     predictor = Predictor(make_checkpoint(tmp_path, task, "life-stages"))
     columns = predictor(images_NHWC)
@@ -59,6 +60,18 @@ def test_with_mirror_an_image_and_its_mirror_image_are_of_one_age(tmp_path: Path
     mirrored, plain = Predictor(checkpoint, mirror=True), Predictor(checkpoint)
     np.testing.assert_allclose(mirrored(images_NHWC)["age"], mirrored(flipped_NHWC)["age"], atol=1e-2)
     assert np.abs(plain(images_NHWC)["age"] - plain(flipped_NHWC)["age"]).max() > 1e-2
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_auxiliary_heads_name_their_likeliest_class_with_its_probability(
+    tmp_path: Path, images_NHWC: np.ndarray, mirror: bool
+) -> None:
+    checkpoint = make_checkpoint(tmp_path, "distribution", "life-stages", genders=("female", "male"))
+    columns = Predictor(checkpoint, mirror=mirror)(images_NHWC)
+    assert set(columns["gender"]) <= {"female", "male"}
+    assert all(0.5 <= probability <= 1 for probability in columns["gender_probability"])
+    assert "ethnicity" not in columns
+    assert set(columns) <= set(schema.PREDICTIONS.names)
 
 
 def test_columns_fit_the_schema() -> None:

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from inspect import signature
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
+from agescale.models.attention_cnn import AttentionCnn
 from agescale.models.cnn import Cnn
+from agescale.models.conv_autoencoder import ConvAutoencoder
+from agescale.models.skip_cnn import SkipCnn
 from agescale.models.torchvision_backbone import build_torchvision, torchvision_format, torchvision_names
 
 TORCHVISION = "torchvision/"
@@ -33,8 +37,13 @@ class Encoder(Protocol):
         """The building blocks from input to output: disjoint, and together all of the parameters."""
 
 
-ENCODERS: dict[str, Callable[[int], nn.Module]] = {"cnn": Cnn}
-"""Name to a function of the image size (pixels, square)."""
+ENCODERS: dict[str, Callable[..., nn.Module]] = {
+    "cnn": Cnn,
+    "skip_cnn": SkipCnn,
+    "attention_cnn": AttentionCnn,
+    "conv_autoencoder": ConvAutoencoder,
+}
+"""Name to a function of the image size (pixels, square) and of the settings that its signature names."""
 
 
 def encoder_names() -> list[str]:
@@ -42,15 +51,27 @@ def encoder_names() -> list[str]:
     return [*ENCODERS, *(TORCHVISION + name for name in torchvision_names())]
 
 
-def build_encoder(name: str, image_size: int) -> nn.Module:
+def build_encoder(
+    name: str,
+    image_size: int,
+    widths: tuple[int, ...] = (),
+    dense: int | None = None,
+    spatial_dropout: float | None = None,
+) -> nn.Module:
     """The encoder ``name`` (an ``Encoder``), randomly initialised, for square images of ``image_size`` pixels.
 
-    Raises ValueError, in one line, for an unknown name and for an image size that the network cannot take.
+    Filters of each block, size of the dense layer, share of channels dropped: what is not given is the encoder's own.
+    Raises ValueError, in one line, for an unknown name, for a setting that the encoder does not have or cannot be, and
+    for an image size that the network cannot take.
     """
+    given = {"widths": widths or None, "dense": dense, "spatial_dropout": spatial_dropout}
+    settings = {key: value for key, value in given.items() if value is not None}
     if name in ENCODERS:
-        return ENCODERS[name](image_size)
+        _check_settings(name, settings)
+        return ENCODERS[name](image_size, **settings)
     names = encoder_names()
     if name in names:
+        _check_settings(name, settings)
         return build_torchvision(name.removeprefix(TORCHVISION), image_size)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     near = near or difflib.get_close_matches(TORCHVISION + name, names, n=3)
@@ -91,10 +112,26 @@ def load_backbone_weights(encoder: nn.Module, source: Mapping[str, Tensor] | str
     return missing, unexpected
 
 
+def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    for key in settings:
+        takers = [taker for taker, build in ENCODERS.items() if key in signature(build).parameters]
+        if name not in takers:
+            raise ValueError(f"--{key.replace('_', '-')} is a setting of {', '.join(takers)}, but not of {name}")
+    if min(settings.get("widths", (1,))) < 1:
+        raise ValueError(f"--widths: every width must be at least 1, not {min(settings['widths'])}")
+    if settings.get("dense", 1) < 1:
+        raise ValueError(f"--dense must be at least 1, not {settings['dense']}")
+    if not 0 <= settings.get("spatial_dropout", 0) < 1:
+        raise ValueError(f"--spatial-dropout must be at least 0 and below 1, not {settings['spatial_dropout']}")
+
+
 def _download(encoder: nn.Module, weights_name: str) -> Mapping[str, Tensor]:
     name = getattr(encoder, "name", None)
     if name is None:
-        raise ValueError(f"torchvision publishes no weights for the encoder {type(encoder).__name__.lower()!r}")
+        own = next((own for own, build in ENCODERS.items() if type(encoder) is build), type(encoder).__name__)
+        raise ValueError(
+            f"no weights {weights_name!r} for {own}: torchvision publishes weights for torchvision/<name> only"
+        )
     published = get_model_weights(name)
     if weights_name not in published.__members__:
         raise ValueError(

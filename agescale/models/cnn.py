@@ -16,18 +16,26 @@ NUM_FEATURES = 512
 
 
 class Cnn(nn.Module):
-    """Images (N, 3, S, S) to features (N, 512), S = ``image_size`` pixels, at least 16. No batch norm, no dropout."""
+    """Images (N, 3, S, S) to features (N, dense), S = ``image_size`` pixels. No batch norm, no dropout.
 
-    def __init__(self, image_size: int) -> None:
+    ``widths`` are the filters of the convolution blocks, each of which halves the map, so S is at least 2**depth.
+
+    >>> Cnn(64).num_features
+    512
+    >>> [sum(p.numel() for p in block.parameters()) for block in Cnn(64, widths=(4, 8), dense=10).blocks()]
+    [112, 296, 20490]
+    """
+
+    def __init__(self, image_size: int, widths: tuple[int, ...] = WIDTHS, dense: int = NUM_FEATURES) -> None:
         super().__init__()
-        map_size = image_size // 2 ** len(WIDTHS)
+        map_size = image_size // 2 ** len(widths)
         if map_size < 1:
-            raise ValueError(f"cnn cannot take {image_size} px images: it needs at least {2 ** len(WIDTHS)} px")
-        self.num_features = NUM_FEATURES
+            raise ValueError(f"cnn cannot take {image_size} px images: it needs at least {2 ** len(widths)} px")
+        self.num_features = dense
         self.image_size = image_size
-        inputs = (3, *WIDTHS[:-1])
-        self.convs = nn.Sequential(*(_conv_block(i, o) for i, o in zip(inputs, WIDTHS, strict=True)))
-        self.dense = nn.Sequential(nn.Flatten(), nn.Linear(WIDTHS[-1] * map_size**2, NUM_FEATURES), nn.ReLU())
+        inputs = (3, *widths[:-1])
+        self.convs = nn.Sequential(*(_conv_block(i, o) for i, o in zip(inputs, widths, strict=True)))
+        self.dense = nn.Sequential(nn.Flatten(), nn.Linear(widths[-1] * map_size**2, dense), nn.ReLU())
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -42,7 +50,7 @@ class Cnn(nn.Module):
         return features_NF
 
     def blocks(self) -> list[nn.Module]:
-        """The four convolution blocks and the dense layer."""
+        """The convolution blocks and the dense layer."""
         return [*self.convs, self.dense]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agescale.age_groups import MAX_AGE, AgeGroups
-from agescale.tasks.heads import dense_head
+from agescale.tasks.heads import Reads, dense_head
 from agescale.tasks.prediction import Prediction
 
 
@@ -39,11 +39,15 @@ class Classification:
     """
 
     age_groups: AgeGroups
+    loss_name: str = "cross-entropy"
     label_smoothing: float = 0.0
+    losses: ClassVar[tuple[str, ...]] = ("cross-entropy",)
+    reads: ClassVar[Reads] = "features"
+    predicts_age: ClassVar[bool] = True
     metric: ClassVar[str] = "accuracy"
 
-    def build_head(self, num_features: int, hidden: tuple[int, ...], dropout: float) -> nn.Module:
-        return dense_head(num_features, hidden, dropout, len(self.age_groups))
+    def build_head(self, encoder: nn.Module, hidden: tuple[int, ...], dropout: float) -> nn.Module:
+        return dense_head(encoder, hidden, dropout, len(self.age_groups))
 
     def loss(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Cross-entropy in nats per image (N,), and 1 for images with a group, 0 for the others, whose loss is 0."""

@@ -12,19 +12,27 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from agescale.age_groups import EXACT_YEARS, MAX_AGE, AgeGroups
-from agescale.tasks.heads import dense_head
+from agescale.age_groups import MAX_AGE, AgeGroups
+from agescale.tasks.heads import Reads, dense_head
+from agescale.tasks.labels import AgeLabels, check_ages
 from agescale.tasks.prediction import Prediction
+
+MEAN_WEIGHT, VARIANCE_WEIGHT = 0.2, 0.05
+"""Of the parts of the mean-variance loss beside the cross-entropy, as in its paper."""
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """DLDL-v2 for exact ages, an interval-censored likelihood for age ranges.
+    """DLDL-v2 or mean-variance for exact ages, an interval-censored likelihood for age ranges.
 
-    An exact age [34, 35) is learned as a normal distribution around 34 of ``sigma`` years, taken at the ages 0..100
-    and summing to 1: the loss is KL(label || prediction) + ``l1_weight`` * |expected age - 34|
+    ``dldl``: an exact age [34, 35) is learned as a normal distribution around 34 of ``sigma`` years, taken at the ages
+    0..100 and summing to 1: the loss is KL(label || prediction) + ``l1_weight`` * |expected age - 34|
     (Gao et al., "Age Estimation Using Expectation of Label Distribution Learning", IJCAI 2018).
-    A range [25, 50) costs -log P(25 <= age < 50).
+
+    ``mean-variance``: -log P(34) + 0.2 * (expected age - 34)^2 / 2 + 0.05 * variance
+    (Pan et al., "Mean-Variance Loss for Deep Age Estimation from a Face", CVPR 2018).
+
+    With both, a range [25, 50) costs -log P(25 <= age < 50).
 
     Uniform outputs have the expectation 50, and 25 of the 101 bins lie in [25, 50), -log(25 / 101) = 1.396:
 
@@ -35,46 +43,54 @@ class Distribution:
     >>> [round(loss, 3) for loss in loss_N.tolist()], weight_N.tolist()
     ([18.503, 1.396, 0.0], [1.0, 1.0, 0.0])
 
-    The first is ln 101 - ln(2 sqrt(2 pi e)) = 2.503, and 50 - 34 = 16.
+    The first is ln 101 - ln(2 sqrt(2 pi e)) = 2.503, and 50 - 34 = 16. With the variance (101^2 - 1) / 12 = 850, the
+    other loss is ln 101 + 0.1 * 16^2 + 0.05 * 850 = 4.615 + 25.6 + 42.5:
+
+    >>> loss_N, _ = Distribution(loss_name="mean-variance").loss(torch.zeros(3, 101), batch)
+    >>> [round(loss, 3) for loss in loss_N.tolist()]
+    [72.715, 1.396, 0.0]
     """
 
     age_groups: AgeGroups | None = None
+    loss_name: str = "dldl"
     sigma: float = 2.0
     l1_weight: float = 1.0
+    losses: ClassVar[tuple[str, ...]] = ("dldl", "mean-variance")
+    reads: ClassVar[Reads] = "features"
+    predicts_age: ClassVar[bool] = True
     metric: ClassVar[str] = "mae"
 
-    def build_head(self, num_features: int, hidden: tuple[int, ...], dropout: float) -> nn.Module:
-        return dense_head(num_features, hidden, dropout, MAX_AGE + 1)
+    def build_head(self, encoder: nn.Module, hidden: tuple[int, ...], dropout: float) -> nn.Module:
+        return dense_head(encoder, hidden, dropout, MAX_AGE + 1)
 
     def loss(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Loss in nats per image (N,), and 1 for images with an age or a range, 0 for the others, whose loss is 0."""
-        log_probs_NA = outputs.float().log_softmax(dim=1)
-        low_N, high_N = batch["age_low"], batch["age_high"]
-        is_labelled_N = ~(low_N.isnan() | high_N.isnan())
-        is_exact_N = is_labelled_N & (high_N - low_N <= EXACT_YEARS)
-        low_N, high_N = low_N.nan_to_num(0.0).clamp(0, MAX_AGE), torch.where(is_labelled_N, high_N, torch.inf)
+        """Loss per image (N,), and 1 for images with an age or a range, 0 for the others, whose loss is 0."""
+        labels, log_probs_NA = AgeLabels.of(batch), outputs.float().log_softmax(dim=1)
+        exact_loss = self._mean_variance if self.loss_name == "mean-variance" else self._dldl
+        range_loss_N = -log_probs_NA.masked_fill(labels.outside_bins(), -torch.inf).logsumexp(dim=1)
+        loss_N = torch.where(labels.is_exact_N, exact_loss(log_probs_NA, labels.low_N), range_loss_N)
+        return torch.where(labels.is_labelled_N, loss_N, 0.0), labels.is_labelled_N.float()
 
-        age_A = torch.arange(MAX_AGE + 1, device=outputs.device, dtype=torch.float32)
-        label_log_probs_NA = (-0.5 * ((age_A - low_N[:, None]) / self.sigma) ** 2).log_softmax(dim=1)
-        label_probs_NA = label_log_probs_NA.exp()
-        kl_N = (label_probs_NA * (label_log_probs_NA - log_probs_NA)).sum(dim=1)
+    def _dldl(self, log_probs_NA: Tensor, age_N: Tensor) -> Tensor:
+        age_A = _ages(log_probs_NA)
+        label_log_probs_NA = (-0.5 * ((age_A - age_N[:, None]) / self.sigma) ** 2).log_softmax(dim=1)
+        kl_N = (label_log_probs_NA.exp() * (label_log_probs_NA - log_probs_NA)).sum(dim=1)
         expected_age_N = (log_probs_NA.exp() * age_A).sum(dim=1)
-        exact_loss_N = kl_N + self.l1_weight * (expected_age_N - low_N).abs()
+        return kl_N + self.l1_weight * (expected_age_N - age_N).abs()
 
-        is_outside_NA = (age_A + 1 <= low_N[:, None]) | (age_A >= high_N.clamp(min=1)[:, None])
-        is_outside_NA[:, MAX_AGE] &= high_N <= MAX_AGE  # the last bin is open, so it holds [105, 110) too
-        range_loss_N = -log_probs_NA.masked_fill(is_outside_NA, -torch.inf).logsumexp(dim=1)
-
-        loss_N = torch.where(is_exact_N, exact_loss_N, range_loss_N)
-        return torch.where(is_labelled_N, loss_N, 0.0), is_labelled_N.float()
+    def _mean_variance(self, log_probs_NA: Tensor, age_N: Tensor) -> Tensor:
+        age_A, probs_NA = _ages(log_probs_NA), log_probs_NA.exp()
+        cross_entropy_N = -log_probs_NA.gather(1, age_N[:, None].long())[:, 0]
+        mean_N = (probs_NA * age_A).sum(dim=1)
+        variance_N = (probs_NA * (age_A - mean_N[:, None]) ** 2).sum(dim=1)
+        return cross_entropy_N + MEAN_WEIGHT * (mean_N - age_N) ** 2 / 2 + VARIANCE_WEIGHT * variance_N
 
     def decode(self, outputs: Tensor) -> Prediction:
         return Prediction(age_probs_NA=outputs.float().softmax(dim=1))
 
     def check_labels(self, num_exact: int, num_range: int, num_group: int, num_unlabelled: int) -> None:
-        if num_exact + num_range == 0:
-            raise ValueError(
-                f"distribution needs ages or age ranges: {num_group} images have only the name of an age group and "
-                f"{num_unlabelled} no label; give the groups bounds (--age-groups name=low-high,...) when cataloging, "
-                "or use --task classification"
-            )
+        check_ages("distribution", num_exact, num_range, num_group, num_unlabelled)
+
+
+def _ages(like: Tensor) -> Tensor:
+    return torch.arange(MAX_AGE + 1, device=like.device, dtype=torch.float32)

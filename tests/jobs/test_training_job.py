@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
 from torchvision.models import resnet18
 
-from agescale import checkpoints, storage, synthetic
+from agescale import catalogs, checkpoints, storage, synthetic, training_plan
 from agescale.cataloging import build_catalog
-from agescale.config import CatalogConfig, TrainConfig
+from agescale.config import CatalogConfig, ScoreConfig, TrainConfig
+from agescale.scoring import score
 from agescale.training import train
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -131,6 +133,19 @@ MISTAKES = {
         "classification has nothing to learn from",
     ),
     "an output that cannot be written": ({"out": "/proc/nowhere"}, "/proc/nowhere"),
+    "a loss of another task": ({"task": "ordinal", "loss": "l1"}, "ordinal has no loss 'l1'; it has coral, corn"),
+    "weights of thresholds that there are not": ({"weighting": "ranks"}, "--weighting ranks"),
+    "mixed labels where there are none": (
+        {"encoder": "conv_autoencoder", "task": "reconstruction", "mixup": 0.2},
+        "--mixup blends labels",
+    ),
+    "a filter that is none": ({"where": "gendre == 'male'"}, "--where .gendre == 'male'.: name 'gendre'"),
+    "a share above 1": ({"coarse_labels": 80}, "--coarse-labels 80"),
+    "smoothing of what is no class": ({"label_smoothing": 0.1}, "--label-smoothing"),
+    "widths of a published network": ({"encoder": "torchvision/resnet18", "widths": (8, 16)}, "--widths"),
+    "reconstruction without a decoder": ({"task": "reconstruction"}, "needs an encoder with a decoder"),
+    "a head for what nobody labelled": ({"auxiliary": ("ethnicity",)}, "have 0 kinds of ethnicity"),
+    "genders that nobody predicted": ({"gender_from": "/nowhere"}, "/nowhere: no predictions there"),
     "vit at a size it cannot take": ({"encoder": "torchvision/vit_b_16", "image_size": 100}, "100"),
 }
 
@@ -173,3 +188,59 @@ def test_a_diverging_run_ends_with_one_line(config: TrainConfig, tmp_path: Path)
     hot = replace(config, phases="all:3@1e30", clip_norm=0.0, out=str(tmp_path / "run"))
     with pytest.raises(ValueError, match=r"training diverged: epoch \d's loss is not finite"):
         train(hot)
+
+
+def test_an_autoencoder_learns_from_unlabelled_pictures_and_its_encoder_is_used_again(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=40, size=32)
+    unlabelled = str(tmp_path / "catalog")
+    build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=unlabelled))
+    auto = replace(
+        config, catalog=unlabelled, encoder="conv_autoencoder", task="reconstruction", out=str(tmp_path / "auto"),
+        phases="all:8@3e-3", batch_size=8,
+    )  # fmt: skip
+    history = train(auto).history
+    assert history[-1]["val_loss"] < 0.7 * history[0]["val_loss"]
+    best = str(tmp_path / "auto" / "best")
+    with pytest.raises(ValueError, match="its task, reconstruction, predicts no age"):
+        score(ScoreConfig(catalog=unlabelled, checkpoint=best, out=str(tmp_path / "ages")))
+    finetune = replace(config, encoder="conv_autoencoder", weights=best, out=str(tmp_path / "fine"))
+    _, _, model = training_plan.build_plan(finetune, training_plan.select(finetune))
+    assert "took the encoder of a checkpoint trained on reconstruction" in capsys.readouterr().out
+    torch.testing.assert_close(model.encoder.state_dict(), checkpoints.load_model(best).encoder.state_dict())
+
+
+def test_every_technique_at_once_trains_and_its_heads_predict(config: TrainConfig, tmp_path: Path) -> None:
+    """Mixup, weights, heavy augmentation, SGD, an exponential schedule, ranges beside ages, a gender head."""
+    everything = replace(
+        config, encoder="attention_cnn", auxiliary=("gender",), mixup=0.2, weighting="density", coarse_labels=0.5,
+        augmentation="heavy", optimizer="sgd", schedule="exponential", head_weight_decay=1e-3, batch_size=32,
+        max_images=40, ema_decay=0.9, out=str(tmp_path / "run"),
+    )  # fmt: skip
+    progress = train(everything)
+    assert progress.epochs_done == 2
+    checkpoint = checkpoints.read(str(tmp_path / "run" / "best"))
+    assert checkpoint.spec.genders == ("female", "male")
+    assert checkpoint.provenance["num_images"]["train"] == 40
+    predictions = str(tmp_path / "ages")
+    score(ScoreConfig(catalog=config.catalog, checkpoint=str(tmp_path / "run" / "best"), out=predictions))
+    rows = catalogs.read_predictions(predictions, ["status", "gender", "gender_probability"]).to_pylist()
+    assert all((row["gender"] is not None) == (row["status"] == "ok") for row in rows)
+    men = training_plan.select(replace(config, gender_from=predictions, where="gender == 'male'"))
+    assert 0 < len(men.rows) < len(training_plan.select(config).rows)
+
+
+def test_a_filter_leaves_out_images_of_training_and_validation(config: TrainConfig) -> None:
+    rows = training_plan.select(replace(config, where="gender == 'male'")).rows
+    everyone = training_plan.select(config).rows
+    for split in ("train", "val"):
+        of_men, of_all = (table.filter(pc.equal(table["split"], split)) for table in (rows, everyone))
+        assert set(of_men["gender"].to_pylist()) == {"male"}
+        assert len(of_men) == of_all["gender"].to_pylist().count("male") > 0
+
+
+def test_ordinal_ages_are_learned_with_weighted_thresholds(config: TrainConfig, tmp_path: Path) -> None:
+    ordinal = replace(config, task="ordinal", weighting="ranks", phases="all:5@1e-3", batch_size=8)
+    history = train(replace(ordinal, out=str(tmp_path / "run"))).history
+    assert min(entry["val_mae"] for entry in history) < history[0]["val_mae"]

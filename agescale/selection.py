@@ -1,0 +1,116 @@
+"""Which rows of a catalog a run learns from, and what it is told of them: filters, and labels that are held back.
+
+Rows in, rows out; every choice is a stable hash of the image, the same on every machine and in every run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from agescale import catalogs, schema, splits
+from agescale.age_groups import EXACT_YEARS, AgeGroups
+
+LABEL_COLUMNS = [
+    "uri", "version", "content_hash", "split", "age_low", "age_high", "group", "gender", "ethnicity", "subject",
+    "width", "height",
+]  # fmt: skip
+
+
+def labelled_rows(catalog: str) -> pa.Table:
+    """The rows that may be trained on or validated: labelled, current, without an excluding finding; LABEL_COLUMNS,
+    part and row, in the order of the catalog."""
+    rows = catalogs.read_catalog(catalog, LABEL_COLUMNS)
+    rows = rows.filter(pc.or_(pc.is_valid(rows["age_low"]), pc.is_valid(rows["group"])))
+    return _without_unfit(catalog, rows)
+
+
+def usable_rows(catalog: str) -> pa.Table:
+    """Like ``labelled_rows``, for a task that needs no labels; a tenth of those without a split is put into val."""
+    rows = _without_unfit(catalog, catalogs.read_catalog(catalog, LABEL_COLUMNS))
+    by_uri = [splits.assign(uri, (0.9, 0.1, 0.0)) for uri in rows["uri"].to_pylist()]
+    split = pc.coalesce(rows["split"], pa.chunked_array([by_uri], pa.string()))
+    return rows.set_column(rows.schema.get_field_index("split"), "split", split)
+
+
+def _without_unfit(catalog: str, rows: pa.Table) -> pa.Table:
+    unfit = catalogs.excluded(catalog, (*schema.EXCLUDED_KINDS, "leaking"))
+    rows = rows.join(unfit, keys=["uri", "version"], join_type="left anti")
+    return in_catalog_order(rows)
+
+
+def in_catalog_order(rows: pa.Table) -> pa.Table:
+    """Joins do not keep the order of rows, and packed images are read fastest in theirs."""
+    return rows.sort_by([("part", "ascending"), ("row", "ascending")])
+
+
+def fingerprint(rows: pa.Table) -> str:
+    """Names the images and labels of a training run: 16 hex digits, whatever the order in the catalog."""
+    digest = hashlib.sha256()
+    columns = ("version", "split", "age_low", "age_high", "group", "gender", "ethnicity")
+    for line in sorted(repr(values) for values in zip(*(rows[name].to_pylist() for name in columns), strict=True)):
+        digest.update(line.encode())
+    return digest.hexdigest()[:16]
+
+
+def fill_gender(rows: pa.Table, predictions: pa.Table) -> pa.Table:
+    """``rows`` with a gender where they have none and ``predictions`` (uri, version, gender) tell one."""
+    predicted = predictions.select(["uri", "version", "gender"]).rename_columns(["uri", "version", "predicted_gender"])
+    rows = rows.join(predicted, keys=["uri", "version"], join_type="left outer")
+    gender = pc.coalesce(rows["gender"], rows["predicted_gender"])
+    rows = rows.set_column(rows.schema.get_field_index("gender"), "gender", gender)
+    return rows.drop_columns(["predicted_gender"])
+
+
+def coarsen_labels(rows: pa.Table, share: float, age_groups: AgeGroups) -> pa.Table:
+    """``rows`` with the exact ages of that ``share`` of them replaced by their age group, ``[25, 50)`` for 34.
+
+    Rows without an exact age, or whose age falls into no group, stay as they are. Raises ValueError for groups without
+    bounds.
+    """
+    bounds = age_groups.bounds()
+    low_N, high_N = (rows[name].to_numpy().astype(np.float32) for name in ("age_low", "age_high"))
+    for index in np.flatnonzero((high_N - low_N <= EXACT_YEARS) & (_positions(rows, "coarse") < share)):
+        group = age_groups.index_of(float(low_N[index]))
+        if group is not None:
+            low_N[index], high_N[index] = bounds[group]
+    for name, values_N in (("age_low", low_N), ("age_high", high_N)):
+        column = pa.array(values_N, pa.float32(), mask=np.isnan(values_N))
+        rows = rows.set_column(rows.schema.get_field_index(name), name, column)
+    return rows
+
+
+def filter_rows(rows: pa.Table, where: str) -> pa.Table:
+    """The rows for which a pandas query holds, such as ``gender == 'male' and age_low >= 18``.
+
+    Raises ValueError, in one line, for what is no such expression.
+    """
+    names = ", ".join(rows.column_names)
+    try:
+        is_kept = np.asarray(rows.to_pandas().eval(where, engine="python"))
+    except (SyntaxError, NameError, TypeError, ValueError, LookupError, AttributeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"--where {where!r}: {reason}; it may ask for {names}") from error
+    if is_kept.dtype != bool or is_kept.shape != (len(rows),):
+        raise ValueError(f"--where {where!r} is no condition; it may ask for {names}")
+    if not is_kept.any():
+        raise ValueError(f"--where {where!r} holds for none of the {len(rows):,} images")
+    return rows.filter(pa.array(is_kept))
+
+
+def limit_rows(rows: pa.Table, num_rows: int) -> pa.Table:
+    """``num_rows`` of the rows, or all where there are no more. Those of a smaller number are among a larger one's."""
+    if len(rows) <= num_rows:
+        return rows
+    chosen = np.sort(np.argsort(_positions(rows, "limit"), kind="stable")[:num_rows])
+    return rows.take(pa.array(chosen))
+
+
+def _positions(rows: pa.Table, purpose: str) -> np.ndarray:
+    """A number in [0, 1) for each row, which depends on its image and on the purpose alone."""
+    keys = pc.coalesce(rows["content_hash"], rows["uri"]).to_pylist()  # only listed images have no hash
+    digests = (hashlib.sha256(f"{purpose} {key}".encode()).digest()[:8] for key in keys)
+    return np.array([int.from_bytes(digest, "big") / 2**64 for digest in digests])

@@ -1,0 +1,246 @@
+"""What a training run is, worked out and checked before anything starts: images, labels, model, phases.
+
+In: a TrainConfig. Out: a Plan, the rows of each split, and the model that training starts from. Every mistake in the
+settings is a ValueError here, in one line, before any cluster time is spent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from agescale import catalogs, checkpoints, finetuning, selection, storage, weighting
+from agescale.age_groups import EXACT_YEARS, AgeGroups
+from agescale.age_model import AgeModel, ModelSpec, auxiliary_classes, build_spec_task, describe_blocks
+from agescale.config import EXECUTION_FIELDS, TrainConfig
+from agescale.models import load_backbone_weights
+from agescale.tasks import Task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is decided before the first process starts, and what each worker is given."""
+
+    config: TrainConfig
+    out: str
+    spec: ModelSpec
+    phases: tuple[finetuning.Phase, ...]
+    task_settings: dict[str, Any]  # what the task's loss is told beyond the spec
+    provenance: dict[str, Any]
+    metric: str
+
+    def build_task(self) -> Task:
+        return build_spec_task(self.spec, **self.task_settings)
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The images of a run and what names it: ``run`` is what run.json holds."""
+
+    rows: pa.Table
+    age_groups: AgeGroups
+    run: dict[str, Any]
+
+
+def select(config: TrainConfig) -> Selected:
+    """The rows that a run learns from and is validated on, after everything that selects and changes them."""
+    catalog = storage.absolute(config.catalog)
+    catalogs.check_complete(catalog)
+    age_groups = _age_groups(config)
+    rows = _rows(config, catalog, age_groups)
+    return Selected(rows, age_groups, {"settings": _identity(config), "data": selection.fingerprint(rows)})
+
+
+def build_plan(config: TrainConfig, selected: Selected) -> tuple[Plan, dict[str, pa.Table], AgeModel]:
+    """The plan, the rows of train and val with labels as numbers, and the model that training starts from."""
+    spec = _spec(config, selected.age_groups, selected.rows)
+    phases = finetuning.parse_phases(config.phases)
+    if config.epochs is not None:
+        phases = finetuning.cap_epochs(phases, config.epochs)
+    splits = _splits(config, selected.rows, spec, selected.age_groups)
+    task_settings = _task_settings(config, splits["train"])
+    metric = _check_labels(build_spec_task(spec, **task_settings), splits)
+    model = _initial_model(config, spec, phases)
+    if config.num_workers < 1 or config.batch_size < 1:
+        raise ValueError(f"--num-workers {config.num_workers} --batch-size {config.batch_size}: at least 1 each")
+    if config.batch_size % config.num_workers:
+        raise ValueError(f"--batch-size {config.batch_size} is no multiple of --num-workers {config.num_workers}")
+    plan = Plan(
+        config=config,
+        out=storage.absolute(config.out),
+        spec=spec,
+        phases=phases,
+        task_settings=task_settings,
+        provenance=_provenance(config, selected.run, splits, model),
+        metric=metric,
+    )
+    return plan, splits, model
+
+
+def _identity(config: TrainConfig) -> dict[str, Any]:
+    values = {name: value for name, value in asdict(config).items() if name not in EXECUTION_FIELDS}
+    values["catalog"] = storage.absolute(config.catalog)
+    return dict(json.loads(json.dumps(values)))
+
+
+def _age_groups(config: TrainConfig) -> AgeGroups:
+    if config.age_groups:
+        return AgeGroups.parse(config.age_groups)
+    groups = catalogs.age_groups(storage.absolute(config.catalog))
+    if groups is not None:
+        return groups
+    if config.task == "reconstruction":
+        return AgeGroups.parse("25-years")  # never asked for
+    raise ValueError(f"{config.catalog}: an unlabelled catalog; training needs labels (--layout of jobs/catalog.py)")
+
+
+def _rows(config: TrainConfig, catalog: str, age_groups: AgeGroups) -> pa.Table:
+    """What the run learns from and is validated on: the catalog's rows, after everything that selects and changes."""
+    if not 0 <= config.coarse_labels <= 1:
+        raise ValueError(f"--coarse-labels {config.coarse_labels}: a share from 0 to 1")
+    rows = selection.usable_rows(catalog) if config.task == "reconstruction" else selection.labelled_rows(catalog)
+    if config.gender_from:
+        predictions = catalogs.read_predictions(storage.absolute(config.gender_from), ["uri", "version", "gender"])
+        rows = selection.in_catalog_order(selection.fill_gender(rows, predictions))
+    is_train = pc.equal(rows["split"], "train")
+    train, others = rows.filter(is_train), rows.filter(pc.invert(is_train))
+    if config.coarse_labels:
+        train = selection.coarsen_labels(train, config.coarse_labels, age_groups)
+    if config.where:
+        train, others = (selection.filter_rows(part, config.where) for part in (train, others))
+    if config.max_images is not None:
+        train = selection.limit_rows(train, config.max_images)
+    return selection.in_catalog_order(pa.concat_tables([train, others]))
+
+
+def _spec(config: TrainConfig, age_groups: AgeGroups, rows: pa.Table) -> ModelSpec:
+    if not 0 < config.center_crop <= 1:
+        raise ValueError(f"--center-crop {config.center_crop}: a share above 0, at most 1")
+    classes = {column: tuple(sorted(pc.unique(rows[column]).drop_null().to_pylist())) for column in config.auxiliary}
+    for column, names in classes.items():
+        if len(names) < 2:
+            raise ValueError(f"--auxiliary {column}: the images have {len(names)} kinds of {column}, at least 2 needed")
+    return ModelSpec(
+        encoder=config.encoder,
+        task=config.task,
+        loss=config.loss,
+        age_groups=age_groups.format(),
+        image_size=config.image_size,
+        widths=config.widths,
+        dense=config.dense,
+        spatial_dropout=config.spatial_dropout,
+        hidden=config.hidden,
+        dropout=config.dropout,
+        genders=classes.get("gender", ()),
+        ethnicities=classes.get("ethnicity", ()),
+        center_crop=config.center_crop,
+    )
+
+
+def _splits(config: TrainConfig, rows: pa.Table, spec: ModelSpec, age_groups: AgeGroups) -> dict[str, pa.Table]:
+    """The rows of train and val with labels as numbers: ``group`` and auxiliary classes as indices, -1 where unknown,
+    and ``weight``, how much each image counts."""
+    labels = {"group": catalogs.group_indices(rows, age_groups)}
+    classes = auxiliary_classes(spec)
+    for column in ("gender", "ethnicity"):
+        indices = pc.index_in(rows[column], pa.array(classes.get(column, ()), pa.string()))
+        labels[column] = pc.fill_null(indices, -1).to_numpy().astype(np.int64)
+    for name, values in labels.items():
+        rows = rows.set_column(rows.schema.get_field_index(name), name, pa.array(values))
+    splits = {name: rows.filter(pc.equal(rows["split"], name)) for name in ("train", "val")}
+    for name, split in splits.items():
+        weight = _weights(config, split, age_groups) if name == "train" else np.ones(len(split), np.float32)
+        splits[name] = split.append_column("weight", pa.array(weight))
+    return splits
+
+
+def _weights(config: TrainConfig, rows: pa.Table, age_groups: AgeGroups) -> np.ndarray:
+    if config.weighting == "classes":
+        return weighting.class_weights(rows["group"].to_numpy(), len(age_groups))
+    if config.weighting == "density":
+        return weighting.label_density_weights(rows["age_low"].to_numpy(), rows["age_high"].to_numpy())
+    return np.ones(len(rows), np.float32)
+
+
+def _task_settings(config: TrainConfig, rows: pa.Table) -> dict[str, Any]:
+    """What the task's loss is told beyond the model's spec."""
+    settings: dict[str, Any] = {}
+    if config.label_smoothing:
+        settings["label_smoothing"] = config.label_smoothing
+    if config.weighting == "ranks" and config.task != "ordinal":
+        raise ValueError("--weighting ranks weighs the thresholds of --task ordinal; others take classes or density")
+    if config.weighting == "ranks":
+        settings["rank_weights"] = weighting.rank_weights(rows["age_low"].to_numpy(), rows["age_high"].to_numpy())
+    if config.mixup and config.task == "reconstruction":
+        raise ValueError("--mixup blends labels, and reconstruction has none")
+    return settings
+
+
+def _check_labels(task: Task, splits: Mapping[str, pa.Table]) -> str:
+    """The validation metric to watch. Raises ValueError where a split is empty or its labels cannot be used."""
+    for name, rows in splits.items():
+        if len(rows) == 0:
+            raise ValueError(f"the catalog has no usable labelled image in its {name} split; see its findings.parquet")
+        task.check_labels(*_label_counts(rows))
+    num_exact, _, num_group, _ = _label_counts(splits["val"])
+    is_known = num_exact if task.metric == "mae" else num_group
+    return task.metric if is_known else "loss"
+
+
+def _label_counts(rows: pa.Table) -> tuple[int, int, int, int]:
+    """Images with an exact age, with a wider range, in one of the groups (counted again), and without any label."""
+    width_N = rows["age_high"].to_numpy() - rows["age_low"].to_numpy()
+    is_aged_N, is_exact_N, is_grouped_N = ~np.isnan(width_N), width_N <= EXACT_YEARS, rows["group"].to_numpy() >= 0
+    counts = (is_exact_N, is_aged_N & ~is_exact_N, is_grouped_N, ~is_aged_N & ~is_grouped_N)
+    return int(counts[0].sum()), int(counts[1].sum()), int(counts[2].sum()), int(counts[3].sum())
+
+
+def _initial_model(config: TrainConfig, spec: ModelSpec, phases: tuple[finetuning.Phase, ...]) -> AgeModel:
+    """The model that training starts from; says what its weights lack and have too much."""
+    torch.manual_seed(config.seed)
+    model = AgeModel(spec)
+    for phase in phases:
+        finetuning.freeze(model, phase.scope)  # raises where a phase names more blocks than there are
+    if config.weights:
+        uri = storage.absolute(config.weights)
+        is_file = config.weights.endswith((".pt", ".pth", ".bin")) or "/" in config.weights
+        if is_file and not uri.endswith(".pth") and checkpoints.exists(uri):
+            print(f"weights: {config.weights}: {checkpoints.load_into(model, uri, config.weights_sha256)}")
+            return model
+        source = checkpoints.read_tensors(uri, config.weights_sha256) if is_file else config.weights
+        missing, unexpected = load_backbone_weights(model.encoder, source)
+        print(f"weights: {config.weights}: {_name_some('lacks', missing)}; {_name_some('has too much', unexpected)}")
+    return model
+
+
+def _name_some(what: str, names: list[str]) -> str:
+    if not names:
+        return f"{what} nothing"
+    return f"{what} {len(names)} tensors ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+def _provenance(
+    config: TrainConfig, run: dict[str, Any], splits: Mapping[str, pa.Table], model: AgeModel
+) -> dict[str, Any]:
+    """Where the model comes from, for whoever deploys or audits it."""
+    return {
+        "settings": run["settings"],
+        "data": run["data"],
+        "num_images": {name: len(rows) for name, rows in splits.items()},
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "blocks": describe_blocks(model),
+        "initial_weights": {
+            "source": config.weights or "random",
+            "sha256": config.weights_sha256 or None,
+            "license": config.weights_license or None,
+        },
+        "data_license": config.data_license or None,
+        "versions": checkpoints.library_versions(),
+    }
