@@ -91,12 +91,12 @@ def superseded(uri: str, part: str) -> pa.Array:
     )
 
 
-def read_predictions(uri: str, columns: Sequence[str]) -> pa.Table:
-    """``columns`` of all predictions in a folder that jobs/score.py wrote. Raises ValueError where there are none."""
+def prediction_files(uri: str) -> list[str]:
+    """URIs of the files of a table of predictions. Raises ValueError where there are none."""
     names = storage.list_names(uri, prefix="part-", suffix=".parquet")
     if not names:
-        raise ValueError(f"{uri}: no predictions there (no part-*.parquet); make them with jobs/score.py")
-    return pa.concat_tables([storage.read_table(storage.join(uri, name), list(columns)) for name in names])
+        raise ValueError(f"{uri}: no predictions there (no part-*.parquet); make them with jobs/score.py --out {uri}")
+    return [storage.join(storage.absolute(uri), name) for name in names]
 
 
 def excluded(uri: str, kinds: Sequence[str] = schema.EXCLUDED_KINDS) -> pa.Table:

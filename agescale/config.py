@@ -198,6 +198,8 @@ class EvaluateConfig:
     """Predictions of that catalog."""
     out: str
     """Folder of the report."""
+    gender_from: str = ""
+    """Predictions whose gender stands in, for the breakdowns, where the catalog has none."""
     include_findings: bool = False
     """Judge rows with findings too (duplicates, conflicting labels)."""
     split: str = "test,val"

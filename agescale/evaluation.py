@@ -20,14 +20,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale import catalogs, checkpoints, images, metrics, report, schema, storage
+from agescale import catalogs, checkpoints, images, metrics, report, schema, selection, storage
 from agescale.age_groups import EXACT_YEARS, AgeGroups
 from agescale.config import EvaluateConfig
 from agescale.metrics import Constant, Outcomes
 from agescale.report import ShownFace, SplitResult
 
 CATALOG_COLUMNS = ("uri", "version", "age_low", "age_high", "group", "subject", "gender", "ethnicity", "split")
-PREDICTION_COLUMNS = ("uri", "version", "face", "status", "age", "age_std", "group", "group_probability")
+PREDICTION_COLUMNS = (
+    "uri", "version", "face", "status", "age", "age_std", "group", "group_probability", "gender", "ethnicity"
+)  # fmt: skip
+PARTS = ("gender", "ethnicity")
 NUM_SHOWN = 12
 FACE_PIXELS = 112
 NOT_PREDICTED = "no prediction"
@@ -44,7 +47,8 @@ class Rows:
     is_excluded_N: np.ndarray
     age_std_N: np.ndarray
     probability_N: np.ndarray  # of the predicted group
-    parts: dict[str, tuple[np.ndarray, list[str]]]  # gender and ethnicity: index into the names, -1 = unknown
+    parts: dict[str, tuple[np.ndarray, list[str]]]  # of PARTS: index into the names, -1 = unknown
+    said_parts: dict[str, np.ndarray]  # what an auxiliary head says: the same index or a larger one, -1 = nothing
 
 
 def evaluate(config: EvaluateConfig) -> str:
@@ -73,6 +77,7 @@ def evaluate(config: EvaluateConfig) -> str:
         "checkpoint": config.checkpoint or metadata.get("checkpoint"),
         "model": metadata.get("model"),
         "age_groups": metadata.get("age_groups"),
+        "gender_from": config.gender_from or None,
         "include_findings": config.include_findings,
         "asked_splits": config.split,
         "report_split": central.name,
@@ -84,14 +89,11 @@ def evaluate(config: EvaluateConfig) -> str:
 
 def read_predictions(uri: str) -> tuple[pa.Table, dict[str, Any]]:
     """The first face of every scored image, and the metadata of the files, which must all be of one model."""
-    names = storage.list_names(uri, prefix="part-", suffix=".parquet")
-    if not names:
-        raise ValueError(f"{uri}: no predictions there (no part-*.parquet); make them with jobs/score.py --out {uri}")
-    files = [storage.join(storage.absolute(uri), name) for name in names]
+    files = catalogs.prediction_files(uri)
     metadata = [schema.read_metadata(storage.read_schema(file)) for file in files]
     if len(models := {str(found.get("model")) for found in metadata}) > 1:
         raise ValueError(f"{uri}: predictions of {len(models)} models stand there; score each into a folder of its own")
-    table = pa.concat_tables([storage.read_table(file, columns=list(PREDICTION_COLUMNS)) for file in files])
+    table = storage.read_tables(files, PREDICTION_COLUMNS)
     table = table.filter(pc.equal(table["face"], 0)).drop_columns(["face"])
     return _one_each(table), metadata[0]
 
@@ -106,6 +108,9 @@ def _one_each(table: pa.Table) -> pa.Table:
 
 def _join(config: EvaluateConfig, predictions: pa.Table, groups: AgeGroups | None) -> Rows:
     catalog = catalogs.read_catalog(config.catalog, CATALOG_COLUMNS)
+    if config.gender_from:
+        files = catalogs.prediction_files(config.gender_from)
+        catalog = selection.fill_gender(catalog, storage.read_tables(files, ["uri", "version", "gender"]))
     renamed = predictions.rename_columns(
         [n if n in ("uri", "version") else f"said_{n}" for n in predictions.column_names]
     )
@@ -124,7 +129,7 @@ def _join(config: EvaluateConfig, predictions: pa.Table, groups: AgeGroups | Non
         unit_N=metrics.units_of_subjects(_codes(table["subject"], _values(table["subject"]))),
         num_groups=len(names),
     )
-    parts = {key: (_codes(table[key], _values(table[key])), _values(table[key])) for key in ("gender", "ethnicity")}
+    parts = {key: (_codes(table[key], _values(table[key])), _values(table[key])) for key in PARTS}
     return Rows(
         table=table.select(["uri", "part", "row"]),
         outcomes=outcomes,
@@ -134,6 +139,7 @@ def _join(config: EvaluateConfig, predictions: pa.Table, groups: AgeGroups | Non
         age_std_N=_floats(table["said_age_std"]),
         probability_N=_floats(table["said_group_probability"]),
         parts=parts,
+        said_parts={key: _codes_beyond(table[f"said_{key}"], names) for key, (_, names) in parts.items()},
     )
 
 
@@ -157,6 +163,11 @@ def _judge(split: str | None, rows: Rows, names: list[str], findings: dict[str, 
     constant, sources = _baseline(rows, outcomes)
     summary = metrics.summary(outcomes, constant, names)
     summary["num_subjects"] = _num_shared_units(outcomes)
+    summary["auxiliary"] = {
+        key: metrics.agreement(code_N[judged_N], rows.said_parts[key][judged_N])
+        for key, (code_N, _) in rows.parts.items()
+        if (rows.said_parts[key][judged_N] >= 0).any()
+    }
     for name, source in sources.items():
         summary["baselines"][name]["labels_of"] = source
     skipped_N = in_split_N & ~rows.is_excluded_N & (rows.status_N != "ok")
@@ -321,3 +332,8 @@ def _values(column: pa.ChunkedArray) -> list[str]:
 def _codes(column: pa.ChunkedArray, names: list[str]) -> np.ndarray:
     """Index into ``names`` of each value, -1 for null and for what is not there."""
     return pc.fill_null(pc.index_in(column, value_set=pa.array(names, pa.string())), -1).to_numpy().astype(np.int64)
+
+
+def _codes_beyond(column: pa.ChunkedArray, names: list[str]) -> np.ndarray:
+    """Like ``_codes``, and an index of its own for each value that is not among the names."""
+    return _codes(column, names + [value for value in _values(column) if value not in names])

@@ -267,6 +267,18 @@ def age_gate(true_age_N: np.ndarray, predicted_age_N: np.ndarray, gate_age: int 
     return rows
 
 
+def agreement(true_N: np.ndarray, said_N: np.ndarray) -> dict[str, Any]:
+    """How often an auxiliary head says the label: num_rows where both are known (>= 0), accuracy, 95 % Wilson interval.
+
+    >>> agreement(np.array([0, 1, 1, -1]), np.array([0, 1, 0, 1]))["accuracy"]
+    0.6666666666666666
+    """
+    known_N = (true_N >= 0) & (said_N >= 0)
+    num_rows, num_right = int(known_N.sum()), int((true_N == said_N)[known_N].sum())
+    accuracy = num_right / num_rows if num_rows else None
+    return {"num_rows": num_rows, "accuracy": accuracy, "interval": list(wilson_interval(num_right, num_rows))}
+
+
 def wilson_interval(num_hits: int, num_rows: int) -> tuple[float | None, float | None]:
     """95 % Wilson score interval of a share; (None, None) where there are no rows.
 

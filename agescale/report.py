@@ -160,6 +160,13 @@ def verdicts(result: SplitResult, group_names: Sequence[str]) -> list[str]:
         found.append(
             f"{_percent(minors['wrong'])} of the {minors['num_rows']:,} minors would pass as {GATE_AGE} or older."
         )
+    for key, head in m.get("auxiliary", {}).items():
+        if head["num_rows"]:
+            interval = _interval(head["interval"], "{:.1%}")
+            found.append(
+                f"The {key} that it says is the labelled one for {_percent(head['accuracy'])} ({interval}) of "
+                f"{head['num_rows']:,} faces."
+            )
     return found
 
 

@@ -13,7 +13,7 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -262,6 +262,11 @@ def read_table(uri: str, columns: list[str] | None = None, filters: pc.Expressio
     with _explained(uri):
         source = pads.dataset(_parquet_source(uri), format="parquet", filesystem=_parquet_filesystem(uri))
         return source.to_table(columns=columns, filter=filters)
+
+
+def read_tables(uris: Sequence[str], columns: Sequence[str]) -> pa.Table:
+    """Parquet files of one schema, one after the other."""
+    return pa.concat_tables([read_table(uri, list(columns)) for uri in uris])
 
 
 def read_schema(uri: str) -> pa.Schema:

@@ -261,7 +261,7 @@ def _train_epoch(
         batch_sums = torch.stack([loss_N.detach().sum(), weight_N.sum()]).double()
         _reduce(batch_sums)
         # DDP averages gradients over processes; this makes the average the mean over the global batch
-        loss = loss_N.sum() * world_size / batch_sums[1].clamp(min=1).to(loss_N.dtype)
+        loss = loss_N.sum() * world_size / batch_sums[1].clamp(min=1e-9).to(loss_N.dtype)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if config.clip_norm:
@@ -274,7 +274,7 @@ def _train_epoch(
         sums += torch.cat([batch_sums, batch_sums.new_tensor([num_images])])
         step += 1
         shown.add(num_images, f"loss {sums[0] / sums[1]:.3f}" if rank == 0 and device.type == "cpu" else "")
-    return {"train_loss": float(sums[0] / sums[1].clamp(min=1)), "num_images": int(sums[2])}
+    return {"train_loss": float(sums[0] / sums[1].clamp(min=1e-9)), "num_images": int(sums[2])}
 
 
 def _prepare(

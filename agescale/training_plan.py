@@ -107,7 +107,7 @@ def _rows(config: TrainConfig, catalog: str, age_groups: AgeGroups) -> pa.Table:
         raise ValueError(f"--coarse-labels {config.coarse_labels}: a share from 0 to 1")
     rows = selection.usable_rows(catalog) if config.task == "reconstruction" else selection.labelled_rows(catalog)
     if config.gender_from:
-        predictions = catalogs.read_predictions(storage.absolute(config.gender_from), ["uri", "version", "gender"])
+        predictions = storage.read_tables(catalogs.prediction_files(config.gender_from), ["uri", "version", "gender"])
         rows = selection.in_catalog_order(selection.fill_gender(rows, predictions))
     is_train = pc.equal(rows["split"], "train")
     train, others = rows.filter(is_train), rows.filter(pc.invert(is_train))

@@ -128,6 +128,28 @@ def test_the_job_writes_page_numbers_and_tables(tmp_path: Path) -> None:
     assert names == {"report.html", "metrics.json"} | {f"{table}.csv" for table in tables}
 
 
+def test_a_predicted_gender_is_judged_by_its_label_where_there_is_one(tmp_path: Path) -> None:
+    rows = [image_row(i, "test", 30.0, gender="male" if i < 6 else None) for i in range(8)]
+    said = [prediction(row, 31.0, gender="male" if i < 3 else "female") for i, row in enumerate(rows)]
+    head = judge(tmp_path, rows, said)["test"]["auxiliary"]["gender"]
+    assert (head["num_rows"], head["accuracy"]) == (6, 0.5)
+    assert head["interval"][0] < 0.5 < head["interval"][1]
+    assert "The gender that it says is the labelled one for 50.0" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_without_such_a_head_nothing_is_said_of_it(tmp_path: Path) -> None:
+    assert judge(tmp_path, ROWS, of(ROWS))["test"]["auxiliary"] == {}
+
+
+def test_a_gender_that_only_another_model_tells_gives_a_breakdown(tmp_path: Path) -> None:
+    others = write_predictions(
+        tmp_path / "others", [prediction(r, None, gender="female" if i else "male") for i, r in enumerate(ROWS)]
+    )
+    judge(tmp_path, ROWS, of(ROWS), gender_from=others)
+    table = list(csv.DictReader((tmp_path / "report" / "by_gender.csv").read_text().splitlines()))
+    assert [(row["name"], row["num_rows"]) for row in table] == [("female", "2"), ("male", "1")]
+
+
 def test_counts_of_rows_add_up_and_every_missing_row_has_a_reason(tmp_path: Path) -> None:
     rows = [image_row(i, "test", 20.0 + i) for i in range(8)] + [
         image_row(8, "test", None),

@@ -225,7 +225,9 @@ def test_every_technique_at_once_trains_and_its_heads_predict(config: TrainConfi
     assert checkpoint.provenance["num_images"]["train"] == 40
     predictions = str(tmp_path / "ages")
     score(ScoreConfig(catalog=config.catalog, checkpoint=str(tmp_path / "run" / "best"), out=predictions))
-    rows = catalogs.read_predictions(predictions, ["status", "gender", "gender_probability"]).to_pylist()
+    rows = storage.read_tables(
+        catalogs.prediction_files(predictions), ["status", "gender", "gender_probability"]
+    ).to_pylist()
     assert all((row["gender"] is not None) == (row["status"] == "ok") for row in rows)
     men = training_plan.select(replace(config, gender_from=predictions, where="gender == 'male'"))
     assert 0 < len(men.rows) < len(training_plan.select(config).rows)
