@@ -90,7 +90,10 @@ class AgeModel(nn.Module):
         if self.reads == "feature_map":
             return Outputs(self.head(cast(Encoder, self.encoder).feature_map(normalised_NCHW)), {})
         features_NF = self.encoder(normalised_NCHW)
-        return Outputs(self.head(features_NF), {column: head(features_NF) for column, head in self.auxiliary.items()})
+        with torch.autocast(features_NF.device.type, enabled=False):  # an age in bfloat16 would be rounded to 0.3 years
+            features_NF = features_NF.float()
+            said = {column: head(features_NF) for column, head in self.auxiliary.items()}
+            return Outputs(self.head(features_NF), said)
 
 
 def build_spec_task(spec: ModelSpec, **settings: Any) -> Task:

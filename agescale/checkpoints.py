@@ -14,7 +14,7 @@ import hashlib
 import io
 import json
 import platform
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -22,12 +22,14 @@ import torch
 from torch import Tensor
 
 from agescale import storage
-from agescale.age_model import AgeModel, ModelSpec
+from agescale.age_model import AgeModel, ModelSpec, build_spec_task
 
 FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
 
 StateDict = dict[str, Tensor]
+
+DEFAULTS = {one.name: one.default for one in fields(ModelSpec) if one.default is not MISSING}
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,12 @@ class Checkpoint:
 
     @property
     def digest(self) -> str:
-        """Names the model in every prediction: 16 hex digits over what it computes, its weights included."""
-        identity = json.dumps([asdict(self.spec), self.weights_sha256], sort_keys=True)
+        """Names the model in every prediction: 16 hex digits over what it computes, its weights included.
+
+        Settings that are at their default are left out, so that a new one does not rename old models.
+        """
+        said = {name: value for name, value in asdict(self.spec).items() if value != DEFAULTS.get(name)}
+        identity = json.dumps([said, self.weights_sha256], sort_keys=True)
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     def card(self) -> dict[str, Any]:
@@ -135,7 +141,8 @@ def load_model(uri: str, checkpoint: Checkpoint | None = None) -> AgeModel:
 
 
 def load_into(model: AgeModel, uri: str, sha256: str = "") -> str:
-    """Starts ``model`` from a checkpoint: its encoder, and its head where it is of the same kind. Returns what it took.
+    """Starts ``model`` from a checkpoint: its encoder, and the task's head where it is of the same kind. Returns what
+    it took.
 
     Raises ValueError, in one line, for a checkpoint of another architecture, or with another checksum.
     """
@@ -146,13 +153,15 @@ def load_into(model: AgeModel, uri: str, sha256: str = "") -> str:
     tensors = load_tensors(uri, checkpoint.weights_file, checkpoint.weights_sha256)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     fits = {name: tensor for name, tensor in tensors.items() if shapes.get(name) == tensor.shape}
-    wanted = [name for name in shapes if name.startswith("encoder.")]
-    if any(name not in fits for name in wanted):
+    wanted = {name for name in {*shapes, *tensors} if name.startswith("encoder.")}
+    if not wanted <= fits.keys():
         raise ValueError(
             f"{uri}: a checkpoint of {theirs.encoder} at {theirs.image_size} px, whose encoder does not fit "
             f"{ours.encoder} at {ours.image_size} px"
         )
-    is_same_task = (theirs.task, theirs.loss, theirs.age_groups) == (ours.task, ours.loss, ours.age_groups)
+    is_same_task = theirs.task == ours.task and build_spec_task(theirs).loss_name == build_spec_task(ours).loss_name
+    if ours.task == "classification":
+        is_same_task &= theirs.age_groups == ours.age_groups
     has_head = is_same_task and all(name in fits for name in shapes if name.startswith("head."))
     parts = ["encoder", "head"] if has_head else ["encoder"]
     model.load_state_dict({name: fits[name] for name in fits if name.split(".")[0] in parts}, strict=False)

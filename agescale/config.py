@@ -75,7 +75,7 @@ class TrainConfig:
     """Folder of the run: best/ (the checkpoint), history.parquet. The same command again continues it."""
     where: str = ""
     """Train and validate on these images only, a pandas query such as "gender == 'male' and age_low >= 18" over uri,
-    split, age_low, age_high, group, gender, ethnicity, subject, width, height."""
+    split, age_low, age_high, group, gender, ethnicity, subject, width, height. Sees coarse labels, where there are."""
     max_images: int | None = None
     """Train on at most so many images, a stable random choice. Default: all."""
     coarse_labels: float = 0.0

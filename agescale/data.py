@@ -36,12 +36,6 @@ RAY_ENVIRONMENT = {
     "RAY_DATA_LOG_LEVEL": "ERROR",  # plans and their timings, line after line; they stand in Ray's own log files
     "PYTHONWARNINGS": "ignore:`ExecutionOptions.exclude_resources`",  # Ray's use of its own deprecated option
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # would show each line that a training process prints twice
-    # Ray Train runs the loop in a thread, for which glibc gives every large tensor back to the system and asks for it
-    # again, page by page: a fifth of the time of training on a CPU. One arena that keeps what it has does not.
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),
-    "MALLOC_TRIM_THRESHOLD_": str(2**33),
-    "MALLOC_TOP_PAD_": str(2**28),
 }
 """Defaults for the cluster that a job starts for itself; what is set already stays."""
 

@@ -48,7 +48,7 @@ class Rows:
     age_std_N: np.ndarray
     probability_N: np.ndarray  # of the predicted group
     parts: dict[str, tuple[np.ndarray, list[str]]]  # of PARTS: index into the names, -1 = unknown
-    said_parts: dict[str, np.ndarray]  # what an auxiliary head says: the same index or a larger one, -1 = nothing
+    heads: dict[str, tuple[np.ndarray, np.ndarray]]  # labels and what an auxiliary head says, as indices, -1 = nothing
 
 
 def evaluate(config: EvaluateConfig) -> str:
@@ -108,9 +108,9 @@ def _one_each(table: pa.Table) -> pa.Table:
 
 def _join(config: EvaluateConfig, predictions: pa.Table, groups: AgeGroups | None) -> Rows:
     catalog = catalogs.read_catalog(config.catalog, CATALOG_COLUMNS)
+    catalog = catalog.append_column("labelled_gender", catalog["gender"])
     if config.gender_from:
-        files = catalogs.prediction_files(config.gender_from)
-        catalog = selection.fill_gender(catalog, storage.read_tables(files, ["uri", "version", "gender"]))
+        catalog = selection.fill_gender(catalog, read_predictions(config.gender_from)[0])
     renamed = predictions.rename_columns(
         [n if n in ("uri", "version") else f"said_{n}" for n in predictions.column_names]
     )
@@ -139,7 +139,10 @@ def _join(config: EvaluateConfig, predictions: pa.Table, groups: AgeGroups | Non
         age_std_N=_floats(table["said_age_std"]),
         probability_N=_floats(table["said_group_probability"]),
         parts=parts,
-        said_parts={key: _codes_beyond(table[f"said_{key}"], names) for key, (_, names) in parts.items()},
+        heads={
+            key: _codes_alike(table[label], table[f"said_{key}"])
+            for key, label in (("gender", "labelled_gender"), ("ethnicity", "ethnicity"))
+        },
     )
 
 
@@ -164,9 +167,9 @@ def _judge(split: str | None, rows: Rows, names: list[str], findings: dict[str, 
     summary = metrics.summary(outcomes, constant, names)
     summary["num_subjects"] = _num_shared_units(outcomes)
     summary["auxiliary"] = {
-        key: metrics.agreement(code_N[judged_N], rows.said_parts[key][judged_N])
-        for key, (code_N, _) in rows.parts.items()
-        if (rows.said_parts[key][judged_N] >= 0).any()
+        key: metrics.agreement(label_N[judged_N], said_N[judged_N])
+        for key, (label_N, said_N) in rows.heads.items()
+        if (said_N[judged_N] >= 0).any()
     }
     for name, source in sources.items():
         summary["baselines"][name]["labels_of"] = source
@@ -334,6 +337,7 @@ def _codes(column: pa.ChunkedArray, names: list[str]) -> np.ndarray:
     return pc.fill_null(pc.index_in(column, value_set=pa.array(names, pa.string())), -1).to_numpy().astype(np.int64)
 
 
-def _codes_beyond(column: pa.ChunkedArray, names: list[str]) -> np.ndarray:
-    """Like ``_codes``, and an index of its own for each value that is not among the names."""
-    return _codes(column, names + [value for value in _values(column) if value not in names])
+def _codes_alike(one: pa.ChunkedArray, other: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the values of two columns into the names that either has."""
+    names = sorted({*_values(one), *_values(other)})
+    return _codes(one, names), _codes(other, names)

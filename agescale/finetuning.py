@@ -124,6 +124,7 @@ def lr_at(
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"no learning-rate schedule is called {schedule!r}; there are {', '.join(SCHEDULES)}")
+    warmup_steps = min(warmup_steps, num_steps // 2)
     if step < warmup_steps:
         return lr * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, num_steps - 1 - warmup_steps)

@@ -25,7 +25,8 @@ def batch_loss(
     """Losses (N,) and weights (N,); the loss of a batch is sum(losses) / sum(weights), both over all workers.
 
     A batch holds what the task's loss reads, ``weight`` (N,), and an index (N,) into the classes of each auxiliary
-    head, -1 where its label is missing: then that head learns nothing from the image.
+    head, -1 where its label is missing: then that head learns nothing from the image. Nor does it where the task has no
+    use for the image.
     """
     loss_N, weight_N = _loss(task, outputs, batch, auxiliary_weight)
     if mixed is None:
@@ -39,7 +40,6 @@ def batch_loss(
 def _loss(task: Task, outputs: Outputs, batch: Mapping[str, Tensor], auxiliary_weight: float) -> tuple[Tensor, Tensor]:
     loss_N, weight_N = task.loss(outputs.task, batch)
     for column, logits_NK in outputs.auxiliary.items():
-        loss_N = loss_N + auxiliary_weight * F.cross_entropy(
-            logits_NK.float(), batch[column], ignore_index=-1, reduction="none"
-        )
+        cross_entropy_N = F.cross_entropy(logits_NK.float(), batch[column], ignore_index=-1, reduction="none")
+        loss_N = loss_N + auxiliary_weight * weight_N * cross_entropy_N  # who has no age is not in the denominator
     return loss_N * batch["weight"], weight_N * batch["weight"]

@@ -2,7 +2,7 @@
 
 Each tells where it comes from. Most rebuild, as it was told, what a well-known student project did with Keras (its
 layers counted in blocks here, see ``encoder.blocks()``), so that a better recipe can be measured beside it on the same
-split; README.md has the table of what each reached, and in which time. ``IMAGENET1K_*`` are downloaded by torchvision;
+split, by benchmarks/recipes.py. ``IMAGENET1K_*`` are downloaded by torchvision;
 without that network, ``--weights FILE`` or ``--weights ""`` for random ones.
 """
 
@@ -54,6 +54,7 @@ KERAS = TrainConfig(
     augmentation="none",
     dropout=0.0,
     batch_size=32,
+    patience=1000,
 )
 """What Keras does unless told otherwise, and the sources told little."""
 
@@ -61,7 +62,7 @@ KERAS = TrainConfig(
 RESNET50_CLASSES = replace(
     KERAS,
     encoder="torchvision/resnet50",
-    weights="IMAGENET1K_V2",
+    weights="IMAGENET1K_V1",
     image_size=224,
     hidden=(256,),
     dropout=0.3,
@@ -77,7 +78,7 @@ cross-entropy, Adam, batch 32, 10 epochs, the best epoch kept."""
 RESNET50_TWO_PHASE = replace(
     KERAS,
     encoder="torchvision/resnet50",
-    weights="IMAGENET1K_V2",
+    weights="IMAGENET1K_V1",
     image_size=128,
     dropout=0.2,
     phases="head:10@1e-4,last1:10@1e-5",
@@ -105,12 +106,20 @@ ATTENTION_CNN_160 = replace(
     schedule="exponential",
 )
 """Four blocks of convolution, batch norm, max-pooling and spatial dropout, channel attention from average- and
-max-pooled features, a dense layer, dropout, softmax; Adam, its rate decaying exponentially from 1e-3, 15 epochs."""
+max-pooled features, a dense layer, dropout, softmax; Adam, its rate decaying exponentially from 1e-3 to 1e-6, 15
+epochs. Its source calls it multi-task and shows one; ``--auxiliary gender`` makes it so."""
 
 SMALL_CNN = replace(
-    KERAS, encoder="cnn", widths=(16, 32, 64), dense=128, image_size=96, dropout=0.5, phases="all:15@1e-3"
+    KERAS,
+    encoder="cnn",
+    widths=(16, 32, 64),
+    dense=128,
+    image_size=96,
+    dropout=0.5,
+    phases="all:15@1e-3",
+    age_groups="life-stages",
 )
-"""Child, teenager, adult or senior (``--age-groups life-stages``) by a small CNN; the source's five reach 81 % at most
+"""Child, teenager, adult or senior by a small CNN; the source's five reach 81 % at most
 on its own data."""
 
 SKIP_CNN_REGRESSION = replace(
@@ -129,15 +138,21 @@ AUTOENCODER = replace(KERAS, encoder="conv_autoencoder", task="reconstruction", 
 """A convolutional autoencoder learns to draw faces again, from their pictures alone (no labels are needed)."""
 
 AUTOENCODER_FINETUNE = replace(
-    KERAS, encoder="conv_autoencoder", image_size=128, hidden=(256, 128), dropout=0.3, phases="head:5@1e-3,all:10@1e-4"
+    KERAS,
+    encoder="conv_autoencoder",
+    weights="runs/autoencoder/best",
+    image_size=128,
+    hidden=(256, 128),
+    dropout=0.3,
+    phases="head:5@1e-3,all:10@1e-4",
 )
-"""Its encoder, reused with a deeper head: ``--weights runs/autoencoder/best``; frozen first, then all. The best
-home-made network of its source."""
+"""Its encoder, from where ``autoencoder`` was told to leave it, reused with a deeper head; frozen first, then
+all. The best home-made network of its source."""
 
 RESNET50_REGRESSION_224 = replace(
     KERAS,
     encoder="torchvision/resnet50",
-    weights="IMAGENET1K_V2",
+    weights="IMAGENET1K_V1",
     task="regression",
     loss="l1",
     image_size=224,

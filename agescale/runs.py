@@ -11,16 +11,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
 
 from agescale import checkpoints, storage
 from agescale.checkpoints import Progress, StateDict
+from agescale.config import TrainConfig
 from agescale.finetuning import Phase
 from agescale.tasks import METRIC_DIRECTIONS
 from agescale.training_plan import Plan
+
+DEFAULTS = json.loads(json.dumps(asdict(TrainConfig())))
 
 
 def check_same(out: str, run: dict[str, Any]) -> Progress | None:
@@ -30,7 +33,9 @@ def check_same(out: str, run: dict[str, Any]) -> Progress | None:
     before = json.loads(storage.read_bytes(storage.join(out, "run.json")))
     old, new = before["settings"], run["settings"]
     different = [
-        f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in new if old.get(name) != new.get(name)
+        f"{name} was {before!r}, is {new[name]!r}"
+        for name in new
+        if (before := old.get(name, DEFAULTS.get(name))) != new[name]  # a setting that is newer than the run
     ]
     if different:
         raise ValueError(f"{out}: another run stands there ({'; '.join(different)}); give another --out")
@@ -64,7 +69,7 @@ def next_phase(phases: tuple[Phase, ...], progress: Progress, patience: int) -> 
 def extend(progress: Progress, entry: dict[str, Any], plan: Plan) -> Progress:
     """Progress with one more epoch."""
     value = entry[f"val_{plan.metric}"]
-    sign = -1 if METRIC_DIRECTIONS.get(plan.metric, "min") == "max" else 1
+    sign = -1 if METRIC_DIRECTIONS[plan.metric] == "max" else 1
     is_best = progress.best_value is None or sign * value < sign * progress.best_value
     progress = replace(progress, epochs_done=entry["epoch"], history=(*progress.history, entry))
     if is_best:

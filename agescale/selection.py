@@ -57,8 +57,20 @@ def fingerprint(rows: pa.Table) -> str:
 
 
 def fill_gender(rows: pa.Table, predictions: pa.Table) -> pa.Table:
-    """``rows`` with a gender where they have none and ``predictions`` (uri, version, gender) tell one."""
-    predicted = predictions.select(["uri", "version", "gender"]).rename_columns(["uri", "version", "predicted_gender"])
+    """``rows`` with a gender where they have none and ``predictions`` (uri, version, gender) tell one.
+
+    Raises ValueError, in one line, where they tell none, or others than the catalog knows.
+    """
+    predictions = predictions.filter(pc.is_valid(predictions["gender"]))
+    predicted = predictions.group_by(["uri", "version"]).aggregate([("gender", "min")])
+    predicted = predicted.rename_columns(["uri", "version", "predicted_gender"])
+    if not pc.any(pc.is_in(predicted["uri"], rows["uri"].combine_chunks())).as_py():
+        raise ValueError("--gender-from: these predictions tell the gender of none of the catalog's images")
+    ours, theirs = (
+        set(pc.unique(column).drop_null().to_pylist()) for column in (rows["gender"], predictions["gender"])
+    )
+    if ours and not theirs <= ours:
+        raise ValueError(f"--gender-from: the predictions say {sorted(theirs)}, where the catalog says {sorted(ours)}")
     rows = rows.join(predicted, keys=["uri", "version"], join_type="left outer")
     gender = pc.coalesce(rows["gender"], rows["predicted_gender"])
     rows = rows.set_column(rows.schema.get_field_index("gender"), "gender", gender)
@@ -91,9 +103,11 @@ def filter_rows(rows: pa.Table, where: str) -> pa.Table:
     names = ", ".join(rows.column_names)
     try:
         is_kept = np.asarray(rows.to_pandas().eval(where, engine="python"))
-    except (SyntaxError, NameError, TypeError, ValueError, LookupError, AttributeError) as error:
+    except (SyntaxError, NameError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"--where {where!r}: {reason}; it may ask for {names}") from error
+        raise ValueError(
+            f"--where {where!r}: {reason}; it may ask for {names}, and for missing ones by gender.isnull()"
+        ) from error
     if is_kept.dtype != bool or is_kept.shape != (len(rows),):
         raise ValueError(f"--where {where!r} is no condition; it may ask for {names}")
     if not is_kept.any():
@@ -103,6 +117,8 @@ def filter_rows(rows: pa.Table, where: str) -> pa.Table:
 
 def limit_rows(rows: pa.Table, num_rows: int) -> pa.Table:
     """``num_rows`` of the rows, or all where there are no more. Those of a smaller number are among a larger one's."""
+    if num_rows < 1:
+        raise ValueError(f"--max-images {num_rows}: at least 1")
     if len(rows) <= num_rows:
         return rows
     chosen = np.sort(np.argsort(_positions(rows, "limit"), kind="stable")[:num_rows])

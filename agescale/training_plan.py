@@ -51,6 +51,7 @@ class Selected:
 
 def select(config: TrainConfig) -> Selected:
     """The rows that a run learns from and is validated on, after everything that selects and changes them."""
+    _check_ranges(config)
     catalog = storage.absolute(config.catalog)
     catalogs.check_complete(catalog)
     age_groups = _age_groups(config)
@@ -68,8 +69,6 @@ def build_plan(config: TrainConfig, selected: Selected) -> tuple[Plan, dict[str,
     task_settings = _task_settings(config, splits["train"])
     metric = _check_labels(build_spec_task(spec, **task_settings), splits)
     model = _initial_model(config, spec, phases)
-    if config.num_workers < 1 or config.batch_size < 1:
-        raise ValueError(f"--num-workers {config.num_workers} --batch-size {config.batch_size}: at least 1 each")
     if config.batch_size % config.num_workers:
         raise ValueError(f"--batch-size {config.batch_size} is no multiple of --num-workers {config.num_workers}")
     plan = Plan(
@@ -82,6 +81,20 @@ def build_plan(config: TrainConfig, selected: Selected) -> tuple[Plan, dict[str,
         metric=metric,
     )
     return plan, splits, model
+
+
+def _check_ranges(config: TrainConfig) -> None:
+    """Raises ValueError for a number that cannot be, before anything else is looked at."""
+    shares = ("coarse_labels", "label_smoothing", "dropout", "ema_decay")
+    limits = dict.fromkeys(shares, (0.0, 1.0, "a share from 0 to 1"))
+    limits |= {"center_crop": (1e-6, 1.0, "a share above 0, at most 1")}
+    limits |= dict.fromkeys(("mixup", "auxiliary_weight", "weight_decay", "clip_norm"), (0.0, np.inf, "at least 0"))
+    limits |= dict.fromkeys(("num_workers", "batch_size", "patience", "image_size"), (1, np.inf, "at least 1"))
+    for name, (low, high, words) in limits.items():
+        if not low <= getattr(config, name) <= high:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)}: {words}")
+    if any(size < 1 for size in config.hidden):
+        raise ValueError(f"--hidden {' '.join(map(str, config.hidden))}: every layer has at least 1 unit")
 
 
 def _identity(config: TrainConfig) -> dict[str, Any]:
@@ -103,8 +116,6 @@ def _age_groups(config: TrainConfig) -> AgeGroups:
 
 def _rows(config: TrainConfig, catalog: str, age_groups: AgeGroups) -> pa.Table:
     """What the run learns from and is validated on: the catalog's rows, after everything that selects and changes."""
-    if not 0 <= config.coarse_labels <= 1:
-        raise ValueError(f"--coarse-labels {config.coarse_labels}: a share from 0 to 1")
     rows = selection.usable_rows(catalog) if config.task == "reconstruction" else selection.labelled_rows(catalog)
     if config.gender_from:
         predictions = storage.read_tables(catalogs.prediction_files(config.gender_from), ["uri", "version", "gender"])
@@ -121,12 +132,13 @@ def _rows(config: TrainConfig, catalog: str, age_groups: AgeGroups) -> pa.Table:
 
 
 def _spec(config: TrainConfig, age_groups: AgeGroups, rows: pa.Table) -> ModelSpec:
-    if not 0 < config.center_crop <= 1:
-        raise ValueError(f"--center-crop {config.center_crop}: a share above 0, at most 1")
-    classes = {column: tuple(sorted(pc.unique(rows[column]).drop_null().to_pylist())) for column in config.auxiliary}
+    train = rows.filter(pc.equal(rows["split"], "train"))
+    classes = {column: tuple(sorted(pc.unique(train[column]).drop_null().to_pylist())) for column in config.auxiliary}
     for column, names in classes.items():
         if len(names) < 2:
             raise ValueError(f"--auxiliary {column}: the images have {len(names)} kinds of {column}, at least 2 needed")
+    if classes and config.task == "reconstruction":
+        raise ValueError("--auxiliary: reconstruction has a decoder and no further heads")
     return ModelSpec(
         encoder=config.encoder,
         task=config.task,
@@ -208,16 +220,27 @@ def _initial_model(config: TrainConfig, spec: ModelSpec, phases: tuple[finetunin
     model = AgeModel(spec)
     for phase in phases:
         finetuning.freeze(model, phase.scope)  # raises where a phase names more blocks than there are
-    if config.weights:
-        uri = storage.absolute(config.weights)
-        is_file = config.weights.endswith((".pt", ".pth", ".bin")) or "/" in config.weights
-        if is_file and not uri.endswith(".pth") and checkpoints.exists(uri):
-            print(f"weights: {config.weights}: {checkpoints.load_into(model, uri, config.weights_sha256)}")
-            return model
-        source = checkpoints.read_tensors(uri, config.weights_sha256) if is_file else config.weights
-        missing, unexpected = load_backbone_weights(model.encoder, source)
-        print(f"weights: {config.weights}: {_name_some('lacks', missing)}; {_name_some('has too much', unexpected)}")
+    if config.weights_sha256 and not _names_a_file(config.weights):
+        raise ValueError("--weights-sha256 is for a file or a checkpoint; torchvision checks what it publishes itself")
+    if not config.weights:
+        return model
+    uri = storage.absolute(config.weights)
+    if _names_a_file(config.weights) and not config.weights.endswith(TENSOR_FILES):
+        print(f"weights: {config.weights}: {checkpoints.load_into(model, uri, config.weights_sha256)}")
+        return model
+    is_file = _names_a_file(config.weights)
+    source = checkpoints.read_tensors(uri, config.weights_sha256) if is_file else config.weights
+    missing, unexpected = load_backbone_weights(model.encoder, source)
+    print(f"weights: {config.weights}: {_name_some('lacks', missing)}; {_name_some('has too much', unexpected)}")
     return model
+
+
+TENSOR_FILES = (".pt", ".pth", ".bin")
+
+
+def _names_a_file(weights: str) -> bool:
+    """A file of tensors or a checkpoint's folder, rather than weights that torchvision publishes."""
+    return weights.endswith(TENSOR_FILES) or "/" in weights
 
 
 def _name_some(what: str, names: list[str]) -> str:

@@ -151,6 +151,13 @@ def test_a_model_starts_from_a_checkpoint_with_its_head_where_that_is_of_the_sam
     torch.testing.assert_close(dict(other.head.state_dict()), head)
 
 
+def test_a_larger_network_of_the_same_family_is_another_architecture(tmp_path: Path) -> None:
+    larger = AgeModel(replace(SPEC, encoder="torchvision/resnet34"))
+    checkpoints.save(str(tmp_path), larger.spec, larger.state_dict(), Progress(), {})
+    with pytest.raises(ValueError, match="a checkpoint of torchvision/resnet34"):
+        checkpoints.load_into(AgeModel(replace(SPEC, encoder="torchvision/resnet18")), str(tmp_path))
+
+
 @pytest.mark.parametrize("changes", [{"image_size": 48}, {"encoder": "skip_cnn"}, {"widths": (8, 16, 16, 32)}])
 def test_a_checkpoint_of_another_architecture_is_refused_in_one_line(
     tmp_path: Path, model: AgeModel, changes: dict[str, Any]

@@ -57,6 +57,12 @@ def test_auxiliary_heads_add_their_cross_entropy_where_their_label_is_known() ->
     assert torch.equal(weight_N, alone_weight_N)
 
 
+def test_an_image_that_the_task_cannot_use_pulls_no_auxiliary_head_either() -> None:
+    """It is not in the sum of weights, by which the losses are divided: alone in a batch it would weigh infinitely."""
+    loss_N, weight_N = batch_loss(TASK, outputs_of(gender=True), batch_of(), 0.5)
+    assert (float(loss_N[3]), float(weight_N[3])) == (0, 0)
+
+
 def test_mixed_labels_cost_their_shares() -> None:
     """Uniform outputs cost ln 4 for each label; the share of an image's own label is what counts of it."""
     outputs = Outputs(torch.tensor([[0.0, 0, 0, 0], [2.0, 0, 0, 0]]), {})

@@ -33,7 +33,9 @@ def test_a_filter_keeps_the_rows_for_which_it_holds_in_their_order() -> None:
     assert rows["uri"].to_pylist() == sorted(rows["uri"].to_pylist(), key=lambda uri: int(uri[7:-4]))
 
 
-@pytest.mark.parametrize("where", ["gendre == 'male'", "gender ==", "age_low + 1", "gender > 3", "age_low > 200", "1"])
+@pytest.mark.parametrize(
+    "where", ["gendre == 'male'", "gender ==", "age_low + 1", "gender > 3", "age_low > 200", "1", "gender is None"]
+)
 def test_a_filter_that_is_none_or_holds_for_nothing_is_one_line(where: str) -> None:
     with pytest.raises(ValueError, match="--where") as caught:
         selection.filter_rows(rows_of(), where)
@@ -76,5 +78,20 @@ def test_a_predicted_gender_stands_in_only_where_none_is_known() -> None:
     predictions = pa.table(
         {"uri": rows["uri"], "version": ["1"] * 5 + ["other"], "gender": pa.array(["female"] * 6, pa.string())}
     )
-    filled = selection.fill_gender(rows, predictions).sort_by("uri")
+    twice = pa.concat_tables([predictions, predictions])  # a file that changed and changed back
+    filled = selection.fill_gender(rows, twice).sort_by("uri")
     assert filled["gender"].to_pylist() == ["male", "female", "female", "male", "female", None]
+
+
+def test_predictions_of_nobody_or_in_other_words_are_refused() -> None:
+    rows = rows_of(6)
+    said = pa.table({"uri": rows["uri"], "version": ["1"] * 6, "gender": pa.array([None] * 6, pa.string())})
+    with pytest.raises(ValueError, match="tell the gender of none"):
+        selection.fill_gender(rows, said)
+    with pytest.raises(ValueError, match=r"say \['F', 'M'\], where the catalog says \['female', 'male'\]"):
+        selection.fill_gender(rows, said.set_column(2, "gender", pa.array(["F", "M"] * 3)))
+
+
+def test_a_limit_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="--max-images 0: at least 1"):
+        selection.limit_rows(rows_of(3), 0)

@@ -32,7 +32,6 @@ class Cnn(nn.Module):
         if map_size < 1:
             raise ValueError(f"cnn cannot take {image_size} px images: it needs at least {2 ** len(widths)} px")
         self.num_features = dense
-        self.image_size = image_size
         inputs = (3, *widths[:-1])
         self.convs = nn.Sequential(*(_conv_block(i, o) for i, o in zip(inputs, widths, strict=True)))
         self.dense = nn.Sequential(nn.Flatten(), nn.Linear(widths[-1] * map_size**2, dense), nn.ReLU())

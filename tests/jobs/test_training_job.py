@@ -46,7 +46,7 @@ def config(catalog: str) -> TrainConfig:
     """One step an epoch: the whole training split is one batch. No batch norm, no dropout, no augmentation."""
     return TrainConfig(
         catalog=catalog, image_size=32, batch_size=512, phases="head:1@1e-3,all:1@1e-3", dropout=0.0,
-        augmentation="none", ema_decay=0.0, warmup_epochs=0,
+        augmentation="none", ema_decay=0.0, warmup_epochs=0, weighting="density", auxiliary=("gender",),
     )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def test_the_head_phase_leaves_the_encoder_as_it_was(config: TrainConfig, run: s
     torch.manual_seed(config.seed)
     initial, trained = AgeModel(spec).state_dict(), checkpoints.load_model(f"{out}/best").state_dict()
     changed = {name.split(".")[0] for name in initial if not torch.equal(initial[name], trained[name])}
-    assert changed == {"head"}
+    assert changed == {"head", "auxiliary"}
 
 
 MISTAKES = {
@@ -136,14 +136,29 @@ MISTAKES = {
     "a loss of another task": ({"task": "ordinal", "loss": "l1"}, "ordinal has no loss 'l1'; it has coral, corn"),
     "weights of thresholds that there are not": ({"weighting": "ranks"}, "--weighting ranks"),
     "mixed labels where there are none": (
-        {"encoder": "conv_autoencoder", "task": "reconstruction", "mixup": 0.2},
+        {"encoder": "conv_autoencoder", "task": "reconstruction", "auxiliary": (), "mixup": 0.2},
         "--mixup blends labels",
     ),
     "a filter that is none": ({"where": "gendre == 'male'"}, "--where .gendre == 'male'.: name 'gendre'"),
+    "a number below 0": ({"mixup": -0.2}, "--mixup -0.2: at least 0"),
+    "a layer of nothing": ({"hidden": (0,)}, "--hidden 0"),
+    "no image at all": ({"max_images": 0}, "--max-images 0"),
+    "a run for its checkpoint": ({"weights": "/nowhere/run"}, "/nowhere/run: no checkpoint there"),
+    "a checksum of what has none": (
+        {"encoder": "torchvision/resnet18", "weights": "IMAGENET1K_V1", "weights_sha256": "0" * 64},
+        "--weights-sha256 is for a file",
+    ),
+    "heads of a decoder": (
+        {"encoder": "conv_autoencoder", "task": "reconstruction", "auxiliary": ("gender",)},
+        "reconstruction has a decoder and no further heads",
+    ),
     "a share above 1": ({"coarse_labels": 80}, "--coarse-labels 80"),
     "smoothing of what is no class": ({"label_smoothing": 0.1}, "--label-smoothing"),
     "widths of a published network": ({"encoder": "torchvision/resnet18", "widths": (8, 16)}, "--widths"),
-    "reconstruction without a decoder": ({"task": "reconstruction"}, "needs an encoder with a decoder"),
+    "reconstruction without a decoder": (
+        {"task": "reconstruction", "auxiliary": ()},
+        "needs an encoder with a decoder",
+    ),
     "a head for what nobody labelled": ({"auxiliary": ("ethnicity",)}, "have 0 kinds of ethnicity"),
     "genders that nobody predicted": ({"gender_from": "/nowhere"}, "/nowhere: no predictions there"),
     "vit at a size it cannot take": ({"encoder": "torchvision/vit_b_16", "image_size": 100}, "100"),
@@ -198,7 +213,7 @@ def test_an_autoencoder_learns_from_unlabelled_pictures_and_its_encoder_is_used_
     build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=unlabelled))
     auto = replace(
         config, catalog=unlabelled, encoder="conv_autoencoder", task="reconstruction", out=str(tmp_path / "auto"),
-        phases="all:8@3e-3", batch_size=8,
+        phases="all:8@3e-3", batch_size=8, auxiliary=(), weighting="none",
     )  # fmt: skip
     history = train(auto).history
     assert history[-1]["val_loss"] < 0.7 * history[0]["val_loss"]
