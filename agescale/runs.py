@@ -32,11 +32,8 @@ def check_same(out: str, run: dict[str, Any]) -> Progress | None:
         return None
     before = json.loads(storage.read_bytes(storage.join(out, "run.json")))
     old, new = before["settings"], run["settings"]
-    different = [
-        f"{name} was {before!r}, is {new[name]!r}"
-        for name in new
-        if (before := old.get(name, DEFAULTS.get(name))) != new[name]  # a setting that is newer than the run
-    ]
+    known = DEFAULTS | old  # a setting may be newer than the run
+    different = [f"{name} was {known.get(name)!r}, is {new[name]!r}" for name in new if known.get(name) != new[name]]
     if different:
         raise ValueError(f"{out}: another run stands there ({'; '.join(different)}); give another --out")
     if before["data"] != run["data"]:
