@@ -21,8 +21,8 @@ from agescale.report import ShownFace, SplitResult
 NAMES = ["child", "teenager", "adult", "senior"]
 ABOUT = {
     "catalog": "/data/catalog", "source": "s3://bucket/faces", "layout": "csv", "predictions": "/data/predictions",
-    "checkpoint": "runs/train/best", "model": "0123abcd", "age_groups": "life-stages", "include_findings": False,
-    "asked_splits": "test,val", "report_split": "test",
+    "checkpoint": "runs/train/best", "model": "0123abcd", "age_groups": "life-stages", "gender_from": None,
+    "include_findings": False, "asked_splits": "test,val", "report_split": "test",
 }  # fmt: skip
 CARD = {
     "architecture": "cnn", "task": "distribution", "num_parameters": 1_234_567, "image_size": 96,
