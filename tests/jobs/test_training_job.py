@@ -255,9 +255,3 @@ def test_a_filter_leaves_out_images_of_training_and_validation(config: TrainConf
         of_men, of_all = (table.filter(pc.equal(table["split"], split)) for table in (rows, everyone))
         assert set(of_men["gender"].to_pylist()) == {"male"}
         assert len(of_men) == of_all["gender"].to_pylist().count("male") > 0
-
-
-def test_ordinal_ages_are_learned_with_weighted_thresholds(config: TrainConfig, tmp_path: Path) -> None:
-    ordinal = replace(config, task="ordinal", weighting="ranks", phases="all:5@1e-3", batch_size=8)
-    history = train(replace(ordinal, out=str(tmp_path / "run"))).history
-    assert min(entry["val_mae"] for entry in history) < history[0]["val_mae"]
