@@ -31,6 +31,8 @@ def labelled_rows(catalog: str) -> pa.Table:
 def usable_rows(catalog: str) -> pa.Table:
     """Like ``labelled_rows``, for a task that needs no labels; a tenth of those without a split is put into val."""
     rows = _without_unfit(catalog, catalogs.read_catalog(catalog, LABEL_COLUMNS))
+    if not rows["split"].null_count:
+        return rows
     by_uri = [splits.assign(uri, (0.9, 0.1, 0.0)) for uri in rows["uri"].to_pylist()]
     split = pc.coalesce(rows["split"], pa.chunked_array([by_uri], pa.string()))
     return rows.set_column(rows.schema.get_field_index("split"), "split", split)

@@ -23,6 +23,9 @@ from agescale.config import EXECUTION_FIELDS, TrainConfig
 from agescale.models import load_backbone_weights
 from agescale.tasks import Task
 
+TENSOR_FILES = (".pt", ".pth", ".bin")
+"""Initial weights that end so are a file of tensors; other paths are a checkpoint's folder."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -119,7 +122,7 @@ def _rows(config: TrainConfig, catalog: str, age_groups: AgeGroups) -> pa.Table:
     rows = selection.usable_rows(catalog) if config.task == "reconstruction" else selection.labelled_rows(catalog)
     if config.gender_from:
         predictions = storage.read_tables(catalogs.prediction_files(config.gender_from), ["uri", "version", "gender"])
-        rows = selection.in_catalog_order(selection.fill_gender(rows, predictions))
+        rows = selection.fill_gender(rows, predictions)
     is_train = pc.equal(rows["split"], "train")
     train, others = rows.filter(is_train), rows.filter(pc.invert(is_train))
     if config.coarse_labels:
@@ -197,11 +200,13 @@ def _task_settings(config: TrainConfig, rows: pa.Table) -> dict[str, Any]:
 
 def _check_labels(task: Task, splits: Mapping[str, pa.Table]) -> str:
     """The validation metric to watch. Raises ValueError where a split is empty or its labels cannot be used."""
+    counts = {}
     for name, rows in splits.items():
         if len(rows) == 0:
             raise ValueError(f"the catalog has no usable labelled image in its {name} split; see its findings.parquet")
-        task.check_labels(*_label_counts(rows))
-    num_exact, _, num_group, _ = _label_counts(splits["val"])
+        counts[name] = _label_counts(rows)
+        task.check_labels(*counts[name])
+    num_exact, _, num_group, _ = counts["val"]
     is_known = num_exact if task.metric == "mae" else num_group
     return task.metric if is_known else "loss"
 
@@ -220,27 +225,19 @@ def _initial_model(config: TrainConfig, spec: ModelSpec, phases: tuple[finetunin
     model = AgeModel(spec)
     for phase in phases:
         finetuning.freeze(model, phase.scope)  # raises where a phase names more blocks than there are
-    if config.weights_sha256 and not _names_a_file(config.weights):
+    is_stored = config.weights.endswith(TENSOR_FILES) or "/" in config.weights  # rather than a name of torchvision's
+    if config.weights_sha256 and not is_stored:
         raise ValueError("--weights-sha256 is for a file or a checkpoint; torchvision checks what it publishes itself")
     if not config.weights:
         return model
     uri = storage.absolute(config.weights)
-    if _names_a_file(config.weights) and not config.weights.endswith(TENSOR_FILES):
+    if is_stored and not config.weights.endswith(TENSOR_FILES):
         print(f"weights: {config.weights}: {checkpoints.load_into(model, uri, config.weights_sha256)}")
         return model
-    is_file = _names_a_file(config.weights)
-    source = checkpoints.read_tensors(uri, config.weights_sha256) if is_file else config.weights
+    source = checkpoints.read_tensors(uri, config.weights_sha256) if is_stored else config.weights
     missing, unexpected = load_backbone_weights(model.encoder, source)
     print(f"weights: {config.weights}: {_name_some('lacks', missing)}; {_name_some('has too much', unexpected)}")
     return model
-
-
-TENSOR_FILES = (".pt", ".pth", ".bin")
-
-
-def _names_a_file(weights: str) -> bool:
-    """A file of tensors or a checkpoint's folder, rather than weights that torchvision publishes."""
-    return weights.endswith(TENSOR_FILES) or "/" in weights
 
 
 def _name_some(what: str, names: list[str]) -> str:

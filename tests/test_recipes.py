@@ -45,7 +45,7 @@ def test_help_lists_them_with_what_each_changes() -> None:
     assert "image_size 112" in text
 
 
-def test_an_unknown_name_is_refused_with_those_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_name_is_refused_with_those_that_exist() -> None:
     with pytest.raises(SystemExit, match="no recipe is called 'quick'; there are drawn, fast"):
         recipes.take_name(["train.py", "quick"])
     assert recipes.take_name(["train.py", "--out", "x"]) is None
