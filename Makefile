@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: demo test test-cluster lint bench clean
+.PHONY: demo test test-cluster chaos lint bench clean
 
 demo: .venv/installed  ## the whole pipeline on drawn faces; prints where the report is
 	rm -rf $(DEMO)
@@ -18,6 +18,10 @@ test: .venv/installed  ## all tests that a change must pass, in under 15 minutes
 
 test-cluster: .venv/installed  ## jobs submitted to a cluster with its dashboard; minutes
 	$(BIN)/python -m pytest -m cluster tests/cluster
+
+chaos: .venv/installed  ## at least 50 kills of scoring on disk and on S3, and two nights of 20,000 objects; an hour
+	AGESCALE_NUM_KILLS=52 AGESCALE_NUM_OBJECTS=20000 $(BIN)/python -m pytest -s -m 'chaos or not cluster' \
+	  tests/faults/test_scoring_kills.py tests/jobs/test_nightly.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -83,6 +83,19 @@ def median_age(cdf_NA: np.ndarray) -> np.ndarray:
     return quantile_age(cdf_NA, 0.5)
 
 
+def central_interval(cdf_NA: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ages (N,), (N,) in years between which the central ``share`` of the mass lies; see ``median_age`` for the scale.
+
+    It is what the model says of its own doubt, not calibrated. Of twenty equally likely years a tenth is two years:
+
+    >>> even = np.zeros((1, 101)); even[0, 20:40] = 0.05
+    >>> low_N, high_N = central_interval(encode(even), 0.8)
+    >>> low_N.round(2), high_N.round(2)
+    (array([21.5]), array([37.5]))
+    """
+    return quantile_age(cdf_NA, (1 - share) / 2), quantile_age(cdf_NA, (1 + share) / 2)
+
+
 def mean_age(cdf_NA: np.ndarray) -> np.ndarray:
     """Mean age (N,), each bin counted as the label that it is.
 

@@ -1,7 +1,9 @@
 """Makes and grows a catalog: lists a source once, reads labelled images once, writes parts and findings.
 
-Work is cut into parts of the listing; a Ray task reads the images of one and writes it. A part stands whole or not at
-all, and rows that stand in a part are not listed again: that is all there is to restarts and to growth.
+A part stands whole or not at all, and rows that stand in a part are not listed again: that is all there is to restarts
+and to growth. Where images are read, work is cut into parts of the listing; a Ray task reads the images of one and
+writes it. Where they are only listed, a Ray task lists a range of names and writes part after part as they come, and
+nobody holds more than some parts: labels and findings want the whole picture, a bucket to be scored need not fit in it.
 """
 
 from __future__ import annotations
@@ -9,27 +11,37 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import math
+import re
 import threading
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
+import ray.data
 
-from agescale import catalogs, images, layouts, quality, schema, splits, storage
+from agescale import catalogs, changes, images, layouts, listing, quality, schema, splits, storage
 from agescale.age_groups import AgeGroups
 from agescale.config import CatalogConfig
-from agescale.data import read_pool, run_units, start_ray
+from agescale.data import run_units, start_ray
 from agescale.images import ImageError
 from agescale.layouts import Label, Labels, LabelSource
+from agescale.listing import Listed
 from agescale.progress import ImageProgress
-from agescale.storage import Listed, StoreError
+from agescale.storage import StoreError, read_pool
 
 INSPECTED_PART_ROWS = 1024
 """Rows of a part whose images are read: some tens of MB where they are packed."""
 LISTED_PART_ROWS = 100_000
 """Rows of a part whose images are only listed."""
+SMALL_SOURCE_FILES = 10_000
+"""So few are listed without Ray, which would take longer to start."""
+RANGES_PER_CPU = 4
+"""Ranges of names differ in size, and each that found something leaves a part."""
+MAX_RANGES = 1000
 MIN_PARTS = 8
 """So that a small catalog is read in parallel too."""
 
@@ -41,7 +53,10 @@ DEFAULT_AGE_GROUPS = "25-years"
 
 @dataclass(frozen=True)
 class CatalogResult:
-    """What a run found: rows added by what they are, files that are no images, and the findings of all current rows."""
+    """What a run found: rows added by what they are, files that are no images, and the findings of all current rows.
+
+    ``rows`` are the current rows' facts, where ``group`` is the age group; None where images are only listed.
+    """
 
     num_new: int
     num_changed: int
@@ -49,19 +64,20 @@ class CatalogResult:
     num_current: int
     num_ignored: int
     findings: pa.Table
-    rows: pa.Table  # the current rows' facts; `group` is the age group
-    group_names: tuple[str, ...]
+    rows: pa.Table | None = None
+    group_names: tuple[str, ...] = ()
 
 
 def build_catalog(config: CatalogConfig) -> CatalogResult:
     """Lists ``config.source`` and brings the catalog at ``config.out`` up to date with it."""
     source, out = storage.absolute(config.source), storage.absolute(config.out)
     _check(config)
-    listed = [item for item in storage.list_files(source) if not item.uri.startswith(f"{out}/")]
+    if not _is_read(config):
+        return _list_images(config, source, out)
+    listed = [item for item in listing.list_files(source) if not item.uri.startswith(f"{out}/")]
     pictures = [item for item in listed if images.is_image_name(item.relative)]
     if not pictures:
-        extensions = " ".join(images.EXTENSIONS)
-        raise ValueError(f"{source}: no images there ({len(listed)} other files); images end in {extensions}")
+        raise changes.no_images(source, len(listed))
     storage.check_writable(out)
 
     known = _known_rows(out)
@@ -73,7 +89,7 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
 
     new, changed, gone, relabelled = _difference(known, pictures, labels)
     generation = _next_generation(out)
-    units = _units(new + changed, labels, config, generation)
+    units = _units(_told_apart(new + changed, out, generation), labels, config, generation)
     units += _tombstones(gone, generation, len(units))
     if units:
         fractions = None if config.split_column else splits.parse_fractions(config.split)
@@ -86,13 +102,22 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
     rows = catalogs.read_catalog(out, [*quality.FACTS, "gender", "ethnicity"])
     findings = quality.find(rows, labels.age_groups, config.layout != "unlabelled")
     findings = pa.concat_tables([findings, _source_findings(source, config, pictures, labels, relabelled)])
-    covered = {"parts": catalogs.part_names(out)}
-    findings = findings.cast(schema.with_metadata(schema.FINDINGS, covered))
-    storage.write_table(storage.join(out, catalogs.FINDINGS_NAME), findings)
+    _write_findings(out, findings)
     num_ignored = len(listed) - len(pictures)
     rows = _with_group_names(rows, labels.age_groups)
     group_names = labels.age_groups.names if labels.age_groups else ()
     return CatalogResult(len(new), len(changed), len(gone), len(rows), num_ignored, findings, rows, group_names)
+
+
+def _is_read(config: CatalogConfig) -> bool:
+    """Whether every image is read, and not only listed."""
+    return config.inspect or config.layout != "unlabelled"
+
+
+def _write_findings(out: str, findings: pa.Table) -> None:
+    covered = {"parts": catalogs.part_names(out)}
+    findings = findings.cast(schema.with_metadata(schema.FINDINGS, covered))
+    storage.write_table(storage.join(out, catalogs.FINDINGS_NAME), findings)
 
 
 class PartWriter:
@@ -149,8 +174,10 @@ def _check(config: CatalogConfig) -> None:
         raise ValueError("--csv and --layout csv go together")
     if config.pack < 0 or 0 < config.pack < schema.MIN_SIDE:
         raise ValueError(f"--pack {config.pack}: pixels of the shorter side, at least {schema.MIN_SIDE}, or 0")
-    if config.pack and config.layout == "unlabelled" and not config.inspect:
+    if config.pack and not _is_read(config):
         raise ValueError("--pack reads every image: give --inspect with it, or leave it out")
+    if config.listing and _is_read(config):
+        raise ValueError("--listing goes with --layout unlabelled, and without --inspect")
 
 
 CSV_COLUMNS = [f"{name}_column" for name in ("image", "label", "age", "split", "gender", "ethnicity", "subject")]
@@ -219,15 +246,26 @@ def _difference(
         row = known.get(item.uri)
         if row is None:
             new.append(item)
-        elif row["version"] != item.version:
+        elif re.sub(changes.LISTING_SUFFIX, "", row["version"]) != item.version:
             changed.append(item)
         else:
-            changes = _label_changes(row, labels.by_path[item.relative])
-            if changes:
-                relabelled.append((item, ", ".join(changes)))
+            told = _label_changes(row, labels.by_path[item.relative])
+            if told:
+                relabelled.append((item, ", ".join(told)))
     listed = {item.uri for item in pictures}
     gone = [row for uri, row in known.items() if uri not in listed]
     return new, changed, gone, relabelled
+
+
+def _told_apart(items: list[Listed], out: str, generation: int) -> list[Listed]:
+    """``items``, where a version that the catalog has had before is another one, as in ``changes``."""
+    parts = storage.list_names(out, prefix="part-", suffix=".parquet")
+    tables = [catalogs.read_part(out, part, ["uri", "version"]) for part in parts] if items else []
+    had = {key for table in tables for key in zip(table["uri"].to_pylist(), table["version"].to_pylist(), strict=True)}
+    return [
+        replace(item, version=f"{item.version}@{generation}") if (item.uri, item.version) in had else item
+        for item in items
+    ]
 
 
 def _label_changes(row: dict[str, Any], label: Label) -> list[str]:
@@ -250,14 +288,12 @@ def _units(pictures: list[Listed], labels: Labels, config: CatalogConfig, genera
     Rows stand in the order of a hash of their names: every run of rows is then a fair sample, which is what training
     shuffles, while names in the order of a bucket often are in the order of ages.
     """
-    is_read = config.inspect or config.layout != "unlabelled"
-    order = sorted(pictures, key=lambda item: hashlib.sha256(item.relative.encode()).digest()) if is_read else pictures
-    largest = INSPECTED_PART_ROWS if is_read else LISTED_PART_ROWS
-    part_rows = min(largest, max(1, math.ceil(len(order) / MIN_PARTS)))
+    order = sorted(pictures, key=lambda item: hashlib.sha256(item.relative.encode()).digest())
+    part_rows = min(INSPECTED_PART_ROWS, max(1, math.ceil(len(order) / MIN_PARTS)))
     now = dt.datetime.now(dt.UTC)
     rows = [{"listed_at": now, "deleted": False, **_facts(item, labels.by_path[item.relative])} for item in order]
     starts = range(0, len(rows), part_rows)
-    return [_unit(rows[start : start + part_rows], generation, index, is_read) for index, start in enumerate(starts)]
+    return [_unit(rows[start : start + part_rows], generation, index, True) for index, start in enumerate(starts)]
 
 
 def _facts(item: Listed, label: Label) -> dict[str, Any]:
@@ -314,6 +350,7 @@ def count_by_kind(findings: pa.Table) -> dict[str, int]:
 
 def count_by_group_and_split(result: CatalogResult) -> dict[str, dict[str, int]]:
     """Images by age group, then by split; those without one count as ``none``. Splits without an image are left out."""
+    assert result.rows is not None, "images that are only listed have neither"
     groups, splits_of_rows = (pc.fill_null(result.rows[name], "none").to_pylist() for name in ("group", "split"))
     counts = Counter(zip(groups, splits_of_rows, strict=True))
     present = [split for split in (*schema.SPLITS, "none") if split in splits_of_rows]
@@ -327,3 +364,83 @@ def _with_group_names(rows: pa.Table, age_groups: AgeGroups | None) -> pa.Table:
     indices = catalogs.group_indices(rows, age_groups).tolist()
     names = pa.array(age_groups.names, pa.string()).take(pc.if_else(pc.less(indices, 0), None, indices))
     return rows.set_column(rows.schema.get_field_index("group"), "group", names)
+
+
+# Images that are only listed
+
+
+def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
+    """Brings a catalog without labels up to date, in flat memory however large it is."""
+    if config.listing:
+        is_small, files = False, listing.files_of(config.listing)
+        next(listing.read_rows(files[0], source), None)  # its columns, before anything starts
+    else:
+        is_small, files = _is_small(source, out), []
+    storage.check_writable(out)
+    names = storage.list_names(out, prefix="part-", suffix=".parquet")
+    settings = _settings(config, _age_groups(config, out if names else None))
+    if names:
+        _check_same(catalogs.settings(out), settings, out)
+
+    lister = changes.RangeLister(
+        source, out, settings, _next_generation(out), changes.known_parts(out, names), LISTED_PART_ROWS
+    )
+    counts: Counter[str] = Counter()
+    with ImageProgress("cataloging", total=None) as progress:
+        for summary in _run_lister(lister, files, is_small, progress):
+            counts.update(summary)
+            progress.note = f"{counts['num_new']} new, {counts['num_changed']} changed, {counts['num_deleted']} deleted"
+    findings = schema.FINDINGS.empty_table()
+    _write_findings(out, findings)
+    return CatalogResult(
+        num_new=counts["num_new"],
+        num_changed=counts["num_changed"],
+        num_deleted=counts["num_deleted"],
+        num_current=counts["num_rows"],
+        num_ignored=counts["num_ignored"],
+        findings=findings,
+    )
+
+
+def _is_small(source: str, out: str) -> bool:
+    """Whether a source has at most SMALL_SOURCE_FILES. Raises ValueError where there is no image among them."""
+    num_pictures = num_others = 0
+    for page in listing.pages(source):
+        images_of_page, num_ignored = changes.select_images(listing.to_table(page), source, out)
+        num_pictures += len(images_of_page)
+        num_others += num_ignored
+        if num_pictures and num_pictures + num_others > SMALL_SOURCE_FILES:
+            return False
+    if not num_pictures:
+        raise changes.no_images(source, num_others)
+    return True
+
+
+def _run_lister(
+    lister: changes.RangeLister, files: list[str], is_small: bool, progress: ImageProgress
+) -> Iterator[dict[str, int]]:
+    """What each window of the listing brought: of a listing made elsewhere, or of the source."""
+    if not files and not is_small:
+        start_ray()
+        num_ranges = min(MAX_RANGES, RANGES_PER_CPU * int(ray.cluster_resources().get("CPU", 1)))
+        ranges = enumerate(listing.cut(lister.source, num_ranges))
+        units = [pa.table([[number], [after], [until]], schema=changes.RANGE) for number, (after, until) in ranges]
+        context = ray.data.DataContext.get_current().copy()
+        context.target_max_block_size = 1  # else a task's summaries would come when it ends, and not as it goes on
+        with ray.data.DataContext.current(context):
+            yield from run_units(units, lister, progress, num_cpus=1)
+        return
+    for window in lister.update(_sorted_rows(files, lister.source) if files else lister.pages(), number=0):
+        (summary,) = window.to_pylist()
+        yield summary
+        progress.add(summary["num_rows"], progress.note)
+
+
+def _sorted_rows(files: list[str], source: str) -> Iterator[pa.Table]:
+    """A listing made elsewhere in the order of URIs; Ray sorts it, on disk where it does not fit into memory."""
+    start_ray()
+    units = ray.data.from_arrow([pa.table({"file": [file]}) for file in files])
+    rows = units.map_batches(
+        lambda unit: listing.read_rows(unit["file"][0].as_py(), source), batch_size=None, batch_format="pyarrow"
+    )
+    yield from rows.sort("uri").iter_batches(batch_size=LISTED_PART_ROWS, batch_format="pyarrow")

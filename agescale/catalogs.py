@@ -74,12 +74,16 @@ def read_catalog(uri: str, columns: Sequence[str]) -> pa.Table:
     assert "image" not in columns, "images are read by load_faces"
     wanted = list(dict.fromkeys([*columns, "uri", "deleted"]))
     rows = pa.concat_tables([read_part(uri, part, wanted) for part in part_names(uri)])
-    newest = rows.append_column("position", pa.array(np.arange(len(rows)), pa.int64()))
+    return current(rows).select([*columns, "part", "row"])
+
+
+def current(rows: pa.Table) -> pa.Table:
+    """Of rows of a catalog in the order of its parts the newest of each URI, unless it is deleted."""
     if pc.count_distinct(rows["uri"]).as_py() < len(rows):
-        positions = newest.group_by("uri").aggregate([("position", "max")])["position_max"]
-        newest = newest.take(positions.combine_chunks().sort())
-    current = newest.filter(pc.invert(newest["deleted"]))
-    return current.select([*columns, "part", "row"])
+        numbered = rows.append_column("position", pa.array(np.arange(len(rows)), pa.int64()))
+        positions = numbered.group_by("uri").aggregate([("position", "max")])["position_max"]
+        rows = rows.take(positions.combine_chunks().sort())
+    return rows.filter(pc.invert(rows["deleted"]))
 
 
 def superseded(uri: str, part: str) -> pa.Array:
@@ -143,14 +147,15 @@ def load_faces(
             return error
 
     tasks = (pool.submit(load, source.as_py(), data) for source, data in zip(rows["uri"], packed, strict=True))
-    return _ahead(tasks, num_ahead=LOOK_AHEAD)
+    return ahead(tasks, num_ahead=LOOK_AHEAD)
 
 
 LOOK_AHEAD = 256
 """Images decoded or being read before they are asked for; at 224 px they hold 38 MB."""
 
 
-def _ahead(tasks: Iterable[Future[Loaded]], num_ahead: int) -> Iterator[Loaded]:
+def ahead(tasks: Iterable[Future[Loaded]], num_ahead: int) -> Iterator[Loaded]:
+    """Results in the order of ``tasks``, of which at most ``num_ahead`` are taken before their results are."""
     waiting: list[Future[Loaded]] = []
     for task in tasks:
         waiting.append(task)

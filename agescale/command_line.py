@@ -1,6 +1,7 @@
 """What all jobs do around their work: parse the settings, run, and say in one line what went wrong.
 
-Exit codes: 0 success, 1 crashed (with a traceback), 2 refused or impossible (one line).
+Exit codes: 0 success, 1 crashed (with a traceback), 2 refused or impossible (one line), 3 done, and not right (one
+line: more images failed than may, or what was verified is wrong).
 """
 
 from __future__ import annotations
@@ -48,10 +49,9 @@ def user_mistake(error: BaseException | None) -> str | None:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         original = getattr(error, "cause", None)  # Ray raises a subclass of the original, which is its `cause`
-        if isinstance(original, StoreError):
-            return str(original)
-        if isinstance(original, ValueError) and _raised_here(getattr(error, "traceback_str", "")):
-            return str(original)
+        is_ours = isinstance(original, ValueError) and _raised_here(getattr(error, "traceback_str", str(error)))
+        if isinstance(original, StoreError) or is_ours:
+            return str(original).partition("\n")[0]  # Ray Data adds lines about its retries
         if original is None and isinstance(error, StoreError):
             return str(error)
         if original is None and isinstance(error, ValueError) and _raised_here("".join(format_tb(error.__traceback__))):
@@ -69,6 +69,6 @@ def _raised_here(text: str) -> bool:
     return bool(files) and Path(files[-1]).parent.name in ("agescale", "jobs", "models", "tasks")
 
 
-def refuse(message: str) -> NoReturn:
+def refuse(message: str, code: int = 2) -> NoReturn:
     print(f"error: {message}", file=sys.stderr, flush=True)
-    raise SystemExit(2)
+    raise SystemExit(code)

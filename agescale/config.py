@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tyro.conf import Positional
+
 
 @dataclass(frozen=True)
 class DrawConfig:
@@ -63,6 +65,10 @@ class CatalogConfig:
     files. 0: do not."""
     inspect: bool = False
     """Read every image of an unlabelled source too. Labelled ones are always read once."""
+    listing: str | None = None
+    """Listing made elsewhere, in place of listing an unlabelled --source: Parquet or CSV with a header (a file, a
+    folder of them, the manifest.json of an S3 inventory in Parquet), in any order. Columns: uri, or bucket and key, or
+    key or name (below --source); version, etag or e_tag; size or size_bytes, where known."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class TrainConfig:
     """Train and validate on these images only, a pandas query such as "gender == 'male' and age_low >= 18" over uri,
     split, age_low, age_high, group, gender, ethnicity, subject, width, height. Sees coarse labels, where there are."""
     max_images: int | None = None
-    """Train on at most so many images, a stable random choice. Default: all."""
+    """Train, and validate, on at most so many images each, a stable random choice. Default: all."""
     coarse_labels: float = 0.0
     """Share of the exact training ages that are replaced by their age group, to see what coarse labels are worth; the
     others alone: --where "age_high - age_low <= 1.001"."""
@@ -176,16 +182,49 @@ class ScoreConfig:
     """Checkpoint, such as runs/train/best."""
     out: str
     """Folder of the predictions. The same command again scores only what is missing."""
-    unit_rows: int = 1000
-    """Catalog rows of one output file, which is the unit of work: at most 10,000."""
+    unit_rows: int | None = None
+    """Catalog rows of one output file, which is the unit of work: at most 10,000. Default: as the predictions began,
+    that is 1,000, or 10,000 where the catalog has more than a million rows."""
     batch_size: int = 64
     """Images of one forward pass."""
+    split: str = ""
+    """Only the images of these splits, such as test,val, to judge a model. Default: every image."""
     mirror: bool = False
     """Average each prediction over the image and its mirror image: twice the work, a little more accurate."""
     num_workers: int | None = None
     """Scoring processes. Default: one a GPU, else one for every two CPUs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to score; auto takes GPUs where the cluster has them."""
+    retry: str = ""
+    """Score these rows again too, by their status, such as unreachable,missing."""
+    max_failed_fraction: float = 0.1
+    """Share of the rows scored by this run that may fail; above it the table is complete, and the exit code 3."""
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Predict the ages of some photos on this machine alone, and print them."""
+
+    photos: Positional[tuple[str, ...]]
+    """Photos and folders of photos: paths or s3:// URIs."""
+    checkpoint: str
+    """Checkpoint, such as runs/train/best."""
+    draw: str = ""
+    """Folder for copies of the photos with age, interval and age group written below. Default: none are made."""
+    mirror: bool = False
+    """Average each prediction over the image and its mirror image: twice the work, a little more accurate."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to predict; auto takes a GPU where this machine has one."""
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """Verify a table of predictions: one row for each image of its catalog, and nothing else."""
+
+    catalog: str
+    """Catalog that was scored."""
+    predictions: str
+    """Predictions of that catalog."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,11 @@ import torch
 from agescale import catalogs
 from agescale.images import Face
 from agescale.progress import ImageProgress
-from agescale.storage import StoreError
+from agescale.storage import StoreError, read_pool
 
 NO_PROGRESS_TIMEOUT_S = 1800
 """A pipeline of Ray Data that finishes no task for so long ends with an error instead of hanging. One task may read and
 decode some thousand large photos, or wait for a busy cluster."""
-
-NUM_READ_THREADS = 16
-"""Reads under way at once in one task: object stores answer in tens of milliseconds."""
-
 
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -63,7 +58,8 @@ def start_ray(min_cpus: float = 2) -> None:
     context = ray.data.DataContext.get_current()
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     context.enable_progress_bars = False  # ours count images; Ray's count blocks
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.raise_original_map_exception = True  # one of Ray's own would not name ours, which is one line to act on
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is raised, and need not be logged too
 
 
 def _is_recorded_cluster_alive() -> bool:
@@ -85,10 +81,17 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def check_resources(num_workers: int, cpus_per_worker: float, gpus_per_worker: float, extra_cpus: float) -> None:
+def check_resources(
+    num_workers: int, cpus_per_worker: float, gpus_per_worker: float, extra_cpus: float = 0, bytes_per_worker: float = 0
+) -> None:
     """Raises ValueError where the cluster cannot hold the workers and what feeds them: Ray would wait in silence."""
     have = ray.cluster_resources()
     need = {"CPU": num_workers * cpus_per_worker + extra_cpus, "GPU": num_workers * gpus_per_worker}
+    if num_workers * bytes_per_worker > have.get("memory", 0):
+        raise ValueError(
+            f"{num_workers} workers need {num_workers * bytes_per_worker / 2**30:.1f} GiB of memory, the cluster has "
+            f"{have.get('memory', 0) / 2**30:.1f}; lower --num-workers, or add nodes"
+        )
     for kind, amount in need.items():
         if amount > have.get(kind, 0.0) + 1e-9:
             raise ValueError(
@@ -118,10 +121,6 @@ def run_units(
         for row in batch.to_pylist():
             yield row
             progress.add(row["num_rows"], progress.note)
-
-
-def read_pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(NUM_READ_THREADS, thread_name_prefix="agescale-read")
 
 
 CHUNK_ROWS = catalogs.ROW_GROUP_ROWS

@@ -1,19 +1,38 @@
-"""A checkpoint as a function: uint8 faces in, columns of the predictions table out. Without Ray."""
+"""A checkpoint as a function: uint8 faces in, rows or columns of the predictions table out. Without Ray."""
 
 from __future__ import annotations
 
+import datetime as dt
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from torch import Tensor
 
-from agescale import age_cdf, checkpoints
+from agescale import age_cdf, checkpoints, schema
 from agescale.age_cdf import DecodeRule
 from agescale.age_groups import AgeGroups
 from agescale.age_model import auxiliary_classes, build_spec_task
+from agescale.catalogs import FaceOrError
+from agescale.checkpoints import Checkpoint
+from agescale.images import Face, Pixels
+from agescale.storage import StoreError
 from agescale.tasks import Prediction
+
+MAX_ERROR_CHARACTERS = 500
+MAX_UNREACHABLE = 64
+"""Images in a row that the store did not deliver, each of them asked for over and over: the store is down."""
+
+
+def read_checkpoint(uri: str) -> Checkpoint:
+    """A checkpoint to predict with. Raises ValueError, in one line, where there is none or its task predicts no age."""
+    checkpoint = checkpoints.read(uri)
+    if not build_spec_task(checkpoint.spec).predicts_age:
+        raise ValueError(f"{uri}: its task, {checkpoint.spec.task}, predicts no age; nothing to score with")
+    return checkpoint
 
 
 class Predictor:
@@ -24,7 +43,7 @@ class Predictor:
 
     def __init__(self, checkpoint_uri: str, device: str = "cpu", mirror: bool = False) -> None:
         self.mirror = mirror
-        self.checkpoint = checkpoints.read(checkpoint_uri)
+        self.checkpoint = read_checkpoint(checkpoint_uri)
         self.spec = self.checkpoint.spec
         self.digest = self.checkpoint.digest
         self.device = torch.device(device)
@@ -47,6 +66,44 @@ class Predictor:
                 columns[column] = [names[index] for index in index_N]
                 columns[f"{column}_probability"] = probability_N.numpy()
         return columns
+
+    def predict_rows(self, rows: pa.Table, faces: Iterable[FaceOrError], batch_size: int) -> pa.Table:
+        """A row of schema.PREDICTIONS for each of ``rows`` (columns uri, version) and its face, in their order.
+
+        Where there is no face, the row says why. ``faces`` is drawn from as batches fill: whoever decodes may be ahead.
+        Raises the StoreError that will be the same for the next image: refused credentials, a store that is down.
+        """
+        num_unreachable = 0
+        records: list[dict[str, Any]] = []
+        waiting: list[tuple[dict[str, Any], Pixels]] = []
+        keys = zip(rows["uri"].to_pylist(), rows["version"].to_pylist(), strict=True)
+        for (uri, version), face in zip(keys, faces, strict=True):
+            record = {"uri": uri, "version": version, "face": 0, "model": self.digest}
+            records.append(record)
+            is_unreachable = isinstance(face, StoreError) and face.status == "unreachable"
+            num_unreachable = num_unreachable + 1 if is_unreachable else 0
+            if isinstance(face, StoreError) and (face.stops_the_job or num_unreachable == MAX_UNREACHABLE):
+                raise face
+            if isinstance(face, Face):
+                record |= {"status": "ok", "width": face.width, "height": face.height}
+                waiting.append((record, face.pixels))
+            else:
+                record |= {"status": face.status, "error": str(face)[:MAX_ERROR_CHARACTERS]}
+            if len(waiting) == batch_size:
+                self._fill(waiting)
+                waiting = []
+        if waiting:
+            self._fill(waiting)
+        scored_at = dt.datetime.now(dt.UTC)
+        return pa.Table.from_pylist(
+            [{**record, "scored_at": scored_at} for record in records], schema=schema.PREDICTIONS
+        )
+
+    def _fill(self, waiting: list[tuple[dict[str, Any], Pixels]]) -> None:
+        """Writes what the model says of a batch into its records."""
+        columns = self(np.stack([pixels for _, pixels in waiting]))
+        for position, (record, _) in enumerate(waiting):
+            record |= {name: values[position] for name, values in columns.items()}
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")

@@ -14,10 +14,10 @@ LINE_EVERY_S = 10.0
 class ImageProgress:
     """Use as a context: ``with ImageProgress("scoring", total) as progress: progress.add(100)``.
 
-    ``note`` is shown behind the rate: failures so far, the loss, ...
+    ``note`` is shown behind the rate: failures so far, the loss, ... ``total`` is None where nobody knows it.
     """
 
-    def __init__(self, verb: str, total: int, is_quiet: bool = False) -> None:
+    def __init__(self, verb: str, total: int | None, is_quiet: bool = False) -> None:
         self.verb = verb
         self.total = total
         self.done = 0
@@ -60,7 +60,10 @@ class ImageProgress:
         if self.is_quiet:
             return
         self._last_line = time.monotonic()
-        left_s = (self.total - self.done) / max(self.images_per_s, 1e-9)
-        left = f", {left_s:.0f} s left" if 0 < self.done < self.total else ""
+        of = left = ""
+        if self.total is not None:
+            of = f"/{self.total}"
+            left_s = (self.total - self.done) / max(self.images_per_s, 1e-9)
+            left = f", {left_s:.0f} s left" if 0 < self.done < self.total else ""
         note = f", {self.note}" if self.note else ""
-        print(f"{self.verb}: {self.done}/{self.total} images, {self.images_per_s:.0f}/s{left}{note}", flush=True)
+        print(f"{self.verb}: {self.done}{of} images, {self.images_per_s:.0f}/s{left}{note}", flush=True)

@@ -1,93 +1,208 @@
 """Scores a catalog with Ray Data: rows in, as many rows of predictions out.
 
-The catalog is cut into units: at most ``unit_rows`` rows of one part. A unit's file is named after part and rows,
-appears whole or not at all, and is never scored again while it stands; so a killed job loses at most the units under
-way, and the same command scores what is missing. Within a unit a pool of threads reads and decodes ahead of the model;
-only the units' names and counts pass through Ray.
+The catalog is cut into units (``units.py``), each of which becomes one file, whole or not at all, and is never scored
+again while that stands: a killed job loses the units under way, and the same command scores what is missing. A start
+costs a listing and the footers of the parts, whatever is done already. Within a unit a pool of threads reads and
+decodes ahead of the model; only the units' names and counts pass through Ray.
 
-    <out>/run.json               model digest, catalog, unit_rows, mirror: what the files here belong to
-    <out>/part-...-rows-....parquet
+    <out>/run.json               what the files here belong to: model, catalog, unit_rows, split, mirror
+    <out>/part-...-rows-...-<model>.parquet
     <out>/summary.json           written last: counts by status
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import math
 import os
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 import torch
+from ray.util import metrics
 
-from agescale import catalogs, checkpoints, schema, storage
-from agescale.age_model import build_spec_task
-from agescale.catalogs import FaceOrError
+from agescale import catalogs, checkpoints, lease, schema, storage, units
 from agescale.config import ScoreConfig
-from agescale.data import check_resources, num_gpus, read_pool, run_units, start_ray
-from agescale.images import Face
-from agescale.predictor import Predictor
+from agescale.data import check_resources, num_gpus, run_units, start_ray
+from agescale.predictor import Predictor, read_checkpoint
 from agescale.progress import ImageProgress
-from agescale.storage import StoreError
+from agescale.storage import StoreError, read_pool
+from agescale.units import MAX_UNIT_ROWS, Unit
 
-MAX_UNIT_ROWS = 10_000
+MANY_ROWS = 1_000_000
+"""Rows of a catalog from which on units are as large as they may be: the fewer files, the faster a start."""
+MAX_TASK_UNITS = 16
+"""Units of one Ray task, where there are so many units that the tasks themselves would cost time."""
+PROCESS_BYTES = 2**30
+"""What a scoring process needs besides its weights: torch, Ray, and the images that are decoded ahead."""
 
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """Counts of the whole table, and how many of its rows this run has scored."""
+    """Counts of the whole table, and of the rows that this run has scored."""
 
-    num_rows: int
-    num_scored_now: int
     by_status: dict[str, int]
+    scored_now: dict[str, int]  # by status
     images_per_s: float
+
+    @property
+    def num_rows(self) -> int:
+        return sum(self.by_status.values())
+
+    @property
+    def num_scored_now(self) -> int:
+        return sum(self.scored_now.values())
+
+    @property
+    def failed_fraction(self) -> float:
+        """Share of the rows scored by this run whose status is not ok."""
+        return 1 - self.scored_now.get("ok", 0) / self.num_scored_now if self.num_scored_now else 0.0
 
 
 def score(config: ScoreConfig) -> ScoreResult:
     """Scores every unit of the catalog that has no file yet. Raises ValueError, before any work, where it cannot."""
     catalog, out = storage.absolute(config.catalog), storage.absolute(config.out)
     checkpoint_uri = storage.absolute(config.checkpoint)
-    if not 1 <= config.unit_rows <= MAX_UNIT_ROWS:
-        raise ValueError(f"--unit-rows {config.unit_rows}: from 1 to {MAX_UNIT_ROWS:,}")
-    checkpoint = checkpoints.read(checkpoint_uri)
-    if not build_spec_task(checkpoint.spec).predicts_age:
-        raise ValueError(f"{checkpoint_uri}: its task, {checkpoint.spec.task}, predicts no age; nothing to score with")
-    catalogs.check_complete(catalog)
+    _check(config)
+    checkpoint = read_checkpoint(checkpoint_uri)
     parts = catalogs.part_names(catalog)
+    if catalogs.settings(catalog)["layout"] != "unlabelled":  # a bucket is scored while it is still being listed
+        catalogs.check_complete(catalog)
     storage.check_writable(out)
-    run = {"model": checkpoint.digest, "catalog": catalog, "unit_rows": config.unit_rows, "mirror": config.mirror}
-    _check_same_output(out, run)
-
-    units = _units(catalog, parts, config.unit_rows)
-    done = set(storage.list_names(out, prefix="part-", suffix=".parquet"))
-    missing = [unit for unit in units if unit["output"][0].as_py() not in done]
-    num_rows = sum(unit["stop"][0].as_py() - unit["start"][0].as_py() for unit in missing)
-    statuses: Counter[str] = Counter()
-    progress = ImageProgress("scoring", num_rows)
-    if missing:
-        start_ray()
-        workers = _workers(config, num_units=len(missing))
-        metadata = _metadata(checkpoint_uri, checkpoint, config)
-        scorer = UnitScorer(catalog, checkpoint_uri, out, metadata, config, workers)
-        with progress:
-            options = {"compute": ray.data.ActorPoolStrategy(size=workers.num, max_tasks_in_flight_per_actor=2)}
-            options |= {"num_cpus": 1, "num_gpus": int(workers.device == "cuda")}
-            for summary in run_units(missing, ScoringActor, progress, fn_constructor_args=(scorer,), **options):
-                statuses.update(json.loads(summary["statuses"]))
-                progress.note = f"{statuses.total() - statuses['ok']} failed"
-    by_status = _count_statuses(out)
-    result = ScoreResult(sum(by_status.values()), sum(statuses.values()), by_status, round(progress.images_per_s, 1))
-    summary = {**run, "checkpoint": checkpoint_uri, "num_rows": result.num_rows, "by_status": by_status}
-    summary |= {"catalog_parts": parts, "images_per_s": result.images_per_s, "versions": checkpoints.library_versions()}
-    storage.write_bytes(storage.join(out, "summary.json"), json.dumps(summary, indent=1).encode())
+    with lease.hold(out) as held:
+        sizes = units.part_sizes(catalog, parts)
+        run = _begin(out, config, catalog, checkpoint, sum(sizes.values()))
+        work = _plan_work(out, units.cut(sizes, run["unit_rows"]), checkpoint.digest, _names(config.retry))
+        progress = ImageProgress("scoring", work.num_rows)
+        if work.todo:
+            storage.delete(storage.join(out, units.SUMMARY_NAME))
+            start_ray()
+            workers = _workers(config, num_units=len(work.todo))
+            metadata = _metadata(checkpoint_uri, checkpoint, config)
+            scorer = UnitScorer(catalog, checkpoint_uri, out, metadata, config, workers)
+            with progress:
+                result = _run(work, scorer, progress, held)
+        else:
+            result = ScoreResult(_add(work.standing.values()), {}, 0.0)
+        if work.todo or not storage.exists(storage.join(out, units.SUMMARY_NAME)):
+            summary = {**run, "checkpoint": checkpoint_uri, "num_rows": result.num_rows, "by_status": result.by_status}
+            summary |= {"num_units": len(work.units), "catalog_parts": parts, "images_per_s": result.images_per_s}
+            summary |= {"versions": checkpoints.library_versions()}
+            storage.write_bytes(storage.join(out, units.SUMMARY_NAME), json.dumps(summary, indent=1).encode())
     return result
+
+
+def _run(work: Work, scorer: UnitScorer, progress: ImageProgress, held: lease.Lease) -> ScoreResult:
+    """One execution of Ray Data over all that is to do."""
+    num_workers, on_gpu = scorer.workers.num, scorer.workers.device == "cuda"
+    options = {"compute": ray.data.ActorPoolStrategy(size=num_workers, max_tasks_in_flight_per_actor=2)}
+    options |= {"num_cpus": 1, "num_gpus": int(on_gpu), "fn_constructor_args": (scorer,)}
+    images_left = metrics.Gauge("agescale_images_left", "Images that are not scored yet")
+    images_per_s = metrics.Gauge("agescale_images_per_s", "Images scored a second since the job began")
+    standing, scored_now = dict(work.standing), Counter[str]()
+    for task in run_units(work.tasks(num_workers), ScoringActor, progress, **options):
+        held.check()
+        standing |= json.loads(task["standing"])
+        scored_now.update(json.loads(task["scored_now"]))
+        progress.note = f"{scored_now.total() - scored_now['ok']} failed"
+        images_left.set(max(0, work.num_rows - progress.done))
+        images_per_s.set(progress.images_per_s)
+    rate = scored_now.total() / max(time.monotonic() - progress.started, 1e-9)
+    return ScoreResult(_add(standing.values()), dict(scored_now), round(rate, 1))
+
+
+@dataclass(frozen=True)
+class Work:
+    """A catalog's units by the names of their files, the counts by status of those that stand, and what is to do."""
+
+    units: dict[str, Unit]
+    standing: dict[str, dict[str, int]]
+    retry: tuple[str, ...]  # statuses of rows to be scored again
+
+    @cached_property
+    def todo(self) -> list[str]:
+        return [name for name in self.units if name not in self.standing or self._num_retried(name)]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of what is to do; of units that stand only those to be scored again."""
+        return sum(self._num_retried(name) or len(self.units[name]) for name in self.todo)
+
+    def _num_retried(self, name: str) -> int:
+        return sum(self.standing.get(name, {}).get(status, 0) for status in self.retry)
+
+    def tasks(self, num_workers: int) -> list[pa.Table]:
+        """What is to do, a table a Ray task, a row a unit."""
+        todo = self.todo
+        size = max(1, min(MAX_TASK_UNITS, len(todo) // (16 * num_workers)))
+        rows = [{"output": name, "num_retried": self._num_retried(name), **vars(self.units[name])} for name in todo]
+        return [pa.Table.from_pylist(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def _plan_work(out: str, all_units: Sequence[Unit], model: str, retry: tuple[str, ...]) -> Work:
+    by_name = {unit.file_name(model): unit for unit in all_units}
+    names = sorted(by_name.keys() & set(storage.list_names(out, prefix="part-", suffix=".parquet")))
+    with read_pool() as pool:
+        counts = list(pool.map(lambda name: read_statuses(storage.join(out, name)), names))
+    return Work(by_name, dict(zip(names, counts, strict=True)), retry)
+
+
+def read_statuses(file: str) -> dict[str, int]:
+    """Counts by status of one file of predictions, from its footer."""
+    return dict(schema.read_metadata(storage.read_schema(file))["statuses"])
+
+
+def _add(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(total.most_common())
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _check(config: ScoreConfig) -> None:
+    """The user's mistakes that can be seen before anything is read."""
+    if config.unit_rows is not None and not 1 <= config.unit_rows <= MAX_UNIT_ROWS:
+        raise ValueError(f"--unit-rows {config.unit_rows}: from 1 to {MAX_UNIT_ROWS:,}")
+    if not 0 <= config.max_failed_fraction <= 1:
+        raise ValueError(f"--max-failed-fraction {config.max_failed_fraction}: a share from 0 to 1")
+    for option, text, words in (("retry", config.retry, schema.STATUSES[1:]), ("split", config.split, schema.SPLITS)):
+        unknown = [name for name in _names(text) if name not in words]
+        if unknown:
+            raise ValueError(f"--{option} {text}: {unknown[0]!r} is none of {', '.join(words)}")
+
+
+def _begin(
+    out: str, config: ScoreConfig, catalog: str, checkpoint: checkpoints.Checkpoint, num_rows: int
+) -> dict[str, Any]:
+    """Says, in <out>/run.json, what the predictions there belong to. ValueError where they belong to something else."""
+    name = storage.join(out, units.RUN_NAME)
+    before = json.loads(storage.read_bytes(name)) if storage.exists(name) else {}
+    unit_rows = config.unit_rows or before.get("unit_rows") or (1000 if num_rows <= MANY_ROWS else MAX_UNIT_ROWS)
+    run = {
+        "model": checkpoint.digest,
+        "age_groups": checkpoint.spec.age_groups,
+        "catalog": catalog,
+        "unit_rows": unit_rows,
+        "split": ",".join(sorted(_names(config.split))),
+        "mirror": config.mirror,
+    }
+    different = [f"{key} was {before.get(key)}, is {run[key]}" for key in run if before.get(key) != run[key]]
+    if before and different:
+        raise ValueError(f"{out}: other predictions stand there ({'; '.join(different)}); give another --out")
+    if not before:
+        storage.write_bytes(name, json.dumps(run, indent=1).encode())
+    return run
 
 
 @dataclass(frozen=True)
@@ -103,31 +218,8 @@ def _workers(config: ScoreConfig, num_units: int) -> Workers:
     num_cpus, gpus = int(ray.cluster_resources().get("CPU", 1)), num_gpus()
     use_gpu = config.device == "cuda" or (config.device == "auto" and gpus > 0)
     num = min(num_units, config.num_workers or max(1, gpus if use_gpu else num_cpus // 2))
-    check_resources(num, cpus_per_worker=1, gpus_per_worker=float(use_gpu), extra_cpus=0)
+    check_resources(num, cpus_per_worker=1, gpus_per_worker=float(use_gpu), bytes_per_worker=PROCESS_BYTES)
     return Workers(num, num_threads=math.ceil(num_cpus / num), device="cuda" if use_gpu else "cpu")
-
-
-def _units(catalog: str, parts: list[str], unit_rows: int) -> list[pa.Table]:
-    """Every unit of the catalog as a table of one row: part, start, stop, output. Reads footers only."""
-    units = []
-    for part in parts:
-        num_rows = storage.num_rows(storage.join(catalog, part))
-        for start in range(0, num_rows, unit_rows):
-            stop = min(start + unit_rows, num_rows)
-            output = f"{part.removesuffix('.parquet')}-rows-{start:09d}-{stop:09d}.parquet"
-            units.append(pa.table({"part": [part], "start": [start], "stop": [stop], "output": [output]}))
-    return units
-
-
-def _check_same_output(out: str, run: dict[str, Any]) -> None:
-    name = storage.join(out, "run.json")
-    if not storage.exists(name):
-        storage.write_bytes(name, json.dumps(run, indent=1).encode())
-        return
-    before = json.loads(storage.read_bytes(name))
-    different = [f"{key} was {before.get(key)}, is {run[key]}" for key in run if before.get(key) != run[key]]
-    if different:
-        raise ValueError(f"{out}: other predictions stand there ({'; '.join(different)}); give another --out")
 
 
 def _metadata(uri: str, checkpoint: checkpoints.Checkpoint, config: ScoreConfig) -> dict[str, Any]:
@@ -138,15 +230,6 @@ def _metadata(uri: str, checkpoint: checkpoints.Checkpoint, config: ScoreConfig)
         "checkpoint": uri,
         "model_card": {**checkpoint.card(), "mirror": config.mirror},
     }
-
-
-def _count_statuses(out: str) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    files = [storage.join(out, name) for name in storage.list_names(out, prefix="part-", suffix=".parquet")]
-    with read_pool() as pool:
-        for table in pool.map(lambda file: storage.read_table(file, ["status"]), files):
-            counts.update(table["status"].to_pylist())
-    return dict(counts.most_common())
 
 
 @dataclass(frozen=True)
@@ -162,7 +245,7 @@ class UnitScorer:
 
 
 class ScoringActor:
-    """Holds the model, and scores one unit a call: reads its rows, predicts, writes its file."""
+    """Holds the model, and scores some units a call: reads their rows, predicts, writes their files."""
 
     def __init__(self, scorer: UnitScorer) -> None:
         self.scorer = scorer
@@ -172,57 +255,63 @@ class ScoringActor:
         self.predictor = Predictor(scorer.checkpoint, device, scorer.config.mirror)
         if self.predictor.digest != scorer.metadata["model"]:
             raise ValueError(f"{scorer.checkpoint}: another model stands there since scoring began; run it again")
-        self.schema = schema.with_metadata(schema.PREDICTIONS, scorer.metadata)
         pack = int(catalogs.settings(scorer.catalog).get("pack") or 0)
         spec = self.predictor.spec
         self.use_packed = catalogs.can_use_packed(pack, spec.image_size, spec.center_crop)
         self.pool = read_pool()
+        self.num_scored = metrics.Counter("agescale_images_scored", "Images scored, by status", tag_keys=("status",))
+        self.superseded = lru_cache(maxsize=2)(partial(catalogs.superseded, scorer.catalog))
 
-    def __call__(self, unit: pa.Table) -> pa.Table:
-        part, start, stop, output = (unit[name][0].as_py() for name in ("part", "start", "stop", "output"))
-        rows = catalogs.read_part(self.scorer.catalog, part, ["uri", "version", "deleted"]).slice(start, stop - start)
-        later = catalogs.superseded(self.scorer.catalog, part)
-        rows = rows.filter(pc.invert(pc.or_(rows["deleted"], pc.is_in(rows["uri"], later.combine_chunks()))))
+    def __call__(self, task: pa.Table) -> pa.Table:
+        standing: dict[str, dict[str, int]] = {}
+        scored_now: Counter[str] = Counter()
+        num_rows = 0
+        for row in task.to_pylist():
+            name, unit = row["output"], Unit(row["part"], row["start"], row["stop"])
+            standing[name], scored = self._score(unit, storage.join(self.scorer.out, name), row["num_retried"] > 0)
+            scored_now.update(scored)
+            num_rows += row["num_retried"] or len(unit)
+        for status, count in scored_now.items():
+            self.num_scored.inc(count, tags={"status": status})
+        texts = {"standing": [json.dumps(standing)], "scored_now": [json.dumps(scored_now)]}
+        return pa.table({"num_rows": [num_rows], **texts})
+
+    def _score(self, unit: Unit, output: str, is_retried: bool) -> tuple[dict[str, int], dict[str, int]]:
+        """Writes the file of a unit. Returns counts by status: of the file, and of what was scored for it now."""
+        before = None
+        if storage.exists(output):  # written by a process that died before it could say so, or to be retried
+            if not is_retried:
+                return read_statuses(output), {}
+            before = storage.read_table(output)
+        rows = units.listed_rows(self.scorer.catalog, unit, _names(self.scorer.config.split))
+        rows = units.current_rows(rows, self.superseded(unit.part))
+        if before is not None:
+            again = pc.is_in(before["status"], pa.array(_names(self.scorer.config.retry)))
+            rows = rows.filter(pc.is_in(rows["uri"], before.filter(again)["uri"].combine_chunks()))
         predictions = self._predict(rows)
-        statuses = Counter(predictions["status"].to_pylist())
-        if statuses and set(statuses) <= {"forbidden", "unreachable"}:  # the store's trouble, and not these images'
+        scored = Counter(predictions["status"].to_pylist())
+        if scored and set(scored) <= {"forbidden", "unreachable"} and before is None:  # not these images' fault
             raise StoreError(predictions["status"][0].as_py(), predictions["error"][0].as_py())
-        storage.write_table(storage.join(self.scorer.out, output), predictions)
-        return pa.table({"num_rows": [stop - start], "statuses": [json.dumps(statuses)]})
+        if before is not None:
+            predictions = _replace_rows(before, predictions)
+        statuses = dict(Counter(predictions["status"].to_pylist()))
+        full_schema = schema.with_metadata(schema.PREDICTIONS, {**self.scorer.metadata, "statuses": statuses})
+        storage.write_table(output, predictions.cast(full_schema))
+        return statuses, dict(scored)
 
     def _predict(self, rows: pa.Table) -> pa.Table:
         """One row of predictions for each of ``rows``, in their order."""
-        records = [
-            {"uri": uri, "version": version, "face": 0, "model": self.predictor.digest}
-            for uri, version in zip(rows["uri"].to_pylist(), rows["version"].to_pylist(), strict=True)
-        ]
-        spec = self.predictor.spec
-        faces = catalogs.load_faces(
-            self.scorer.catalog, rows, spec.image_size, spec.center_crop, self.use_packed, self.pool
-        )
-        for indices, images_NHWC in self._batches(faces, records):
-            columns = self.predictor(images_NHWC)
-            for position, index in enumerate(indices):
-                records[index] |= {name: values[position] for name, values in columns.items()}
-        scored_at = dt.datetime.now(dt.UTC)
-        return pa.Table.from_pylist([{**record, "scored_at": scored_at} for record in records], schema=self.schema)
+        spec, catalog = self.predictor.spec, self.scorer.catalog
+        faces = catalogs.load_faces(catalog, rows, spec.image_size, spec.center_crop, self.use_packed, self.pool)
+        return self.predictor.predict_rows(rows, faces, self.scorer.config.batch_size)
 
-    def _batches(
-        self, faces: Iterator[FaceOrError], records: list[dict[str, Any]]
-    ) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Batches of decoded faces and their rows; writes what is known without the model into ``records``."""
-        size, batch_size = self.predictor.spec.image_size, self.scorer.config.batch_size
-        images_NHWC = np.empty((batch_size, size, size, 3), np.uint8)
-        indices: list[int] = []
-        for index, face in enumerate(faces):
-            if isinstance(face, Face):
-                records[index] |= {"status": "ok", "width": face.width, "height": face.height}
-                images_NHWC[len(indices)] = face.pixels
-                indices.append(index)
-                if len(indices) == batch_size:
-                    yield indices, images_NHWC
-                    indices = []
-            else:
-                records[index] |= {"status": face.status, "error": str(face)[:500]}
-        if indices:
-            yield indices, images_NHWC[: len(indices)]
+
+def _replace_rows(before: pa.Table, again: pa.Table) -> pa.Table:
+    """``before`` with the rows of ``again`` in the places of those with the same URI."""
+    position_of = {uri: index for index, uri in enumerate(again["uri"].to_pylist())}
+    both = pa.concat_tables([before.replace_schema_metadata(None), again])
+    indices = [
+        len(before) + position_of[uri] if uri in position_of else index
+        for index, uri in enumerate(before["uri"].to_pylist())
+    ]
+    return both.take(pa.array(indices))

@@ -2,41 +2,72 @@
 
 A URI is a path, ``file://...`` or ``s3://bucket/key``. Credentials and endpoints of S3 come from the environment or the
 instance's role (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_ENDPOINT_URL``, ...), never from arguments.
-Every failure is a ``StoreError`` with one line and a status. Knows nothing of images or labels.
+Whatever asks S3 is tried again where that may help, here and in no layer below. Every failure is a ``StoreError`` with
+one line and a status. Knows nothing of images or labels.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import io
 import os
+import random
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
+import aiohttp
 import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pacsv
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    SSOError,
+    TokenRetrievalError,
+)
+from botocore.exceptions import ConnectionError as NoConnectionError
+from botocore.parsers import ResponseParserError
+from fsspec.compression import compr
+from fsspec.utils import infer_compression
 
-NUM_ATTEMPTS = 4
-"""Tries of one read; between them the pause doubles from FIRST_PAUSE_S."""
-FIRST_PAUSE_S = 0.5
+NUM_ATTEMPTS = 15
+"""Tries of one request to S3. The pauses between them double from FIRST_PAUSE_S up to MAX_PAUSES as long, and are cut
+by up to a half at random, so that many readers do not come back at once: 20 to 40 s in all."""
+FIRST_PAUSE_S = 0.1
+MAX_PAUSES = 40
+RETRY_S = 60.0
+"""No attempt begins later than this after the first, however few there were (a store may be silent at each)."""
+CONNECT_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 20.0
+"""Without a single byte."""
+NUM_READ_THREADS = 16
+"""Reads under way at once in one process: object stores answer in tens of milliseconds."""
 
 
 class StoreError(OSError):
-    """What a store answered instead of the data. ``status`` is one of missing, forbidden, unreachable."""
+    """What a store answered instead of the data. ``status`` is one of missing, forbidden, unreachable.
 
-    def __init__(self, status: str, message: str) -> None:
+    ``stops_the_job``: the credentials have expired or are refused, so that no other object can be read either.
+    """
+
+    def __init__(self, status: str, message: str, stops_the_job: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.stops_the_job = stops_the_job
 
     @property
     def is_about_one_file(self) -> bool:
@@ -46,17 +77,7 @@ class StoreError(OSError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # OSError pickles its own arguments only, and Ray sends errors between processes
-        return StoreError, (self.status, str(self))
-
-
-@dataclass(frozen=True)
-class Listed:
-    """One listed object: its URI, its path below the listed folder, its version and its size in bytes."""
-
-    uri: str
-    relative: str
-    version: str
-    size_bytes: int
+        return StoreError, (self.status, str(self), self.stops_the_job)
 
 
 def absolute(uri: str) -> str:
@@ -89,13 +110,81 @@ def is_remote(uri: str) -> bool:
 def _filesystem(scheme: str, pid: int) -> fsspec.AbstractFileSystem:
     """The filesystem of a scheme. ``pid`` keeps a forked process from using its parent's connections."""
     if scheme == "s3":
-        config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2, "mode": "standard"}}
-        return fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=config, skip_instance_cache=True)
+        config = {
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "read_timeout": READ_TIMEOUT_S,
+            "retries": {"total_max_attempts": 1},  # _retried does it
+            "max_pool_connections": 2 * NUM_READ_THREADS,
+        }
+        options = {"use_listings_cache": False, "skip_instance_cache": True, "config_kwargs": config}
+        s3 = fsspec.filesystem("s3", max_concurrency=1, **options)  # with more, each read asks for the size first
+        s3.retries = 1
+        return s3
     return fsspec.filesystem("file", auto_mkdir=True)
 
 
 def filesystem(uri: str) -> fsspec.AbstractFileSystem:
     return _filesystem("s3" if is_remote(uri) else "file", os.getpid())
+
+
+CREDENTIAL_ERRORS = (
+    NoCredentialsError,
+    PartialCredentialsError,
+    CredentialRetrievalError,
+    SSOError,
+    TokenRetrievalError,
+)
+CREDENTIAL_CODES = {
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "InvalidSecurity",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+}
+"""What S3 calls credentials that nobody accepts, whatever the object; AccessDenied may be about this object alone."""
+PASSING_CODES = {"RequestTimeout", "IncompleteBody", "BadDigest", "SlowDown"}
+PASSING_ERRORS = (
+    ConnectionError,
+    TimeoutError,
+    HTTPClientError,
+    NoConnectionError,
+    aiohttp.ClientError,
+    ResponseParserError,
+)
+STORE_ERRORS = (OSError, ClientError, BotoCoreError, aiohttp.ClientError, ResponseParserError)
+"""All that s3fs lets through; some of it is no OSError, such as aiohttp's ClientPayloadError for a body cut short."""
+
+Result = TypeVar("Result")
+
+
+def _retried(uri: str, operation: Callable[[], Result], num_attempts: int | None = None) -> Result:
+    """What ``operation`` returns, which asks S3 once; it is done again where the fault may pass."""
+    deadline = time.monotonic() + RETRY_S
+    num_left = num_attempts or NUM_ATTEMPTS
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            with _explained(uri):
+                return operation()
+        except StoreError as error:
+            num_left -= 1
+            is_over = num_left == 0 or time.monotonic() > deadline
+            if is_over or not is_remote(uri) or not _may_pass(error.__cause__):
+                raise
+        time.sleep(pause_s * random.uniform(0.5, 1))
+        pause_s = min(2 * pause_s, MAX_PAUSES * FIRST_PAUSE_S)
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    answer = _answer(error)
+    if answer is None:
+        return isinstance(error, PASSING_ERRORS)
+    http_status = answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return http_status == 429 or (http_status >= 500 and http_status != 501) or _code(answer) in PASSING_CODES
 
 
 @contextlib.contextmanager
@@ -105,70 +194,78 @@ def _explained(uri: str) -> Iterator[None]:
         yield
     except StoreError:
         raise
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise StoreError("missing", f"{uri}: not found") from error
-    except NoCredentialsError as error:
+    except IndexError as error:  # s3fs looks for the number of an error that has none: a timeout amid a body
+        if not isinstance(error.__context__, TimeoutError):
+            raise
+        raise _store_error(uri, error.__context__) from error.__context__
+    except STORE_ERRORS as error:
+        reason = _reason(uri, error)
+        raise _store_error(uri, reason) from reason
+
+
+def _store_error(uri: str, error: BaseException) -> StoreError:
+    answer = _answer(error)
+    said = f"{_code(answer)}: {answer.response['Error'].get('Message')}" if answer else str(error)
+    said = _one_line(said) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return StoreError("missing", f"{uri}: not found")
+    if isinstance(error, NoCredentialsError):
         hint = "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or use an instance role"
-        raise StoreError("forbidden", f"{uri}: {hint}") from error
-    except PermissionError as error:
+        return StoreError("forbidden", f"{uri}: {hint}", stops_the_job=True)
+    if isinstance(error, CREDENTIAL_ERRORS) or (answer and _code(answer) in CREDENTIAL_CODES):
+        hint = "check the credentials in the environment, renew them if they expired; the same command continues"
+        return StoreError("forbidden", f"{uri}: access refused ({said}); {hint}", stops_the_job=True)
+    if isinstance(error, PermissionError):
         hint = "; check the credentials in the environment and the bucket's policy" if is_remote(uri) else ""
-        raise StoreError("forbidden", f"{uri}: access refused ({_one_line(error)}){hint}") from error
-    except (OSError, ClientError, BotoCoreError) as error:
-        raise StoreError("unreachable", f"{uri}: {_one_line(error)}") from error
+        return StoreError("forbidden", f"{uri}: access refused ({said}){hint}")
+    return StoreError("unreachable", f"{uri}: {said}")
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def list_files(uri: str) -> list[Listed]:
-    """Every file below ``uri``, sorted by its relative path. Hidden files (a name that starts with a dot) are left out.
-
-    Versions: the etag on S3, size and modification time on disk. Raises StoreError where ``uri`` is missing, ValueError
-    for a name that is not UTF-8, which no table could hold.
-    """
-    uri = absolute(uri)
-    found: list[Listed] = []
-    if not is_remote(uri):
-        if not os.path.isdir(uri):
-            raise StoreError("missing", f"{uri}: no such folder")
-        seen = {os.path.realpath(uri)}  # links are followed, and a link to a parent folder only once
-        for folder, folders, names in os.walk(uri, followlinks=True, onerror=_refuse_folder):
-            real = {name: os.path.realpath(os.path.join(folder, name)) for name in folders if not name.startswith(".")}
-            folders[:] = [name for name, path in real.items() if path not in seen]
-            seen.update(real.values())
-            for name in names:
-                path = os.path.join(folder, name)
-                _check_utf8(path)
-                with contextlib.suppress(FileNotFoundError):  # gone, or a dangling link
-                    info = os.stat(path)
-                    version = f"{info.st_size}-{info.st_mtime_ns}"
-                    found.append(Listed(path, os.path.relpath(path, uri), version, info.st_size))
-    else:
-        with _explained(uri):
-            objects = filesystem(uri).find(uri, detail=True)
-        prefix = uri.removeprefix("s3://") + "/"
-        for key, info in objects.items():
-            if key.startswith(prefix) and not key.endswith("/"):
-                version = str(info.get("ETag", "")).strip('"') or f"{info['size']}-{info.get('LastModified')}"
-                found.append(Listed(f"s3://{key}", key.removeprefix(prefix), version, int(info["size"])))
-        if not found:
-            raise StoreError("missing", f"{uri}: no such folder, or nothing in it")
-    visible = [item for item in found if not any(part.startswith(".") for part in item.relative.split("/"))]
-    return sorted(visible, key=lambda item: item.relative)
-
-
-def _check_utf8(path: str) -> None:
+def _reason(uri: str, error: BaseException) -> BaseException:
+    """The answer to HEAD has no body, which would say why it is refused: expired, or not for us. That to GET has."""
+    answer = _answer(error)
+    if answer is None or _code(answer) not in ("400", "403"):
+        return error
     try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{os.fsencode(path)!r}: a file name that is not UTF-8; rename the file") from None
+        filesystem(uri).cat_file(uri, start=0, end=1)
+    except STORE_ERRORS as told:
+        return told
+    return error
 
 
-def _refuse_folder(error: OSError) -> None:
-    """A folder that cannot be listed is no empty one: a catalog would take its images for deleted."""
-    with _explained(str(error.filename)):
-        raise error
+def _answer(error: BaseException | None) -> ClientError | None:
+    """What S3 itself answered, of which s3fs makes an OSError."""
+    while error is not None and not isinstance(error, ClientError):
+        error = error.__cause__
+    return error
+
+
+def _code(answer: ClientError) -> str:
+    return str(answer.response["Error"].get("Code", ""))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:200]
+
+
+def scan_folder(uri: str) -> list[str]:
+    """Names of the files and, with a slash behind, of the folders in a local folder, in no order.
+
+    Raises StoreError where it cannot be listed: it is no empty one, and a catalog would take its images for deleted.
+    """
+    with _explained(uri), os.scandir(uri) as entries:
+        return [f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries]
+
+
+def list_objects(uri: str, **arguments: Any) -> dict[str, Any]:
+    """One answer of S3's ListObjectsV2 about the bucket of ``uri``; ``arguments`` are those of the request."""
+    bucket, _ = _bucket_and_key(uri)
+    return _retried(uri, lambda: dict(filesystem(uri).call_s3("list_objects_v2", Bucket=bucket, **arguments)))
+
+
+def _bucket_and_key(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
 
 
 def list_folders(uri: str) -> list[str]:
@@ -185,10 +282,7 @@ def list_names(uri: str, prefix: str = "", suffix: str = "") -> list[str]:
         entries = [e.name for e in os.scandir(uri) if e.is_file()] if os.path.isdir(uri) else []
     else:
         try:
-            with _explained(uri):
-                files = [e["name"] for e in filesystem(uri).ls(uri, detail=True) if e["type"] == "file"]
-            folder = uri.removeprefix("s3://") + "/"
-            entries = [name.removeprefix(folder) for name in files if name.startswith(folder) and name != folder]
+            entries = [name_of(key) for key in _keys_in(uri) if not key.endswith("/")]
         except StoreError as error:
             if error.status != "missing":
                 raise
@@ -196,32 +290,38 @@ def list_names(uri: str, prefix: str = "", suffix: str = "") -> list[str]:
     return sorted(name for name in entries if name.startswith(prefix) and name.endswith(suffix))
 
 
+def _keys_in(uri: str) -> Iterator[str]:
+    request = {"Prefix": _bucket_and_key(f"{uri}/")[1], "Delimiter": "/"}
+    while True:
+        page = list_objects(uri, **request)
+        yield from (info["Key"] for info in page.get("Contents", ()))
+        if not page.get("IsTruncated"):
+            return
+        request["ContinuationToken"] = page["NextContinuationToken"]
+
+
 def exists(uri: str) -> bool:
-    with _explained(uri):
-        return bool(filesystem(uri).exists(uri))
+    return _retried(uri, lambda: bool(filesystem(uri).exists(uri)))
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole object. Retries what may pass; raises StoreError for what does not."""
-    for attempt in range(NUM_ATTEMPTS):
-        try:
-            with _explained(uri):
-                if not is_remote(uri):
-                    return Path(uri).read_bytes()
-                return bytes(filesystem(uri).cat_file(uri))
-        except StoreError as error:
-            if error.status != "unreachable" or not is_remote(uri) or attempt == NUM_ATTEMPTS - 1:
-                raise
-            time.sleep(FIRST_PAUSE_S * 2**attempt)
-    raise AssertionError("unreachable")
+    """The whole object, of the length that the store tells. Raises StoreError for what does not pass."""
+    if not is_remote(uri):
+        with _explained(uri):
+            return Path(uri).read_bytes()
+    return _retried(uri, lambda: bytes(filesystem(uri).cat_file(uri)))
+
+
+def read_pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(NUM_READ_THREADS, thread_name_prefix="agescale-read")
 
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Writes the object whole: by rename on disk, by one upload on S3. Readers see the old one or the new one."""
+    if is_remote(uri):
+        _retried(uri, lambda: filesystem(uri).pipe_file(uri, data))
+        return
     with _explained(uri):
-        if is_remote(uri):
-            filesystem(uri).pipe_file(uri, data)
-            return
         folder = os.path.dirname(uri)
         os.makedirs(folder, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{os.path.basename(uri)}.")
@@ -246,8 +346,43 @@ def _umask() -> int:
 
 def delete(uri: str) -> None:
     """Removes a file; nothing happens where it is gone already."""
-    with _explained(uri), contextlib.suppress(FileNotFoundError):
-        filesystem(uri).rm_file(uri)
+
+    def remove() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            filesystem(uri).rm_file(uri)
+
+    _retried(uri, remove)
+
+
+def etag(uri: str) -> str | None:
+    """What names the present version of an object on S3; None where there is none."""
+    try:
+        return str(_retried(uri, lambda: filesystem(uri).info(uri))["ETag"])
+    except StoreError as error:
+        if error.status != "missing":
+            raise
+        return None
+
+
+def write_if(uri: str, data: bytes, expected_etag: str | None, num_attempts: int | None = None) -> str | None:
+    """Writes an object on S3 if it still has that etag (None: if there is none), and returns its new etag.
+
+    None where it is not so, and nothing was written; unless an answer was lost and the write then tried again, which
+    finds what it wrote itself.
+    """
+    condition = {"IfNoneMatch": "*"} if expected_etag is None else {"IfMatch": expected_etag}
+    bucket, key = _bucket_and_key(uri)
+
+    def put() -> str | None:
+        try:
+            return str(filesystem(uri).call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)["ETag"])
+        except OSError as error:
+            answer = _answer(error)
+            if answer and _code(answer) in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"):
+                return None
+            raise
+
+    return _retried(uri, put, num_attempts)
 
 
 def check_writable(uri: str) -> None:
@@ -259,9 +394,8 @@ def check_writable(uri: str) -> None:
 
 def read_table(uri: str, columns: list[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
     """A Parquet file as a table, only ``columns`` of it and only the rows of ``filters``."""
-    with _explained(uri):
-        source = pads.dataset(_parquet_source(uri), format="parquet", filesystem=_parquet_filesystem(uri))
-        return source.to_table(columns=columns, filter=filters)
+    with _parquet_file(uri) as file:
+        return pads.ParquetFileFormat().make_fragment(file).to_table(columns=columns, filter=filters)
 
 
 def read_tables(uris: Sequence[str], columns: Sequence[str]) -> pa.Table:
@@ -271,19 +405,50 @@ def read_tables(uris: Sequence[str], columns: Sequence[str]) -> pa.Table:
 
 def read_schema(uri: str) -> pa.Schema:
     """Columns and metadata of a Parquet file; reads its footer only."""
-    with _explained(uri):
-        return pq.read_schema(_parquet_source(uri), filesystem=_parquet_filesystem(uri))
+    with _parquet_file(uri) as file:
+        return pq.read_schema(file)
 
 
 def read_row_groups(uri: str, row_groups: list[int], columns: list[str]) -> pa.Table:
-    with _explained(uri), filesystem(uri).open(uri, "rb") as file:
+    with _parquet_file(uri) as file:
         return pq.ParquetFile(file).read_row_groups(row_groups, columns=columns)
 
 
 def num_rows(uri: str) -> int:
     """Rows of a Parquet file, from its footer."""
-    with _explained(uri):
-        return int(pq.read_metadata(_parquet_source(uri), filesystem=_parquet_filesystem(uri)).num_rows)
+    with _parquet_file(uri) as file:
+        return int(pq.read_metadata(file).num_rows)
+
+
+def column_range(uri: str, column: str) -> tuple[int, Any, Any]:
+    """Rows of a Parquet file and the least and the greatest value of ``column``, from its footer; None: not told."""
+    with _parquet_file(uri) as file:
+        metadata = pq.read_metadata(file)
+    index = metadata.schema.to_arrow_schema().get_field_index(column)
+    found = [metadata.row_group(group).column(index).statistics for group in range(metadata.num_row_groups)]
+    if not found or not all(statistics and statistics.has_min_max for statistics in found):
+        return metadata.num_rows, None, None
+    return metadata.num_rows, min(each.min for each in found), max(each.max for each in found)
+
+
+def iter_batches(uri: str) -> Iterator[pa.RecordBatch]:
+    """The rows of a Parquet file, or of a CSV file with a header, some at a time. All values of a CSV are text.
+
+    Raises ValueError where the file is neither.
+    """
+    try:
+        if uri.endswith(".parquet"):
+            with _parquet_file(uri) as file:
+                yield from pq.ParquetFile(file).iter_batches()
+            return
+        with _text_file(uri) as file:
+            names = next(csv.reader([file.readline().decode("utf-8-sig")]), [])
+            if not names:
+                raise ValueError(f"{uri}: the file is empty; its first line must name the columns")
+            as_text = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+            yield from pacsv.open_csv(file, pacsv.ReadOptions(column_names=names), convert_options=as_text)
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise ValueError(f"{uri}: {_one_line(str(error))}") from error
 
 
 def write_table(uri: str, table: pa.Table, row_group_size: int | None = None) -> None:
@@ -293,12 +458,60 @@ def write_table(uri: str, table: pa.Table, row_group_size: int | None = None) ->
     write_bytes(uri, buffer.getvalue())
 
 
-def _parquet_source(uri: str) -> str:
-    return uri.removeprefix("s3://")
+@contextlib.contextmanager
+def _parquet_file(uri: str) -> Iterator[pa.NativeFile]:
+    """A file for pyarrow to read in ranges. (Given a filesystem, it takes every fault of S3 for a missing file.)"""
+    with _explained(uri), pa.PythonFile(_RemoteFile(uri), "r") if is_remote(uri) else pa.OSFile(uri) as file:
+        try:
+            yield file
+        except pa.ArrowInvalid as error:
+            error.add_note(uri)  # pyarrow does not know what it read
+            raise
 
 
-def _parquet_filesystem(uri: str) -> fsspec.AbstractFileSystem | None:
-    return filesystem(uri) if is_remote(uri) else None
+@contextlib.contextmanager
+def _text_file(uri: str) -> Iterator[BinaryIO]:
+    """A file to be read from its beginning to its end, unpacked where its name says that it is packed."""
+    with (
+        _explained(uri),
+        io.BufferedReader(_RemoteFile(uri), BUFFER_BYTES) if is_remote(uri) else open(uri, "rb") as file,
+    ):
+        packing = infer_compression(uri)
+        yield compr[packing](file, mode="rb") if packing else file
+
+
+BUFFER_BYTES = 8 * 2**20
+
+
+class _RemoteFile(io.RawIOBase):
+    """An object on S3, each range of which is tried again by itself; it may not be replaced meanwhile."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._file: BinaryIO = _retried(uri, lambda: filesystem(uri).open(uri, "rb", cache_type="none"))
+
+    def readinto(self, buffer: Any) -> int:
+        start = self.tell()
+
+        def read() -> bytes:
+            self._file.seek(start)
+            return self._file.read(len(buffer))
+
+        data = _retried(self._uri, read)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
 
 
 def sha256(data: bytes) -> str:

@@ -123,15 +123,14 @@ def _rows(config: TrainConfig, catalog: str, age_groups: AgeGroups) -> pa.Table:
     if config.gender_from:
         predictions = storage.read_tables(catalogs.prediction_files(config.gender_from), ["uri", "version", "gender"])
         rows = selection.fill_gender(rows, predictions)
-    is_train = pc.equal(rows["split"], "train")
-    train, others = rows.filter(is_train), rows.filter(pc.invert(is_train))
+    train, val = (rows.filter(pc.equal(rows["split"], split)) for split in ("train", "val"))
     if config.coarse_labels:
         train = selection.coarsen_labels(train, config.coarse_labels, age_groups)
     if config.where:
-        train, others = (selection.filter_rows(part, config.where) for part in (train, others))
+        train, val = (selection.filter_rows(part, config.where) for part in (train, val))
     if config.max_images is not None:
-        train = selection.limit_rows(train, config.max_images)
-    return selection.in_catalog_order(pa.concat_tables([train, others]))
+        train, val = (selection.limit_rows(part, config.max_images) for part in (train, val))
+    return selection.in_catalog_order(pa.concat_tables([train, val]))
 
 
 def _spec(config: TrainConfig, age_groups: AgeGroups, rows: pa.Table) -> ModelSpec:

@@ -18,10 +18,13 @@ def main(config: CatalogConfig) -> None:
     result = build_catalog(config)
     print_summary(result)
     out = storage.absolute(config.out)
-    classes = plots.class_distribution(result.rows, names=result.group_names)
-    storage.write_bytes(storage.join(out, "ages.png"), plots.to_png(plots.age_distribution(result.rows)))
-    storage.write_bytes(storage.join(out, "classes.png"), plots.to_png(classes))
-    print(f"catalog: {out} (findings.parquet, ages.png, classes.png beside its parts)")
+    beside = ["findings.parquet"]
+    if result.rows is not None:
+        classes = plots.class_distribution(result.rows, names=result.group_names)
+        storage.write_bytes(storage.join(out, "ages.png"), plots.to_png(plots.age_distribution(result.rows)))
+        storage.write_bytes(storage.join(out, "classes.png"), plots.to_png(classes))
+        beside += ["ages.png", "classes.png"]
+    print(f"catalog: {out} ({', '.join(beside)} beside its parts)")
 
 
 def print_summary(result: CatalogResult) -> None:
@@ -37,12 +40,14 @@ def print_summary(result: CatalogResult) -> None:
     for what, count in counts.items():
         totals.add_row(what, f"{count:,}")
 
+    console = Console()
+    console.print(totals)
+    if result.rows is None:  # only listed: without labels or splits
+        return
     by_group = count_by_group_and_split(result)
     groups = Table("age group", *by_group["none"])
     for group, by_split in by_group.items():
         groups.add_row(group, *(f"{count:,}" for count in by_split.values()))
-    console = Console()
-    console.print(totals)
     console.print(groups)
 
 

@@ -6,7 +6,7 @@ python jobs/score.py --catalog s3://bucket/catalog --checkpoint s3://bucket/runs
 from __future__ import annotations
 
 from agescale import storage
-from agescale.command_line import run_job
+from agescale.command_line import refuse, run_job
 from agescale.config import ScoreConfig
 from agescale.scoring import score
 
@@ -16,6 +16,12 @@ def main(config: ScoreConfig) -> None:
     counts = ", ".join(f"{count:,} {status}" for status, count in result.by_status.items())
     print(f"scored {result.num_scored_now:,} images now, {result.images_per_s:g} images/s; the table has {counts}")
     print(f"predictions: {storage.absolute(config.out)}")
+    if result.failed_fraction > config.max_failed_fraction:
+        refuse(
+            f"{result.failed_fraction:.1%} of the images scored now have failed, over --max-failed-fraction "
+            f"{config.max_failed_fraction:g}; the table is complete, its column error says why",
+            code=3,
+        )
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from agescale import cataloging, catalogs, images, schema, splits, storage
+from agescale import cataloging, catalogs, images, listing, schema, splits, storage
 from agescale.cataloging import CatalogResult, build_catalog, count_by_group_and_split
 from agescale.config import CatalogConfig
 
@@ -122,6 +123,80 @@ def test_an_unlabelled_source_is_only_listed(drawn_faces: Path, tmp_path: Path, 
     assert kinds_of(tmp_path) == {}
     assert (result.num_new, result.num_ignored) == (len(rows), 1)
     catalogs.check_complete(str(tmp_path))
+
+
+@pytest.fixture
+def large(tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that counts as large: listed in four ranges, parts of four rows."""
+    monkeypatch.setattr(cataloging, "SMALL_SOURCE_FILES", 5)
+    monkeypatch.setattr(cataloging, "LISTED_PART_ROWS", 4)
+    monkeypatch.setattr(cataloging, "RANGES_PER_CPU", 1)
+    source = tmp_path / "large"
+    for folder in ("a", "a-b", "b/c", "d é", "e"):
+        (source / folder).mkdir(parents=True)
+        for index in range(6):
+            (source / folder / f"{index}.jpg").touch()
+    (source / "a" / "notes.txt").touch()
+    return source
+
+
+def counts_of(result: CatalogResult) -> tuple[int, ...]:
+    return result.num_new, result.num_changed, result.num_deleted, result.num_current, result.num_ignored
+
+
+def test_a_large_source_is_listed_in_ranges_and_written_as_it_comes(
+    large: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = large / "catalog"
+    assert counts_of(build(large, out)) == (30, 0, 0, 30, 1)
+    assert "cataloging: 30 images" in capsys.readouterr().out
+    before = part_sizes(out)
+    assert len({name.split("-")[2][:4] for name in before}) > 2  # tasks
+    assert max(before.values()) == 4
+    assert [row["uri"] for row in rows_of(out)] == picture_files(large)
+    catalogs.check_complete(str(out))
+    assert counts_of(build(large, out)) == (0, 0, 0, 30, 1)
+    assert part_sizes(out) == before
+
+    (large / "a" / "1.jpg").write_bytes(b"changed")
+    (large / "a" / "notes.txt").unlink()
+    shutil.rmtree(large / "e")
+    (large / "a.jpg").touch()
+    assert counts_of(build(large, out)) == (1, 1, 6, 25, 0)
+    assert sum(part_sizes(out).values()) == 30 + 8
+    assert [row["uri"] for row in rows_of(out)] == picture_files(large)
+
+    lost = next(name for name in before if "/b/c/" in storage.read_table(str(out / name))["uri"][0].as_py())
+    (out / lost).unlink()  # as after a kill
+    (out / catalogs.FINDINGS_NAME).unlink()
+    with pytest.raises(ValueError, match="not complete"):
+        catalogs.check_complete(str(out))
+    assert build(large, out).num_new == before[lost]
+    assert [row["uri"] for row in rows_of(out)] == picture_files(large)
+    catalogs.check_complete(str(out))
+
+
+def test_a_listing_made_elsewhere_stands_for_the_source(
+    large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, lists = tmp_path / "catalog", tmp_path / "lists"
+    lists.mkdir()
+    items = listing.list_files(str(large))
+    table = pa.Table.from_pylist(
+        [{"name": it.relative, "etag": it.version, "size": it.size_bytes} for it in items[::-1]]
+    )
+    pq.write_table(table.slice(0, 10), lists / "1.parquet")
+    pq.write_table(table.slice(0, 0), lists / "2.parquet")
+    lines = [f"{it.uri},{it.version}" for it in items[1::2] + items[::2] if it not in items[-10:]]
+    (lists / "3.csv").write_text("\n".join(["uri,version", *lines, "/elsewhere/a.jpg,1"]))
+    with monkeypatch.context() as patch:
+        patch.delattr(listing, "pages")
+        assert counts_of(build(large, out, listing=str(lists))) == (30, 0, 0, 30, 2)
+    assert [row["uri"] for row in rows_of(out)] == picture_files(large)
+    sizes = part_sizes(out)
+    assert list(sizes.values()) == [4] * 7 + [2]
+    assert counts_of(build(large, out)) == (0, 0, 0, 30, 1)  # the same as its own listing finds
+    assert part_sizes(out) == sizes
 
 
 def test_a_messy_source_gives_a_reason_for_everything(drawn_faces: Path, tmp_path: Path, local_ray: None) -> None:
@@ -290,6 +365,10 @@ def test_what_cannot_work_is_refused_before_any_work(
     assert "overlap" in refused(*faces, "--layout", "utkface", "--age-groups", "a=0-20,b=20-")
     assert "--pack 4: pixels" in refused(*faces, "--layout", "utkface", "--pack", 4)
     assert "give --inspect with it" in refused(*faces, "--pack", 64)
+    (tmp_path / "list.csv").write_text("file,etag\n")
+    assert "--listing goes with --layout unlabelled" in refused(*faces, "--layout", "utkface", "--listing", "x.csv")
+    assert "x.csv: not found" in refused(*faces, "--listing", tmp_path / "x.csv")
+    assert "list.csv: " in refused(*faces, "--listing", tmp_path / "list.csv")
     assert not (tmp_path / "catalog" / "findings.parquet").exists()
 
 
@@ -331,6 +410,20 @@ def test_from_s3_comes_the_same_catalog_as_from_disk(
     local, source = str(csv_catalog), str(drawn_faces / "csv")
     assert facts(out, faces_on_s3) == facts(local, source)
     assert findings(out, faces_on_s3) == findings(local, source)
+
+
+def test_a_bucket_without_labels_is_listed_as_a_folder_is(
+    faces_on_s3: str, drawn_faces: Path, run_job: Callable[..., Any]
+) -> None:
+    out = "s3://faces/catalogs/listed"
+    for num_new in (len(picture_files(drawn_faces / "csv")), 0):
+        done = run_job("jobs/catalog.py", "--source", faces_on_s3, "--out", out)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        assert f"│ new                  │ {num_new} " in done.stdout
+    assert set(storage.list_names(out)) == {"part-00001-0000000000.parquet", "findings.parquet"}
+    names = [row["uri"].removeprefix(faces_on_s3) for row in rows_of(out)]
+    assert names == [name.removeprefix(str(drawn_faces / "csv")) for name in picture_files(drawn_faces / "csv")]
 
 
 def test_a_wrong_secret_is_one_clear_line(faces_on_s3: str, tmp_path: Path, run_job: Callable[..., Any]) -> None:

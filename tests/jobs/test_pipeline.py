@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from agescale import catalogs, storage, synthetic
+from agescale import catalogs, listing, storage, synthetic
 
 TRAIN = ("--image-size", "32", "--phases", "all:2@1e-3", "--batch-size", "32")
 
 
 def upload(folder: Path, uri: str) -> None:
-    for item in storage.list_files(str(folder)):
+    for item in listing.list_files(str(folder)):
         storage.write_bytes(storage.join(uri, item.relative), Path(item.uri).read_bytes())
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from agescale import age_cdf, catalogs, checkpoints, schema, storage, synthetic
+from agescale import age_cdf, catalogs, checkpoints, lease, schema, scoring, storage, synthetic
 from agescale.age_groups import AgeGroups
 from agescale.age_model import AgeModel, ModelSpec
 from agescale.cataloging import build_catalog
-from agescale.config import CatalogConfig, ScoreConfig
+from agescale.config import CatalogConfig, ScoreConfig, VerifyConfig
 from agescale.scoring import score
+from agescale.units import Unit
+from agescale.verification import verify
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -198,3 +203,107 @@ def test_packed_images_are_scored_without_their_originals(checkpoint: str, tmp_p
     result = score(ScoreConfig(catalog, checkpoint, str(tmp_path / "out")))
     assert set(result.by_status) == {"ok"}
     assert storage.exists(str(tmp_path / "out" / "summary.json"))
+
+
+def test_failed_rows_are_scored_again_in_their_places(checkpoint: str, tmp_path: Path) -> None:
+    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=12, size=48, num_broken=1)
+    catalog, out = str(tmp_path / "catalog"), str(tmp_path / "out")
+    build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=catalog))
+    gone = next((tmp_path / "faces").rglob("*.jpg"))
+    gone.rename(tmp_path / "hidden.jpg")
+    config = ScoreConfig(catalog, checkpoint, out, unit_rows=4)
+    first = score(config)
+    before = {path.name: path.read_bytes() for path in Path(out).glob("part-*.parquet")}
+    rows_before = read(out)
+    (tmp_path / "hidden.jpg").rename(gone)
+    assert score(config).num_scored_now == 0
+    second = score(ScoreConfig(catalog, checkpoint, out, unit_rows=4, retry="missing,unreachable"))
+    assert second.scored_now == {"ok": 1}
+    assert second.by_status["ok"] == first.by_status["ok"] + 1
+    after = {path.name: path.read_bytes() for path in Path(out).glob("part-*.parquet")}
+    assert sum(before[name] != after[name] for name in before) == 1, "one unit was rewritten, the others were not"
+    rows = read(out)
+    is_other = pc.not_equal(rows["uri"], str(gone))
+    assert rows["uri"].equals(rows_before["uri"])
+    assert rows.filter(is_other).equals(rows_before.filter(is_other))
+    assert verify(VerifyConfig(catalog, out)).problems == ()
+
+
+def test_what_a_dead_process_had_finished_is_taken_and_counted(
+    catalog: str, checkpoint: str, predictions: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(predictions, out)
+    names = sorted(path.name for path in out.glob("part-*.parquet"))
+    work = scoring.Work({name: Unit("no such part", 0, 5) for name in names}, {}, ())  # it would crash if it scored
+    actor = scoring.ScoringActor(unit_scorer(catalog, checkpoint, str(out)))
+    (ended,) = (actor(task).to_pylist()[0] for task in work.tasks(num_workers=1)[:1])
+    assert json.loads(ended["standing"]).keys() == {names[0]}
+    assert json.loads(ended["scored_now"]) == {}
+
+
+def unit_scorer(catalog: str, checkpoint: str, out: str) -> scoring.UnitScorer:
+    config = ScoreConfig(catalog, checkpoint, out)
+    metadata = {"model": checkpoints.read(checkpoint).digest}
+    return scoring.UnitScorer(catalog, checkpoint, out, metadata, config, scoring.Workers(1, 1, "cpu"))
+
+
+def test_scoring_begins_on_the_first_parts_of_a_bucket_that_is_still_listed(checkpoint: str, tmp_path: Path) -> None:
+    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=8, size=48, num_broken=0)
+    catalog, out = tmp_path / "catalog", str(tmp_path / "out")
+    list_again = CatalogConfig(source=str(tmp_path / "faces"), out=str(catalog))
+    build_catalog(list_again)
+    (catalog / catalogs.FINDINGS_NAME).unlink()
+    config = ScoreConfig(str(catalog), checkpoint, out)
+    first = score(config)
+    (next((tmp_path / "faces").rglob("*.jpg")).parent / "later.jpg").write_bytes(b"")
+    build_catalog(list_again)
+    assert score(config).num_scored_now == 1
+    assert verify(VerifyConfig(str(catalog), out)).num_rows == first.num_rows + 1
+
+
+def test_only_the_splits_that_are_asked_for_are_scored(checkpoint: str, tmp_path: Path) -> None:
+    synthetic.write_dataset(tmp_path / "faces", "utkface", num_faces=24, size=48, num_broken=0)
+    catalog, out = str(tmp_path / "catalog"), str(tmp_path / "out")
+    build_catalog(CatalogConfig(str(tmp_path / "faces"), catalog, layout="utkface", split="0.4,0.3,0.3"))
+    score(ScoreConfig(catalog, checkpoint, out, split="test"))
+    rows = catalogs.read_catalog(catalog, ["uri", "split"])
+    expected = rows.filter(pc.equal(rows["split"], "test"))["uri"].to_pylist()
+    assert 0 < len(expected) < len(rows)
+    assert read(out)["uri"].to_pylist() == sorted(expected)
+    assert verify(VerifyConfig(catalog, out)).problems == ()
+
+
+def test_a_second_job_on_the_same_output_stops_in_one_line(catalog: str, checkpoint: str, tmp_path: Path) -> None:
+    with lease.hold(str(tmp_path / "out")), pytest.raises(ValueError, match=r"another job .* writes there"):
+        score(ScoreConfig(catalog, checkpoint, str(tmp_path / "out")))
+
+
+def test_more_failures_than_may_be_end_with_code_3_and_a_complete_table(
+    catalog: str, checkpoint: str, tmp_path: Path, run_job: Callable[..., Any]
+) -> None:
+    arguments = ["--catalog", catalog, "--checkpoint", checkpoint, "--out", tmp_path / "out"]
+    ended = run_job("jobs/score.py", *arguments, "--max-failed-fraction", "0.01")
+    assert ended.returncode == 3, ended.stdout + ended.stderr
+    assert "over --max-failed-fraction 0.01" in ended.stderr.splitlines()[-1]
+    assert (tmp_path / "out" / "summary.json").exists()
+    again = run_job("jobs/score.py", *arguments, "--max-failed-fraction", "0.01")
+    assert again.returncode == 0, "nothing was scored, so nothing failed"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"retry": "broken"}, "--retry broken: 'broken' is none of unreadable"),
+        ({"retry": "ok"}, "'ok' is none of"),
+        ({"split": "tests"}, "--split tests: 'tests' is none of train"),
+        ({"unit_rows": 10_001}, "--unit-rows 10001"),
+        ({"max_failed_fraction": 1.5}, "--max-failed-fraction 1.5"),
+    ],
+)
+def test_impossible_settings_are_one_line(
+    catalog: str, checkpoint: str, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        score(ScoreConfig(catalog, checkpoint, str(tmp_path / "out"), **settings))
+    assert not (tmp_path / "out").exists()

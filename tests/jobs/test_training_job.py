@@ -11,7 +11,7 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from agescale import catalogs, checkpoints, storage, synthetic, training_plan
+from agescale import catalogs, checkpoints, listing, storage, synthetic, training_plan
 from agescale.cataloging import build_catalog
 from agescale.config import CatalogConfig, ScoreConfig, TrainConfig
 from agescale.scoring import score
@@ -79,11 +79,11 @@ def test_two_workers_take_the_same_step_and_measure_the_same_as_one(
 def test_a_finished_run_says_so_and_does_nothing(
     config: TrainConfig, run: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {item.relative: item.version for item in storage.list_files(run)}
+    before = {item.relative: item.version for item in listing.list_files(run)}
     progress = train(replace(config, out=run, num_workers=7, device="cpu"))  # how it runs is not what it is
     assert progress.epochs_done == 2
     assert "finished, after 2 epochs" in capsys.readouterr().out
-    assert {item.relative: item.version for item in storage.list_files(run)} == before
+    assert {item.relative: item.version for item in listing.list_files(run)} == before
 
 
 def test_another_configuration_on_the_same_output_is_refused_by_name(config: TrainConfig, run: str) -> None:

@@ -1,0 +1,204 @@
+"""What changed since a catalog was last listed: a listing in the order of URIs in, new parts of the catalog out.
+
+For images that are only listed. Listing and catalog are compared a window at a time, and parts are written as they
+come, so memory is flat however large both are. Reads no image, and knows nothing of labels.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from agescale import catalogs, images, listing, schema, storage
+
+ROW_GROUP_ROWS = 10_000
+KNOWN_ROWS = 300_000
+"""Rows of the catalog that are compared at once, where that many were deleted in a row: some 200 MB."""
+COUNTS = ("num_rows", "num_new", "num_changed", "num_deleted", "num_ignored")
+"""What is told of each window of a listing: its images, rows of the catalog that they added, and other files."""
+RANGE = pa.schema([("number", pa.int64()), ("after", pa.string()), ("until", pa.string())])
+"""A unit of listing: the relative paths of ``listing.pages``, and the number that the names of its parts begin with."""
+KNOWN = pa.schema([schema.CATALOG.field(name) for name in ("uri", "version", "deleted")])
+LISTING_SUFFIX = r"@\d+$"
+"""What a version ends in that came back: the number of the listing that found it again."""
+CHANGES = pa.schema([*listing.ROWS, schema.CATALOG.field("deleted")])
+
+
+def no_images(source: str, num_others: int) -> ValueError:
+    extensions = " ".join(images.EXTENSIONS)
+    return ValueError(f"{source}: no images there ({num_others} other files); images end in {extensions}")
+
+
+def select_images(listed: pa.Table, source: str, out: str) -> tuple[pa.Table, int]:
+    """The images of a listing, and how many other files it names; what stands in the catalog is neither."""
+    listed = listed.filter(pc.invert(pc.starts_with(listed["uri"], f"{out}/")))
+    root = storage.join(source, "")
+    is_picture = [
+        uri.startswith(root) and "/." not in uri[len(root) - 1 :] and images.is_image_name(uri)
+        for uri in listed["uri"].to_pylist()
+    ]
+    pictures = listed.filter(pa.array(is_picture, pa.bool_()))
+    return pictures, len(listed) - len(pictures)
+
+
+@dataclass(frozen=True)
+class KnownPart:
+    """A part of a catalog, and the least and the greatest URI in it."""
+
+    name: str
+    num_rows: int
+    first: str
+    last: str
+
+
+def known_parts(out: str, names: Sequence[str]) -> list[KnownPart]:
+    """What the footers of a catalog's parts tell."""
+    with storage.read_pool() as pool:
+        found = pool.map(lambda name: storage.column_range(storage.join(out, name), "uri"), names)
+        return [
+            KnownPart(name, num_rows, first or "", last or listing.LAST)
+            for name, (num_rows, first, last) in zip(names, found, strict=True)
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class RangeLister:
+    """Lists a range of names and writes what differs from the catalog, a part after the other. Runs in a Ray task.
+
+    A task that runs again, because its node was lost, goes on behind the parts that it wrote the first time.
+    """
+
+    source: str
+    out: str
+    settings: dict[str, Any]
+    generation: int
+    known: list[KnownPart]  # of the listings before, oldest first
+    part_rows: int
+
+    def __call__(self, unit: pa.Table) -> Iterator[pa.Table]:
+        (a_range,) = unit.to_pylist()
+        number, after, until = (a_range[name] for name in RANGE.names)
+        yield from self.update(self.pages(after, until), number, after, until)
+
+    def pages(self, after: str = "", until: str | None = None) -> Iterator[pa.Table]:
+        return map(listing.to_table, listing.pages(self.source, after, until))
+
+    def update(
+        self, listed: Iterable[pa.Table], number: int, after: str = "", until: str | None = None
+    ) -> Iterator[pa.Table]:
+        """Takes the listing of a range, in the order of URIs, and yields how many rows of each window are what."""
+        prefix = f"part-{self.generation:05d}-{number:04d}"
+        written = known_parts(self.out, storage.list_names(self.out, prefix=prefix, suffix=".parquet"))
+        names = (f"{prefix}{index:06d}.parquet" for index in itertools.count(len(written)))
+        waiting = CHANGES.empty_table()
+        with storage.read_pool() as pool:
+            for pictures, num_ignored, low, high in self._windows(listed, after, until):
+                counts = Counter(num_rows=len(pictures), num_ignored=num_ignored)
+                for start, end in _split(self.known, low, high):
+                    here = pictures.filter((pc.field("uri") > start) & (pc.field("uri") <= end))
+                    known = self._read(self.known, start, end, pool)
+                    new, changed, gone = _compare(here, catalogs.current(known))
+                    new, changed = (self._told_apart(rows, known) for rows in (new, changed))
+                    counts.update(num_new=len(new), num_changed=len(changed), num_deleted=len(gone))
+                    rows = pa.concat_tables([new, changed, gone]).sort_by("uri")
+                    before = self._read(written, start, end, pool)["uri"].combine_chunks()
+                    waiting = pa.concat_tables([waiting, rows.filter(pc.invert(pc.is_in(rows["uri"], before)))])
+                    while len(waiting) >= self.part_rows:
+                        self._write(next(names), waiting.slice(0, self.part_rows))
+                        waiting = waiting.slice(self.part_rows)
+                yield pa.Table.from_pylist([{name: counts[name] for name in COUNTS}])
+        if len(waiting):
+            self._write(next(names), waiting)
+
+    def _windows(
+        self, listed: Iterable[pa.Table], after: str, until: str | None
+    ) -> Iterator[tuple[pa.Table, int, str, str]]:
+        """Images of some pages, files that are none, and the URIs behind the first up to the last that they cover."""
+        low = storage.join(self.source, after)
+        held, num_ignored, has_images = [listing.ROWS.empty_table()], 0, False
+        for table in listed:
+            pictures, num_ignored_here = select_images(table, self.source, self.out)
+            held.append(pictures)
+            num_ignored += num_ignored_here
+            has_images = has_images or len(pictures) > 0
+            if sum(map(len, held)) >= self.part_rows:
+                window = pa.concat_tables(held)
+                _check_order(window["uri"], low)
+                high = window["uri"][-1].as_py()
+                yield window, num_ignored, low, high
+                low, held, num_ignored = high, [listing.ROWS.empty_table()], 0
+        if not has_images and (after, until) == ("", None):  # a disk that is not mounted deletes nothing
+            raise no_images(self.source, num_ignored)
+        window = pa.concat_tables(held)
+        _check_order(window["uri"], low)
+        yield window, num_ignored, low, listing.LAST if until is None else storage.join(self.source, until)
+
+    def _read(self, parts: Sequence[KnownPart], start: str, end: str, pool: Executor) -> pa.Table:
+        """Rows of ``parts`` with ``start`` < URI <= ``end``, in the order of the parts."""
+        wanted = (pc.field("uri") > start) & (pc.field("uri") <= end)
+        files = [storage.join(self.out, part.name) for part in parts if part.last > start and part.first <= end]
+        tables = pool.map(lambda file: storage.read_table(file, KNOWN.names, wanted), files)
+        return pa.concat_tables([KNOWN.empty_table(), *(table.cast(KNOWN) for table in tables)])
+
+    def _told_apart(self, rows: pa.Table, known: pa.Table) -> pa.Table:
+        """``rows``, where a version that the catalog has had before gets the number of this listing behind it.
+
+        A file that was put back, after it was deleted or overwritten, is another row: (uri, version) stays a key.
+        """
+        keys = [pc.binary_join_element_wise(table["uri"], table["version"], "\n") for table in (rows, known)]
+        is_back = pc.is_in(keys[0], value_set=keys[1].combine_chunks())
+        numbered = pc.binary_join_element_wise(rows["version"], str(self.generation), "@")
+        return rows.set_column(1, CHANGES.field("version"), pc.if_else(is_back, numbered, rows["version"]))
+
+    def _write(self, name: str, rows: pa.Table) -> None:
+        table_schema = schema.with_metadata(schema.CATALOG, {"settings": self.settings})
+        now = pa.scalar(dt.datetime.now(dt.UTC), schema.CATALOG.field("listed_at").type)
+        columns = {field.name: pa.nulls(len(rows), field.type) for field in table_schema}
+        columns |= {"listed_at": pa.repeat(now, len(rows)), **{name: rows[name] for name in rows.column_names}}
+        table = pa.table(list(columns.values()), schema=table_schema)
+        storage.write_table(storage.join(self.out, name), table, ROW_GROUP_ROWS)
+
+
+def _split(known: Sequence[KnownPart], low: str, high: str) -> Iterator[tuple[str, str]]:
+    """Cuts a range of URIs at the ends of parts, where the catalog has more than KNOWN_ROWS in it."""
+    parts = [part for part in known if part.last > low and part.first <= high]
+    ends = [*sorted({part.last for part in parts if part.last < high}), high]
+    for end, end_after in itertools.pairwise(ends):
+        if sum(part.num_rows for part in parts if part.last > low and part.first <= end_after) > KNOWN_ROWS:
+            yield low, end
+            low = end
+    yield low, high
+
+
+def _compare(pictures: pa.Table, known: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Rows (CHANGES) of images that are new, that have another version, and that are gone."""
+    position = pc.index_in(pictures["uri"], value_set=known["uri"].combine_chunks())
+    stored = pc.replace_substring_regex(known["version"], LISTING_SUFFIX, "")
+    is_changed = pc.not_equal(pictures["version"], stored.take(position))  # null where it is new
+    listed = pictures.append_column("deleted", pa.repeat(False, len(pictures))).cast(CHANGES)
+    is_gone = pc.invert(pc.is_in(known["uri"], value_set=pictures["uri"].combine_chunks()))
+    uri, version = (known[name].filter(is_gone) for name in ("uri", "version"))
+    sizes, deleted = pa.nulls(len(uri), pa.int64()), pa.repeat(True, len(uri))
+    gone = pa.table([uri, version, sizes, deleted], schema=CHANGES)
+    return listed.filter(pc.is_null(position)), listed.filter(is_changed), gone
+
+
+def _check_order(uris: pa.ChunkedArray, before: str) -> None:
+    """Raises ValueError where a listing is not in the order of URIs: what comes late would seem to be deleted."""
+    if not len(uris):
+        return
+    previous = pa.concat_arrays([pa.array([before]), uris.combine_chunks()])[:-1]
+    index = pc.index(pc.less_equal(uris, previous), True).as_py()
+    if index >= 0:
+        uri, last = uris[index].as_py(), previous[index].as_py()
+        if uri == last:
+            raise ValueError(f"{uri}: listed twice; a listing names each image once")
+        raise ValueError(f"{uri}: listed behind {last}, which is not the order of names; give a listing by --listing")

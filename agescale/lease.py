@@ -1,0 +1,181 @@
+"""One job at a time for an output folder: the second says who works there, and stops.
+
+A folder in, a ``Lease`` out, for as long as the job runs. On disk it is a lock of the kernel's on ``.lock``, free again
+as soon as its holder is dead. On S3 it is the object ``.lease.json``, which its holder writes anew every few seconds;
+one that stands unchanged for ``EXPIRES_S`` belongs to nobody any more. All writes of it are conditional on what the
+writer saw last, so that of several jobs one wins, and no two clocks are compared. It guards no single write: outputs
+whose names their input decides come to no harm by two jobs, which only do the same work twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import fcntl
+import json
+import math
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from agescale import storage
+from agescale.storage import StoreError
+
+LOCK_NAME = ".lock"
+LEASE_NAME = ".lease.json"
+RENEW_S = 5.0
+"""Pause between two renewals of a lease on S3."""
+EXPIRES_S = 30.0
+"""A lease that was not renewed for so long may be taken over; its holder gives up then, too."""
+POLL_S = 1.0
+"""Pause of a waiting job between two looks at the lease."""
+
+
+@contextlib.contextmanager
+def hold(out: str) -> Iterator[Lease]:
+    """Keeps the folder ``out`` for this job, until the block ends. Raises ValueError where another job works there.
+
+    On S3 it may wait ``EXPIRES_S`` for a lease whose holder was killed, and says so on stderr.
+    """
+    out = storage.absolute(out)
+    with _lease(out) if storage.is_remote(out) else _lock(out) as lease:
+        yield lease
+
+
+class Lease:
+    """What the holder of a folder has in hand: ``check`` says whether it still has it."""
+
+    def __init__(self, out: str) -> None:
+        self.out = out
+        self.uri = storage.join(out, LEASE_NAME)
+        self.holder = {"id": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid(), "since": _now()}
+        self.num_renewals = 0
+        self.etag: str | None = None
+        self.is_lost = False
+        self.renewed_at = math.inf  # a lock needs no renewal
+        self.ended = threading.Event()
+
+    def check(self) -> None:
+        """Raises ValueError where another job has the folder now, or may have it. Asks nobody, so it costs nothing."""
+        if self.is_lost:
+            raise ValueError(f"{self.out}: another job has taken over and goes on there; this one stops")
+        if self.silent_s > EXPIRES_S:
+            hint = "another job may have taken over; run the same command again to continue"
+            raise ValueError(f"{self.out}: could not be written to for {self.silent_s:.0f} s, so {hint}")
+
+    @property
+    def silent_s(self) -> float:
+        return time.monotonic() - self.renewed_at
+
+    def write(self, expected_etag: str | None, num_attempts: int | None = None) -> bool:
+        """Creates, renews or takes over the lease, if nobody else has written it since."""
+        asked_at = time.monotonic()
+        self.num_renewals += 1
+        data = json.dumps({**self.holder, "renewals": self.num_renewals}).encode()
+        etag = storage.write_if(self.uri, data, expected_etag, num_attempts)
+        if etag is None and _holder(self.uri).get("id") == self.holder["id"]:  # the answer to an earlier write was lost
+            etag = storage.write_if(self.uri, data + b"\n", storage.etag(self.uri), num_attempts)
+        if etag is not None:
+            self.etag, self.renewed_at = etag, asked_at
+        return etag is not None
+
+    def renew(self) -> None:
+        """Runs beside the job. What the store does not answer now, it is asked again at the next renewal."""
+        while not self.ended.wait(RENEW_S) and not self.is_lost:
+            with contextlib.suppress(StoreError):
+                self.is_lost = not self.write(self.etag, num_attempts=1)
+
+
+@contextlib.contextmanager
+def _lease(out: str) -> Iterator[Lease]:
+    lease = Lease(out)
+    _take(lease)
+    thread = threading.Thread(target=lease.renew, name="agescale-lease", daemon=True)
+    thread.start()
+    try:
+        yield lease
+    finally:
+        lease.ended.set()
+        thread.join()
+        if not lease.is_lost and lease.silent_s < EXPIRES_S:
+            with contextlib.suppress(StoreError):  # what stays behind expires
+                storage.delete(lease.uri)
+
+
+def _take(lease: Lease) -> None:
+    """Creates the lease, or waits until the one that stands there is given back or has expired."""
+    seen, seen_at = None, 0.0
+    while not lease.write(None):
+        etag = storage.etag(lease.uri)
+        if etag is None:
+            continue  # given back meanwhile
+        if seen is None:
+            seen, seen_at = etag, time.monotonic()
+            name = _name(_holder(lease.uri))
+            print(f"{lease.out}: waiting {EXPIRES_S:.0f} s, because {name} may still run", file=sys.stderr, flush=True)
+        is_alive = etag != seen
+        has_expired = not is_alive and time.monotonic() - seen_at > EXPIRES_S
+        if has_expired and lease.write(seen):
+            return
+        if is_alive or has_expired:
+            raise _refusal(lease.out, _holder(lease.uri))
+        time.sleep(POLL_S)
+
+
+@contextlib.contextmanager
+def _lock(out: str) -> Iterator[Lease]:
+    lease = Lease(out)
+    path = os.path.join(out, LOCK_NAME)
+    try:
+        os.makedirs(out, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise StoreError("forbidden", f"{path}: {error.strerror}") from error
+    with open(handle, "r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _refusal(out, _parsed(file.read())) from None
+        except OSError as error:  # some network file systems have no locks
+            print(f"{out}: no lock ({error.strerror}); let no other job write there", file=sys.stderr, flush=True)
+        file.truncate()
+        json.dump(lease.holder, file)
+        file.flush()
+        yield lease
+
+
+def _refusal(out: str, holder: dict[str, Any]) -> ValueError:
+    return ValueError(f"{out}: {_name(holder)} writes there; wait for it, or give another --out")
+
+
+def _name(holder: dict[str, Any]) -> str:
+    if not holder:
+        return "another job"
+    return f"another job (host {holder.get('host')}, pid {holder.get('pid')}, since {holder.get('since')})"
+
+
+def _holder(uri: str) -> dict[str, Any]:
+    """Who wrote the lease; empty where there is none."""
+    try:
+        return _parsed(storage.read_bytes(uri))
+    except StoreError as error:
+        if error.status != "missing":
+            raise
+        return {}
+
+
+def _parsed(text: str | bytes) -> dict[str, Any]:
+    """What a lock or a lease says; its holder may just be writing it."""
+    try:
+        return dict(json.loads(text))
+    except ValueError:
+        return {}
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

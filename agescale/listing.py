@@ -1,0 +1,309 @@
+"""What is in a folder or bucket: a URI in, its files in the order of their names out, a page at a time.
+
+Memory is flat however many there are, names can be cut into ranges that many tasks list at once, and a listing that was
+made elsewhere (an inventory, say) is read as one of our own. Reads no file and knows nothing of catalogs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from agescale import storage
+from agescale.storage import StoreError
+
+PAGE_FILES = 1000
+"""Files of a page; the most that an object store tells in one answer."""
+LAST = "\U0010ffff"
+"""Sorts behind every letter that a name may hold."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One listed file: its URI, its path below the listed folder, its version and its size in bytes."""
+
+    uri: str
+    relative: str
+    version: str
+    size_bytes: int
+
+
+def list_files(uri: str) -> list[Listed]:
+    """All that ``pages`` tells, at once."""
+    return [item for page in pages(uri) for item in page]
+
+
+def pages(uri: str, after: str = "", until: str | None = None) -> Iterator[list[Listed]]:
+    """Every file below ``uri`` whose relative path is greater than ``after`` and at most ``until``, in their order.
+
+    Paths sort as text, as S3 sorts keys: ``a-b.jpg``, ``a.jpg``, ``a/b.jpg``. Hidden files and folders (a name that
+    starts with a dot) are left out. Links are followed, but not to a folder that they stand in. Versions: the etag on
+    S3, size and modification time on disk. Holds the names of one folder on disk, and one page on S3.
+
+    Raises StoreError where ``uri`` is missing, ValueError for a name that is not UTF-8, which no table could hold.
+    """
+    uri = storage.absolute(uri)
+    if not storage.is_remote(uri):
+        if not os.path.isdir(uri):
+            raise StoreError("missing", f"{uri}: no such folder")
+        found = _walk(partial(_read_folder, uri), partial(_describe_file, uri), "", after, until)
+    elif _lists_by_name(uri):
+        found = _read_range(uri, after, until)
+    else:
+        found = _walk(partial(_read_prefix, uri), partial(_describe_object, uri), "", after, until)
+    num_found = 0
+    while page := list(itertools.islice(found, PAGE_FILES)):
+        num_found += len(page)
+        yield page
+    if storage.is_remote(uri) and not num_found and (after, until) == ("", None):
+        raise StoreError("missing", f"{uri}: no such folder, or nothing in it")
+
+
+def cut(uri: str, num: int) -> list[tuple[str, str | None]]:
+    """About ``num`` ranges of relative paths, ``(after, until)`` as ``pages`` takes them, that hold every file once.
+
+    Cut at folders; at single letters where the store can jump to any name, so that a folder of hashed names falls into
+    ranges too. Asks for names only, about as often as there are ranges, and knows nothing of their sizes.
+    """
+    uri = storage.absolute(uri)
+    grow: Callable[[str], list[str]] = partial(_next_letters, uri)
+    if not storage.is_remote(uri) or not _lists_by_name(uri):
+        grow = partial(_subfolders, partial(_read_prefix if storage.is_remote(uri) else _read_folder, uri))
+    prefixes, has_grown = [""], True
+    with storage.read_pool() as pool:
+        while has_grown and len(prefixes) < num:
+            longer = list(pool.map(grow, prefixes))
+            has_grown = any(longer)
+            prefixes = [each for prefix, found in zip(prefixes, longer, strict=True) for each in found or [prefix]]
+    cuts = prefixes[:: math.ceil(len(prefixes) / num)][1:]
+    return list(zip(["", *cuts], [*cuts, None], strict=True))
+
+
+# One folder after the other: on disk, and on stores that keep objects in folders
+
+
+Entries = Iterator[tuple[str, Any]]
+"""Relative paths of what a folder holds, folders with a slash behind, in their order, each with what is known of it."""
+
+
+def _walk(
+    read: Callable[[str], Entries],
+    describe: Callable[[str, Any], Listed | None],
+    folder: str,
+    after: str,
+    until: str | None,
+) -> Iterator[Listed]:
+    for path, info in read(folder):
+        if until is not None and path > until:
+            return
+        if path.endswith("/"):
+            if path > after or after.startswith(path):
+                yield from _walk(read, describe, path, after, until)
+        elif path > after and (item := describe(path, info)):
+            yield item
+
+
+def _read_folder(uri: str, folder: str) -> Entries:
+    for name in sorted(storage.scan_folder(os.path.join(uri, folder))):
+        if not name.startswith(".") and not (name.endswith("/") and _leads_back(uri, folder, name[:-1])):
+            yield folder + name, None
+
+
+def _leads_back(uri: str, folder: str, name: str) -> bool:
+    """Whether a folder is a link to one that it stands in: it would be walked forever."""
+    path = os.path.join(uri, folder, name)
+    if not os.path.islink(path):
+        return False
+    above = itertools.accumulate([uri, *folder.split("/")], os.path.join)
+    return os.path.realpath(path) in map(os.path.realpath, above)
+
+
+def _describe_file(uri: str, path: str, info: None) -> Listed | None:
+    file = os.path.join(uri, path)
+    try:
+        file.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{os.fsencode(file)!r}: a file name that is not UTF-8; rename the file") from None
+    with contextlib.suppress(FileNotFoundError):  # gone, or a dangling link
+        status = os.stat(file)
+        return Listed(file, path, f"{status.st_size}-{status.st_mtime_ns}", status.st_size)
+    return None
+
+
+def _read_prefix(uri: str, folder: str) -> Entries:
+    """A folder of a store that tells names in the order of files and folders, ``a`` before ``a-b``, not of paths."""
+    waiting: list[tuple[str, Any]] = []
+    for answer in _answers(uri, folder, Delimiter="/"):
+        entries = _objects(uri, answer)
+        entries += [(_relative(uri, each["Prefix"]), None) for each in answer.get("CommonPrefixes", [])]
+        for path, info in sorted(entries, key=lambda entry: entry[0].removesuffix("/")):
+            if path[len(folder) :].startswith("."):
+                continue
+            heapq.heappush(waiting, (path, info))
+            while waiting and waiting[0][0] <= path.removesuffix("/"):  # what comes yet is greater than this name
+                yield heapq.heappop(waiting)
+    yield from sorted(waiting)
+
+
+def _subfolders(read: Callable[[str], Entries], folder: str) -> list[str]:
+    return [path for path, _ in read(folder) if path.endswith("/")]
+
+
+# Any range of names at once: stores that sort keys
+
+
+def _lists_by_name(uri: str) -> bool:
+    """Whether a store tells keys in the order of their text, as S3 does, and not a folder after the other.
+
+    The first folder ``x/`` has to come behind all names that start with ``x.``.
+    """
+    root = _key(uri, "")
+    for each in storage.list_objects(uri, Prefix=root, Delimiter="/", MaxKeys=PAGE_FILES).get("CommonPrefixes", [])[:1]:
+        folder = each["Prefix"]
+        behind = storage.list_objects(uri, Prefix=root, StartAfter=f"{folder[:-1]}.{LAST}", MaxKeys=1)
+        return any(item["Key"].startswith(folder) for item in behind.get("Contents", []))
+    return True
+
+
+def _read_range(uri: str, after: str, until: str | None) -> Iterator[Listed]:
+    arguments = {"StartAfter": _key(uri, after)} if after else {}
+    for answer in _answers(uri, "", **arguments):
+        for path, info in _objects(uri, answer):
+            if until is not None and path > until:
+                return
+            if "/." not in f"/{path}":
+                yield _describe_object(uri, path, info)
+
+
+def _next_letters(uri: str, prefix: str) -> list[str]:
+    """``prefix`` with each of the letters that stand behind it in a key."""
+    found: list[str] = []
+    start = _key(uri, prefix)
+    while True:
+        answer = storage.list_objects(uri, Prefix=_key(uri, prefix), StartAfter=start, MaxKeys=1)
+        letters = [_relative(uri, item["Key"])[: len(prefix) + 1] for item in answer.get("Contents", [])]
+        if not letters or letters[0] in found:
+            return found
+        found += letters
+        start = _key(uri, letters[0] + LAST)
+
+
+def _answers(uri: str, folder: str, **arguments: Any) -> Iterator[dict[str, Any]]:
+    arguments |= {"Prefix": _key(uri, folder), "MaxKeys": PAGE_FILES}
+    while True:
+        answer = storage.list_objects(uri, **arguments)
+        yield answer
+        if not answer.get("IsTruncated"):
+            return
+        arguments["ContinuationToken"] = answer["NextContinuationToken"]
+
+
+def _objects(uri: str, answer: dict[str, Any]) -> list[tuple[str, Any]]:
+    found = ((_relative(uri, item["Key"]), item) for item in answer.get("Contents", []))
+    return [(path, item) for path, item in found if path and not path.endswith("/")]  # those stand for folders
+
+
+def _describe_object(uri: str, path: str, info: dict[str, Any]) -> Listed:
+    version = str(info.get("ETag", "")).strip('"') or f"{info['Size']}-{info.get('LastModified')}"
+    return Listed(storage.join(uri, path), path, version, int(info["Size"]))
+
+
+def _key(uri: str, path: str) -> str:
+    """The key of a path below ``uri``; the prefix of all of them where it is empty."""
+    root = uri.removeprefix("s3://").partition("/")[2]
+    return f"{root}/{path}" if root else path
+
+
+def _relative(uri: str, key: str) -> str:
+    return key.removeprefix(_key(uri, ""))
+
+
+# Listings made elsewhere
+
+
+ROWS = pa.schema([("uri", pa.string()), ("version", pa.string()), ("size_bytes", pa.int64())])
+"""A listing as a table."""
+SUFFIXES = (".parquet", ".csv", ".csv.gz")
+
+
+def to_table(page: list[Listed]) -> pa.Table:
+    columns = [[getattr(item, name) for item in page] for name in ROWS.names]
+    return pa.table(columns, schema=ROWS)
+
+
+def files_of(uri: str) -> list[str]:
+    """The files of a listing: one, those in a folder, or those that the manifest.json of an S3 inventory names."""
+    uri = storage.absolute(uri)
+    if uri.endswith(".json"):
+        try:
+            manifest = json.loads(storage.read_bytes(uri))
+            bucket = f"s3://{manifest['destinationBucket'].rpartition(':')[2]}"
+            if manifest["fileFormat"] == "Parquet" and manifest["files"]:
+                return [storage.join(bucket, file["key"]) for file in manifest["files"]]
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise ValueError(f"{uri}: no manifest of an S3 inventory in the format Parquet")
+    if uri.endswith(SUFFIXES):
+        return [uri]
+    names = [name for name in storage.list_names(uri) if name.endswith(SUFFIXES)]
+    if not names:
+        raise ValueError(f"{uri}: no listing there; it is a file, or a folder of files, {' '.join(SUFFIXES)}")
+    return [storage.join(uri, name) for name in names]
+
+
+def read_rows(file: str, source: str) -> Iterator[pa.Table]:
+    """One file of a listing as tables of ROWS, in its own order; names and keys without a bucket are below ``source``.
+
+    Raises ValueError where columns are missing, or a row has no URI or no version.
+    """
+    first = 1
+    for batch in storage.iter_batches(file):
+        columns = {name.lower(): batch.column(index) for index, name in enumerate(batch.schema.names)}
+        version = _one_of(columns, "version", "etag", "e_tag")
+        uri = _uris(columns, storage.absolute(source))
+        if uri is None or version is None:
+            raise ValueError(
+                f"{file}: a listing has the columns uri, or bucket and key, or key or name (below --source), and "
+                f"version, etag or e_tag; this one has {', '.join(batch.schema.names)}"
+            )
+        size = _one_of(columns, "size_bytes", "size")
+        version = pc.utf8_trim(version.cast(pa.string()), '"')
+        for what, values in (("URI", uri), ("version", version)):
+            is_missing = pc.fill_null(pc.equal(values, ""), True)
+            if pc.any(is_missing).as_py():
+                row = first + pc.index(is_missing, True).as_py()
+                raise ValueError(f"{file}: row {row} has no {what}")
+        try:
+            sizes = pa.nulls(len(batch), pa.int64()) if size is None else size.cast(pa.int64())
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{file}: a size that is no number, in the rows from {first} on ({error})") from error
+        yield pa.table([uri, version, sizes], schema=ROWS)
+        first += len(batch)
+
+
+def _one_of(columns: dict[str, pa.Array], *names: str) -> pa.Array | None:
+    return next((columns[name] for name in names if name in columns), None)
+
+
+def _uris(columns: dict[str, pa.Array], source: str) -> pa.Array | None:
+    name = _one_of(columns, "uri", "key", "name")
+    if name is None:
+        return None
+    name = name.cast(pa.string())
+    name = pc.if_else(pc.equal(name, ""), pa.scalar(None, pa.string()), name)
+    if "uri" in columns:
+        return name
+    if "bucket" in columns:
+        return pc.binary_join_element_wise("s3:/", columns["bucket"].cast(pa.string()), name, "/")
+    return pc.binary_join_element_wise(source, name, "/")

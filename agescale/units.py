@@ -1,0 +1,92 @@
+"""The units of scoring: some rows of one part of a catalog, and the one file of predictions that they become.
+
+A catalog in, row ranges and file names out. A unit's file is named after part, rows and model, and appears whole or not
+at all: that is how anybody knows what is done. Runs no model and writes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from agescale import catalogs, storage
+
+RUN_NAME = "run.json"
+"""What the files beside it belong to: model, catalog, unit_rows, splits, mirror. Written first, never changed."""
+SUMMARY_NAME = "summary.json"
+"""That all units stand, and their counts by status. Written last."""
+MAX_UNIT_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The rows ``start`` to ``stop`` (exclusive) of one part of a catalog."""
+
+    part: str
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def file_name(self, model: str) -> str:
+        """Name of the unit's file of predictions by the model with that digest.
+
+        >>> Unit("part-00001-000000.parquet", 2000, 3000).file_name("3ab5")
+        'part-00001-000000-rows-000002000-000003000-3ab5.parquet'
+        """
+        return f"{self.part.removesuffix('.parquet')}-rows-{self.start:09d}-{self.stop:09d}-{model}.parquet"
+
+
+def part_sizes(catalog: str, parts: Sequence[str]) -> dict[str, int]:
+    """Rows of each part. Reads footers only."""
+    with storage.read_pool() as pool:
+        return dict(
+            zip(parts, pool.map(lambda part: storage.num_rows(storage.join(catalog, part)), parts), strict=True)
+        )
+
+
+def cut(sizes: Mapping[str, int], unit_rows: int) -> list[Unit]:
+    """The units of parts with so many rows, in the parts' order.
+
+    >>> cut({"part-a": 5, "part-b": 2}, unit_rows=3)
+    [Unit(part='part-a', start=0, stop=3), Unit(part='part-a', start=3, stop=5), Unit(part='part-b', start=0, stop=2)]
+    """
+    return [
+        Unit(part, start, min(start + unit_rows, num_rows))
+        for part, num_rows in sizes.items()
+        for start in range(0, num_rows, unit_rows)
+    ]
+
+
+def list_units(catalog: str, parts: Sequence[str], unit_rows: int) -> list[Unit]:
+    """Every unit of the catalog, in the order of its parts."""
+    return cut(part_sizes(catalog, parts), unit_rows)
+
+
+def listed_rows(catalog: str, unit: Unit, splits: Sequence[str] | None) -> pa.Table:
+    """``uri, version, part, row`` of the unit's rows that stand for images (of ``splits``, where there are any)."""
+    rows = catalogs.read_part(catalog, unit.part, ["uri", "version", "deleted", "split"])
+    rows = rows.slice(unit.start, unit.stop - unit.start)
+    is_listed = pc.invert(rows["deleted"])
+    if splits:
+        is_listed = pc.and_(is_listed, pc.fill_null(pc.is_in(rows["split"], pa.array(splits)), False))
+    return rows.filter(is_listed).drop_columns(["deleted", "split"])
+
+
+def current_rows(rows: pa.Table, superseded: pa.ChunkedArray) -> pa.Table:
+    """Of the ``listed_rows`` of a unit those that no later listing names again (``catalogs.superseded``)."""
+    return rows.filter(pc.invert(pc.is_in(rows["uri"], superseded.combine_chunks())))
+
+
+def read_run(out: str) -> dict[str, Any]:
+    """What the predictions in ``out`` belong to. Raises ValueError where there are none."""
+    name = storage.join(out, RUN_NAME)
+    if not storage.exists(name):
+        raise ValueError(f"{out}: no predictions there (no {RUN_NAME}); make them with jobs/score.py --out {out}")
+    return dict(json.loads(storage.read_bytes(name)))

@@ -1,0 +1,169 @@
+"""A store that fails now and then, on a real S3 server: what passes is not seen, what does not has the right reason."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from fault_proxy import OPERATIONS, FaultProxy
+
+from agescale import storage
+from agescale.storage import StoreError
+
+NUM_OBJECTS = 100
+OBJECTS = {f"{number:03d}.jpg": random.Random(number).randbytes(15_000) for number in range(NUM_OBJECTS)}
+TABLE = pa.table(
+    {"uri": list(OBJECTS), "age": [float(index) for index in range(NUM_OBJECTS)], "image": [*OBJECTS.values()]}
+)
+
+
+@pytest.fixture(scope="module")
+def folder(s3: str) -> str:
+    """OBJECTS below images/, and TABLE in four row groups."""
+    folder = f"{s3}/store-faults"
+    with storage.read_pool() as pool:
+        list(pool.map(lambda name: storage.write_bytes(f"{folder}/images/{name}", OBJECTS[name]), OBJECTS))
+    storage.write_table(f"{folder}/part.parquet", TABLE, row_group_size=25)
+    return folder
+
+
+Start = Callable[..., FaultProxy]
+
+
+@pytest.fixture
+def start_proxy(folder: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """``start_proxy("reset", fraction=1)``: from now on this test reaches the server through that proxy."""
+    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.002)
+    with ExitStack() as stack:
+
+        def start(*kinds: str, **settings: Any) -> FaultProxy:
+            proxy = stack.enter_context(FaultProxy(os.environ["AWS_ENDPOINT_URL"], kinds, **settings))
+            monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+            storage._filesystem.cache_clear()
+            return proxy
+
+        yield start
+    storage._filesystem.cache_clear()
+
+
+def read_all(folder: str) -> dict[str, bytes]:
+    with storage.read_pool() as pool:
+        names = storage.list_names(f"{folder}/images")
+        return dict(
+            zip(names, pool.map(lambda name: storage.read_bytes(f"{folder}/images/{name}"), names), strict=True)
+        )
+
+
+@pytest.mark.parametrize("kind", ["slow_down", "unanswered", "reset", "cut", "stall"])
+def test_what_is_read_through_faults_is_what_was_written(
+    kind: str, folder: str, start_proxy: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "stall":
+        monkeypatch.setattr(storage, "READ_TIMEOUT_S", 0.3)
+    proxy = start_proxy(kind, operations=("GET", "LIST"))
+    assert read_all(folder) == OBJECTS
+    part = f"{folder}/part.parquet"
+    assert storage.read_table(part).equals(TABLE)
+    assert storage.read_table(part, ["uri"], pc.field("age") > 97)["uri"].to_pylist() == ["098.jpg", "099.jpg"]
+    assert storage.read_row_groups(part, [1], ["image"])["image"][0].as_py() == OBJECTS["025.jpg"]
+    assert storage.read_schema(part).equals(TABLE.schema)
+    assert storage.num_rows(part) == NUM_OBJECTS
+    assert proxy.faults[kind] > 25, "hardly any fault came"
+
+
+def test_slow_answers_are_waited_for(folder: str, start_proxy: Start) -> None:
+    proxy = start_proxy("latency", seconds=0.1)
+    assert read_all(folder) == OBJECTS
+    assert proxy.faults["latency"] > 15
+    assert proxy.num_requests("GET") == NUM_OBJECTS
+
+
+def test_writes_and_questions_pass_too(folder: str, start_proxy: Start) -> None:
+    proxy = start_proxy("slow_down", "internal", "unanswered", "lost", operations=OPERATIONS)
+    for number in range(16):
+        uri = f"{folder}/written/{number}"
+        storage.write_bytes(uri, OBJECTS["007.jpg"])
+        assert storage.exists(uri)
+        assert storage.read_bytes(uri) == OBJECTS["007.jpg"]
+        storage.delete(uri)
+        assert not storage.exists(uri)
+    assert min(proxy.faults.values()) > 2
+    assert len(proxy.faults) == 4
+
+
+@pytest.mark.parametrize("kind", ["slow_down", "unanswered"])
+def test_a_store_that_is_down_is_unreachable_and_nothing_is_taken_for_missing(
+    kind: str, folder: str, start_proxy: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "NUM_ATTEMPTS", 2)
+    start_proxy(kind, fraction=1, operations=OPERATIONS)
+    for read in (storage.read_table, storage.read_schema, storage.num_rows, storage.exists, storage.read_bytes):
+        with pytest.raises(StoreError, match=r"^s3://.*/part\.parquet: .*$") as caught:
+            read(f"{folder}/part.parquet")
+        assert (caught.value.status, caught.value.stops_the_job) == ("unreachable", False)
+    with pytest.raises(StoreError, match=r"^s3://.*/images: .*$"):
+        storage.list_names(f"{folder}/images")
+
+
+def test_a_silent_store_is_not_asked_again_after_the_limit(
+    folder: str, start_proxy: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(storage, "RETRY_S", 0)
+    proxy = start_proxy("stall", fraction=1)
+    with pytest.raises(StoreError, match="no answer in time"):
+        storage.read_bytes(f"{folder}/images/000.jpg")
+    assert proxy.num_requests("GET") == 1
+
+
+def actions(folder: str) -> list[Callable[[], object]]:
+    part = f"{folder}/part.parquet"
+    readers = (storage.read_bytes, storage.read_table, storage.read_schema, storage.num_rows, storage.exists)
+    return [
+        *(lambda read=read: read(part) for read in readers),
+        lambda: storage.list_names(folder),
+        lambda: storage.write_bytes(f"{folder}/new", b"x"),
+        lambda: storage.delete(part),
+    ]
+
+
+def test_expired_credentials_stop_the_job_at_once_in_one_line(folder: str, start_proxy: Start) -> None:
+    proxy = start_proxy("expired", fraction=1, operations=OPERATIONS)
+    for action in actions(folder):
+        with pytest.raises(
+            StoreError, match=r"^s3://.*ExpiredToken.*renew them.*the same command continues$"
+        ) as caught:
+            action()
+        assert (caught.value.status, caught.value.stops_the_job) == ("forbidden", True)
+    assert proxy.num_requests("GET") == 5, "asked again, though it cannot help; or HEAD's refusal was not looked into"
+
+
+def test_one_object_that_is_closed_to_us_does_not_stop_the_job(folder: str, start_proxy: Start) -> None:
+    start_proxy("denied", fraction=1, operations=OPERATIONS)
+    for action in actions(folder):
+        with pytest.raises(StoreError, match=r"^s3://.*access refused \(AccessDenied: .*bucket's policy$") as caught:
+            action()
+        assert (caught.value.status, caught.value.stops_the_job) == ("forbidden", False)
+
+
+def test_the_proxy_runs_as_a_process_too(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(__file__).parents[1] / "fault_proxy.py"
+    command = [sys.executable, str(path), "--upstream", os.environ["AWS_ENDPOINT_URL"], "--fraction", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        monkeypatch.setenv("AWS_ENDPOINT_URL", process.stdout.readline().strip())
+        storage._filesystem.cache_clear()
+        assert storage.read_bytes(f"{folder}/images/003.jpg") == OBJECTS["003.jpg"]
+        storage._filesystem.cache_clear()
+        process.send_signal(signal.SIGTERM)
+        assert "'GET': 1" in process.stdout.read()

@@ -1,0 +1,97 @@
+"""Night after night on a real bucket: what is not new is neither read nor scored again, counted at the store.
+
+`make chaos` does it with 20,000 objects (AGESCALE_NUM_OBJECTS), and prints what either night took.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import RunJob
+from fault_proxy import FaultProxy
+
+from agescale import checkpoints, images, storage, synthetic
+from agescale.age_model import AgeModel, ModelSpec
+
+NUM_OBJECTS = int(os.environ.get("AGESCALE_NUM_OBJECTS", "400"))
+NUM_FACES = 200
+NUM_CHANGED = NUM_NEW = NUM_DELETED = max(1, NUM_OBJECTS // 400)
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> list[bytes]:
+    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=NUM_FACES, size=64, num_broken=0)
+    paths = sorted(path for path in (tmp_path / "faces").rglob("*") if images.is_image_name(path.name))
+    return [path.read_bytes() for path in paths]
+
+
+@pytest.fixture
+def bucket(s3: str, faces: list[bytes]) -> str:
+    """A bucket of NUM_OBJECTS images, and a model."""
+    pictures = {f"{s3}/nights/inbox/{n % 10}/{n:06d}.jpg": faces[n % len(faces)] for n in range(NUM_OBJECTS)}
+    storage.filesystem(s3).pipe(pictures)
+    torch.manual_seed(0)
+    model = AgeModel(ModelSpec(encoder="cnn", task="distribution", age_groups="25-years", image_size=32))
+    checkpoints.save(f"{s3}/nights/model", model.spec, model.state_dict(), checkpoints.Progress(), {"data": "none"})
+    return f"{s3}/nights"
+
+
+@pytest.fixture
+def counter(s3: str) -> Iterator[FaultProxy]:
+    with FaultProxy(os.environ["AWS_ENDPOINT_URL"], fraction=0) as counter:
+        yield counter
+
+
+@pytest.mark.timeout(1800)
+def test_the_second_night_reads_and_scores_only_what_changed(
+    bucket: str, faces: list[bytes], counter: FaultProxy, run_job: RunJob
+) -> None:
+    first_s = night(bucket, counter, run_job, num_scored=NUM_OBJECTS)
+    assert len(images_read(counter)) == NUM_OBJECTS
+
+    changed = [f"{bucket}/inbox/{n % 10}/{n:06d}.jpg" for n in range(NUM_CHANGED)]
+    new = [f"{bucket}/inbox/new/{n:06d}.jpg" for n in range(NUM_NEW)]
+    deleted = [f"{bucket}/inbox/{n % 10}/{n:06d}.jpg" for n in range(NUM_CHANGED, NUM_CHANGED + NUM_DELETED)]
+    storage.filesystem(bucket).pipe(dict.fromkeys(changed + new, faces[-1] + b"other bytes behind the picture"))
+    storage.filesystem(bucket).rm(deleted)
+    counter.requests.clear()
+    second_s = night(bucket, counter, run_job, num_scored=NUM_CHANGED + NUM_NEW)
+    assert images_read(counter) == sorted(uri.removeprefix("s3:/") for uri in changed + new)
+    print(f"\n{NUM_OBJECTS:,} objects: {first_s:.0f} s; {NUM_CHANGED} changed, {NUM_NEW} new: {second_s:.0f} s")
+
+    verified = run_job("jobs/verify.py", "--catalog", f"{bucket}/catalog", "--predictions", f"{bucket}/ages")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    rows = storage.read_tables(
+        [f"{bucket}/ages/{name}" for name in storage.list_names(f"{bucket}/ages", "part-", ".parquet")],
+        ["uri", "version", "status"],
+    )
+    assert set(rows["status"].to_pylist()) == {"ok"}
+    assert len(rows) == NUM_OBJECTS + NUM_CHANGED + NUM_NEW, "old predictions stay"
+
+
+def night(bucket: str, counter: FaultProxy, run_job: RunJob, num_scored: int) -> float:
+    """Lists and scores, as every night; returns seconds."""
+    started = time.monotonic()
+    environment = {"AWS_ENDPOINT_URL": counter.url}
+    out = ("--out", f"{bucket}/catalog")
+    listed = run_job("jobs/catalog.py", "--source", f"{bucket}/inbox", *out, env=environment, timeout_s=900)
+    assert listed.returncode == 0, listed.stdout + listed.stderr
+    arguments = ("--checkpoint", f"{bucket}/model", "--out", f"{bucket}/ages")
+    scored = run_job("jobs/score.py", "--catalog", f"{bucket}/catalog", *arguments, env=environment, timeout_s=900)
+    assert scored.returncode == 0, scored.stdout + scored.stderr
+    told = re.search(r"scored ([\d,]+) images now", scored.stdout)
+    assert told is not None, scored.stdout
+    assert int(told[1].replace(",", "")) == num_scored
+    return time.monotonic() - started
+
+
+def images_read(counter: FaultProxy) -> list[str]:
+    """Keys of the images that were read, once for each time that one was."""
+    reads = ((key, count) for (operation, key), count in counter.requests.items() if operation == "GET")
+    return sorted(key for key, count in reads if "/inbox/" in key for _ in range(count))

@@ -1,0 +1,201 @@
+"""Catalogs of images that are only listed, grown window by window: exact, in order, and the same after any kill."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from agescale import catalogs, changes, listing, schema, storage
+
+SETTINGS = {"source": "/faces", "layout": "unlabelled"}
+Objects = dict[str, str]
+"""Versions by relative path: what a source holds."""
+
+
+def table(objects: Objects) -> pa.Table:
+    uris = [f"/faces/{name}" for name in sorted(objects)]
+    return pa.table([uris, [objects[name] for name in sorted(objects)], [1] * len(uris)], schema=listing.ROWS)
+
+
+def pages(objects: Objects, after: str, until: str | None, size: int = 2) -> Iterator[pa.Table]:
+    rows = table({name: objects[name] for name in objects if name > after and (until is None or name <= until)})
+    return (rows.slice(start, size) for start in range(0, len(rows), size))
+
+
+def part_names(out: Path) -> list[str]:
+    return storage.list_names(str(out), prefix="part-", suffix=".parquet")
+
+
+def lister(out: Path, generation: int, part_rows: int) -> changes.RangeLister:
+    known = [name for name in part_names(out) if int(name.split("-")[1]) < generation]
+    return changes.RangeLister(
+        "/faces", str(out), SETTINGS, generation, changes.known_parts(str(out), known), part_rows
+    )
+
+
+def update(out: Path, objects: Objects, generation: int, cuts: list[str] | None = None, part_rows: int = 3) -> Counter:
+    counts: Counter[str] = Counter()
+    grow = lister(out, generation, part_rows)
+    ranges = zip(["", *(cuts or [])], [*(cuts or []), None], strict=True)
+    for number, (after, until) in enumerate(ranges):
+        for window in grow.update(pages(objects, after, until), number, after, until):
+            counts.update(window.to_pylist()[0])
+    return counts
+
+
+def current(out: Path) -> Objects:
+    rows = catalogs.read_catalog(str(out), ["uri", "version"]).to_pylist()
+    assert len({row["uri"] for row in rows}) == len(rows)
+    return {row["uri"].removeprefix("/faces/"): re.sub(changes.LISTING_SUFFIX, "", row["version"]) for row in rows}
+
+
+def rows_of(out: Path, part: str) -> list[dict[str, Any]]:
+    return storage.read_table(str(out / part)).to_pylist()
+
+
+def test_growth_is_noted_exactly_and_what_is_unchanged_writes_nothing(tmp_path: Path) -> None:
+    objects = {f"{letter}.jpg": "1" for letter in "abcdefgh"} | {"notes.txt": "1"}
+    counts = update(tmp_path, objects, 1)
+    assert counts == {"num_rows": 8, "num_new": 8, "num_changed": 0, "num_deleted": 0, "num_ignored": 1}
+    assert part_names(tmp_path) == [f"part-00001-000000000{index}.parquet" for index in range(3)]
+    uris = [row["uri"] for part in part_names(tmp_path) for row in rows_of(tmp_path, part)]
+    assert uris == [f"/faces/{letter}.jpg" for letter in "abcdefgh"]
+    assert catalogs.settings(str(tmp_path)) == SETTINGS
+    assert storage.read_schema(str(tmp_path / part_names(tmp_path)[0])).equals(schema.CATALOG)
+
+    assert update(tmp_path, objects, 2) == {**counts, "num_new": 0}
+    assert len(part_names(tmp_path)) == 3
+
+    objects |= {"b.jpg": "2", "bb.jpg": "1", "x.jpg": "1"}
+    del objects["c.jpg"], objects["h.jpg"]
+    assert update(tmp_path, objects, 2, part_rows=100) == {
+        "num_rows": 8,
+        "num_new": 2,
+        "num_changed": 1,
+        "num_deleted": 2,
+        "num_ignored": 1,
+    }
+    added = rows_of(tmp_path, part_names(tmp_path)[-1])
+    assert [(row["uri"], row["version"], row["deleted"], row["size_bytes"]) for row in added] == [
+        ("/faces/b.jpg", "2", False, 1),
+        ("/faces/bb.jpg", "1", False, 1),
+        ("/faces/c.jpg", "1", True, None),
+        ("/faces/h.jpg", "1", True, None),
+        ("/faces/x.jpg", "1", False, 1),
+    ]
+    del objects["notes.txt"]
+    assert current(tmp_path) == objects
+
+    objects["c.jpg"] = "1"  # as it was before it was deleted
+    assert update(tmp_path, objects, 3)["num_new"] == 1
+    assert current(tmp_path) == objects
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_happens_to_a_source_the_catalog_is_what_it_holds(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = random.Random(seed)
+    monkeypatch.setattr(changes, "KNOWN_ROWS", draw.choice([4, 10, 1000]))
+    names = [f"{folder}{number}.jpg" for folder in ("a/", "a-", "b/c/", "é/", "z") for number in range(9)]
+    objects: Objects = {}
+    for generation in range(1, 7):
+        cuts = sorted(draw.sample(["a-5", "a/", "b", "b/c/4.jpg", "zz"], draw.randrange(4)))
+        before, share = objects, draw.choice([0.1, 0.5, 0.9])
+        objects = {name: str(draw.randrange(3)) for name in names if draw.random() < share} or {"a/0.jpg": "0"}
+        counts = update(tmp_path, objects, generation, cuts, part_rows=draw.choice([1, 3, 7, 100]))
+        assert current(tmp_path) == objects
+        both = set(before) & set(objects)
+        assert counts == {
+            "num_rows": len(objects),
+            "num_new": len(objects) - len(both),
+            "num_changed": sum(before[name] != objects[name] for name in both),
+            "num_deleted": len(before) - len(both),
+            "num_ignored": 0,
+        }
+        added = [
+            row for part in part_names(tmp_path) if f"-{generation:05d}-" in part for row in rows_of(tmp_path, part)
+        ]
+        assert len(added) == sum(counts[name] for name in ("num_new", "num_changed", "num_deleted"))
+        assert [row["uri"] for row in added] == sorted(row["uri"] for row in added)
+    listed = [row for part in part_names(tmp_path) for row in rows_of(tmp_path, part) if not row["deleted"]]
+    assert len({(row["uri"], row["version"]) for row in listed}) == len(listed), "a key stands once"
+
+
+def test_after_a_kill_only_the_rows_of_lost_parts_come_again(tmp_path: Path) -> None:
+    objects = {f"{index:02d}.jpg": "1" for index in range(20)}
+    update(tmp_path, objects, 1, cuts=["07.jpg", "13.jpg"])
+    before = part_names(tmp_path)
+    lost = [before.pop(), before.pop(2)]
+    rows = [row for part in sorted(lost) for row in rows_of(tmp_path, part)]
+    for part in lost:
+        (tmp_path / part).unlink()
+    assert update(tmp_path, objects, 2)["num_new"] == len(rows)
+    assert current(tmp_path) == objects
+    again = [row for part in part_names(tmp_path) if part not in before for row in rows_of(tmp_path, part)]
+    assert [row["uri"] for row in again] == [row["uri"] for row in rows]
+
+
+def test_a_task_that_runs_again_goes_on_behind_what_it_wrote(tmp_path: Path) -> None:
+    update(tmp_path, {"0.jpg": "1", "1.jpg": "0", "99.jpg": "1"}, 1)
+    objects = {f"{index}.jpg": "1" for index in range(1, 9)}
+    grow = lister(tmp_path, 2, part_rows=3)
+    killed = grow.update(pages(objects, "", None), 0)
+    next(killed), next(killed)
+    half = set(part_names(tmp_path))
+    del killed
+    objects["2.jpg"] = "changed while nobody looked"  # noted the next time: no URI stands twice in one listing
+    counts = update(tmp_path, objects, 2)
+    assert counts == {"num_rows": 8, "num_new": 7, "num_changed": 1, "num_deleted": 2, "num_ignored": 0}
+    assert half < set(part_names(tmp_path))
+    assert current(tmp_path) == {**objects, "2.jpg": "1"}
+    rows = [row["uri"] for part in part_names(tmp_path) if "-00002-" in part for row in rows_of(tmp_path, part)]
+    assert len(rows) == len(set(rows)) == 10
+    assert update(tmp_path, objects, 3) == {**counts, "num_new": 0, "num_changed": 1, "num_deleted": 0}
+
+
+def test_a_source_without_images_deletes_nothing(tmp_path: Path) -> None:
+    update(tmp_path, {"a.jpg": "1"}, 1)
+    with pytest.raises(ValueError, match=r"/faces: no images there \(1 other files\)"):
+        update(tmp_path, {"notes.txt": "1"}, 2)
+    assert current(tmp_path) == {"a.jpg": "1"}
+
+
+def test_a_listing_in_another_order_and_one_that_repeats_itself_are_refused(tmp_path: Path) -> None:
+    for names, message in (
+        (["b.jpg", "a.jpg"], "/faces/a.jpg: listed behind /faces/b.jpg, which is not the order of names"),
+        (["a.jpg", "b.jpg", "b.jpg"], "/faces/b.jpg: listed twice"),
+    ):
+        rows = pa.concat_tables([table({name: "1"}) for name in names])
+        for part_rows in (1, 2, 100):
+            with pytest.raises(ValueError, match=message):
+                list(lister(tmp_path / str(part_rows), 1, part_rows).update([rows.slice(0, 1), rows.slice(1)], 0))
+
+
+def test_only_images_below_the_source_and_outside_the_catalog_count() -> None:
+    names = ["/faces/a.JPG", "/faces/b.txt", "/faces/.c/d.jpg", "/faces/.e.jpg", "/faces/out/f.jpg", "/faces2/g.jpg"]
+    rows = pa.table([names, ["1"] * 6, [1] * 6], schema=listing.ROWS)
+    found, num_ignored = changes.select_images(rows, "/faces", "/faces/out")
+    assert found["uri"].to_pylist() == ["/faces/a.JPG"]
+    assert num_ignored == 4
+
+
+def test_a_version_that_comes_back_is_another_row(tmp_path: Path) -> None:
+    update(tmp_path, {"a.jpg": "one", "b.jpg": "one"}, 1)
+    update(tmp_path, {"b.jpg": "two"}, 2)
+    counts = update(tmp_path, {"a.jpg": "one", "b.jpg": "one"}, 3)
+    assert (counts["num_new"], counts["num_changed"]) == (1, 1)
+    rows = catalogs.read_catalog(str(tmp_path), ["uri", "version"]).to_pylist()
+    assert {(row["uri"], row["version"]) for row in rows} == {("/faces/a.jpg", "one@3"), ("/faces/b.jpg", "one@3")}
+    counts = update(tmp_path, {"a.jpg": "one", "b.jpg": "one"}, 4)
+    assert not counts["num_new"] + counts["num_changed"] + counts["num_deleted"], "it is known now"
+    rows = [row for part in part_names(tmp_path) for row in rows_of(tmp_path, part) if not row["deleted"]]
+    keys = [(row["uri"], row["version"]) for row in rows]
+    assert len(set(keys)) == len(keys)

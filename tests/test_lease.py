@@ -1,0 +1,177 @@
+"""Of two jobs on one folder the second stops and says why; what a killed one leaves behind is free soon."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from fault_proxy import FaultProxy
+
+from agescale import lease, storage
+
+REFUSED = r"^\S+: another job \(host \S+, pid \d+, since \S+\) writes there; wait for it, or give another --out$"
+HOLDER = """
+import sys, time
+from agescale import lease
+with lease.hold(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("RENEW_S", 0.1), ("EXPIRES_S", 3.0), ("POLL_S", 0.1)):
+        monkeypatch.setattr(lease, name, seconds)
+    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.002)
+
+
+@pytest.fixture(params=["disk", "s3"])
+def out(request: pytest.FixtureRequest, tmp_path: Path, fast: None) -> str:
+    return str(tmp_path / "out") if request.param == "disk" else f"{request.getfixturevalue('s3')}/{tmp_path.name}/out"
+
+
+@pytest.fixture
+def out_on_s3(s3: str, tmp_path: Path, fast: None) -> str:
+    return f"{s3}/{tmp_path.name}/out"
+
+
+def kill_a_holder_of(out: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, out], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == "held\n"
+        holder.kill()
+
+
+def wait_until(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def abandoned(out: str) -> lease.Lease:
+    """A lease that nobody renews, such as a killed job leaves behind."""
+    left = lease.Lease(out)
+    assert left.write(None)
+    return left
+
+
+def test_a_second_job_on_a_folder_is_refused_in_one_line(out: str) -> None:
+    with lease.hold(out) as held:
+        with pytest.raises(ValueError, match=REFUSED) as caught, lease.hold(out):
+            pass
+        assert f"pid {os.getpid()}" in str(caught.value)
+        held.check()
+
+
+def test_a_folder_is_free_at_once_after_success_and_after_failure(out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with lease.hold(out):
+        pass
+    with pytest.raises(ZeroDivisionError), lease.hold(out):
+        raise ZeroDivisionError
+    with lease.hold(out) as held:
+        held.check()
+    assert capsys.readouterr().err == ""
+
+
+def test_what_a_killed_job_held_is_free_again(out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    kill_a_holder_of(out)
+    with lease.hold(out) as held:
+        held.check()
+    said = capsys.readouterr().err
+    if storage.is_remote(out):
+        assert said.startswith(f"{out}: waiting 3 s, because another job (host ")
+        assert said.endswith("may still run\n")
+        assert said.count("\n") == 1
+    else:
+        assert said == ""
+
+
+def test_a_folder_without_locks_is_used_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with lease.hold(str(tmp_path)):
+        pass
+    assert capsys.readouterr().err == f"{tmp_path}: no lock (No locks available); let no other job write there\n"
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(storage.StoreError, match=r"^\S+/file/\.lock: "), lease.hold(str(tmp_path / "file")):
+        pass
+
+
+def test_of_many_that_begin_at_once_one_works(out_on_s3: str) -> None:
+    leases = [lease.Lease(out_on_s3) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(lambda each: each.write(None), leases)) == 1
+
+
+def test_of_many_that_wait_for_a_dead_job_one_works(out_on_s3: str) -> None:
+    abandoned(out_on_s3)
+
+    def run(_: int) -> str:
+        try:
+            with lease.hold(out_on_s3) as held:
+                wait_until(lambda: held.num_renewals > 20)
+                return "worked"
+        except ValueError:
+            return "refused"
+
+    with ThreadPoolExecutor(3) as pool:
+        assert sorted(pool.map(run, range(3))) == ["refused", "refused", "worked"]
+
+
+def test_a_job_that_lost_its_lease_learns_of_it_and_leaves_the_other_alone(out_on_s3: str) -> None:
+    def work() -> None:
+        with lease.hold(out_on_s3) as held:
+            other = lease.Lease(out_on_s3)
+            wait_until(lambda: other.write(storage.etag(held.uri)))
+            wait_until(lambda: held.is_lost)
+            held.check()
+
+    with pytest.raises(ValueError, match="another job has taken over"):
+        work()
+    assert storage.list_names(out_on_s3) == [lease.LEASE_NAME]
+
+
+@pytest.fixture
+def proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    with FaultProxy(os.environ["AWS_ENDPOINT_URL"], ("slow_down", "lost"), 0, ("PUT", "GET", "HEAD")) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        storage._filesystem.cache_clear()
+        yield proxy
+    storage._filesystem.cache_clear()
+
+
+def test_faults_and_lost_answers_do_not_cost_the_lease(proxy: FaultProxy, out_on_s3: str) -> None:
+    proxy.fraction = 0.4
+    with lease.hold(out_on_s3) as held:
+        wait_until(lambda: min(proxy.faults["slow_down"], proxy.faults["lost"]) > 5)
+        assert not held.is_lost
+        wait_until(lambda: held.silent_s < 1)
+        held.check()
+
+
+def test_a_job_that_cannot_renew_its_lease_learns_of_it(proxy: FaultProxy, out_on_s3: str) -> None:
+    with lease.hold(out_on_s3) as held:
+        proxy.fraction = 1
+        wait_until(lambda: held.silent_s > 3)
+        with pytest.raises(ValueError, match=r"could not be written to for \d s, so another job may have taken over"):
+            held.check()
+        proxy.fraction = 0
+        wait_until(lambda: held.silent_s < 1)
+        held.check()

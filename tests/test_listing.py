@@ -1,0 +1,257 @@
+"""Listings of folders, of a store that walks folders (a real one), and of one that sorts keys as S3 does (a small one
+of our own): the same files in the same order, in ranges too; and listings made elsewhere."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from agescale import listing, storage
+from agescale.listing import Listed
+from agescale.storage import StoreError
+
+NAMES = [
+    *("a b.jpg", "a-b.jpg", "a.jpg", "a/b-c.jpg", "a/b.jpg", "a/b/c.jpg", "a/b/d/e.jpg", "a0.jpg", "ab/x.jpg"),
+    *("b+/1.jpg", "b/1.jpg", "b/2.jpg", "c%20.jpg", "c/ x.jpg", "c/&<.jpg", "c/d.jpg", "c/d/e/f.jpg", "Zoe/x.jpg"),
+    *("Zoë/x.jpg", "z.jpg", "é.jpg", "日本.jpg", "日本/a.jpg", "～.jpg", "😀.jpg"),
+]
+
+
+class SortedStore:
+    """ListObjectsV2 as S3 answers it: keys in the order of their text, jumps to any key."""
+
+    def __init__(self) -> None:
+        self.keys: set[str] = set()
+        self.num_requests = 0
+
+    def list_objects(self, uri: str, **request: Any) -> dict[str, Any]:
+        self.num_requests += 1
+        prefix, delimiter = request["Prefix"], request.get("Delimiter")
+        after = request.get("ContinuationToken") or request.get("StartAfter", "")
+        names = {}
+        for key in sorted(key for key in self.keys if key.startswith(prefix) and key > after):
+            head, sign, _ = key[len(prefix) :].partition(delimiter) if delimiter else (key, "", "")
+            names[prefix + head + sign if sign else key] = key
+        told = list(names)[: request["MaxKeys"]]
+        return {
+            "Contents": [self.describe(name) for name in told if name in self.keys],
+            "CommonPrefixes": [{"Prefix": name} for name in told if name not in self.keys],
+            "IsTruncated": len(told) < len(names),
+            "NextContinuationToken": told[-1] + listing.LAST * told[-1].endswith("/") if told else None,
+        }
+
+    def describe(self, key: str) -> dict[str, Any]:
+        return {"Key": key, "Size": len(key), "ETag": f'"{hashlib.md5(key.encode()).hexdigest()}"'}
+
+
+@pytest.fixture
+def sorted_store(monkeypatch: pytest.MonkeyPatch) -> SortedStore:
+    store = SortedStore()
+    monkeypatch.setattr(storage, "list_objects", store.list_objects)
+    return store
+
+
+Put = Callable[..., str]
+
+
+@pytest.fixture(params=["disk", "s3", "sorted"])
+def put(request: pytest.FixtureRequest, tmp_path: Path) -> Put:
+    """Puts files with these names into an empty folder of the test's own, and returns its URI."""
+    folder = str(tmp_path / "földer #1 100%")
+    if request.param != "disk":
+        bucket = "s3://bucket" if request.param == "sorted" else request.getfixturevalue("s3")
+        folder = f"{bucket}/{tmp_path.name}/földer #1 100%"
+    if request.param == "sorted":
+        store = request.getfixturevalue("sorted_store")
+
+    def put_all(*names: str) -> str:
+        for name in names:
+            if request.param == "sorted":
+                store.keys.add(f"{folder}/{name}".removeprefix("s3://bucket/"))
+            else:
+                storage.write_bytes(f"{folder}/{name}", name.encode())
+        return folder
+
+    return put_all
+
+
+def names_of(items: list[Listed]) -> list[str]:
+    return [item.relative for item in items]
+
+
+def test_files_come_in_the_order_of_their_whole_paths_a_page_at_a_time(
+    put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "PAGE_FILES", 3)
+    uri = put(*NAMES)
+    pages = list(listing.pages(uri))
+    assert {len(page) for page in pages[:-1]} == {3}
+    items = list(itertools.chain(*pages))
+    assert names_of(items) == sorted(NAMES)
+    assert [item.uri for item in items] == [f"{uri}/{name}" for name in sorted(NAMES)]
+    assert listing.list_files(uri) == items
+    assert len({item.version for item in items}) > 1
+    assert {item.size_bytes > 0 for item in items} == {True}
+
+
+def test_ranges_hold_every_file_once_wherever_they_are_cut(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "PAGE_FILES", 5)
+    uri = put(*NAMES)
+    for cuts in (sorted(NAMES)[::3], ["a/"], ["a.", "a/b", "a/b/", "a/b/d", "a/c"], ["b/1", "c", "c/d/e/f.jpg"], ["~"]):
+        for after, until in itertools.pairwise(["", *cuts, None]):
+            found = names_of(list(itertools.chain(*listing.pages(uri, after, until))))
+            assert found == [name for name in sorted(NAMES) if name > after and (until is None or name <= until)]
+
+
+@pytest.mark.parametrize("num", [1, 2, 5, 30])
+def test_a_source_is_cut_into_about_as_many_ranges_as_are_wanted(put: Put, num: int) -> None:
+    uri = put(*NAMES, *(f"many/{index % 20}/{index:03d}.jpg" for index in range(60)))
+    ranges = listing.cut(uri, num)
+    assert num * 0.5 <= len(ranges) <= num
+    assert (ranges[0][0], ranges[-1][1]) == ("", None)
+    assert all(until == after for (_, until), (after, _) in itertools.pairwise(ranges))
+    found = [name for after, until in ranges for page in listing.pages(uri, after, until) for name in names_of(page)]
+    assert found == names_of(listing.list_files(uri))
+
+
+def test_a_folder_without_folders_is_one_range_where_one_cannot_jump(tmp_path: Path) -> None:
+    for index in range(9):
+        (tmp_path / f"{index}.jpg").touch()
+    assert listing.cut(str(tmp_path), 4) == [("", None)]
+
+
+def test_a_bucket_of_hashed_names_falls_into_ranges_of_like_size(sorted_store: SortedStore) -> None:
+    names = [hashlib.md5(str(index).encode()).hexdigest() for index in range(2000)]
+    sorted_store.keys = {f"photos of 2026/batch-01/img_{name}.jpg" for name in names} | {"other"}
+    ranges = listing.cut("s3://bucket", 64)
+    assert sorted_store.num_requests < 500
+    sizes = [sum(map(len, listing.pages("s3://bucket", *each))) for each in ranges]
+    assert sum(sizes) == 2001
+    assert len(ranges) > 40
+    assert max(sizes) < 5 * 2000 / 64
+
+
+def test_a_store_that_sorts_keys_is_asked_once_for_a_thousand_files_whatever_their_folders(
+    sorted_store: SortedStore,
+) -> None:
+    sorted_store.keys = {f"people/{index:04d}/{photo}.jpg" for index in range(1000) for photo in "abc"}
+    assert len(listing.list_files("s3://bucket/people")) == 3000
+    assert sorted_store.num_requests == 2 + 3
+
+
+def test_hidden_files_and_what_stands_beside_the_folder_are_not_listed(put: Put) -> None:
+    names = ("a.jpg", ".DS_Store", ".thumbs/b.jpg", "c/.d.jpg", "c/.e/f.jpg")
+    uri = put("faces2/g.jpg", *(f"faces/{name}" for name in names))
+    assert names_of(listing.list_files(f"{uri}/faces")) == ["a.jpg"]
+
+
+def test_what_is_not_there_is_missing_in_one_line(put: Put) -> None:
+    uri = put("a.jpg", "a.jpg2/b.jpg")
+    for name in ("nothing here", "a.jpg"):
+        with pytest.raises(StoreError, match=rf"{name}: no such folder") as caught:
+            listing.list_files(f"{uri}/{name}")
+        assert caught.value.status == "missing"
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "real" / "below").mkdir(parents=True)
+    (source / "real" / "a.jpg").touch()
+    (source / "real" / "below" / "up").symlink_to(source / "real")
+    (source / "real" / "top").symlink_to(source)
+    (source / "again").symlink_to(source / "real")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.jpg").touch()
+    (source / "linked").symlink_to(tmp_path / "elsewhere")
+    (source / "linked.jpg").symlink_to(tmp_path / "elsewhere" / "b.jpg")
+    (source / "gone.jpg").symlink_to(tmp_path / "nothing")
+    assert names_of(listing.list_files(str(source))) == ["again/a.jpg", "linked.jpg", "linked/b.jpg", "real/a.jpg"]
+
+
+def test_a_name_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/Zo\xeb.jpg")).write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"Zo\\xeb\.jpg.*not UTF-8"):
+        listing.list_files(str(tmp_path))
+
+
+# Listings made elsewhere
+
+
+def read(file: Path, source: str = "s3://bucket/faces") -> list[tuple[Any, ...]]:
+    tables = list(listing.read_rows(str(file), source))
+    assert {table.schema for table in tables} <= {listing.ROWS}
+    return [tuple(row.values()) for table in tables for row in table.to_pylist()]
+
+
+EXPECTED = [("s3://bucket/faces/b.jpg", "0012", 7), ("s3://bucket/faces/a, b.jpg", "x", 8)]
+
+
+def test_listings_come_as_parquet_or_csv_with_any_of_the_usual_columns(tmp_path: Path) -> None:
+    csv = '{}\n{}/b.jpg,"""0012""",7,x\n"{}/a, b.jpg",x,8,y\n'
+    (tmp_path / "a.csv").write_text(csv.format("uri,etag,size,more", *["s3://bucket/faces"] * 2))
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(csv.format("Key,ETag,Size,more", ".", ".").encode()))
+    columns = {"bucket": ["bucket"] * 2, "key": ["faces/b.jpg", "faces/a, b.jpg"], "size": [7, 8]}
+    pq.write_table(pa.table({**columns, "e_tag": ["0012", "x"]}), tmp_path / "c.parquet")
+    name = pa.array(["b.jpg", "a, b.jpg"]).dictionary_encode()
+    pq.write_table(pa.table({"name": name, "version": ["0012", "x"]}), tmp_path / "d.parquet")
+    assert read(tmp_path / "a.csv") == EXPECTED
+    assert read(tmp_path / "b.csv.gz", "s3://bucket/faces") == [
+        (uri.replace("faces/", "faces/./"), version, size) for uri, version, size in EXPECTED
+    ]
+    assert read(tmp_path / "c.parquet") == EXPECTED
+    assert read(tmp_path / "d.parquet") == [(uri, version, None) for uri, version, _ in EXPECTED]
+    (tmp_path / "notes.txt").touch()
+    names = ["a.csv", "b.csv.gz", "c.parquet", "d.parquet"]
+    assert listing.files_of(f"file://{tmp_path}") == [str(tmp_path / name) for name in names]
+    assert listing.files_of(str(tmp_path / "a.csv")) == [str(tmp_path / "a.csv")]
+
+
+def test_the_manifest_of_an_inventory_names_its_files(tmp_path: Path) -> None:
+    manifest = {"destinationBucket": "arn:aws:s3:::lists", "fileFormat": "Parquet"}
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "files": [{"key": "x/1.parquet", "size": 3}]}))
+    assert listing.files_of(str(tmp_path / "manifest.json")) == ["s3://lists/x/1.parquet"]
+    for content in ("{", "[]", json.dumps(manifest), json.dumps({**manifest, "fileFormat": "ORC", "files": []})):
+        (tmp_path / "manifest.json").write_text(content)
+        with pytest.raises(ValueError, match=r"manifest\.json: no manifest of an S3 inventory in the format Parquet"):
+            listing.files_of(str(tmp_path / "manifest.json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the file is empty"),
+        ("\n\n", "the file is empty"),
+        ("uri,size\na.jpg,3\n", "has the columns uri, or bucket and key, .* this one has uri, size"),
+        ("path,etag\na.jpg,3\n", "this one has path, etag"),
+        ("uri,etag\na.jpg,1\n,2\n", "row 2 has no URI"),
+        ("name,etag\na.jpg,1\n,2\n", "row 2 has no URI"),
+        ('uri,etag\na.jpg,""\n', "row 1 has no version"),
+        ("uri,etag,size\na.jpg,1,big\n", "a size that is no number"),
+        ("uri,etag\na.jpg,1,2,3\n", "Expected 2 columns, got 4"),
+    ],
+)
+def test_a_listing_that_lacks_something_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/list\.csv: .*{message}") as caught:
+        read(tmp_path / "list.csv")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_listing_at_all_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no listing there; it is a file, or a folder of files, \.parquet \.csv"):
+        listing.files_of(str(tmp_path))
+    (tmp_path / "list.parquet").write_text("no parquet")
+    with pytest.raises(ValueError, match=r"list\.parquet: .*[Pp]arquet"):
+        read(tmp_path / "list.parquet")
+    with pytest.raises(StoreError, match=r"nothing\.csv: not found"):
+        read(tmp_path / "nothing.csv")

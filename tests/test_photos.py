@@ -1,0 +1,227 @@
+"""Some photos in, as many rows out, in words for people; and copies that leave the face as it was."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image, ImageChops
+
+from agescale import age_cdf, checkpoints, images, listing, photos, schema, storage, synthetic
+from agescale.age_model import AgeModel, ModelSpec
+from agescale.config import PredictConfig
+from agescale.photos import PhotoResult, predict
+from agescale.predictor import Predictor
+
+SIZE = 64
+
+
+def make_checkpoint(folder: Path, task: str = "distribution", age_groups: str = "25-years", **settings: Any) -> str:
+    torch.manual_seed(0)
+    model = AgeModel(ModelSpec(encoder="cnn", task=task, age_groups=age_groups, image_size=32, **settings))
+    checkpoints.save(str(folder), model.spec, model.state_dict(), checkpoints.Progress(), {})
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_checkpoint(tmp_path_factory.mktemp("photos") / "checkpoint")
+
+
+def draw_face(path: Path, age: int = 30, size: int = SIZE, **options: Any) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    synthetic.draw_face(np.random.default_rng(age), age, "female", "White", size).save(path, **options)
+    return str(path)
+
+
+def predict_photos(checkpoint: str, *uris: str, **settings: Any) -> PhotoResult:
+    return predict(PredictConfig(tuple(uris), checkpoint, device="cpu", **settings))
+
+
+def test_a_photo_gets_the_row_that_the_predictor_gives_it(tmp_path: Path, checkpoint: str) -> None:
+    photo = draw_face(tmp_path / "face.png")
+    result = predict_photos(checkpoint, photo, mirror=True)
+    assert result.rows.schema.equals(schema.PREDICTIONS)
+    (row,), (said,) = result.rows.to_pylist(), result.words
+    predictor = Predictor(checkpoint, mirror=True)
+    columns = predictor(images.load_face(Path(photo).read_bytes(), 32).pixels[None])
+    assert row["age"] == pytest.approx(columns["age"][0], abs=1e-3)
+    assert (row["uri"], row["face"], row["status"], row["model"]) == (photo, 0, "ok", predictor.digest)
+    assert (row["width"], row["height"], row["group"]) == (SIZE, SIZE, columns["group"][0])
+    low_N, high_N = age_cdf.central_interval(np.frombuffer(row["age_cdf"], "<u2")[None], 0.8)
+    assert said.interval == f"{low_N[0]:.0f}-{high_N[0]:.0f}"
+    assert (said.age, said.group, said.gender, said.status) == (f"{row['age']:.0f}", row["group"], "", "ok")
+
+
+def test_a_bad_image_is_a_row_with_its_reason_and_stops_nothing(tmp_path: Path, checkpoint: str) -> None:
+    good = [draw_face(tmp_path / f"{name}.jpg", age) for name, age in (("first", 20), ("last", 60))]
+    broken, text, none = (tmp_path / name for name in ("broken.jpg", "text.jpg", "none.jpg"))
+    broken.write_bytes(Path(good[0]).read_bytes()[:400])
+    text.write_text("this is no picture at all")
+    result = predict_photos(checkpoint, good[0], str(broken), str(text), str(none), good[1])
+    rows = result.rows
+    assert rows["uri"].to_pylist() == [good[0], str(broken), str(text), str(none), good[1]]
+    assert rows["status"].to_pylist() == ["ok", "unreadable", "unreadable", "missing", "ok"]
+    assert [age is None for age in rows["age"].to_pylist()] == [False, True, True, True, False]
+    assert [error is None for error in rows["error"].to_pylist()] == [True, False, False, False, True]
+    assert [words.status for words in result.words[2:4]] == ["unreadable: not an image", "missing: not found"]
+    assert {words.caption() for words in result.words[1:4]} == {""}
+
+
+def test_more_photos_than_a_batch_keep_their_order(
+    tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uris = [draw_face(tmp_path / f"{number}.jpg", age=10 * number) for number in range(7)]
+    (tmp_path / "3.jpg").write_bytes(b"")
+    whole = predict_photos(checkpoint, *uris).rows
+    monkeypatch.setattr(photos, "BATCH_SIZE", 2)
+    batched = predict_photos(checkpoint, *uris).rows
+    assert batched.select(["uri", "status", "error"]).equals(whole.select(["uri", "status", "error"]))
+    ages = [np.array([age or -1 for age in rows["age"].to_pylist()]) for rows in (whole, batched)]
+    np.testing.assert_allclose(*ages, atol=1e-3)
+    assert len({round(age, 6) for age in ages[0]}) == 7
+
+
+def test_a_folder_stands_for_the_images_below_it_and_none_is_taken_twice(tmp_path: Path, checkpoint: str) -> None:
+    inside = [draw_face(tmp_path / "faces" / name) for name in ("a.jpg", "b/c.PNG", "b/d.jpg")]
+    (tmp_path / "faces" / "notes.txt").write_text("no photo")
+    (tmp_path / "faces" / ".hidden.jpg").write_bytes(b"")
+    beside = draw_face(tmp_path / "named without an extension", format="PNG")
+    rows = predict_photos(checkpoint, beside, inside[1], str(tmp_path / "faces") + "/").rows
+    assert rows["uri"].to_pylist() == [beside, inside[1], inside[0], inside[2]]
+    listed = {item.uri: item.version for item in listing.list_files(str(tmp_path / "faces"))}
+    assert rows["version"].to_pylist() == ["", *(listed[uri] for uri in (inside[1], inside[0], inside[2]))]
+    assert set(rows["status"].to_pylist()) == {"ok"}
+
+
+def test_a_photo_that_lies_on_its_side_is_predicted_and_drawn_upright(tmp_path: Path, checkpoint: str) -> None:
+    upright = synthetic.draw_face(np.random.default_rng(0), 40, "male", "Asian", SIZE).crop((0, 0, SIZE, 48))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it clockwise by a quarter to see it upright
+    upright.save(tmp_path / "upright.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    uris = [str(tmp_path / f"{name}.png") for name in ("upright", "turned")]
+    rows = predict_photos(checkpoint, *uris, draw=str(tmp_path / "drawn")).rows
+    assert rows["age"][0] == rows["age"][1]
+    assert (rows["width"][1].as_py(), rows["height"][1].as_py()) == (SIZE, 48)
+    first, second = (tmp_path / "drawn" / name for name in ("0001-upright.jpg", "0002-turned.jpg"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def read_image(path: Path) -> Image.Image:
+    image = Image.open(io.BytesIO(path.read_bytes()))
+    image.load()
+    return image
+
+
+def test_copies_hold_the_whole_picture_and_the_answer_below_it(tmp_path: Path, checkpoint: str) -> None:
+    photo = draw_face(tmp_path / "faces" / "face.png", size=photos.DRAWN_SIDE)
+    (tmp_path / "faces" / "broken.png").write_bytes(b"")
+    before = Path(photo).read_bytes()
+    predict_photos(checkpoint, photo, str(tmp_path / "faces"), draw=str(tmp_path / "drawn"))
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["0001-face.jpg"]
+    copy, original = read_image(tmp_path / "drawn" / "0001-face.jpg"), read_image(Path(photo))
+    assert copy.size == (original.width, original.height + photos.CAPTION_HEIGHT)
+    picture = copy.crop((0, 0, *original.size))
+    assert np.abs(np.asarray(ImageChops.difference(picture, original))).mean() < 3  # a JPEG of it
+    bar = np.asarray(copy.crop((0, original.height, *copy.size)).convert("L"))
+    assert bar.min() < 60 < 250 < bar.max()
+    assert bar[[0, -1]].min() > 200, "letters touch the edge of their bar"
+    assert bar[:, [0, -1]].min() > 200
+    assert Path(photo).read_bytes() == before
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 400), (400, 40), (8, 11)])
+def test_a_caption_is_never_cut_and_a_picture_never_distorted(width: int, height: int) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(buffer, "PNG")
+    copy = photos.draw_caption(buffer.getvalue(), "34 years (27-41), früher Jugendlicher, молодой")
+    assert copy.height > photos.CAPTION_HEIGHT
+    pixels = np.asarray(copy)
+    bar = pixels[-photos.CAPTION_HEIGHT :]
+    assert (bar[:, [0, -1]] == 255).all()
+    picture = (pixels[: -photos.CAPTION_HEIGHT] == (255, 0, 0)).all(axis=2)
+    assert picture.any(axis=0).sum() / picture.any(axis=1).sum() == pytest.approx(width / height, rel=0.02)
+
+
+def test_photos_of_one_name_get_copies_of_their_own(tmp_path: Path, checkpoint: str) -> None:
+    uris = [draw_face(tmp_path / folder / "face.jpg", age) for folder, age in (("a", 5), ("b", 80))]
+    predict_photos(checkpoint, *uris, draw=str(tmp_path / "drawn"))
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["0001-face.jpg", "0002-face.jpg"]
+
+
+@pytest.mark.parametrize("draw", ["faces", "faces/drawn", "other"])
+def test_copies_are_not_drawn_among_the_photos(tmp_path: Path, checkpoint: str, draw: str) -> None:
+    draw_face(tmp_path / "faces" / "face.jpg")
+    single = draw_face(tmp_path / "other" / "face.jpg")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="there are the photos themselves"):
+        predict_photos(checkpoint, str(tmp_path / "faces"), single, draw=str(tmp_path / draw))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_groups_of_names_only_have_no_age_to_tell(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "names", task="classification", age_groups="YOUNG,MIDDLE,OLD")
+    result = predict_photos(checkpoint, draw_face(tmp_path / "face.jpg"), draw=str(tmp_path / "drawn"))
+    (row,), (said,) = result.rows.to_pylist(), result.words
+    assert row["age"] is row["age_cdf"] is None
+    assert (said.age, said.interval) == ("", "")
+    assert said.caption() == said.group == row["group"]
+    assert said.group in ("YOUNG", "MIDDLE", "OLD")
+    assert read_image(tmp_path / "drawn" / "0001-face.jpg").height == photos.DRAWN_SIDE + photos.CAPTION_HEIGHT
+
+
+def test_a_regression_claims_no_interval(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "one", task="regression")
+    (said,) = predict_photos(checkpoint, draw_face(tmp_path / "face.jpg")).words
+    assert said.interval == ""
+    assert said.caption() == f"{said.age} years, {said.group}"
+
+
+def test_gender_is_told_where_the_model_has_that_head(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "heads", genders=("female", "male"))
+    (said,) = predict_photos(checkpoint, draw_face(tmp_path / "face.jpg")).words
+    gender, _, probability = said.gender.partition(" (")
+    assert gender in ("female", "male")
+    assert probability.endswith(" %)")
+
+
+def test_a_checkpoint_that_predicts_no_age_is_refused_in_one_line(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = AgeModel(ModelSpec("conv_autoencoder", "reconstruction", "25-years", image_size=32))
+    checkpoints.save(str(tmp_path / "auto"), model.spec, model.state_dict(), checkpoints.Progress(), {})
+    with pytest.raises(ValueError, match="its task, reconstruction, predicts no age") as caught:
+        predict_photos(str(tmp_path / "auto"), draw_face(tmp_path / "face.jpg"))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_is_told_before_any_work(tmp_path: Path, checkpoint: str) -> None:
+    photo = draw_face(tmp_path / "face.jpg")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no photo")
+    with pytest.raises(ValueError, match="empty: no image in this folder"):
+        predict_photos(checkpoint, photo, str(tmp_path / "empty"))
+    with pytest.raises(ValueError, match="no photo is named"):
+        predict_photos(checkpoint)
+    with pytest.raises(ValueError, match="no checkpoint there"):
+        predict_photos(str(tmp_path / "none"), photo)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="--device cuda: torch finds no GPU"):
+            predict(PredictConfig((photo,), checkpoint, device="cuda"))
+
+
+def test_photos_of_a_bucket_are_predicted_as_those_of_a_folder(tmp_path: Path, checkpoint: str, s3: str) -> None:
+    local, bucket = tmp_path / "faces", storage.join(s3, "photos")
+    for name in ("a.jpg", "b/c.jpg"):
+        storage.write_bytes(storage.join(bucket, name), Path(draw_face(local / name)).read_bytes())
+    here = predict_photos(checkpoint, str(local)).rows
+    there = predict_photos(checkpoint, bucket, f"{bucket}/none.jpg", draw=storage.join(s3, "drawn")).rows
+    assert there["status"].to_pylist() == ["ok", "ok", "missing"]
+    assert there["uri"].to_pylist() == [f"{bucket}/{name}" for name in ("a.jpg", "b/c.jpg", "none.jpg")]
+    assert pa.concat_arrays(there["age"].chunks)[:2].equals(pa.concat_arrays(here["age"].chunks))
+    assert storage.list_names(storage.join(s3, "drawn")) == ["0001-a.jpg", "0002-c.jpg"]
