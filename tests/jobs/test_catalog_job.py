@@ -177,7 +177,11 @@ def test_a_large_source_is_listed_in_ranges_and_written_as_it_comes(
 
 
 def test_a_listing_made_elsewhere_stands_for_the_source(
-    large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    large: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    refused: Callable[..., str],
 ) -> None:
     out, lists = tmp_path / "catalog", tmp_path / "lists"
     lists.mkdir()
@@ -196,6 +200,9 @@ def test_a_listing_made_elsewhere_stands_for_the_source(
     sizes = part_sizes(out)
     assert list(sizes.values()) == [4] * 7 + [2]
     assert counts_of(build(large, out)) == (0, 0, 0, 30, 1)  # the same as its own listing finds
+    (lists / "4.csv").write_text("name,etag\na.jpg,1\n,2\n")
+    assert capsys.readouterr().out.count("30 images") == 2
+    assert "4.csv: row 2 has no URI" in refused("--source", large, "--out", out, "--listing", lists)
     assert part_sizes(out) == sizes
 
 
