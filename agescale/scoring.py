@@ -79,7 +79,7 @@ def score(config: ScoreConfig) -> ScoreResult:
     with lease.hold(out) as held:
         sizes = units.part_sizes(catalog, parts)
         run = _begin(out, config, catalog, checkpoint, sum(sizes.values()))
-        work = _plan_work(out, units.cut(sizes, run["unit_rows"]), checkpoint.digest, _names(config.retry))
+        work = plan_work(out, units.cut(sizes, run["unit_rows"]), checkpoint.digest, _names(config.retry))
         progress = ImageProgress("scoring", work.num_rows)
         if work.todo:
             storage.delete(storage.join(out, units.SUMMARY_NAME))
@@ -146,7 +146,8 @@ class Work:
         return [pa.Table.from_pylist(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
-def _plan_work(out: str, all_units: Sequence[Unit], model: str, retry: tuple[str, ...]) -> Work:
+def plan_work(out: str, all_units: Sequence[Unit], model: str, retry: tuple[str, ...]) -> Work:
+    """What is to do in ``out`` for the model with that digest. Costs one listing, and the footers of what stands."""
     by_name = {unit.file_name(model): unit for unit in all_units}
     names = sorted(by_name.keys() & set(storage.list_names(out, prefix="part-", suffix=".parquet")))
     with read_pool() as pool:

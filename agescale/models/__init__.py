@@ -8,16 +8,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from inspect import signature
+from types import ModuleType
 from typing import Any, Protocol
 
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
 
 from agescale.models.attention_cnn import AttentionCnn
 from agescale.models.cnn import Cnn
 from agescale.models.conv_autoencoder import ConvAutoencoder
 from agescale.models.skip_cnn import SkipCnn
-from agescale.models.torchvision_backbone import build_torchvision, torchvision_format, torchvision_names
 
 TORCHVISION = "torchvision/"
 
@@ -48,7 +47,14 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
 
 def encoder_names() -> list[str]:
     """Every name that ``build_encoder`` takes."""
-    return [*ENCODERS, *(TORCHVISION + name for name in torchvision_names())]
+    return [*ENCODERS, *(TORCHVISION + name for name in _torchvision().torchvision_names())]
+
+
+def _torchvision() -> ModuleType:
+    """Imported where it is needed: it takes seconds, which processes that build no such network need not wait."""
+    from agescale.models import torchvision_backbone
+
+    return torchvision_backbone
 
 
 def build_encoder(
@@ -72,7 +78,8 @@ def build_encoder(
     names = encoder_names()
     if name in names:
         _check_settings(name, settings)
-        return build_torchvision(name.removeprefix(TORCHVISION), image_size)
+        encoder: nn.Module = _torchvision().build_torchvision(name.removeprefix(TORCHVISION), image_size)
+        return encoder
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     near = near or difflib.get_close_matches(TORCHVISION + name, names, n=3)
     hint = f"; near it: {', '.join(near)}" if near else ""
@@ -88,7 +95,8 @@ def load_backbone_weights(encoder: nn.Module, source: Mapping[str, Tensor] | str
     in the source: weights of another architecture.
     """
     tensors = _download(encoder, source) if isinstance(source, str) else source
-    tensors = torchvision_format(encoder, tensors)
+    if hasattr(encoder, "name"):
+        tensors = _torchvision().torchvision_format(encoder, tensors)
     own = {_torchvision_name(key): key for key in encoder.state_dict()}
     renamed = {own.get(key, f"trunk.{key}"): tensor for key, tensor in tensors.items()}
 
@@ -132,7 +140,7 @@ def _download(encoder: nn.Module, weights_name: str) -> Mapping[str, Tensor]:
         raise ValueError(
             f"no weights {weights_name!r} for {own}: torchvision publishes weights for torchvision/<name> only"
         )
-    published = get_model_weights(name)
+    published = _torchvision().models.get_model_weights(name)
     if weights_name not in published.__members__:
         raise ValueError(
             f"torchvision has no weights {weights_name!r} for {name}; it has {', '.join(published.__members__)}"

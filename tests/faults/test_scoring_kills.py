@@ -139,8 +139,8 @@ class Job:
             for process in psutil.Process(self.process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                     title = (process.cmdline() or [""])[0]
-                    is_actor = title.startswith(TITLES["actor"])
-                    if TITLES[target] in title and is_actor == (target == "actor"):
+                    is_other = title.startswith(TITLES["actor"]) != (target == "actor") or "Agent" in title
+                    if TITLES[target] in title and not is_other:  # a node dies with its agents
                         return process
             return None
 

@@ -1,6 +1,6 @@
 """Night after night on a real bucket: what is not new is neither read nor scored again, counted at the store.
 
-`make chaos` does it with 20,000 objects (AGESCALE_NUM_OBJECTS), and prints what either night took.
+Part of `make chaos`, with 20,000 objects (AGESCALE_NUM_OBJECTS); prints what either night took.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def counter(s3: str) -> Iterator[FaultProxy]:
         yield counter
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(1800)
 def test_the_second_night_reads_and_scores_only_what_changed(
     bucket: str, faces: list[bytes], counter: FaultProxy, run_job: RunJob
