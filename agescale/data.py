@@ -31,26 +31,28 @@ RAY_ENVIRONMENT = {
     "RAY_DATA_LOG_LEVEL": "ERROR",  # plans and their timings, line after line; they stand in Ray's own log files
     "PYTHONWARNINGS": "ignore:`ExecutionOptions.exclude_resources`",  # Ray's use of its own deprecated option
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # would show each line that a training process prints twice
-    # Nobody answers there. Without it Ray Train's watchdog asks any cluster of this machine whether our controller
-    # lives, is told by a second one that it does not, and ends the training
-    "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9",
 }
 """Defaults for the cluster that a job starts for itself; what is set already stays."""
 
 
-def start_ray(min_cpus: float = 2) -> None:
+def start_ray(min_cpus: float = 2, has_dashboard: bool = False) -> None:
     """Joins the cluster that RAY_ADDRESS or ``ray start`` names, else starts a local one.
 
     A local one declares at least ``min_cpus`` logical CPUs: on a small laptop tasks then share cores, where a plan that
-    needs one CPU more than there are would wait forever. It has no dashboard, which would take seconds to start.
+    needs one CPU more than there are would wait forever. A dashboard takes seconds to start; Ray Train asks it all the
+    time whether its controller lives.
     """
     if not ray.is_initialized():
-        num_cpus = max(os.cpu_count() or 1, int(np.ceil(min_cpus)))
-        ours = {name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ}
+        num_cpus, port = max(os.cpu_count() or 1, int(np.ceil(min_cpus))), _free_port()
+        # Without this address Ray Train's watchdog asks any cluster of this machine whether our controller lives, is
+        # told by a second one that it does not, and ends the training
+        environment = {**RAY_ENVIRONMENT, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}
+        ours = {name: value for name, value in environment.items() if name not in os.environ}
         os.environ.update(ours)
         address = None if "RAY_ADDRESS" in os.environ or _is_recorded_cluster_alive() else "local"
         try:
-            ray.init(address, num_cpus=num_cpus, include_dashboard=False, logging_level="ERROR")
+            dashboard = {"include_dashboard": has_dashboard, "dashboard_port": port}
+            ray.init(address, num_cpus=num_cpus, logging_level="ERROR", **dashboard)
         except ValueError:  # a running cluster takes no resources from its drivers
             for name in ours:
                 del os.environ[name]
@@ -73,6 +75,12 @@ def _is_recorded_cluster_alive() -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def check_resources(

@@ -78,7 +78,7 @@ def train(config: TrainConfig, callbacks: tuple[ray.train.UserCallback, ...] = (
     plan, splits, model = training_plan.build_plan(config, selected)
     storage.check_writable(out)
 
-    start_ray(min_cpus=config.num_workers * config.cpus_per_worker + 1)
+    start_ray(min_cpus=config.num_workers * config.cpus_per_worker + 1, has_dashboard=True)
     use_gpu = config.device == "cuda" or (config.device == "auto" and num_gpus() > 0)
     check_resources(config.num_workers, config.cpus_per_worker, float(use_gpu), extra_cpus=1)
     print(f"training on {config.num_workers} x {'GPU' if use_gpu else 'CPU'}", flush=True)

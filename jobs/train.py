@@ -13,12 +13,14 @@ from agescale import recipes, storage, synthetic
 from agescale.cataloging import build_catalog
 from agescale.command_line import run_job
 from agescale.config import CatalogConfig, TrainConfig
+from agescale.data import start_ray
 from agescale.training import train
 
 
 def main(config: TrainConfig) -> None:
     if not config.catalog:
         print("no --catalog: training on drawn faces")
+        start_ray(has_dashboard=True)  # one for both
         config = replace(config, catalog=drawn_catalog(storage.absolute(config.out)))
     progress = train(config)
     print(f"checkpoint: {storage.join(storage.absolute(config.out), 'best')} (epoch {progress.best_epoch}, "
