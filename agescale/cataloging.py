@@ -227,7 +227,7 @@ LABEL_FIELDS = ("age_low", "age_high", "group", "subject", "gender", "ethnicity"
 
 def _known_rows(out: str) -> dict[str, dict[str, Any]] | None:
     """Current rows by URI, or None where there is no catalog yet."""
-    if not storage.list_names(out, prefix="part-", suffix=".parquet"):
+    if not catalogs.list_parts(out):
         return None
     rows = catalogs.read_catalog(out, ["uri", "version", *LABEL_FIELDS])
     return {row["uri"]: row for row in rows.drop_columns(["part", "row"]).to_pylist()}
@@ -259,7 +259,7 @@ def _difference(
 
 def _told_apart(items: list[Listed], out: str, generation: int) -> list[Listed]:
     """``items``, where a version that the catalog has had before is another one, as in ``changes``."""
-    parts = storage.list_names(out, prefix="part-", suffix=".parquet")
+    parts = catalogs.list_parts(out)
     tables = [catalogs.read_part(out, part, ["uri", "version"]) for part in parts] if items else []
     had = {key for table in tables for key in zip(table["uri"].to_pylist(), table["version"].to_pylist(), strict=True)}
     return [
@@ -278,8 +278,7 @@ def _rounded(value: Any) -> Any:
 
 
 def _next_generation(out: str) -> int:
-    names = storage.list_names(out, prefix="part-", suffix=".parquet")
-    return 1 + max((int(name.split("-")[1]) for name in names), default=0)
+    return 1 + max(map(catalogs.listing_of, catalogs.list_parts(out)), default=0)
 
 
 def _units(pictures: list[Listed], labels: Labels, config: CatalogConfig, generation: int) -> list[pa.Table]:
@@ -371,13 +370,14 @@ def _with_group_names(rows: pa.Table, age_groups: AgeGroups | None) -> pa.Table:
 
 def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
     """Brings a catalog without labels up to date, in flat memory however large it is."""
+    files, small = [], None
     if config.listing:
-        is_small, files = False, listing.files_of(config.listing)
+        files = listing.files_of(config.listing)
         next(listing.read_rows(files[0], source), None)  # its columns, before anything starts
     else:
-        is_small, files = _is_small(source, out), []
+        small = _list_small(source, out)
     storage.check_writable(out)
-    names = storage.list_names(out, prefix="part-", suffix=".parquet")
+    names = catalogs.list_parts(out)
     settings = _settings(config, _age_groups(config, out if names else None))
     if names:
         _check_same(catalogs.settings(out), settings, out)
@@ -387,7 +387,7 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
     )
     counts: Counter[str] = Counter()
     with ImageProgress("cataloging", total=None) as progress:
-        for summary in _run_lister(lister, files, is_small, progress):
+        for summary in _run_lister(lister, files, small, progress):
             counts.update(summary)
             progress.note = f"{counts['num_new']} new, {counts['num_changed']} changed, {counts['num_deleted']} deleted"
     findings = schema.FINDINGS.empty_table()
@@ -402,25 +402,27 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
     )
 
 
-def _is_small(source: str, out: str) -> bool:
-    """Whether a source has at most SMALL_SOURCE_FILES. Raises ValueError where there is no image among them."""
+def _list_small(source: str, out: str) -> list[pa.Table] | None:
+    """The listing of a source of at most SMALL_SOURCE_FILES, else None. Raises ValueError where it has no image."""
+    listed: list[pa.Table] = []
     num_pictures = num_others = 0
-    for page in listing.pages(source):
-        images_of_page, num_ignored = changes.select_images(listing.to_table(page), source, out)
+    for page in map(listing.to_table, listing.pages(source)):
+        images_of_page, num_ignored = changes.select_images(page, source, out)
+        listed.append(page)
         num_pictures += len(images_of_page)
         num_others += num_ignored
         if num_pictures and num_pictures + num_others > SMALL_SOURCE_FILES:
-            return False
+            return None
     if not num_pictures:
         raise changes.no_images(source, num_others)
-    return True
+    return listed
 
 
 def _run_lister(
-    lister: changes.RangeLister, files: list[str], is_small: bool, progress: ImageProgress
+    lister: changes.RangeLister, files: list[str], small: list[pa.Table] | None, progress: ImageProgress
 ) -> Iterator[dict[str, int]]:
-    """What each window of the listing brought: of a listing made elsewhere, or of the source."""
-    if not files and not is_small:
+    """What each window of the listing brought: one that was made elsewhere, a small one that is here, or the source."""
+    if not files and small is None:
         start_ray()
         num_ranges = min(MAX_RANGES, RANGES_PER_CPU * int(ray.cluster_resources().get("CPU", 1)))
         ranges = enumerate(listing.cut(lister.source, num_ranges))
@@ -430,7 +432,7 @@ def _run_lister(
         with ray.data.DataContext.current(context):
             yield from run_units(units, lister, progress, num_cpus=1)
         return
-    for window in lister.update(_sorted_rows(files, lister.source) if files else lister.pages(), number=0):
+    for window in lister.update(small or _sorted_rows(files, lister.source), number=0):
         (summary,) = window.to_pylist()
         yield summary
         progress.add(summary["num_rows"], progress.note)

@@ -24,9 +24,14 @@ ROW_GROUP_ROWS = 256
 """Rows of a row group in a part; the least that has to be read for one packed image."""
 
 
+def list_parts(uri: str) -> list[str]:
+    """Names of the parts of a catalog or of a table of predictions, oldest listing first; none where none stands."""
+    return storage.list_names(uri, prefix="part-", suffix=".parquet")
+
+
 def part_names(uri: str) -> list[str]:
     """Names of a catalog's parts, oldest listing first. Raises ValueError where there is none."""
-    names = storage.list_names(uri, prefix="part-", suffix=".parquet")
+    names = list_parts(uri)
     if not names:
         raise ValueError(f"{uri}: no catalog there (no part-*.parquet); make one with jobs/catalog.py --out {uri}")
     return names
@@ -86,10 +91,18 @@ def current(rows: pa.Table) -> pa.Table:
     return rows.filter(pc.invert(rows["deleted"]))
 
 
-def superseded(uri: str, part: str) -> pa.Array:
-    """URIs that a listing after that of ``part`` names again: its rows of them are not current."""
-    listing = part.split("-")[1]
-    later = [name for name in part_names(uri) if name.split("-")[1] > listing]
+def listing_of(part: str) -> int:
+    """The number of the listing that a part comes from.
+
+    >>> listing_of("part-00012-000003.parquet")
+    12
+    """
+    return int(part.split("-")[1])
+
+
+def superseded(uri: str, listing: int) -> pa.ChunkedArray:
+    """URIs that a later listing names again: the rows that this one gave them are not current."""
+    later = [name for name in part_names(uri) if listing_of(name) > listing]
     return pa.chunked_array(
         [storage.read_table(storage.join(uri, name), ["uri"])["uri"].combine_chunks() for name in later], pa.string()
     )
@@ -97,7 +110,7 @@ def superseded(uri: str, part: str) -> pa.Array:
 
 def prediction_files(uri: str) -> list[str]:
     """URIs of the files of a table of predictions. Raises ValueError where there are none."""
-    names = storage.list_names(uri, prefix="part-", suffix=".parquet")
+    names = list_parts(uri)
     if not names:
         raise ValueError(f"{uri}: no predictions there (no part-*.parquet); make them with jobs/score.py --out {uri}")
     return [storage.join(storage.absolute(uri), name) for name in names]
@@ -139,15 +152,19 @@ def load_faces(
     With ``use_packed`` the pictures come from the catalog's parts, and from their own URIs only where a row has none.
     """
     packed = _packed_images(uri, rows) if use_packed else (None for _ in range(len(rows)))
-
-    def load(source: str, data: bytes | None) -> FaceOrError:
-        try:
-            return load_face(data or storage.read_bytes(source), image_size, center_crop)
-        except (ImageError, StoreError) as error:
-            return error
-
-    tasks = (pool.submit(load, source.as_py(), data) for source, data in zip(rows["uri"], packed, strict=True))
+    tasks = (
+        pool.submit(load_one, source, image_size, center_crop, data)
+        for source, data in zip(rows["uri"].to_pylist(), packed, strict=True)
+    )
     return ahead(tasks, num_ahead=LOOK_AHEAD)
+
+
+def load_one(source: str, image_size: int, center_crop: float, data: bytes | None = None) -> FaceOrError:
+    """The face in the picture at ``source``, or in its ``data`` where they are at hand, or why there is none."""
+    try:
+        return load_face(data or storage.read_bytes(source), image_size, center_crop)
+    except (ImageError, StoreError) as error:
+        return error
 
 
 LOOK_AHEAD = 256

@@ -249,3 +249,12 @@ class EvaluateConfig:
 
 EXECUTION_FIELDS = ("out", "num_workers", "cpus_per_worker", "device", "cache")
 """Settings of TrainConfig that change where and how fast a run runs, not what it is."""
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """What a setting names, separated by commas.
+
+    >>> parse_names("val, test"), parse_names("")
+    (('val', 'test'), ())
+    """
+    return tuple(name.strip() for name in text.split(",") if name.strip())

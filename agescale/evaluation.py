@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from agescale import catalogs, checkpoints, images, metrics, report, schema, selection, storage
 from agescale.age_groups import EXACT_YEARS, AgeGroups
-from agescale.config import EvaluateConfig
+from agescale.config import EvaluateConfig, parse_names
 from agescale.metrics import Constant, Outcomes
 from agescale.report import ShownFace, SplitResult
 
@@ -148,7 +148,7 @@ def _join(config: EvaluateConfig, predictions: pa.Table, groups: AgeGroups | Non
 
 def _splits(text: str, rows: Rows) -> list[str | None]:
     """The asked splits that the catalog has, else the only one that there is."""
-    asked = [name.strip() for name in text.split(",") if name.strip()]
+    asked = parse_names(text)
     if unknown := [name for name in asked if name not in schema.SPLITS]:
         raise ValueError(f"--split {text}: {', '.join(unknown)} is none of {', '.join(schema.SPLITS)}")
     there = [name for name in (*schema.SPLITS, None) if (rows.split_N == name).any()]

@@ -34,6 +34,8 @@ EXPIRES_S = 30.0
 """A lease that was not renewed for so long may be taken over; its holder gives up then, too."""
 POLL_S = 1.0
 """Pause of a waiting job between two looks at the lease."""
+MAX_LOST_ANSWERS = 5
+"""Writes of our own in a row that took place though they seemed refused: the client asks again when no answer comes."""
 
 
 @contextlib.contextmanager
@@ -74,15 +76,18 @@ class Lease:
 
     def write(self, expected_etag: str | None, num_attempts: int | None = None) -> bool:
         """Creates, renews or takes over the lease, if nobody else has written it since."""
-        asked_at = time.monotonic()
-        self.num_renewals += 1
-        data = json.dumps({**self.holder, "renewals": self.num_renewals}).encode()
-        etag = storage.write_if(self.uri, data, expected_etag, num_attempts)
-        if etag is None and _holder(self.uri).get("id") == self.holder["id"]:  # the answer to an earlier write was lost
-            etag = storage.write_if(self.uri, data + b"\n", storage.etag(self.uri), num_attempts)
-        if etag is not None:
-            self.etag, self.renewed_at = etag, asked_at
-        return etag is not None
+        for _ in range(MAX_LOST_ANSWERS):
+            asked_at = time.monotonic()
+            self.num_renewals += 1
+            data = json.dumps({**self.holder, "renewals": self.num_renewals}).encode()
+            etag = storage.write_if(self.uri, data, expected_etag, num_attempts)
+            if etag is not None:
+                self.etag, self.renewed_at = etag, asked_at
+                return True
+            expected_etag = storage.etag(self.uri)
+            if expected_etag is not None and _holder(self.uri).get("id") not in (None, self.holder["id"]):
+                return False
+        raise StoreError("unreachable", f"{self.uri}: the answers to {MAX_LOST_ANSWERS} writes were lost")
 
     def renew(self) -> None:
         """Runs beside the job. What the store does not answer now, it is asked again at the next renewal."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,11 +19,10 @@ import pyarrow as pa
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from agescale import age_cdf, images, listing, storage
+from agescale import age_cdf, catalogs, images, listing, storage
 from agescale.age_model import ModelSpec
 from agescale.catalogs import FaceOrError
 from agescale.config import PredictConfig
-from agescale.images import ImageError
 from agescale.listing import Listed
 from agescale.predictor import Predictor
 from agescale.storage import StoreError
@@ -135,13 +135,7 @@ def _device(name: str) -> str:
 
 def _load_faces(uris: Sequence[str], spec: ModelSpec) -> Iterator[FaceOrError]:
     """A face, or why there is none, for each photo, in order; a batch at a time is read and decoded in threads."""
-
-    def load(uri: str) -> FaceOrError:
-        try:
-            return images.load_face(storage.read_bytes(uri), spec.image_size, spec.center_crop)
-        except (ImageError, StoreError) as error:
-            return error
-
+    load = partial(catalogs.load_one, image_size=spec.image_size, center_crop=spec.center_crop)
     with storage.read_pool() as pool:
         for start in range(0, len(uris), BATCH_SIZE):
             yield from pool.map(load, uris[start : start + BATCH_SIZE])

@@ -29,7 +29,7 @@ import torch
 from ray.util import metrics
 
 from agescale import catalogs, checkpoints, lease, schema, storage, units
-from agescale.config import ScoreConfig
+from agescale.config import ScoreConfig, parse_names
 from agescale.data import check_resources, num_gpus, run_units, start_ray
 from agescale.predictor import Predictor, read_checkpoint
 from agescale.progress import ImageProgress
@@ -79,7 +79,7 @@ def score(config: ScoreConfig) -> ScoreResult:
     with lease.hold(out) as held:
         sizes = units.part_sizes(catalog, parts)
         run = _begin(out, config, catalog, checkpoint, sum(sizes.values()))
-        work = plan_work(out, units.cut(sizes, run["unit_rows"]), checkpoint.digest, _names(config.retry))
+        work = plan_work(out, units.cut(sizes, run["unit_rows"]), checkpoint.digest, parse_names(config.retry))
         progress = ImageProgress("scoring", work.num_rows)
         if work.todo:
             storage.delete(storage.join(out, units.SUMMARY_NAME))
@@ -149,7 +149,7 @@ class Work:
 def plan_work(out: str, all_units: Sequence[Unit], model: str, retry: tuple[str, ...]) -> Work:
     """What is to do in ``out`` for the model with that digest. Costs one listing, and the footers of what stands."""
     by_name = {unit.file_name(model): unit for unit in all_units}
-    names = sorted(by_name.keys() & set(storage.list_names(out, prefix="part-", suffix=".parquet")))
+    names = sorted(by_name.keys() & set(catalogs.list_parts(out)))
     with read_pool() as pool:
         counts = list(pool.map(lambda name: read_statuses(storage.join(out, name)), names))
     return Work(by_name, dict(zip(names, counts, strict=True)), retry)
@@ -167,10 +167,6 @@ def _add(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return dict(total.most_common())
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 def _check(config: ScoreConfig) -> None:
     """The user's mistakes that can be seen before anything is read."""
     if config.unit_rows is not None and not 1 <= config.unit_rows <= MAX_UNIT_ROWS:
@@ -178,7 +174,7 @@ def _check(config: ScoreConfig) -> None:
     if not 0 <= config.max_failed_fraction <= 1:
         raise ValueError(f"--max-failed-fraction {config.max_failed_fraction}: a share from 0 to 1")
     for option, text, words in (("retry", config.retry, schema.STATUSES[1:]), ("split", config.split, schema.SPLITS)):
-        unknown = [name for name in _names(text) if name not in words]
+        unknown = [name for name in parse_names(text) if name not in words]
         if unknown:
             raise ValueError(f"--{option} {text}: {unknown[0]!r} is none of {', '.join(words)}")
 
@@ -195,7 +191,7 @@ def _begin(
         "age_groups": checkpoint.spec.age_groups,
         "catalog": catalog,
         "unit_rows": unit_rows,
-        "split": ",".join(sorted(_names(config.split))),
+        "split": ",".join(sorted(parse_names(config.split))),
         "mirror": config.mirror,
     }
     different = [f"{key} was {before.get(key)}, is {run[key]}" for key in run if before.get(key) != run[key]]
@@ -269,7 +265,8 @@ class ScoringActor:
         num_rows = 0
         for row in task.to_pylist():
             name, unit = row["output"], Unit(row["part"], row["start"], row["stop"])
-            standing[name], scored = self._score(unit, storage.join(self.scorer.out, name), row["num_retried"] > 0)
+            take = self._retry if row["num_retried"] else self._score
+            standing[name], scored = take(unit, storage.join(self.scorer.out, name))
             scored_now.update(scored)
             num_rows += row["num_retried"] or len(unit)
         for status, count in scored_now.items():
@@ -277,28 +274,35 @@ class ScoringActor:
         texts = {"standing": [json.dumps(standing)], "scored_now": [json.dumps(scored_now)]}
         return pa.table({"num_rows": [num_rows], **texts})
 
-    def _score(self, unit: Unit, output: str, is_retried: bool) -> tuple[dict[str, int], dict[str, int]]:
+    def _score(self, unit: Unit, output: str) -> tuple[dict[str, int], Counter[str]]:
         """Writes the file of a unit. Returns counts by status: of the file, and of what was scored for it now."""
-        before = None
-        if storage.exists(output):  # written by a process that died before it could say so, or to be retried
-            if not is_retried:
-                return read_statuses(output), {}
-            before = storage.read_table(output)
-        rows = units.listed_rows(self.scorer.catalog, unit, _names(self.scorer.config.split))
-        rows = units.current_rows(rows, self.superseded(unit.part))
-        if before is not None:
-            again = pc.is_in(before["status"], pa.array(_names(self.scorer.config.retry)))
-            rows = rows.filter(pc.is_in(rows["uri"], before.filter(again)["uri"].combine_chunks()))
-        predictions = self._predict(rows)
+        if storage.exists(output):  # written by a process that died before it could say so
+            return read_statuses(output), Counter()
+        predictions = self._predict(self._current_rows(unit))
         scored = Counter(predictions["status"].to_pylist())
-        if scored and set(scored) <= {"forbidden", "unreachable"} and before is None:  # not these images' fault
+        if scored and set(scored) <= {"forbidden", "unreachable"}:  # not these images' fault
             raise StoreError(predictions["status"][0].as_py(), predictions["error"][0].as_py())
-        if before is not None:
-            predictions = _replace_rows(before, predictions)
+        return self._write(output, predictions), scored
+
+    def _retry(self, unit: Unit, output: str) -> tuple[dict[str, int], Counter[str]]:
+        """Writes the file of a unit anew, its failed rows scored again. Returns what ``_score`` does."""
+        before = storage.read_table(output)
+        is_retried = pc.is_in(before["status"], pa.array(parse_names(self.scorer.config.retry)))
+        retried = before.filter(is_retried)["uri"].combine_chunks()
+        rows = self._current_rows(unit)
+        again = self._predict(rows.filter(pc.is_in(rows["uri"], retried)))
+        return self._write(output, _replace_rows(before, again)), Counter(again["status"].to_pylist())
+
+    def _current_rows(self, unit: Unit) -> pa.Table:
+        rows = units.listed_rows(self.scorer.catalog, unit, parse_names(self.scorer.config.split))
+        return units.current_rows(rows, self.superseded(catalogs.listing_of(unit.part)))
+
+    def _write(self, output: str, predictions: pa.Table) -> dict[str, int]:
+        """Writes a unit's file and returns its counts by status, which stand in its metadata."""
         statuses = dict(Counter(predictions["status"].to_pylist()))
         full_schema = schema.with_metadata(schema.PREDICTIONS, {**self.scorer.metadata, "statuses": statuses})
         storage.write_table(output, predictions.cast(full_schema))
-        return statuses, dict(scored)
+        return statuses
 
     def _predict(self, rows: pa.Table) -> pa.Table:
         """One row of predictions for each of ``rows``, in their order."""

@@ -69,8 +69,8 @@ def list_units(catalog: str, parts: Sequence[str], unit_rows: int) -> list[Unit]
     return cut(part_sizes(catalog, parts), unit_rows)
 
 
-def listed_rows(catalog: str, unit: Unit, splits: Sequence[str] | None) -> pa.Table:
-    """``uri, version, part, row`` of the unit's rows that stand for images (of ``splits``, where there are any)."""
+def listed_rows(catalog: str, unit: Unit, splits: Sequence[str]) -> pa.Table:
+    """``uri, version, part, row`` of the unit's rows that stand for images (of ``splits``, where any are named)."""
     rows = catalogs.read_part(catalog, unit.part, ["uri", "version", "deleted", "split"])
     rows = rows.slice(unit.start, unit.stop - unit.start)
     is_listed = pc.invert(rows["deleted"])

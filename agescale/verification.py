@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from agescale import catalogs, schema, storage, units
 from agescale.age_groups import AgeGroups
-from agescale.config import VerifyConfig
+from agescale.config import VerifyConfig, parse_names
 from agescale.storage import StoreError
 from agescale.units import Unit
 
@@ -64,7 +64,7 @@ def verify(config: VerifyConfig) -> Verification:
     parts = catalogs.part_names(catalog)
     all_units = units.list_units(catalog, parts, run["unit_rows"])
     expected = {unit.file_name(run["model"]) for unit in all_units}
-    names = set(storage.list_names(predictions, prefix="part-", suffix=".parquet"))
+    names = set(catalogs.list_parts(predictions))
 
     problems: list[str] = []
     num_problems = 0
@@ -123,7 +123,7 @@ def _check_units(
     catalog: str, predictions: str, run: dict[str, Any], all_units: Sequence[Unit], names: set[str]
 ) -> Iterator[UnitFindings]:
     """What is found in the file of each unit that has one, in their order. A part of the catalog is read once."""
-    splits = run["split"].split(",") if run["split"] else None
+    splits = parse_names(run["split"])
     by_part = [list(group) for _, group in groupby(all_units, key=attrgetter("part"))]
     with storage.read_pool() as pool:
         readings = (

@@ -2,11 +2,13 @@
 
     python benchmarks/scoring.py --num-faces 4000 --repetitions 2
 
-Whole processes are timed, start-up included, on drawn faces and random weights (speed does not depend on either).
+Whole processes are timed, start-up included, and their steady state, from the first images that are done to the last.
+Drawn faces and random weights: speed does not depend on either.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import subprocess
@@ -16,6 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import torch
 import tyro
 from torch import nn
@@ -37,10 +40,10 @@ class BenchConfig:
     """Runs of each, in turn."""
 
 
-def run(*command: object) -> float:
-    started = time.monotonic()
-    subprocess.run([sys.executable, *map(str, command)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-    return time.monotonic() - started
+@dataclass(frozen=True)
+class Run:
+    seconds: float  # of the whole process
+    steady: float  # images a second, from the first images that are done to the last
 
 
 def main(config: BenchConfig) -> None:
@@ -54,24 +57,44 @@ def main(config: BenchConfig) -> None:
         torch.save(network.state_dict(), folder / "weights.pt")
         run("jobs/catalog.py", "--source", folder / "faces", "--out", folder / "catalog")
 
-        seconds: dict[str, list[float]] = {"by hand": [], "agescale": []}
+        runs: dict[str, list[Run]] = {"by hand": [], "agescale": []}
         for _ in range(config.repetitions):
-            by_hand = (
-                "benchmarks/scoring_by_hand.py",
-                folder / "faces",
-                folder / "weights.pt",
-                folder / "ages.parquet",
-            )
-            seconds["by hand"].append(run(*by_hand, config.image_size))
-            ours = ("--catalog", folder / "catalog", "--checkpoint", folder / "checkpoint", "--out", folder / "ages")
-            seconds["agescale"].append(run("jobs/score.py", *ours))
-            shutil.rmtree(folder / "ages")
-        medians = {name: statistics.median(values) for name, values in seconds.items()}
-        for name, values in seconds.items():
-            runs = ", ".join(f"{value:.1f} s" for value in values)
-            print(f"{name}: {num_faces / medians[name]:.1f} images/s over the whole job (runs of {runs})")
-        ratio = medians["by hand"] / medians["agescale"]
-        print(f"agescale is {ratio:.2f} times as fast: mobilenet_v2, {config.image_size} px, CPU, start-up included")
+            runs["by hand"].append(score_by_hand(folder, config.image_size))
+            runs["agescale"].append(score(folder))
+    seconds = {name: statistics.median(run.seconds for run in of_one) for name, of_one in runs.items()}
+    steady = {name: statistics.median(run.steady for run in of_one) for name, of_one in runs.items()}
+    print("\n| | whole job, start-up included | in steady state |\n| --- | --- | --- |")
+    for name, of_one in runs.items():
+        each = ", ".join(f"{run.seconds:.0f} s" for run in of_one)
+        print(f"| {name} | {num_faces / seconds[name]:.1f} images/s ({each}) | {steady[name]:.1f} images/s |")
+    ratios = seconds["by hand"] / seconds["agescale"], steady["agescale"] / steady["by hand"]
+    print(f"| ratio | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+    print(f"\n{num_faces:,} images, mobilenet_v2, {config.image_size} px, CPU, {os.cpu_count()} cores")
+
+
+def score_by_hand(folder: Path, image_size: int) -> Run:
+    arguments = (folder / "faces", folder / "weights.pt", folder / "ages.parquet", image_size)
+    seconds, said = run("benchmarks/scoring_by_hand.py", *arguments)
+    return Run(seconds, float(said.split()[-1]))
+
+
+def score(folder: Path) -> Run:
+    """Its steady state is that of its units after the first: when their files appear."""
+    out = folder / "ages"
+    arguments = ("--catalog", folder / "catalog", "--checkpoint", folder / "checkpoint", "--out", out)
+    seconds, _ = run("jobs/score.py", *arguments)
+    ended = sorted((file.stat().st_mtime, pq.read_metadata(file).num_rows) for file in out.glob("part-*.parquet"))
+    shutil.rmtree(out)
+    return Run(seconds, sum(num_rows for _, num_rows in ended[1:]) / (ended[-1][0] - ended[0][0]))
+
+
+def run(*command: object) -> tuple[float, str]:
+    """Seconds, and what it printed."""
+    started = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, *map(str, command)], check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    return time.monotonic() - started, ended.stdout
 
 
 if __name__ == "__main__":

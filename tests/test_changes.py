@@ -30,7 +30,7 @@ def pages(objects: Objects, after: str, until: str | None, size: int = 2) -> Ite
 
 
 def part_names(out: Path) -> list[str]:
-    return storage.list_names(str(out), prefix="part-", suffix=".parquet")
+    return catalogs.list_parts(str(out))
 
 
 def lister(out: Path, generation: int, part_rows: int) -> changes.RangeLister:

@@ -56,7 +56,7 @@ class Table:
                 rows = units.listed_rows(
                     self.catalog, unit, self.run["split"].split(",") if self.run["split"] else None
                 )
-                rows = units.current_rows(rows, catalogs.superseded(self.catalog, unit.part))
+                rows = units.current_rows(rows, catalogs.superseded(self.catalog, catalogs.listing_of(unit.part)))
                 self.write(unit, [predicted(row) for row in rows.select(["uri", "version"]).to_pylist()])
         self.write_summary()
 

@@ -6,14 +6,12 @@ The images come from a real S3 server through a proxy that spoils 30 % of all GE
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -23,11 +21,11 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from fault_proxy import FaultProxy
+from running_job import ROOT, RunningJob
 
-from agescale import checkpoints, schema, storage, synthetic
+from agescale import catalogs, checkpoints, schema, storage, synthetic
 from agescale.age_model import AgeModel, ModelSpec
 
-ROOT = Path(__file__).parents[2]
 NUM_KILLS = int(os.environ.get("AGESCALE_NUM_KILLS", "4"))
 UNIT_ROWS = 8
 NUM_IMAGES = UNIT_ROWS * (NUM_KILLS * 2 + 12)
@@ -77,18 +75,22 @@ def test_kills_change_nothing_on_s3(
 def check_kills_change_nothing(catalog: str, out: str, undisturbed: pa.Table, proxy: FaultProxy, folder: Path) -> None:
     moments = random.Random(NUM_KILLS)
     targets = list(islice(cycle(TARGETS), NUM_KILLS))
-    command = scoring(catalog, out)
-    job = Job(command, proxy, folder)
+
+    def start() -> RunningJob:
+        return RunningJob(folder, *scoring(catalog, out), env={"AWS_ENDPOINT_URL": proxy.url})
+
+    job = start()
     try:
         for number, target in enumerate(targets, start=1):
-            job.wait_for_more_files(out)
+            num_files = len(catalogs.list_parts(out))
+            job.wait_for(lambda before=num_files: len(catalogs.list_parts(out)) > before)  # something is under way now
             time.sleep(moments.uniform(0, 0.5))
-            job.kill(target)
-            print(f"kill {number}: {target}, {len(files(out))} files stand", flush=True)
+            job.kill(None if target == "driver" else find(job, target))
+            print(f"kill {number}: {target}, {len(catalogs.list_parts(out))} files stand", flush=True)
             assert not storage.exists(f"{out}/summary.json"), "the run was over before the last kill"
             if target in ("driver", "raylet"):
                 assert job.end(timeout_s=90) != 0, "a job that lost so much cannot have succeeded"
-                job = Job(command, proxy, folder)
+                job = start()
         assert job.end(timeout_s=600) == 0, job.said()
     finally:
         job.close()
@@ -98,64 +100,20 @@ def check_kills_change_nothing(catalog: str, out: str, undisturbed: pa.Table, pr
     assert verified.startswith("right"), verified
 
 
-class Job:
-    """One ``jobs/score.py`` in a process group of its own, which reads through the proxy."""
+def find(job: RunningJob, target: str) -> psutil.Process:
+    """A process of the job that is seen to live. A node dies with its agents, so these are no workers."""
 
-    def __init__(self, command: list[str], proxy: FaultProxy, folder: Path) -> None:
-        self.log = folder / f"score-{time.monotonic_ns()}.log"
-        self.num_files_seen: int | None = None
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *command], cwd=ROOT, env=os.environ | {"AWS_ENDPOINT_URL": proxy.url},
-                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+    def found() -> psutil.Process | None:
+        for process, title in job.children():
+            is_other = title.startswith(TITLES["actor"]) != (target == "actor") or "Agent" in title
+            if TITLES[target] in title and not is_other:
+                return process
+        return None
 
-    def said(self) -> str:
-        return self.log.read_text()[-3000:]
-
-    def wait_for_more_files(self, out: str) -> None:
-        """Until a unit is finished that was not when this was called: something is under way now."""
-        before = len(files(out))
-        self._wait_for(lambda: len(files(out)) > before)
-
-    def _wait_for(self, happened: Callable[[], object], timeout_s: float = 120) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not happened():
-            assert self.process.poll() is None, f"it ended too early:\n{self.said()}"
-            assert time.monotonic() < deadline, f"nothing seen in {timeout_s} s:\n{self.said()}"
-            time.sleep(0.05)
-
-    def kill(self, target: str) -> None:
-        """Kills one process of this job that is seen to live, and sees it dead."""
-        victim = psutil.Process(self.process.pid) if target == "driver" else self._find(target)
-        victim.send_signal(signal.SIGKILL)
-        deadline = time.monotonic() + 20
-        while victim.is_running() and victim.status() != psutil.STATUS_ZOMBIE:
-            assert time.monotonic() < deadline, f"{target} outlives kill -9"
-            time.sleep(0.01)
-
-    def _find(self, target: str) -> psutil.Process:
-        def found() -> psutil.Process | None:
-            for process in psutil.Process(self.process.pid).children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                    title = (process.cmdline() or [""])[0]
-                    is_other = title.startswith(TITLES["actor"]) != (target == "actor") or "Agent" in title
-                    if TITLES[target] in title and not is_other:  # a node dies with its agents
-                        return process
-            return None
-
-        self._wait_for(found)
-        victim = found()
-        assert victim is not None, f"no {target} is running"
-        return victim
-
-    def end(self, timeout_s: float) -> int:
-        return self.process.wait(timeout=timeout_s)
-
-    def close(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(timeout=20)
+    job.wait_for(found)
+    victim = found()
+    assert victim is not None, f"no {target} is running"
+    return victim
 
 
 def scoring(catalog: str, out: str) -> list[str]:
@@ -171,13 +129,9 @@ def run(*command: str) -> str:
     return ended.stdout
 
 
-def files(out: str) -> list[str]:
-    return storage.list_names(out, prefix="part-", suffix=".parquet")
-
-
 def predictions(out: str) -> pa.Table:
     columns = ["uri", "version", "face", "status", "age"]
-    return storage.read_tables([f"{out}/{name}" for name in files(out)], columns).sort_by("uri")
+    return storage.read_tables([f"{out}/{name}" for name in catalogs.list_parts(out)], columns).sort_by("uri")
 
 
 def check_equal(found: pa.Table, expected: pa.Table) -> None:
