@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from agescale import catalogs, changes, images, layouts, listing, quality, schema, splits, storage
+from agescale import catalogs, changes, images, layouts, lease, listing, quality, schema, splits, storage
 from agescale.age_groups import AgeGroups
 from agescale.config import CatalogConfig
 from agescale.data import run_units, start_ray
@@ -79,7 +79,14 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
     if not pictures:
         raise changes.no_images(source, len(listed))
     storage.check_writable(out)
+    with lease.hold(out) as held:
+        return _add_images(config, source, out, pictures, len(listed) - len(pictures), held)
 
+
+def _add_images(
+    config: CatalogConfig, source: str, out: str, pictures: list[Listed], num_ignored: int, held: lease.Lease
+) -> CatalogResult:
+    """Brings a catalog whose images are read up to date with the ``pictures`` of its source."""
     known = _known_rows(out)
     groups = _age_groups(config, out if known is not None else None)
     labels = _labels(config, pictures, groups)
@@ -97,13 +104,12 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
         start_ray()
         with ImageProgress("cataloging", len(new) + len(changed) + len(gone)) as progress:
             for _ in run_units(units, writer, progress, num_cpus=1):
-                pass
+                held.check()
 
     rows = catalogs.read_catalog(out, [*quality.FACTS, "gender", "ethnicity"])
     findings = quality.find(rows, labels.age_groups, config.layout != "unlabelled")
     findings = pa.concat_tables([findings, _source_findings(source, config, pictures, labels, relabelled)])
     _write_findings(out, findings)
-    num_ignored = len(listed) - len(pictures)
     rows = _with_group_names(rows, labels.age_groups)
     group_names = labels.age_groups.names if labels.age_groups else ()
     return CatalogResult(len(new), len(changed), len(gone), len(rows), num_ignored, findings, rows, group_names)
@@ -377,21 +383,22 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
     else:
         small = _list_small(source, out)
     storage.check_writable(out)
-    names = catalogs.list_parts(out)
-    settings = _settings(config, _age_groups(config, out if names else None))
-    if names:
-        _check_same(catalogs.settings(out), settings, out)
-
-    lister = changes.RangeLister(
-        source, out, settings, _next_generation(out), changes.known_parts(out, names), LISTED_PART_ROWS
-    )
     counts: Counter[str] = Counter()
-    with ImageProgress("cataloging", total=None) as progress:
-        for summary in _run_lister(lister, files, small, progress):
-            counts.update(summary)
-            progress.note = f"{counts['num_new']} new, {counts['num_changed']} changed, {counts['num_deleted']} deleted"
     findings = schema.FINDINGS.empty_table()
-    _write_findings(out, findings)
+    with lease.hold(out) as held:
+        names = catalogs.list_parts(out)
+        settings = _settings(config, _age_groups(config, out if names else None))
+        if names:
+            _check_same(catalogs.settings(out), settings, out)
+        known, generation = changes.known_parts(out, names), _next_generation(out)
+        lister = changes.RangeLister(source, out, settings, generation, known, LISTED_PART_ROWS)
+        with ImageProgress("cataloging", total=None) as progress:
+            for summary in _run_lister(lister, files, small, progress):
+                held.check()
+                counts.update(summary)
+                changed, deleted = counts["num_changed"], counts["num_deleted"]
+                progress.note = f"{counts['num_new']} new, {changed} changed, {deleted} deleted"
+        _write_findings(out, findings)
     return CatalogResult(
         num_new=counts["num_new"],
         num_changed=counts["num_changed"],

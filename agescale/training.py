@@ -28,7 +28,7 @@ from ray.experimental import tqdm_ray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from agescale import catalogs, checkpoints, finetuning, runs, storage, training_plan, validation
+from agescale import catalogs, checkpoints, finetuning, lease, runs, storage, training_plan, validation
 from agescale.age_groups import AgeGroups
 from agescale.age_model import AgeModel
 from agescale.augment import AUGMENTATIONS, augment, mix, source_size
@@ -77,12 +77,25 @@ def train(config: TrainConfig, callbacks: tuple[ray.train.UserCallback, ...] = (
         return finished
     plan, splits, model = training_plan.build_plan(config, selected)
     storage.check_writable(out)
+    with lease.hold(out):
+        _fit(config, selected.run, plan, splits, model, callbacks)
+    return checkpoints.read(storage.join(out, "last")).progress
 
+
+def _fit(
+    config: TrainConfig,
+    run: dict[str, Any],
+    plan: Plan,
+    splits: dict[str, pa.Table],
+    model: AgeModel,
+    callbacks: tuple[ray.train.UserCallback, ...],
+) -> None:
+    """Runs Ray Train over what is left of the plan. Raises ValueError where training diverges."""
     start_ray(min_cpus=config.num_workers * config.cpus_per_worker + 1, has_dashboard=True)
     use_gpu = config.device == "cuda" or (config.device == "auto" and num_gpus() > 0)
     check_resources(config.num_workers, config.cpus_per_worker, float(use_gpu), extra_cpus=1)
     print(f"training on {config.num_workers} x {'GPU' if use_gpu else 'CPU'}", flush=True)
-    runs.begin(out, selected.run)
+    runs.begin(plan.out, run)
 
     datasets = {name: _dataset(config, split, is_train=name == "train") for name, split in splits.items()}
     loop = {
@@ -115,7 +128,6 @@ def train(config: TrainConfig, callbacks: tuple[ray.train.UserCallback, ...] = (
         diverged = trainer.fit().return_value
     if diverged:
         raise ValueError(diverged)
-    return checkpoints.read(storage.join(out, "last")).progress
 
 
 def _dataset(config: TrainConfig, rows: pa.Table, is_train: bool) -> tuple[ray.data.Dataset, int]:

@@ -1,7 +1,7 @@
 """kill -9 at random moments, aimed in turn at driver, actor, worker and raylet: the table is as if nothing happened.
 
-The images come from a real S3 server through a proxy that spoils 30 % of all GETs. `make test` deals a few blows,
-`make chaos` at least 50 on local disk and as many on S3 (AGESCALE_NUM_KILLS).
+The images come from a real S3 server through a proxy that spoils 30 % of all GETs. `make test` deals a few blows to
+a table on local disk, `make chaos` 28 (AGESCALE_NUM_KILLS) to that, and as many to one on S3.
 """
 
 from __future__ import annotations

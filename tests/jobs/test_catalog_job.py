@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from agescale import cataloging, catalogs, images, listing, schema, splits, storage
+from agescale import cataloging, catalogs, images, lease, listing, schema, splits, storage
 from agescale.cataloging import CatalogResult, build_catalog, count_by_group_and_split
 from agescale.config import CatalogConfig
 
@@ -340,13 +340,23 @@ def test_a_catalog_of_other_settings_is_not_touched(
     utkface_catalog: Path, drawn_faces: Path, refused: Callable[..., str]
 ) -> None:
     command = ("--source", drawn_faces / "utkface", "--layout", "utkface", "--out", utkface_catalog)
-    before = {path.name: path.stat().st_mtime_ns for path in utkface_catalog.iterdir()}
+    before = {path.name: path.stat().st_mtime_ns for path in utkface_catalog.glob("[!.]*")}
     assert "(pack was 32, is 64); give another --out" in refused(*command, "--pack", 64)
     message = refused(*command, "--pack", 32, "--age-groups", "life-stages", "--split", "0,0,1")
     assert "split was 0.8,0.1,0.1, is 0,0,1; age_groups was 0-24=" in message
     other = ("--source", drawn_faces / "unlabelled", *command[2:], "--pack", 32)
     assert f"source was {drawn_faces}/utkface, is {drawn_faces}/unlabelled" in refused(*other)
-    assert before == {path.name: path.stat().st_mtime_ns for path in utkface_catalog.iterdir()}
+    assert before == {path.name: path.stat().st_mtime_ns for path in utkface_catalog.glob("[!.]*")}
+
+
+@pytest.mark.parametrize("layout", ["utkface", "unlabelled"])
+def test_a_second_job_on_the_same_output_stops_in_one_line(
+    layout: str, drawn_faces: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    command = ("--source", drawn_faces / layout, "--layout", layout, "--out", tmp_path / "catalog")
+    with lease.hold(str(tmp_path / "catalog")):
+        assert "another job" in refused(*command)
+    assert catalogs.list_parts(str(tmp_path / "catalog")) == []
 
 
 def test_the_columns_of_a_csv_stay_too(csv_catalog: Path, drawn_faces: Path, refused: Callable[..., str]) -> None:

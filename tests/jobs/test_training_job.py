@@ -11,7 +11,7 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from agescale import catalogs, checkpoints, listing, storage, synthetic, training_plan
+from agescale import catalogs, checkpoints, lease, listing, storage, synthetic, training_plan
 from agescale.cataloging import build_catalog
 from agescale.config import CatalogConfig, ScoreConfig, TrainConfig
 from agescale.scoring import score
@@ -197,6 +197,13 @@ def test_an_unfinished_or_unlabelled_catalog_is_refused(config: TrainConfig, tmp
     (tmp_path / "catalog" / "findings.parquet").unlink()
     with pytest.raises(ValueError, match="is not complete; run the same"):
         train(replace(config, catalog=out, out=str(tmp_path / "run")))
+
+
+def test_a_second_job_on_the_same_output_stops_in_one_line(config: TrainConfig, tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    with lease.hold(out), pytest.raises(ValueError, match=r"another job .* writes there"):
+        train(replace(config, out=out))
+    assert storage.list_names(out) == [lease.LOCK_NAME]
 
 
 def test_a_diverging_run_ends_with_one_line(config: TrainConfig, tmp_path: Path) -> None:
