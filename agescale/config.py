@@ -192,7 +192,7 @@ class ScoreConfig:
     mirror: bool = False
     """Average each prediction over the image and its mirror image: twice the work, a little more accurate."""
     num_workers: int | None = None
-    """Scoring processes. Default: one a GPU, else one for every two CPUs."""
+    """Scoring processes. Default: one a GPU, else one a CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to score; auto takes GPUs where the cluster has them."""
     retry: str = ""

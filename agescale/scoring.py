@@ -30,7 +30,7 @@ from ray.util import metrics
 
 from agescale import catalogs, checkpoints, lease, schema, storage, units
 from agescale.config import ScoreConfig, parse_names
-from agescale.data import check_resources, num_gpus, run_units, start_ray
+from agescale.data import allocator_environment, check_resources, num_gpus, run_units, start_ray
 from agescale.predictor import Predictor, read_checkpoint
 from agescale.progress import ImageProgress
 from agescale.storage import StoreError, read_pool
@@ -104,6 +104,7 @@ def _run(work: Work, scorer: UnitScorer, progress: ImageProgress, held: lease.Le
     num_workers, on_gpu = scorer.workers.num, scorer.workers.device == "cuda"
     options = {"compute": ray.data.ActorPoolStrategy(size=num_workers, max_tasks_in_flight_per_actor=2)}
     options |= {"num_cpus": 1, "num_gpus": int(on_gpu), "fn_constructor_args": (scorer,)}
+    options |= {"runtime_env": allocator_environment()}
     images_left = metrics.Gauge("agescale_images_left", "Images that are not scored yet")
     images_per_s = metrics.Gauge("agescale_images_per_s", "Images scored a second since the job began")
     standing, scored_now = dict(work.standing), Counter[str]()
@@ -210,11 +211,11 @@ class Workers:
 
 
 def _workers(config: ScoreConfig, num_units: int) -> Workers:
-    """One process a GPU, else one for two CPUs; never more than there are units. Raises ValueError where the cluster
-    cannot hold them. Decoding threads are not reserved: a process may well use the CPUs of its node that lie idle."""
+    """One process a GPU, else one a CPU: two threads of one forward pass wait for each other whenever a third, that
+    decodes, runs. Never more than there are units. Raises ValueError where the cluster cannot hold them."""
     num_cpus, gpus = int(ray.cluster_resources().get("CPU", 1)), num_gpus()
     use_gpu = config.device == "cuda" or (config.device == "auto" and gpus > 0)
-    num = min(num_units, config.num_workers or max(1, gpus if use_gpu else num_cpus // 2))
+    num = min(num_units, config.num_workers or (gpus if use_gpu else num_cpus))
     check_resources(num, cpus_per_worker=1, gpus_per_worker=float(use_gpu), bytes_per_worker=PROCESS_BYTES)
     return Workers(num, num_threads=math.ceil(num_cpus / num), device="cuda" if use_gpu else "cpu")
 

@@ -36,6 +36,7 @@ from agescale.checkpoints import Progress
 from agescale.config import TrainConfig
 from agescale.data import (
     FaceDecoder,
+    allocator_environment,
     check_resources,
     decoded_dataset,
     fits_in_object_store,
@@ -53,15 +54,6 @@ STALL_TIMEOUT_S = 600
 """A training process that finishes no step for so long ends with a traceback instead of hanging."""
 
 SHUFFLE_BUFFER_IMAGES = 1024
-
-ALLOCATOR = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),
-    "MALLOC_TRIM_THRESHOLD_": str(2**33),
-    "MALLOC_TOP_PAD_": str(2**28),
-}
-"""Ray Train runs the loop in a thread, for which glibc gives every large tensor back to the system and asks for it
-again, page by page: a fifth of the time of training on a CPU. One arena that keeps what it has does not."""
 
 
 def train(config: TrainConfig, callbacks: tuple[ray.train.UserCallback, ...] = ()) -> Progress:
@@ -119,7 +111,7 @@ def _fit(
                 failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
                 callbacks=list(callbacks),
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-                worker_runtime_env={"env_vars": ALLOCATOR},
+                worker_runtime_env=allocator_environment(),
             ),
             torch_config=ray.train.torch.TorchConfig(timeout_s=STALL_TIMEOUT_S),
             datasets={name: dataset for name, (dataset, _) in datasets.items()},

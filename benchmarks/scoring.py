@@ -28,6 +28,7 @@ from agescale import checkpoints, synthetic
 from agescale.age_model import AgeModel, ModelSpec
 
 ROOT = Path(__file__).parent.parent
+UNIT_ROWS = 250
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,14 @@ def score_by_hand(folder: Path, image_size: int) -> Run:
 
 
 def score(folder: Path) -> Run:
-    """Its steady state is that of its units after the first: when their files appear."""
-    out = folder / "ages"
+    """Its steady state is that of its units after the first one of each process: when their files appear."""
+    out, first = folder / "ages", os.cpu_count() or 1
     arguments = ("--catalog", folder / "catalog", "--checkpoint", folder / "checkpoint", "--out", out)
-    seconds, _ = run("jobs/score.py", *arguments)
+    seconds, _ = run("jobs/score.py", *arguments, "--unit-rows", UNIT_ROWS)
     ended = sorted((file.stat().st_mtime, pq.read_metadata(file).num_rows) for file in out.glob("part-*.parquet"))
     shutil.rmtree(out)
-    return Run(seconds, sum(num_rows for _, num_rows in ended[1:]) / (ended[-1][0] - ended[0][0]))
+    steady = sum(num_rows for _, num_rows in ended[first:]) / (ended[-1][0] - ended[first - 1][0])
+    return Run(seconds, steady)
 
 
 def run(*command: object) -> tuple[float, str]:
