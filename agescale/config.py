@@ -165,11 +165,63 @@ class TrainConfig:
     """Training processes (DDP). Not part of the run's identity."""
     cpus_per_worker: float = 1.0
     """CPUs that Ray reserves for each training process. Not part of the run's identity."""
+    gpus_per_worker: float = 1.0
+    """GPUs that Ray reserves for each training process, where it trains on one; a part of one lets small models share
+    it. Not part of the run's identity."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes GPUs where the cluster has them. Not part of the run's identity."""
     cache: Literal["auto", "always", "never"] = "auto"
     """Keep decoded images in the object store between epochs; auto: if they fill under half of it. Not part of the
     run's identity."""
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Search for the best settings of training. The same command continues a sweep that was stopped."""
+
+    catalog: str
+    """Catalog to train on; trials are compared on its validation split, the test split is never looked at."""
+    out: str
+    """Folder of the sweep: best/ (the winner), leaderboard.parquet, sweep_report.html."""
+    space: str = "quick"
+    """What may be tried: quick, architectures, full, or a Python file that defines SPACE, a list of dicts from settings
+    of jobs/train.py to lists or scipy.stats distributions."""
+    num_trials: int | None = None
+    """Trials in all; more of them may be asked for later. Default: 20, or all points of a grid."""
+    epochs: int = 10
+    """Most epochs of a trial."""
+    searcher: Literal["optuna", "random", "grid"] = "optuna"
+    """Who proposes trials: Optuna's TPE, which learns from those before, or the same random ones for the same seed, or
+    every point of a space of lists."""
+    scheduler: Literal["asha", "none"] = "asha"
+    """Who stops trials: ASHA those that fall behind, or nobody."""
+    grace_epochs: int = 1
+    """Epochs that ASHA leaves to every trial."""
+    reduction_factor: float = 3.0
+    """Of so many trials ASHA lets one go on, at each of its levels."""
+    objective: Literal["mae", "worst_group_mae", "accuracy"] = "mae"
+    """What is sought on the validation split."""
+    weights: tuple[str, ...] = ()
+    """ENCODER=SOURCE of initial weights, such as torchvision/vgg16=IMAGENET1K_V1 or =vgg16.pth. Others start from
+    random."""
+    hours: float | None = None
+    """Stop after so many hours; the same command goes on. Default: no limit."""
+    where: str = ""
+    """Train and validate on these images only, as in jobs/train.py."""
+    max_images: int | None = None
+    """Train, and validate, on at most so many images each."""
+    num_workers: int = 1
+    """Training processes of each trial (DDP)."""
+    cpus_per_worker: float = 1.0
+    """CPUs of each training process."""
+    gpus_per_worker: float = 1.0
+    """GPUs of each training process, where there are any; 0.5 lets two share one."""
+    max_concurrent: int | None = None
+    """Trials at a time. Default: as many as the cluster holds."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes GPUs where the cluster has them."""
+    seed: int = 0
+    """Seed of proposals and of every trial."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +299,7 @@ class EvaluateConfig:
     """Checkpoint to describe. Default: the one that the predictions name."""
 
 
-EXECUTION_FIELDS = ("out", "num_workers", "cpus_per_worker", "device", "cache")
+EXECUTION_FIELDS = ("out", "num_workers", "cpus_per_worker", "gpus_per_worker", "device", "cache")
 """Settings of TrainConfig that change where and how fast a run runs, not what it is."""
 
 

@@ -144,14 +144,12 @@ def run_units(
 CHUNK_ROWS = catalogs.ROW_GROUP_ROWS
 """Rows of one decoding task, and of one block of the training data."""
 
-BATCH_COLUMNS = ("index", "group", "age_low", "age_high", "gender", "ethnicity", "weight")
-"""What a training batch holds beside its images: numbers."""
-
 
 class FaceDecoder:
-    """Catalog rows in, a batch of training data out: images uint8 (n, S, S, 3), and BATCH_COLUMNS.
+    """Catalog rows in, a batch of training data out: images uint8 (n, S, S, 3), and the ``index`` of their rows.
 
-    Rows whose image cannot be decoded (any more) are left out; a store that fails stops the job.
+    Labels do not travel with them, so that trainings which are told other things can share decoded images. Rows whose
+    image cannot be decoded (any more) are left out; a store that fails stops the job.
     """
 
     def __init__(self, catalog: str, image_size: int, center_crop: float, use_packed: bool) -> None:
@@ -172,19 +170,33 @@ class FaceDecoder:
                     is_loaded[index] = True
                 elif isinstance(face, StoreError) and not face.is_about_one_file:
                     raise face
-        columns = {name: rows[name].to_numpy(zero_copy_only=False) for name in BATCH_COLUMNS}
-        columns = {name: values[is_loaded] for name, values in columns.items()}
-        return {"image": images_NHWC[is_loaded], **columns}
+        return {"image": images_NHWC[is_loaded], "index": rows["index"].to_numpy()[is_loaded]}
 
 
 def decoded_dataset(rows: pa.Table, decoder: FaceDecoder, seed: ray.data.RandomSeedConfig | None) -> ray.data.Dataset:
     """Decoded faces of ``rows`` as a lazy dataset of blocks of CHUNK_ROWS, in a random order where there is a seed."""
-    rows = rows.append_column("index", pa.array(np.arange(len(rows)), pa.int64()))
+    rows = rows.select(["uri", "part", "row"]).append_column("index", pa.array(np.arange(len(rows)), pa.int64()))
     chunks = [rows.slice(start, CHUNK_ROWS).combine_chunks() for start in range(0, len(rows), CHUNK_ROWS)]
     dataset = ray.data.from_arrow(chunks)
     if seed is not None:
         dataset = dataset.randomize_block_order(seed=seed)  # waits for all of its input, so not behind the decoder
     return dataset.map_batches(decoder, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=1)
+
+
+@ray.remote(num_cpus=0)
+class SharedFaces:
+    """Decoded faces for several trainings: each size is decoded once, and stays as long as this actor lives."""
+
+    def __init__(self) -> None:
+        start_ray()  # this process's settings
+        self.datasets: dict[tuple[Any, ...], ray.data.Dataset] = {}
+
+    def decode(self, split: str, rows: pa.Table, decoder: FaceDecoder) -> ray.data.Dataset:
+        """The decoded faces of ``rows``, which are the same for all that ask for this split."""
+        key = (split, len(rows), *vars(decoder).values())
+        if key not in self.datasets:
+            self.datasets[key] = decoded_dataset(rows, decoder, seed=None).materialize()
+        return self.datasets[key]
 
 
 def fits_in_object_store(num_images: int, image_size: int) -> bool:

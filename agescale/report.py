@@ -12,11 +12,10 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -97,19 +96,8 @@ def render(
     faces: Mapping[str, Sequence[ShownFace]],
 ) -> str:
     """The page as text."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "count": lambda value: "–" if value is None else f"{value:,}",
-        "years": lambda value: _number(value, "{:.2f}"),
-        "signed": lambda value: _number(value, "{:+.2f}"),
-        "percent": _percent,
-        "decimal": lambda value: _number(value, "{:.3f}"),
-        "age": lambda value: _number(value, "{:.1f}"),
-        "text": _text,
-    }
     central = results[0]
-    template = resources.files("agescale").joinpath("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    return template("report.html.j2").render(
         about=about,
         card=_rows_of_card(card),
         blocks=[(name, _text(shape, "×").replace("x", "×"), count) for name, shape, count in card.get("blocks") or []],
@@ -125,6 +113,24 @@ def render(
         gate_age=GATE_AGE,
         interval=_interval,
     )
+
+
+def template(name: str) -> Template:
+    """A page to be filled in, with the filters that all pages have."""
+    environment = Environment(
+        loader=PackageLoader("agescale", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "count": lambda value: "–" if value is None else f"{value:,}",
+        "years": lambda value: number(value, "{:.2f}"),
+        "signed": lambda value: number(value, "{:+.2f}"),
+        "percent": _percent,
+        "decimal": lambda value: number(value, "{:.3f}"),
+        "age": lambda value: number(value, "{:.1f}"),
+        "text": _text,
+    }
+    return environment.get_template(name)
 
 
 def verdicts(result: SplitResult, group_names: Sequence[str]) -> list[str]:
@@ -189,9 +195,9 @@ def _headline(result: SplitResult, key: str, title: str, meaning: str, baseline:
     return {
         "title": title,
         "meaning": meaning,
-        "value": _number(values[key], style),
+        "value": number(values[key], style),
         "interval": _interval(values["intervals"][key], style),
-        "baseline": _number(constant[key], style),
+        "baseline": number(constant[key], style),
         "baseline_is": "–" if said is None else f"always {said:g} years" if what == "age" else f"always “{said}”",
     }
 
@@ -217,11 +223,15 @@ def _figures(result: SplitResult, card: Mapping[str, Any], group_names: Sequence
     epochs = [row for row in card.get("history") or [] if row.get("epoch") is not None]
     if epochs:
         figures["training"] = plots.training_curves(epochs, card.get("metric")), "Loss and validation metric by epoch"
-    return {name: _inline(figure, name, description) for name, (figure, description) in figures.items()}
+    return inline(figures)
 
 
-def _inline(figure: Figure, name: str, description: str) -> Markup:
-    return Markup(plots.to_svg(figure, name, description))  # our own SVG, in which matplotlib escapes the texts
+def inline(figures: Mapping[str, tuple[Figure, str]]) -> dict[str, Markup]:
+    """Figures with their descriptions, by name, as parts of a page."""
+    return {
+        name: Markup(plots.to_svg(figure, name, description))  # our own SVG, in which matplotlib escapes the texts
+        for name, (figure, description) in figures.items()
+    }
 
 
 def _rows_of_card(card: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -231,7 +241,7 @@ def _rows_of_card(card: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _text(value: Any, separator: str = ", ") -> str:
-    """A value of a card as people read it."""
+    """A value of a card, or of a setting, as people read it."""
     if isinstance(value, Mapping):
         return "; ".join(f"{key}: {_text(item)}" for key, item in value.items() if item not in UNKNOWN)
     if isinstance(value, (list, tuple)):
@@ -243,18 +253,19 @@ def _text(value: Any, separator: str = ", ") -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _number(value: float | None, style: str) -> str:
+def number(value: float | None, style: str) -> str:
+    """A number as people read it, or a dash."""
     return "–" if value is None else style.format(value).replace("%", "\N{NO-BREAK SPACE}%").replace("-", "−")
 
 
 def _percent(share: float | None) -> str:
-    return _number(share, "{:.1%}")
+    return number(share, "{:.1%}")
 
 
 def _interval(bounds: Sequence[float | None] | None, style: str) -> str:
     if bounds is None or bounds[0] is None:
         return "–"
-    return " to ".join(_number(bound, style) for bound in bounds).replace("\N{NO-BREAK SPACE}% to", " to")
+    return " to ".join(number(bound, style) for bound in bounds).replace("\N{NO-BREAK SPACE}% to", " to")
 
 
 def _tables(results: Sequence[SplitResult], group_names: Sequence[str]) -> dict[str, str]:

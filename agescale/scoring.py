@@ -40,6 +40,8 @@ MANY_ROWS = 1_000_000
 """Rows of a catalog from which on units are as large as they may be: the fewer files, the faster a start."""
 MAX_TASK_UNITS = 16
 """Units of one Ray task, where there are so many units that the tasks themselves would cost time."""
+MIN_PROCESS_ROWS = 500
+"""A process takes about as long to start as a CPU takes to score so many images."""
 PROCESS_BYTES = 2**30
 """What a scoring process needs besides its weights: torch, Ray, and the images that are decoded ahead."""
 
@@ -84,7 +86,7 @@ def score(config: ScoreConfig) -> ScoreResult:
         if work.todo:
             storage.delete(storage.join(out, units.SUMMARY_NAME))
             start_ray()
-            workers = _workers(config, num_units=len(work.todo))
+            workers = _workers(config, work)
             metadata = _metadata(checkpoint_uri, checkpoint, config)
             scorer = UnitScorer(catalog, checkpoint_uri, out, metadata, config, workers)
             with progress:
@@ -210,12 +212,13 @@ class Workers:
     device: str
 
 
-def _workers(config: ScoreConfig, num_units: int) -> Workers:
+def _workers(config: ScoreConfig, work: Work) -> Workers:
     """One process a GPU, else one a CPU: two threads of one forward pass wait for each other whenever a third, that
-    decodes, runs. Never more than there are units. Raises ValueError where the cluster cannot hold them."""
+    decodes, runs. Fewer where there is little to do. Raises ValueError where the cluster cannot hold them."""
     num_cpus, gpus = int(ray.cluster_resources().get("CPU", 1)), num_gpus()
     use_gpu = config.device == "cuda" or (config.device == "auto" and gpus > 0)
-    num = min(num_units, config.num_workers or (gpus if use_gpu else num_cpus))
+    worthwhile = math.ceil(work.num_rows / MIN_PROCESS_ROWS)
+    num = min(len(work.todo), config.num_workers or min(worthwhile, gpus if use_gpu else num_cpus))
     check_resources(num, cpus_per_worker=1, gpus_per_worker=float(use_gpu), bytes_per_worker=PROCESS_BYTES)
     return Workers(num, num_threads=math.ceil(num_cpus / num), device="cuda" if use_gpu else "cpu")
 

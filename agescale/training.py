@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
@@ -36,6 +37,7 @@ from agescale.checkpoints import Progress
 from agescale.config import TrainConfig
 from agescale.data import (
     FaceDecoder,
+    SharedFaces,
     allocator_environment,
     check_resources,
     decoded_dataset,
@@ -55,11 +57,17 @@ STALL_TIMEOUT_S = 600
 
 SHUFFLE_BUFFER_IMAGES = 1024
 
+LABEL_COLUMNS = ("group", "age_low", "age_high", "gender", "ethnicity", "weight")
+"""What is learned of an image: numbers, looked up by its index."""
 
-def train(config: TrainConfig, callbacks: tuple[ray.train.UserCallback, ...] = ()) -> Progress:
+
+def train(
+    config: TrainConfig, callbacks: tuple[ray.train.UserCallback, ...] = (), shared: SharedFaces | None = None
+) -> Progress:
     """Trains, or continues, or says that there is nothing left to do. Returns the progress of the finished run.
 
-    Raises ValueError, before anything is started, for settings that cannot work.
+    ``shared`` holds decoded faces for several trainings. Raises ValueError, before anything is started, for settings
+    that cannot work.
     """
     out = storage.absolute(config.out)
     selected = training_plan.select(config)
@@ -70,7 +78,7 @@ def train(config: TrainConfig, callbacks: tuple[ray.train.UserCallback, ...] = (
     plan, splits, model = training_plan.build_plan(config, selected)
     storage.check_writable(out)
     with lease.hold(out):
-        _fit(config, selected.run, plan, splits, model, callbacks)
+        _fit(config, selected.run, plan, splits, model, callbacks, shared)
     return checkpoints.read(storage.join(out, "last")).progress
 
 
@@ -81,18 +89,22 @@ def _fit(
     splits: dict[str, pa.Table],
     model: AgeModel,
     callbacks: tuple[ray.train.UserCallback, ...],
+    shared: SharedFaces | None,
 ) -> None:
     """Runs Ray Train over what is left of the plan. Raises ValueError where training diverges."""
     start_ray(min_cpus=config.num_workers * config.cpus_per_worker + 1, has_dashboard=True)
     use_gpu = config.device == "cuda" or (config.device == "auto" and num_gpus() > 0)
-    check_resources(config.num_workers, config.cpus_per_worker, float(use_gpu), extra_cpus=1)
+    check_resources(config.num_workers, config.cpus_per_worker, config.gpus_per_worker * use_gpu, extra_cpus=1)
+    gpus = {"GPU": config.gpus_per_worker} if use_gpu else {}
     print(f"training on {config.num_workers} x {'GPU' if use_gpu else 'CPU'}", flush=True)
     runs.begin(plan.out, run)
 
-    datasets = {name: _dataset(config, split, is_train=name == "train") for name, split in splits.items()}
+    datasets = {name: _dataset(config, split, name, shared) for name, split in splits.items()}
+    labels = {name: {column: split[column].to_numpy() for column in LABEL_COLUMNS} for name, split in splits.items()}
     loop = {
         "plan": plan,
         "initial_weights": ray.put(model.state_dict()),
+        "labels": ray.put(labels),
         "num_train": datasets["train"][1],
         "has_terminal": sys.stdout.isatty(),
     }
@@ -103,7 +115,7 @@ def _fit(
             scaling_config=ray.train.ScalingConfig(
                 num_workers=config.num_workers,
                 use_gpu=use_gpu,
-                resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+                resources_per_worker={"CPU": config.cpus_per_worker, **gpus},
             ),
             run_config=ray.train.RunConfig(
                 name="run",
@@ -122,18 +134,24 @@ def _fit(
         raise ValueError(diverged)
 
 
-def _dataset(config: TrainConfig, rows: pa.Table, is_train: bool) -> tuple[ray.data.Dataset, int]:
+def _dataset(
+    config: TrainConfig, rows: pa.Table, split: str, shared: SharedFaces | None
+) -> tuple[ray.data.Dataset, int]:
     """Decoded faces and their number; held in the object store for all epochs where they fit, else decoded in each."""
     catalog = storage.absolute(config.catalog)
     pack = int(catalogs.settings(catalog).get("pack") or 0)
     use_packed = catalogs.can_use_packed(pack, config.image_size, config.center_crop)
+    is_train = split == "train"
     size = source_size(config.image_size, AUGMENTATIONS[config.augmentation]) if is_train else config.image_size
     decoder = FaceDecoder(catalog, size, config.center_crop, use_packed)
     seed = ray.data.RandomSeedConfig(seed=config.seed, reseed_after_execution=True) if is_train else None
     fits = config.cache == "auto" and fits_in_object_store(len(rows), size)
     if config.cache == "always" or fits:
-        print(f"decoding {len(rows):,} images, once for all epochs", flush=True)
-        dataset = decoded_dataset(rows, decoder, seed=None).materialize()
+        if shared is not None:
+            dataset = ray.get(shared.decode.remote(split, rows, decoder))  # type: ignore[attr-defined]
+        else:
+            print(f"decoding {len(rows):,} images, once for all epochs", flush=True)
+            dataset = decoded_dataset(rows, decoder, seed=None).materialize()
         num_images = int(dataset.count())
         if num_images < len(rows):
             print(
@@ -161,6 +179,7 @@ def train_fn_per_worker(loop: dict[str, Any]) -> str | None:
     model = AgeModel(plan.spec)
     model.load_state_dict(ray.get(loop["initial_weights"]))
     model.to(device)
+    labels = {split: _to_tensors(columns, device) for split, columns in ray.get(loop["labels"]).items()}
     ema = finetuning.build_ema(model, config.ema_decay) if config.ema_decay else None
     judged = cast(AgeModel, ema.module) if ema is not None else model
     progress, optimizer_state = _restore(plan, model, ema)
@@ -190,9 +209,10 @@ def train_fn_per_worker(loop: dict[str, Any]) -> str | None:
         }
         with _progress(loop, f"epoch {entry['epoch']} ({phase.scope})", is_shown=rank == 0) as shown:
             num_before = sum(before["phase_index"] == phase_index for before in progress.history)
-            entry |= _train_epoch(loop, learner, ema, optimizer, entry["epoch"], phase, num_before, shown)
+            epoch = (entry["epoch"], phase, num_before)
+            entry |= _train_epoch(loop, learner, ema, optimizer, labels["train"], *epoch, shown)
         entry["images_per_s"] = round(entry.pop("num_images") / (time.monotonic() - started), 1)
-        entry |= _validate(plan, judged)
+        entry |= _validate(plan, judged, labels["val"])
         faulthandler.cancel_dump_traceback_later()  # what follows are stores, which have time limits of their own
         if not math.isfinite(entry["train_loss"] + entry["val_loss"]):  # the same on every process
             return f"training diverged: epoch {entry['epoch']}'s loss is not finite; lower the learning rate"
@@ -233,6 +253,7 @@ def _train_epoch(
     learner: nn.Module,
     ema: AveragedModel | None,
     optimizer: torch.optim.Optimizer,
+    labels: dict[str, Tensor],
     epoch: int,
     phase: finetuning.Phase,
     num_epochs_before: int,
@@ -270,7 +291,7 @@ def _train_epoch(
         )
         for group in optimizer.param_groups:
             group["lr"] = lr
-        images_NCHW, batch, mixed = _prepare(plan, model, batch, generator)
+        images_NCHW, batch, mixed = _prepare(plan, model, batch, labels, generator)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             outputs = learner(images_NCHW)
         loss_N, weight_N = batch_loss(task, outputs, batch, config.auxiliary_weight, mixed)
@@ -293,11 +314,15 @@ def _train_epoch(
     return {"train_loss": float(sums[0] / sums[1].clamp(min=1e-9)), "num_images": int(sums[2])}
 
 
+def _to_tensors(columns: dict[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
+    return {name: torch.as_tensor(values.copy(), device=device) for name, values in columns.items()}
+
+
 def _prepare(
-    plan: Plan, model: AgeModel, batch: dict[str, Tensor], generator: torch.Generator
+    plan: Plan, model: AgeModel, batch: dict[str, Tensor], labels: dict[str, Tensor], generator: torch.Generator
 ) -> tuple[Tensor, dict[str, Tensor], Mixed | None]:
     """Changed images, what is learned of them, and how they were mixed."""
-    labels = {name: values for name, values in batch.items() if name != "image"}
+    labels = {name: values[batch["index"]] for name, values in labels.items()}
     augmentation = AUGMENTATIONS[plan.config.augmentation]
     images_NCHW = augment(batch["image"].permute(0, 3, 1, 2), augmentation, generator, plan.spec.image_size)
     mixed = None
@@ -312,7 +337,7 @@ def _targets(model: AgeModel, images_NCHW: Tensor) -> dict[str, Tensor]:
     return {"target": model.normalise(images_NCHW)} if model.reads == "feature_map" else {}
 
 
-def _validate(plan: Plan, model: AgeModel) -> dict[str, Any]:
+def _validate(plan: Plan, model: AgeModel, labels: dict[str, Tensor]) -> dict[str, Any]:
     """Metrics over all validation images, each counted once: every process judges those that are its own, and sums are
     added up over the processes."""
     rank, world_size = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
@@ -324,7 +349,7 @@ def _validate(plan: Plan, model: AgeModel) -> dict[str, Any]:
     model.eval()
     task, age_groups = plan.build_task(), AgeGroups.parse(plan.spec.age_groups)
     device = next(model.parameters()).device
-    sums = torch.zeros(validation.NUM_SUMS, dtype=torch.float64, device=device)
+    sums = torch.zeros(validation.num_sums(age_groups), dtype=torch.float64, device=device)
     for batch in ray.train.get_dataset_shard("val").iter_torch_batches(batch_size=plan.config.batch_size):
         _wind_watchdog()
         is_mine = batch["index"] % world_size == rank
@@ -337,12 +362,12 @@ def _validate(plan: Plan, model: AgeModel) -> dict[str, Any]:
         if not outputs.task.isfinite().all():
             sums[0] = math.inf
             continue
-        labels = batch | _targets(model, images_NCHW)
-        loss_N, weight_N = batch_loss(task, outputs, labels, plan.config.auxiliary_weight)
-        judged = validation.judge(task, age_groups, outputs.task, labels)
+        known = {name: values[batch["index"]] for name, values in labels.items()} | _targets(model, images_NCHW)
+        loss_N, weight_N = batch_loss(task, outputs, known, plan.config.auxiliary_weight)
+        judged = validation.judge(task, age_groups, outputs.task, known)
         sums += sums.new_tensor([float(loss_N.sum()), float(weight_N.sum()), *judged])
     _reduce(sums)
-    return validation.summarise(sums)
+    return validation.summarise(sums.cpu())
 
 
 def _reduce(sums: Tensor) -> None:

@@ -51,6 +51,9 @@ def local_ray() -> Iterator[None]:
     """One Ray of this machine alone for all tests of this process; jobs called as functions find it running."""
     import ray
 
+    from agescale.data import ALLOCATOR
+
+    os.environ.update(ALLOCATOR)  # as in the cluster that a job starts for itself; else it takes seconds a training
     with pytest.MonkeyPatch.context() as environment:
         # nobody answers there: a second cluster on this machine must not be asked about the first one's actors
         environment.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")

@@ -41,14 +41,18 @@ FLOORS = (
         "checkpoints",
         "predictor",
         "plots",
+        "importance",
+        "spaces",
+        "trials",
         "report",
+        "sweep_report",
         "evaluation",
         "lease",
         "photos",
         "verification",
         "command_line",
     },
-    {"cataloging", "data", "training", "scoring"},
+    {"cataloging", "data", "training", "sweeping", "scoring"},
 )
 """From the bottom up; a room may import its own floor and those below."""
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
-from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from html_page import Page, browse, needs_browser, width_in
 
 from agescale import metrics, report
 from agescale.metrics import Constant, Outcomes
@@ -29,8 +26,6 @@ CARD = {
     "blocks": [["conv1", [32, 48, 48], 896]], "licences": {"data": "CC-BY"},
     "history": [{"epoch": 0, "phase": "head", "train_loss": 4.0}, {"epoch": 1, "phase": "all", "train_loss": 3.0}],
 }  # fmt: skip
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium on the PATH")
 
 
 def made_up(num_rows: int = 300, has_ages: bool = True) -> Outcomes:
@@ -72,33 +67,6 @@ def face(**known: object) -> ShownFace:
 
 def page_of(results: list[SplitResult] | None = None, card: dict | None = None, **faces: list[ShownFace]) -> str:
     return report.render(ABOUT, CARD if card is None else card, NAMES, results or [result(made_up())], faces)
-
-
-class Page(HTMLParser):
-    """Texts and references of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-        self.references: list[str] = []
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for key, value in attributes:
-            if key in ("src", "href", "xlink:href", "srcset", "data", "action", "poster"):
-                self.references.append(value or "")
-            if key == "id":
-                self.ids.append(value or "")
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
 
 
 def test_the_page_says_everything_that_was_asked_for() -> None:
@@ -203,23 +171,8 @@ def test_all_group_scores_of_the_files_follow_from_the_confusion_matrix(tmp_path
         assert test[name] == pytest.approx(float(recomputed[name]), abs=1e-6)
 
 
-@pytest.fixture(scope="module")
-def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
-    def dump_dom(page: Path) -> str:
-        profile = tmp_path_factory.mktemp("profile")
-        command = [
-            str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            "--allow-file-access-from-files", "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}",
-            "--window-size=1280,900", "--virtual-time-budget=3000", "--dump-dom", page.as_uri(),
-        ]  # fmt: skip
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-
-    return dump_dom
-
-
 @needs_browser
-def test_a_browser_shows_headings_numbers_and_figures(tmp_path: Path, browse) -> None:
+def test_a_browser_shows_headings_numbers_and_figures(tmp_path: Path) -> None:
     judged = result(made_up())
     page = Path(report.write_report(str(tmp_path), ABOUT, CARD, NAMES, [judged], {}))
     shown = Page(browse(page))
@@ -231,10 +184,7 @@ def test_a_browser_shows_headings_numbers_and_figures(tmp_path: Path, browse) ->
 
 @needs_browser
 @pytest.mark.parametrize("width", [400, 1280])
-def test_the_page_is_no_wider_than_its_window(tmp_path: Path, browse, width: int) -> None:
+def test_the_page_is_no_wider_than_its_window(tmp_path: Path, width: int) -> None:
     faces = {"worst": [face(age=30.0, age_std=5.0, true_age=50.0, group="teenager", true_group="adult")] * 12}
-    report.write_report(str(tmp_path), ABOUT, CARD, NAMES, [result(made_up())], faces)
-    measure = "document.body.dataset.width = this.contentDocument.documentElement.scrollWidth"
-    frame = f'<iframe src="report.html" style="width:{width}px;height:9000px;border:0" onload="{measure}"></iframe>'
-    (tmp_path / "frame.html").write_text(f"<!doctype html><body>{frame}</body>")
-    assert f'data-width="{width}"' in browse(tmp_path / "frame.html")
+    page = report.write_report(str(tmp_path), ABOUT, CARD, NAMES, [result(made_up())], faces)
+    assert width_in(width, Path(page)) == width

@@ -38,7 +38,9 @@ def test_sums_of_batches_are_the_sums_of_the_whole() -> None:
 
 def test_ages_are_judged_as_they_will_be_scored() -> None:
     task, outputs = build_task("distribution", GROUPS), torch.randn(3, 101)
-    num_exact, num_groups, _, *errors = validation.judge(task, GROUPS, outputs, labels_of([10, 40, 70]))
+    judged = validation.judge(task, GROUPS, outputs, labels_of([10, 40, 70]))
+    assert len(judged) + 2 == validation.num_sums(GROUPS)
+    num_groups, _, num_exact, *errors = judged[: 3 + len(validation.RULES)]
     assert (num_exact, num_groups) == (3, 3)
     cdf_NA = age_cdf.encode(outputs.softmax(1).numpy())
     for rule, error in zip(validation.RULES, errors, strict=True):
@@ -53,6 +55,17 @@ def test_the_rule_with_the_smallest_error_is_kept() -> None:
     metrics = validation.summarise(torch.tensor([2.0, 1.0, *judged]))
     assert metrics["decode"] == "mode"
     assert metrics["val_mae"] == 0
+
+
+def test_the_worst_group_is_the_one_with_the_largest_error_of_those_with_enough_faces() -> None:
+    """All are told to be 10: 30 children of 12, 25 adults of 30, and one of 70, who is too few."""
+    outputs = torch.full((56, 101), -20.0)
+    outputs[:, 10] = 20
+    labels = labels_of([12.0] * 30 + [30.0] * 25 + [70.0])
+    judged = validation.judge(build_task("distribution", GROUPS), GROUPS, outputs, labels)
+    metrics = validation.summarise(torch.tensor([56.0, 56.0, *judged]))
+    assert metrics["val_worst_group_mae"] == pytest.approx(20, abs=0.6)
+    assert metrics["val_mae"] == pytest.approx((30 * 2 + 25 * 20 + 60) / 56, abs=0.6)
 
 
 def test_ranges_are_judged_by_their_group_alone() -> None:

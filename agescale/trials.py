@@ -1,0 +1,172 @@
+"""The trials of a sweep, as they stand in its folder: what each tried, how it went, and which is best.
+
+    <out>/sweep.json          what the sweep is; another one is refused
+    <out>/trials/0007.json    the settings of a trial, and how it ended
+    <out>/runs/0007/          its run (see ``runs``); of those that are over, only the best keeps a checkpoint
+
+In: a sweep's folder. Out: trials, their curves, the leaderboard. Starts no training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from agescale import checkpoints, listing, storage
+from agescale.spaces import Point
+
+SWEEP_NAME = "sweep.json"
+Status = Literal["running", "finished", "stopped", "diverged", "failed"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a sweep. ``asked`` are its values by the searcher's own names, where it has such."""
+
+    number: int
+    point: Point
+    asked: dict[str, Any]
+    status: Status = "running"
+    reason: str = ""
+    num_parameters: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:04d}"
+
+
+def run_of(out: str, trial: Trial) -> str:
+    """The folder of a trial's run."""
+    return storage.join(out, f"runs/{trial.name}")
+
+
+def read_trials(out: str) -> list[Trial]:
+    """All trials that have begun, in the order in which they were proposed."""
+    folder = storage.join(out, "trials")
+    with storage.read_pool() as pool:
+        uris = [storage.join(folder, name) for name in storage.list_names(folder, suffix=".json")]
+        return [Trial(**json.loads(data)) for data in pool.map(storage.read_bytes, uris)]
+
+
+def write_trial(out: str, trial: Trial) -> None:
+    storage.write_bytes(storage.join(out, f"trials/{trial.name}.json"), json.dumps(asdict(trial), indent=1).encode())
+
+
+def read_curve(out: str, trial: Trial) -> list[dict[str, Any]]:
+    """What each epoch of a trial brought; nothing where it has finished none."""
+    uri = storage.join(run_of(out, trial), "history.parquet")
+    return storage.read_table(uri).to_pylist() if storage.exists(uri) else []
+
+
+def begin(out: str, sweep: dict[str, Any]) -> None:
+    """Says what the sweep is. Raises ValueError where another one stands in its folder."""
+    uri, sweep = storage.join(out, SWEEP_NAME), json.loads(json.dumps(sweep))
+    before = json.loads(storage.read_bytes(uri)) if storage.exists(uri) else sweep
+    different = [f"{key} was {before.get(key)!r}, is {sweep[key]!r}" for key in sweep if before.get(key) != sweep[key]]
+    if different:
+        raise ValueError(f"{out}: another sweep stands there ({'; '.join(different)}); give another --out")
+    storage.write_bytes(uri, json.dumps(sweep, indent=1).encode())
+
+
+def leaderboard(out: str, objective: str) -> list[dict[str, Any]]:
+    """All trials, the best one first, those without a value last. A trial is judged at the epoch that its checkpoint
+    keeps, on the validation split; ``images_per_s`` are those of training."""
+    rows = [_row(trial, read_curve(out, trial), objective) for trial in read_trials(out)]
+    sign = -1 if objective == "accuracy" else 1
+    rows.sort(key=lambda row: (row["value"] is None, sign * (row["value"] or 0.0), row["number"]))
+    front = _front([[row[goal] for goal in GOALS] for row in rows])
+    return [{**row, "is_on_front": is_on_front} for row, is_on_front in zip(rows, front, strict=True)]
+
+
+GOALS = ("mae", "worst_group_mae", "num_parameters")
+"""Of these none can be made smaller, on the Pareto front, unless another one grows."""
+
+
+def _row(trial: Trial, curve: list[dict[str, Any]], objective: str) -> dict[str, Any]:
+    kept = best_epoch(curve) or {}
+    told = {name: kept.get(f"val_{name}") for name in ("mae", "worst_group_mae", "accuracy")}
+    speeds = [entry["images_per_s"] for entry in curve]
+    return {
+        "number": trial.number,
+        "status": trial.status,
+        "reason": trial.reason,
+        "epochs": len(curve),
+        "best_epoch": kept.get("epoch"),
+        "value": told[objective],
+        **told,
+        "images_per_s": float(np.median(speeds)) if speeds else None,
+        "seconds": sum(entry["seconds"] for entry in curve),
+        "num_parameters": trial.num_parameters,
+        "settings": trial.point,
+    }
+
+
+def best_epoch(curve: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The epoch whose model a run keeps: of the smallest error, or of the largest accuracy where ages are not told."""
+    if any(entry.get("val_mae") is not None for entry in curve):
+        return min(curve, key=lambda entry: entry["val_mae"])
+    return max(curve, key=lambda entry: entry["val_accuracy"] or 0.0, default=None)
+
+
+def _front(goals: Sequence[Sequence[float | None]]) -> list[bool]:
+    """Which rows no other row beats in one goal without losing in another.
+
+    >>> _front([[5.0, 9.0, 10], [6.0, 8.0, 10], [6.0, 9.0, 10], [None, 1.0, 1]])
+    [True, True, False, False]
+    """
+    values_NG = np.array([[np.nan if goal is None else goal for goal in row] for row in goals], float)
+    is_known_N = np.isfinite(values_NG).all(axis=1) if len(values_NG) else np.zeros(0, bool)
+    known_MG = values_NG[is_known_N]
+    return [
+        bool(is_known and not ((known_MG <= row).all(axis=1) & (known_MG < row).any(axis=1)).any())
+        for row, is_known in zip(values_NG, is_known_N, strict=True)
+    ]
+
+
+def write_leaderboard(out: str, rows: Sequence[dict[str, Any]]) -> str:
+    """``leaderboard.parquet``, with the settings of each trial as JSON. Returns its URI."""
+    uri = storage.join(out, "leaderboard.parquet")
+    flat = [{**row, "settings": json.dumps(row["settings"])} for row in rows]
+    storage.write_table(uri, pa.Table.from_pylist(flat, schema=LEADERBOARD))
+    return uri
+
+
+LEADERBOARD = pa.schema(
+    [
+        ("number", pa.int32()), ("status", pa.string()), ("reason", pa.string()), ("epochs", pa.int32()),
+        ("best_epoch", pa.int32()), ("value", pa.float64()), ("mae", pa.float64()), ("worst_group_mae", pa.float64()),
+        ("accuracy", pa.float64()), ("images_per_s", pa.float64()), ("seconds", pa.float64()),
+        ("num_parameters", pa.int64()), ("is_on_front", pa.bool_()), ("settings", pa.string()),
+    ]
+)  # fmt: skip
+
+
+def tidy(out: str, rows: Sequence[dict[str, Any]]) -> int:
+    """Removes the checkpoints of trials that are over, but for the best one's, and returns the bytes that are left.
+
+    What a trial that was stopped wrote while it was being stopped goes with them.
+    """
+    kept = next((row["number"] for row in rows if row["value"] is not None), None)
+    for row in rows:
+        if row["status"] != "running":
+            run = storage.join(out, f"runs/{row['number']:04d}")
+            for folder in ("last",) if row["number"] == kept else ("last", "best"):
+                for name in storage.list_names(storage.join(run, folder)):
+                    storage.delete(storage.join(run, f"{folder}/{name}"))
+    return sum(item.size_bytes for item in listing.list_files(out))
+
+
+def copy_best(out: str, number: int) -> str:
+    """Copies the checkpoint of a trial to ``<out>/best``, whole or not at all. Returns its URI."""
+    source, best = storage.join(out, f"runs/{number:04d}/best"), storage.join(out, "best")
+    names = storage.list_names(source)
+    for name in sorted(names, key=lambda name: name == checkpoints.CONFIG_NAME):  # which makes it a checkpoint, last
+        storage.write_bytes(storage.join(best, name), storage.read_bytes(storage.join(source, name)))
+    for name in set(storage.list_names(best)) - set(names):
+        storage.delete(storage.join(best, name))
+    return best

@@ -1,0 +1,45 @@
+"""Search for the best settings of training on a catalog; the same command continues a sweep that was stopped.
+
+python jobs/sweep.py --catalog s3://bucket/catalog --space architectures --num-trials 50 --out s3://bucket/sweep
+python jobs/sweep.py fast --catalog runs/catalog --space my_space.py --out runs/sweep     # other settings as in fast
+"""
+
+from __future__ import annotations
+
+import sys
+
+from agescale import recipes, storage
+from agescale.command_line import refuse, run_job
+from agescale.config import SweepConfig, TrainConfig
+from agescale.sweeping import SweepResult, sweep
+
+NUM_SHOWN = 10
+
+
+def main(config: SweepConfig, base: TrainConfig) -> None:
+    result = sweep(config, base)
+    print(table(result, config.objective))
+    counts = [row["epochs"] for row in result.leaderboard]
+    spent = f"{sum(counts)} epochs of at most {len(counts) * config.epochs}"
+    print(f"{len(counts)} trials, {spent}; {result.disk_bytes / 2**20:,.0f} MiB on disk")
+    if not result.command:
+        refuse("no trial came to a value; leaderboard.parquet says why", code=3)
+    print(f"report: {result.report}")
+    print(f"checkpoint: {storage.join(storage.absolute(config.out), 'best')}")
+    print(f"again: {result.command}")
+
+
+def table(result: SweepResult, objective: str) -> str:
+    """The first trials of the leaderboard, with the settings in which trials differ."""
+    lines = [f"{'trial':>5}  {'status':<9}{'epochs':>7}{objective:>17}  settings"]
+    for row in result.leaderboard[:NUM_SHOWN]:
+        value = "" if row["value"] is None else f"{row['value']:.3f}"
+        settings = ", ".join(f"{name} {value}" for name, value in row["settings"].items())
+        lines.append(f"{row['number']:>5}  {row['status']:<9}{row['epochs']:>7}{value:>17}  {settings}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    recipe = recipes.take_name(sys.argv)
+    base = recipes.RECIPES[recipe] if recipe else TrainConfig()
+    run_job(lambda config: main(config, base), SweepConfig)
