@@ -37,6 +37,7 @@ def config(catalog: str, tmp_path: Path) -> SweepConfig:
     return SweepConfig(catalog, str(tmp_path / "out"), str(tmp_path / "space.py"), epochs=2, searcher="grid")
 
 
+@pytest.mark.chaos
 def test_a_sweep_ends_with_a_winner_a_table_and_a_page(config: SweepConfig) -> None:
     result = sweep(config, BASE)
     by_number = {row["number"]: row for row in result.leaderboard}
