@@ -294,9 +294,9 @@ def _study(seed: int) -> optuna.Study:
 
 def end_trial(out: str, trial: Trial, has_failed: bool) -> Trial:
     """Says how a trial ended, unless its own process has said so already."""
-    said = next(each for each in trials.read_trials(out) if each.number == trial.number)
+    said = trials.read_trial(out, trial.number)
     if said.status == "running":
-        last = storage.join(trials.run_of(out, trial), "last")
+        last = storage.join(trials.run_of(out, trial.number), "last")
         checkpoint = checkpoints.read(last) if checkpoints.exists(last) else None
         is_finished = checkpoint is not None and checkpoint.progress.is_finished
         status: Status = "finished" if is_finished else "failed" if has_failed else "stopped"
@@ -363,11 +363,11 @@ class Progress(tune.Callback):
 
 def train_driver_fn(trial: dict[str, Any], config: SweepConfig, base: TrainConfig, shared: Any) -> None:
     """One trial, in a process of its own: a training whose every epoch Tune is told of."""
-    out, me = storage.absolute(config.out), Trial(trial["number"], trial["point"], {})
-    planned = replace(config_of(config, base, me.point), out=trials.run_of(out, me))
+    out, number = storage.absolute(config.out), trial["number"]
+    planned = replace(config_of(config, base, trial["point"]), out=trials.run_of(out, number))
     try:
         train(planned, (TuneReportCallback(),), shared)
     except ValueError as error:  # it diverged, or its settings are impossible in a way that no plan shows
-        said = next(each for each in trials.read_trials(out) if each.number == me.number)
+        said = trials.read_trial(out, number)
         status: Status = "diverged" if "diverged" in str(error) else "failed"
         trials.write_trial(out, replace(said, status=status, reason=str(error)))

@@ -40,17 +40,20 @@ class Trial:
         return f"{self.number:04d}"
 
 
-def run_of(out: str, trial: Trial) -> str:
+def run_of(out: str, number: int) -> str:
     """The folder of a trial's run."""
-    return storage.join(out, f"runs/{trial.name}")
+    return storage.join(out, f"runs/{number:04d}")
 
 
 def read_trials(out: str) -> list[Trial]:
     """All trials that have begun, in the order in which they were proposed."""
-    folder = storage.join(out, "trials")
+    names = storage.list_names(storage.join(out, "trials"), suffix=".json")
     with storage.read_pool() as pool:
-        uris = [storage.join(folder, name) for name in storage.list_names(folder, suffix=".json")]
-        return [Trial(**json.loads(data)) for data in pool.map(storage.read_bytes, uris)]
+        return list(pool.map(lambda name: read_trial(out, int(name.removesuffix(".json"))), names))
+
+
+def read_trial(out: str, number: int) -> Trial:
+    return Trial(**json.loads(storage.read_bytes(storage.join(out, f"trials/{number:04d}.json"))))
 
 
 def write_trial(out: str, trial: Trial) -> None:
@@ -59,7 +62,7 @@ def write_trial(out: str, trial: Trial) -> None:
 
 def read_curve(out: str, trial: Trial) -> list[dict[str, Any]]:
     """What each epoch of a trial brought; nothing where it has finished none."""
-    uri = storage.join(run_of(out, trial), "history.parquet")
+    uri = storage.join(run_of(out, trial.number), "history.parquet")
     return storage.read_table(uri).to_pylist() if storage.exists(uri) else []
 
 
@@ -154,7 +157,7 @@ def tidy(out: str, rows: Sequence[dict[str, Any]]) -> int:
     kept = next((row["number"] for row in rows if row["value"] is not None), None)
     for row in rows:
         if row["status"] != "running":
-            run = storage.join(out, f"runs/{row['number']:04d}")
+            run = run_of(out, row["number"])
             for folder in ("last",) if row["number"] == kept else ("last", "best"):
                 for name in storage.list_names(storage.join(run, folder)):
                     storage.delete(storage.join(run, f"{folder}/{name}"))
@@ -163,7 +166,7 @@ def tidy(out: str, rows: Sequence[dict[str, Any]]) -> int:
 
 def copy_best(out: str, number: int) -> str:
     """Copies the checkpoint of a trial to ``<out>/best``, whole or not at all. Returns its URI."""
-    source, best = storage.join(out, f"runs/{number:04d}/best"), storage.join(out, "best")
+    source, best = storage.join(run_of(out, number), "best"), storage.join(out, "best")
     names = storage.list_names(source)
     for name in sorted(names, key=lambda name: name == checkpoints.CONFIG_NAME):  # which makes it a checkpoint, last
         storage.write_bytes(storage.join(best, name), storage.read_bytes(storage.join(source, name)))
