@@ -25,7 +25,7 @@ import ray.data
 
 from agescale import catalogs, changes, images, layouts, lease, listing, quality, schema, splits, storage
 from agescale.age_groups import AgeGroups
-from agescale.config import CatalogConfig
+from agescale.config import CatalogConfig, check_unchanged
 from agescale.data import run_units, start_ray
 from agescale.images import ImageError
 from agescale.layouts import Label, Labels, LabelSource
@@ -92,7 +92,7 @@ def _add_images(
     labels = _labels(config, pictures, groups)
     settings = _settings(config, labels.age_groups)
     if known is not None:
-        _check_same(catalogs.settings(out), settings, out)
+        check_unchanged(out, "another catalog", catalogs.settings(out), settings)
 
     new, changed, gone, relabelled = _difference(known, pictures, labels)
     generation = _next_generation(out)
@@ -201,12 +201,6 @@ def _settings(config: CatalogConfig, age_groups: AgeGroups | None) -> dict[str, 
         "inspect": config.inspect and config.layout == "unlabelled",
         "age_groups": age_groups.format() if age_groups else None,
     }
-
-
-def _check_same(before: dict[str, Any], now: dict[str, Any], out: str) -> None:
-    changes = [f"{name} was {before.get(name)}, is {now[name]}" for name in now if before.get(name) != now[name]]
-    if changes:
-        raise ValueError(f"{out}: a catalog of other settings stands there ({'; '.join(changes)}); give another --out")
 
 
 def _age_groups(config: CatalogConfig, grown: str | None) -> AgeGroups | None:
@@ -389,7 +383,7 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
         names = catalogs.list_parts(out)
         settings = _settings(config, _age_groups(config, out if names else None))
         if names:
-            _check_same(catalogs.settings(out), settings, out)
+            check_unchanged(out, "another catalog", catalogs.settings(out), settings)
         known, generation = changes.known_parts(out, names), _next_generation(out)
         lister = changes.RangeLister(source, out, settings, generation, known, LISTED_PART_ROWS)
         with ImageProgress("cataloging", total=None) as progress:

@@ -86,10 +86,8 @@ class RangeLister:
     def __call__(self, unit: pa.Table) -> Iterator[pa.Table]:
         (a_range,) = unit.to_pylist()
         number, after, until = (a_range[name] for name in RANGE.names)
-        yield from self.update(self.pages(after, until), number, after, until)
-
-    def pages(self, after: str = "", until: str | None = None) -> Iterator[pa.Table]:
-        return map(listing.to_table, listing.pages(self.source, after, until))
+        listed = map(listing.to_table, listing.pages(self.source, after, until))
+        yield from self.update(listed, number, after, until)
 
     def update(
         self, listed: Iterable[pa.Table], number: int, after: str = "", until: str | None = None

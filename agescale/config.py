@@ -1,12 +1,13 @@
-"""The settings of every job: flat, frozen dataclasses, which tyro turns into command lines. No behaviour here.
+"""The settings of every job: flat, frozen dataclasses, which tyro turns into command lines.
 
 Units are in the names or in the text below each field, which is its ``--help``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
@@ -89,6 +90,9 @@ class TrainConfig:
     others alone: --where "age_high - age_low <= 1.001"."""
     gender_from: str = ""
     """Predictions whose gender stands in where the catalog has none."""
+    refit: bool = False
+    """Learn from the validation images as well, and keep the last epoch: a last training with settings that were chosen
+    before. What it then says of the validation images says nothing."""
     encoder: str = "cnn"
     """Architecture: cnn, skip_cnn, attention_cnn, conv_autoencoder, or torchvision/NAME for any torchvision
     classification backbone."""
@@ -187,7 +191,8 @@ class SweepConfig:
     """What may be tried: quick, architectures, full, or a Python file that defines SPACE, a list of dicts from settings
     of jobs/train.py to lists or scipy.stats distributions."""
     num_trials: int | None = None
-    """Trials in all; more of them may be asked for later. Default: 20, or all points of a grid."""
+    """Trials in all; more of them may be asked for later. Default: 20, or all points of a grid, or as many as
+    --total-epochs allows."""
     epochs: int = 10
     """Most epochs of a trial."""
     searcher: Literal["optuna", "random", "grid"] = "optuna"
@@ -206,6 +211,10 @@ class SweepConfig:
     random."""
     hours: float | None = None
     """Stop after so many hours; the same command goes on. Default: no limit."""
+    total_epochs: int | None = None
+    """Begin no further trial once all together have trained for so many epochs. Default: no limit."""
+    refit: bool = False
+    """Train the winner once more, on training and validation images together, into refit/."""
     where: str = ""
     """Train and validate on these images only, as in jobs/train.py."""
     max_images: int | None = None
@@ -310,3 +319,10 @@ def parse_names(text: str) -> tuple[str, ...]:
     (('val', 'test'), ())
     """
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def check_unchanged(out: str, what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises ValueError, naming what differs, where ``what`` stands in the folder ``out`` is of other settings."""
+    different = [f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in now if before.get(name) != now[name]]
+    if different:
+        raise ValueError(f"{out}: {what} stands there ({'; '.join(different)}); give another --out")

@@ -38,9 +38,13 @@ MAX_LOST_ANSWERS = 5
 """Writes of our own in a row that took place though they seemed refused: the client asks again when no answer comes."""
 
 
+class Held(ValueError):
+    """Another job has the folder."""
+
+
 @contextlib.contextmanager
 def hold(out: str) -> Iterator[Lease]:
-    """Keeps the folder ``out`` for this job, until the block ends. Raises ValueError where another job works there.
+    """Keeps the folder ``out`` for this job, until the block ends. Raises Held where another job works there.
 
     On S3 it may wait ``EXPIRES_S`` for a lease whose holder was killed, and says so on stderr.
     """
@@ -63,12 +67,12 @@ class Lease:
         self.ended = threading.Event()
 
     def check(self) -> None:
-        """Raises ValueError where another job has the folder now, or may have it. Asks nobody, so it costs nothing."""
+        """Raises Held where another job has the folder now, or may have it. Asks nobody, so it costs nothing."""
         if self.is_lost:
-            raise ValueError(f"{self.out}: another job has taken over and goes on there; this one stops")
+            raise Held(f"{self.out}: another job has taken over and goes on there; this one stops")
         if self.silent_s > EXPIRES_S:
             hint = "another job may have taken over; run the same command again to continue"
-            raise ValueError(f"{self.out}: could not be written to for {self.silent_s:.0f} s, so {hint}")
+            raise Held(f"{self.out}: could not be written to for {self.silent_s:.0f} s, so {hint}")
 
     @property
     def silent_s(self) -> float:
@@ -154,8 +158,8 @@ def _lock(out: str) -> Iterator[Lease]:
         yield lease
 
 
-def _refusal(out: str, holder: dict[str, Any]) -> ValueError:
-    return ValueError(f"{out}: {_name(holder)} writes there; wait for it, or give another --out")
+def _refusal(out: str, holder: dict[str, Any]) -> Held:
+    return Held(f"{out}: {_name(holder)} writes there; wait for it, or give another --out")
 
 
 def _name(holder: dict[str, Any]) -> str:

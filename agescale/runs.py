@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from agescale import checkpoints, storage
 from agescale.checkpoints import Progress, StateDict
-from agescale.config import TrainConfig
+from agescale.config import TrainConfig, check_unchanged
 from agescale.finetuning import Phase
 from agescale.tasks import METRIC_DIRECTIONS
 from agescale.training_plan import Plan
@@ -33,9 +33,7 @@ def check_same(out: str, run: dict[str, Any]) -> Progress | None:
     before = json.loads(storage.read_bytes(storage.join(out, "run.json")))
     old, new = before["settings"], run["settings"]
     known = DEFAULTS | old  # a setting may be newer than the run
-    different = [f"{name} was {known.get(name)!r}, is {new[name]!r}" for name in new if known.get(name) != new[name]]
-    if different:
-        raise ValueError(f"{out}: another run stands there ({'; '.join(different)}); give another --out")
+    check_unchanged(out, "another run", known, new)
     if before["data"] != run["data"]:
         raise ValueError(f"{out}: the catalog has changed since this run began; give another --out")
     last = storage.join(out, "last")
@@ -67,7 +65,7 @@ def extend(progress: Progress, entry: dict[str, Any], plan: Plan) -> Progress:
     """Progress with one more epoch."""
     value = entry[f"val_{plan.metric}"]
     sign = -1 if METRIC_DIRECTIONS[plan.metric] == "max" else 1
-    is_best = progress.best_value is None or sign * value < sign * progress.best_value
+    is_best = progress.best_value is None or sign * value < sign * progress.best_value or plan.config.refit
     progress = replace(progress, epochs_done=entry["epoch"], history=(*progress.history, entry))
     if is_best:
         progress = replace(progress, best_epoch=entry["epoch"], best_value=value)

@@ -29,7 +29,7 @@ import torch
 from ray.util import metrics
 
 from agescale import catalogs, checkpoints, lease, schema, storage, units
-from agescale.config import ScoreConfig, parse_names
+from agescale.config import ScoreConfig, check_unchanged, parse_names
 from agescale.data import allocator_environment, check_resources, num_gpus, run_units, start_ray
 from agescale.predictor import Predictor, read_checkpoint
 from agescale.progress import ImageProgress
@@ -197,10 +197,9 @@ def _begin(
         "split": ",".join(sorted(parse_names(config.split))),
         "mirror": config.mirror,
     }
-    different = [f"{key} was {before.get(key)}, is {run[key]}" for key in run if before.get(key) != run[key]]
-    if before and different:
-        raise ValueError(f"{out}: other predictions stand there ({'; '.join(different)}); give another --out")
-    if not before:
+    if before:
+        check_unchanged(out, "another table of predictions", before, run)
+    else:
         storage.write_bytes(name, json.dumps(run, indent=1).encode())
     return run
 

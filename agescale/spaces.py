@@ -87,7 +87,7 @@ FULL: Space = [
 SPACES: dict[str, Space] = {"quick": QUICK, "architectures": ARCHITECTURES, "full": FULL}
 
 FIXED_FIELDS = {*EXECUTION_FIELDS, "catalog", "where", "max_images", "coarse_labels", "gender_from", "age_groups"}
-FIXED_FIELDS |= {"auxiliary", "center_crop", "epochs"}
+FIXED_FIELDS |= {"auxiliary", "center_crop", "epochs", "refit"}
 """Fields that a space may not name: trials that see or learn something else cannot be compared."""
 
 
@@ -117,14 +117,19 @@ def check(space: Any, name: str) -> None:
             if setting not in known:
                 why = "the same for all trials" if setting in FIXED_FIELDS else "no setting of training"
                 raise ValueError(f"--space {name}: {setting!r} is {why}")
-            if not (isinstance(values, list) and values) and not hasattr(values, "rvs"):
+            if not (isinstance(values, list) and values) and not is_distribution(values):
                 raise ValueError(
                     f"--space {name}: {setting}: {values!r} is no list, and no distribution of scipy.stats"
                 )
-            if hasattr(values, "rvs") and not all(map(math.isfinite, values.support())):
+            if is_distribution(values) and not all(map(math.isfinite, values.support())):
                 raise ValueError(f"--space {name}: {setting}: a distribution with two ends is needed")
         if "lr" in alternative and not all("{lr}" in text for text in alternative.get("phases", [""])):
             raise ValueError(f"--space {name}: lr is for phases in which {{lr}} stands")
+
+
+def is_distribution(values: Any) -> bool:
+    """Whether a setting's values are one of scipy.stats' distributions, and not a list."""
+    return hasattr(values, "rvs")
 
 
 def describe(space: Space) -> list[dict[str, Any]]:
@@ -134,7 +139,7 @@ def describe(space: Space) -> list[dict[str, Any]]:
     [{'encoder': ['cnn'], 'lr': 'loguniform(0.0001, 0.01)'}]
     """
     return [
-        {k: v if isinstance(v, list) else f"{v.dist.name}{(*v.args, *v.kwds.values())}" for k, v in alternative.items()}
+        {k: f"{v.dist.name}{(*v.args, *v.kwds.values())}" if is_distribution(v) else v for k, v in alternative.items()}
         for alternative in space
     ]
 
@@ -143,14 +148,14 @@ def grid(space: Space) -> list[Point]:
     """Every point of a space without distributions."""
     for alternative in space:
         for setting, values in alternative.items():
-            if hasattr(values, "rvs"):
+            if is_distribution(values):
                 raise ValueError(f"--searcher grid: {setting} has a distribution; give a list of values")
     return [_plain(point) for point in ParameterGrid(space)]
 
 
 def sample(space: Space, num: int, seed: int) -> list[Point]:
     """``num`` random points, each alternative as likely as the others; fewer, where the space has no more."""
-    if all(isinstance(values, list) for alternative in space for values in alternative.values()):
+    if not any(is_distribution(values) for alternative in space for values in alternative.values()):
         num = min(num, len(ParameterGrid(space)))
     return [_plain(point) for point in ParameterSampler(space, num, random_state=seed)]
 
@@ -168,11 +173,11 @@ def suggest(space: Space, trial: Asked) -> Point:
     point = {}
     for setting, values in space[number].items():
         name = f"{number}.{setting}"
-        if isinstance(values, list):
-            point[setting] = values[trial.suggest_categorical(name, list(range(len(values))))]
-        else:
+        if is_distribution(values):
             low, high = map(float, values.support())
             point[setting] = trial.suggest_float(name, low, high, log=values.dist.name in ("loguniform", "reciprocal"))
+        else:
+            point[setting] = values[trial.suggest_categorical(name, list(range(len(values))))]
     return _plain(point)
 
 
@@ -211,7 +216,7 @@ def to_arguments(config: TrainConfig) -> list[str]:
 def examples(space: Space) -> Iterator[Point]:
     """Points that together name every value of every list, and both ends of every distribution: what to check."""
     for alternative in space:
-        ends = {k: v if isinstance(v, list) else list(map(float, v.support())) for k, v in alternative.items()}
+        ends = {k: list(map(float, v.support())) if is_distribution(v) else v for k, v in alternative.items()}
         first = {setting: values[0] for setting, values in ends.items()}
         for setting, values in ends.items():
             for value in values:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from agescale import plots, storage
 from agescale.importance import importances, varying
 from agescale.report import inline, number, template
+from agescale.trials import sign
 
 PAGE = "sweep_report.html"
 NUM_SHOWN = 10
@@ -64,8 +65,8 @@ def render(
     rows = [{key: _known(value) for key, value in row.items()} for row in leaderboard]
     rows = [row | {"settings": {key: _plain(value) for key, value in row["settings"].items()}} for row in rows]
     ranked = [row for row in rows if row["value"] is not None]
-    sign = -1 if about["objective"] == "accuracy" else 1
-    shares = importances([row["settings"] for row in ranked], [sign * row["value"] for row in ranked])
+    costs = [sign(about["objective"]) * row["value"] for row in ranked]
+    shares = importances([row["settings"] for row in ranked], costs)
     names = varying([row["settings"] for row in rows])
     title, _, style = OBJECTIVES[about["objective"]]
     return template("sweep_report.html.j2").render(
@@ -100,7 +101,7 @@ def _verdicts(
     line = f"The {title} of trial {ranked[0]['number']} is {number(best, style)}"
     if baseline is not None:
         line += f", that of “{baseline['name']}” {number(baseline['value'], style)}"
-        if (best >= baseline["value"]) != (about["objective"] == "accuracy"):
+        if (best >= baseline["value"]) == (sign(about["objective"]) > 0):
             line += ". So nothing was found that is better than that"
     found = [line + "."]
     num_close = sum(abs(row["value"] - best) <= CLOSE * abs(best) for row in ranked[1:])
@@ -127,7 +128,7 @@ def _figures(
     if not ranked:
         return {}
     title, label, _ = OBJECTIVES[about["objective"]]
-    is_higher_better = about["objective"] == "accuracy"
+    is_higher_better = sign(about["objective"]) < 0
     baseline = about["baseline"] and (about["baseline"]["name"], about["baseline"]["value"])
     told = {trial: _curve(curve, f"val_{about['objective']}") for trial, curve in curves.items()}
     stopped, diverged = (

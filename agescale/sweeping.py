@@ -23,17 +23,20 @@ import optuna
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+import ray.train
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from agescale import checkpoints, lease, spaces, storage, sweep_report, training_plan, trials
+from agescale import catalogs, checkpoints, lease, spaces, storage, sweep_report, training_plan, trials
 from agescale.age_groups import EXACT_YEARS
 from agescale.config import EXECUTION_FIELDS, SweepConfig, TrainConfig
 from agescale.data import SharedFaces, num_gpus, start_ray
-from agescale.spaces import Point, Space
-from agescale.training import train
+from agescale.finetuning import format_phases, parse_phases
+from agescale.spaces import Space
+from agescale.training import Diverged, OutOfMemory, train
 from agescale.training_plan import Selected
 from agescale.trials import Status, Trial
 
@@ -42,6 +45,7 @@ TRIAL_CPUS = 0.01
 TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # which is no output where nobody asks for any
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # every result as JSON, CSV and for TensorBoard, in a folder that goes
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # Python's tracebacks; a trial that fails is a row with its reason
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that diverges at once has nothing to report
 }
 MAX_FAILURES = 3
@@ -57,13 +61,15 @@ SHARED_FIELDS = (
     "seed",
 )
 """Settings of a sweep that are those of every trial."""
-MODES = {"mae": "min", "worst_group_mae": "min", "accuracy": "max"}
+MIN_BATCH_SIZE = 4
+"""Below it a trial for which memory does not suffice is given up."""
 
 
 @dataclass(frozen=True)
 class SweepResult:
     leaderboard: list[dict[str, Any]]
     command: str  # which trains the winner again; empty where no trial has a value
+    refit: str  # the winner's checkpoint, trained on training and validation images together; empty where not asked for
     report: str
     disk_bytes: int
 
@@ -84,50 +90,81 @@ def sweep(config: SweepConfig, base: TrainConfig) -> SweepResult:
         if proposals.num_left:
             start_ray(min_cpus=base.num_workers * base.cpus_per_worker + 1, has_dashboard=True)
             concurrency = _concurrency(config, base)
-            scheduler = _scheduler(config, trials.read_trials(out))
+            scheduler = build_scheduler(config, trials.read_trials(out))
             _run(config, base, proposals, scheduler, concurrency, held)
         rows = trials.leaderboard(out, config.objective)
         trials.write_leaderboard(out, rows)
         disk_bytes = trials.tidy(out, rows)
-        command = ""
+        command = refit = ""
         if rows and rows[0]["value"] is not None:
             trials.copy_best(out, rows[0]["number"])
-            winner = replace(config_of(config, base, rows[0]["settings"]), out=f"{out}-winner")
-            command = shlex.join(["python", "jobs/train.py", *spaces.to_arguments(winner)])
+            best = config_of(config, base, trials.read_trial(out, rows[0]["number"]))
+            command = shlex.join(["python", "jobs/train.py", *spaces.to_arguments(replace(best, out=f"{out}-winner"))])
+            if config.refit:
+                print("training the winner on training and validation images together", flush=True)
+                refit = storage.join(out, "refit/best")
+                train(replace(best, refit=True, out=storage.join(out, "refit")))
         curves = {trial.number: trials.read_curve(out, trial) for trial in trials.read_trials(out)}
         report = sweep_report.write_report(out, _about(config, selected, rows, disk_bytes), rows, curves, command)
-        return SweepResult(rows, command, report, disk_bytes)
+        return SweepResult(rows, command, refit, report, disk_bytes)
 
 
 def _about(config: SweepConfig, selected: Selected, rows: list[dict[str, Any]], disk_bytes: int) -> dict[str, Any]:
     """What the report says of the sweep as a whole, and what a model would have to beat."""
-    train, val = (selected.rows.filter(pc.equal(selected.rows["split"], split)) for split in ("train", "val"))
     about = {
         name: getattr(config, name) for name in ("space", "searcher", "scheduler", "epochs", "objective", "catalog")
     }
     seconds = sum(row["seconds"] for row in rows)
     about |= {"num_trials": len(rows), "seconds": seconds, "disk_bytes": disk_bytes}
-    about |= {"num_train": len(train), "num_val": len(val), "baseline": None}
-    if config.objective == "mae":
-        ages, judged = (_exact_ages(part) for part in (train, val))
-        if len(ages) and len(judged):
-            value = float(np.abs(judged - np.median(ages)).mean())
-            about["baseline"] = {"name": "always the median age", "value": value}
-    return about
+    train, val = _splits(selected)
+    return about | {"num_train": len(train), "num_val": len(val), "baseline": baseline(config, selected)}
 
 
-def _exact_ages(rows: pa.Table) -> np.ndarray:
-    low_N, high_N = (rows[name].to_numpy().astype(float) for name in ("age_low", "age_high"))
-    return low_N[high_N - low_N <= EXACT_YEARS]
+def _splits(selected: Selected) -> tuple[pa.Table, pa.Table]:
+    train, val = (selected.rows.filter(pc.equal(selected.rows["split"], split)) for split in ("train", "val"))
+    return train, val
 
 
-def config_of(config: SweepConfig, base: TrainConfig, point: Point) -> TrainConfig:
-    """The training that a point of the sweep's space stands for."""
+def baseline(config: SweepConfig, selected: Selected) -> dict[str, Any] | None:
+    """What always the same answer reaches, the one that suits the training images best, by its name and value."""
+    train, val = _splits(selected)
+    if config.objective == "accuracy":
+        known_N, judged_N = (catalogs.group_indices(rows, selected.age_groups) for rows in (train, val))
+        known_N, judged_N = known_N[known_N >= 0], judged_N[judged_N >= 0]
+        if not len(known_N) or not len(judged_N):
+            return None
+        largest = np.bincount(known_N).argmax()
+        name = f"always {selected.age_groups.names[largest]}"
+        return {"name": name, "value": float((judged_N == largest).mean())}
+    train, val = (rows.filter(_is_exact(rows)) for rows in (train, val))
+    if not len(train) or not len(val):
+        return None
+    errors_N = np.abs(val["age_low"].to_numpy() - np.median(train["age_low"].to_numpy()))
+    value = errors_N.mean()
+    if config.objective == "worst_group_mae":
+        group_N = catalogs.group_indices(val, selected.age_groups)
+        value = max(errors_N[group_N == group].mean() for group in np.unique(group_N))
+    return {"name": "always the median age", "value": float(value)}
+
+
+def _is_exact(rows: pa.Table) -> pa.BooleanArray:
+    return pc.less_equal(pc.subtract(rows["age_high"], rows["age_low"]), EXACT_YEARS)
+
+
+def config_of(config: SweepConfig, base: TrainConfig, trial: Trial) -> TrainConfig:
+    """The training that a trial of the sweep is.
+
+    Where its batch had to be halved, so is the learning rate: Goyal et al., "Accurate, Large Minibatch SGD", 2017.
+    """
     weights = dict(item.split("=", 1) for item in config.weights)
-    planned = spaces.to_config(base, point, config.epochs)
-    if "weights" in point or planned.encoder not in weights:
+    planned = spaces.to_config(base, trial.point, config.epochs)
+    if "weights" not in trial.point and planned.encoder in weights:
+        planned = replace(planned, weights=weights[planned.encoder])
+    if not trial.num_halvings:
         return planned
-    return replace(planned, weights=weights[planned.encoder])
+    share = 0.5**trial.num_halvings
+    phases = (replace(phase, lr=phase.lr * share) for phase in parse_phases(planned.phases))
+    return replace(planned, batch_size=int(planned.batch_size * share), phases=format_phases(tuple(phases)))
 
 
 def _check(config: SweepConfig, base: TrainConfig, space: Space) -> Selected:
@@ -142,7 +179,7 @@ def _check(config: SweepConfig, base: TrainConfig, space: Space) -> Selected:
     selected = training_plan.select(base)
     for point in spaces.examples(space):
         try:
-            plan, _, _ = training_plan.build_plan(config_of(config, base, point), selected)
+            plan, _, _ = training_plan.build_plan(config_of(config, base, Trial(0, point, {})), selected)
         except (ValueError, TypeError) as error:
             raise ValueError(f"--space {config.space}: {json.dumps(point)}: {error}") from error
         if plan.metric != "mae" and config.objective != "accuracy":
@@ -183,14 +220,14 @@ def _concurrency(config: SweepConfig, base: TrainConfig) -> int:
     return min(num, config.max_concurrent or num)
 
 
-def _scheduler(config: SweepConfig, known: list[Trial]) -> TrialScheduler:
+def build_scheduler(config: SweepConfig, known: list[Trial]) -> TrialScheduler:
     """ASHA that has seen what the trials before have brought."""
     if config.scheduler == "none":
         return FIFOScheduler()
     scheduler = ASHAScheduler(
         time_attr="epoch",
         metric=f"val_{config.objective}",
-        mode=MODES[config.objective],
+        mode=trials.DIRECTIONS[config.objective],
         max_t=config.epochs,
         grace_period=min(config.grace_epochs, config.epochs),
         reduction_factor=config.reduction_factor,
@@ -210,13 +247,15 @@ class Proposals(Searcher):
     def __init__(self, config: SweepConfig, space: Space, known: list[Trial]) -> None:
         super().__init__()
         self.config, self.space, self.out = config, space, storage.absolute(config.out)
-        self.sign = -1 if MODES[config.objective] == "max" else 1
         self.waiting = [trial for trial in known if trial.status == "running"]
         self.num_begun = len(known)
+        self.values = {trial.number: self._value(trial) for trial in known if trial.status != "running"}
+        self.num_epochs = sum(len(trials.read_curve(self.out, trial)) for trial in known)
         self.under_way: dict[str, Trial] = {}
+        self.dropped: set[int] = set()
         self.study: optuna.Study | None = None
         self.asked: dict[int, optuna.Trial] = {}
-        num_trials = config.num_trials or 20
+        num_trials = config.num_trials or config.total_epochs or 20
         if config.searcher == "optuna":
             self.num_trials = num_trials
             self.study = _study(config.seed + len(known))  # the same seed again would propose the first ones again
@@ -231,12 +270,16 @@ class Proposals(Searcher):
 
     @property
     def num_left(self) -> int:
-        return len(self.waiting) + max(0, self.num_trials - self.num_begun)
+        return len(self.waiting) + (0 if self._is_spent else max(0, self.num_trials - self.num_begun))
+
+    @property
+    def _is_spent(self) -> bool:
+        return self.config.total_epochs is not None and self.num_epochs >= self.config.total_epochs
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         if self.waiting:
             trial = self.waiting.pop(0)
-        elif self.num_begun < self.num_trials:
+        elif self.num_begun < self.num_trials and not self._is_spent:
             trial = self._propose(self.num_begun)
             self.num_begun += 1
             trials.write_trial(self.out, trial)
@@ -264,17 +307,31 @@ class Proposals(Searcher):
             self._tell(trial)
 
     def _tell(self, trial: Trial) -> None:
-        if self.study is None:
-            return
+        """Tells the study what a trial that is over has brought."""
+        if self.study is not None:
+            value = self.values[trial.number]
+            state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
+            self.study.tell(self.asked.pop(trial.number), value, state)
+
+    def _value(self, trial: Trial) -> float | None:
+        """What a trial has brought, the less the better; None where it has come to nothing."""
         kept = trials.best_epoch(trials.read_curve(self.out, trial)) or {}
         value = kept.get(f"val_{self.config.objective}")
-        state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
-        self.study.tell(self.asked.pop(trial.number), None if value is None else self.sign * value, state)
+        return None if value is None else trials.sign(self.config.objective) * value
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.num_epochs += 1
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Ends a trial. Only the best one's checkpoint is kept, so the disk holds a few, however many trials."""
         trial = end_trial(self.out, self.under_way.pop(trial_id), has_failed=error)
+        self.values[trial.number] = self._value(trial)
         self._tell(trial)
-        trials.tidy(self.out, trials.leaderboard(self.out, self.config.objective))
+        best = min((value for value in self.values.values() if value is not None), default=None)
+        for number, value in self.values.items():
+            if (value is None or value != best) and number not in self.dropped:
+                trials.drop_checkpoints(self.out, number)
+                self.dropped.add(number)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: all that it knows stands in the sweep's folder."""
@@ -300,7 +357,7 @@ def end_trial(out: str, trial: Trial, has_failed: bool) -> Trial:
         checkpoint = checkpoints.read(last) if checkpoints.exists(last) else None
         is_finished = checkpoint is not None and checkpoint.progress.is_finished
         status: Status = "finished" if is_finished else "failed" if has_failed else "stopped"
-        reason = f"its processes died {MAX_FAILURES + 1} times" if status == "failed" else ""
+        reason = f"its processes died {MAX_FAILURES + 1} times" if status == "failed" else said.reason
         num_parameters = checkpoint.provenance.get("num_parameters") if checkpoint else None
         said = replace(said, status=status, reason=reason, num_parameters=num_parameters)
         trials.write_trial(out, said)
@@ -318,7 +375,8 @@ def _run(
     """One execution of Ray Tune over all that is left."""
     os.environ.update(TUNE_ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    shared = SharedFaces.remote()  # type: ignore[attr-defined]
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    shared = SharedFaces.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # dies when we do
     driver = tune.with_parameters(train_driver_fn, config=config, base=base, shared=shared)
     with tempfile.TemporaryDirectory(prefix="agescale-") as scratch:  # Ray's own records; nothing we keep stands there
         tuner = tune.Tuner(
@@ -363,11 +421,37 @@ class Progress(tune.Callback):
 
 def train_driver_fn(trial: dict[str, Any], config: SweepConfig, base: TrainConfig, shared: Any) -> None:
     """One trial, in a process of its own: a training whose every epoch Tune is told of."""
-    out, number = storage.absolute(config.out), trial["number"]
-    planned = replace(config_of(config, base, trial["point"]), out=trials.run_of(out, number))
-    try:
-        train(planned, (TuneReportCallback(),), shared)
-    except ValueError as error:  # it diverged, or its settings are impossible in a way that no plan shows
+    run_trial(trial["number"], config, base, (TuneReportCallback(),), shared)
+
+
+def run_trial(
+    number: int,
+    config: SweepConfig,
+    base: TrainConfig,
+    callbacks: tuple[ray.train.UserCallback, ...],
+    shared: SharedFaces | None,
+) -> None:
+    """Trains, or continues, a trial, and says how it ended. Where memory does not suffice it begins anew with half the
+    batch. Raises Held while a process of this very trial is still dying."""
+    out = storage.absolute(config.out)
+    while True:
         said = trials.read_trial(out, number)
-        status: Status = "diverged" if "diverged" in str(error) else "failed"
-        trials.write_trial(out, replace(said, status=status, reason=str(error)))
+        planned = replace(config_of(config, base, said), out=trials.run_of(out, said.number))
+        try:
+            train(planned, callbacks, shared)
+            return
+        except lease.Held:  # Tune tries again
+            raise
+        except OutOfMemory as error:
+            half = planned.batch_size // 2
+            if half < MIN_BATCH_SIZE or half % planned.num_workers:
+                trials.write_trial(out, replace(said, status="failed", reason=str(error)))
+                return
+            trials.drop_run(out, said.number)
+            reason = f"batches of {half}, and not {half << said.num_halvings + 1}, for want of memory"
+            trials.write_trial(out, replace(said, num_halvings=said.num_halvings + 1, reason=reason))
+            print(f"trial {said.name}: {reason}", flush=True)
+        except ValueError as error:  # its settings are impossible in a way that no plan shows, or it diverged
+            status: Status = "diverged" if isinstance(error, Diverged) else "failed"
+            trials.write_trial(out, replace(said, status=status, reason=str(error)))
+            return

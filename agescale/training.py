@@ -61,6 +61,14 @@ LABEL_COLUMNS = ("group", "age_low", "age_high", "gender", "ethnicity", "weight"
 """What is learned of an image: numbers, looked up by its index."""
 
 
+class Diverged(ValueError):
+    """The loss is no number any more."""
+
+
+class OutOfMemory(ValueError):
+    """A training process had not enough memory, of its GPU or of the machine."""
+
+
 def train(
     config: TrainConfig, callbacks: tuple[ray.train.UserCallback, ...] = (), shared: SharedFaces | None = None
 ) -> Progress:
@@ -76,6 +84,8 @@ def train(
         print(f"{out}: this run is finished, after {finished.epochs_done} epochs; nothing to do")
         return finished
     plan, splits, model = training_plan.build_plan(config, selected)
+    if plan.loaded:
+        print(f"weights: {config.weights}: {plan.loaded}", flush=True)
     storage.check_writable(out)
     with lease.hold(out):
         _fit(config, selected.run, plan, splits, model, callbacks, shared)
@@ -91,7 +101,7 @@ def _fit(
     callbacks: tuple[ray.train.UserCallback, ...],
     shared: SharedFaces | None,
 ) -> None:
-    """Runs Ray Train over what is left of the plan. Raises ValueError where training diverges."""
+    """Runs Ray Train over what is left of the plan. Raises Diverged, and OutOfMemory."""
     start_ray(min_cpus=config.num_workers * config.cpus_per_worker + 1, has_dashboard=True)
     use_gpu = config.device == "cuda" or (config.device == "auto" and num_gpus() > 0)
     check_resources(config.num_workers, config.cpus_per_worker, config.gpus_per_worker * use_gpu, extra_cpus=1)
@@ -129,9 +139,23 @@ def _fit(
             datasets={name: dataset for name, (dataset, _) in datasets.items()},
             dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
         )
-        diverged = trainer.fit().return_value
+        try:
+            diverged = trainer.fit().return_value
+        except ray.train.WorkerGroupError as error:
+            if not any(map(_is_out_of_memory, error.worker_failures.values())):
+                raise
+            raise OutOfMemory(f"out of memory with --batch-size {config.batch_size}; try half of it") from error
     if diverged:
-        raise ValueError(diverged)
+        raise Diverged(diverged)
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether that is why a training process ended, or what it was caused by."""
+    if isinstance(error, torch.OutOfMemoryError | ray.exceptions.OutOfMemoryError):
+        return True
+    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
+        return True
+    return error is not None and _is_out_of_memory(error.__cause__)
 
 
 def _dataset(

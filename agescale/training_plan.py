@@ -38,6 +38,7 @@ class Plan:
     task_settings: dict[str, Any]  # what the task's loss is told beyond the spec
     provenance: dict[str, Any]
     metric: str
+    loaded: str  # what the initial weights lack and have too much, in words
 
     def build_task(self) -> Task:
         return build_spec_task(self.spec, **self.task_settings)
@@ -71,7 +72,7 @@ def build_plan(config: TrainConfig, selected: Selected) -> tuple[Plan, dict[str,
     splits = _splits(config, selected.rows, spec, selected.age_groups)
     task_settings = _task_settings(config, splits["train"])
     metric = _check_labels(build_spec_task(spec, **task_settings), splits)
-    model = _initial_model(config, spec, phases)
+    model, loaded = _initial_model(config, spec, phases)
     if config.batch_size % config.num_workers:
         raise ValueError(f"--batch-size {config.batch_size} is no multiple of --num-workers {config.num_workers}")
     plan = Plan(
@@ -82,6 +83,7 @@ def build_plan(config: TrainConfig, selected: Selected) -> tuple[Plan, dict[str,
         task_settings=task_settings,
         provenance=_provenance(config, selected.run, splits, model),
         metric=metric,
+        loaded=loaded,
     )
     return plan, splits, model
 
@@ -169,6 +171,8 @@ def _splits(config: TrainConfig, rows: pa.Table, spec: ModelSpec, age_groups: Ag
     for name, values in labels.items():
         rows = rows.set_column(rows.schema.get_field_index(name), name, pa.array(values))
     splits = {name: rows.filter(pc.equal(rows["split"], name)) for name in ("train", "val")}
+    if config.refit:
+        splits["train"] = rows
     for name, split in splits.items():
         weight = _weights(config, split, age_groups) if name == "train" else np.ones(len(split), np.float32)
         splits[name] = split.append_column("weight", pa.array(weight))
@@ -218,8 +222,8 @@ def _label_counts(rows: pa.Table) -> tuple[int, int, int, int]:
     return int(counts[0].sum()), int(counts[1].sum()), int(counts[2].sum()), int(counts[3].sum())
 
 
-def _initial_model(config: TrainConfig, spec: ModelSpec, phases: tuple[finetuning.Phase, ...]) -> AgeModel:
-    """The model that training starts from; says what its weights lack and have too much."""
+def _initial_model(config: TrainConfig, spec: ModelSpec, phases: tuple[finetuning.Phase, ...]) -> tuple[AgeModel, str]:
+    """The model that training starts from, and what its weights lack and have too much."""
     torch.manual_seed(config.seed)
     model = AgeModel(spec)
     for phase in phases:
@@ -228,15 +232,13 @@ def _initial_model(config: TrainConfig, spec: ModelSpec, phases: tuple[finetunin
     if config.weights_sha256 and not is_stored:
         raise ValueError("--weights-sha256 is for a file or a checkpoint; torchvision checks what it publishes itself")
     if not config.weights:
-        return model
+        return model, ""
     uri = storage.absolute(config.weights)
     if is_stored and not config.weights.endswith(TENSOR_FILES):
-        print(f"weights: {config.weights}: {checkpoints.load_into(model, uri, config.weights_sha256)}")
-        return model
+        return model, checkpoints.load_into(model, uri, config.weights_sha256)
     source = checkpoints.read_tensors(uri, config.weights_sha256) if is_stored else config.weights
     missing, unexpected = load_backbone_weights(model.encoder, source)
-    print(f"weights: {config.weights}: {_name_some('lacks', missing)}; {_name_some('has too much', unexpected)}")
-    return model
+    return model, f"{_name_some('lacks', missing)}; {_name_some('has too much', unexpected)}"
 
 
 def _name_some(what: str, names: list[str]) -> str:

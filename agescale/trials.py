@@ -18,9 +18,12 @@ import numpy as np
 import pyarrow as pa
 
 from agescale import checkpoints, listing, storage
+from agescale.config import check_unchanged
 from agescale.spaces import Point
 
 SWEEP_NAME = "sweep.json"
+DIRECTIONS = {"mae": "min", "worst_group_mae": "min", "accuracy": "max"}
+"""What may be sought, and which way it is better."""
 Status = Literal["running", "finished", "stopped", "diverged", "failed"]
 
 
@@ -34,10 +37,16 @@ class Trial:
     status: Status = "running"
     reason: str = ""
     num_parameters: int | None = None
+    num_halvings: int = 0  # of its batch, for want of memory
 
     @property
     def name(self) -> str:
         return f"{self.number:04d}"
+
+
+def sign(objective: str) -> int:
+    """What makes smaller better."""
+    return -1 if DIRECTIONS[objective] == "max" else 1
 
 
 def run_of(out: str, number: int) -> str:
@@ -70,9 +79,7 @@ def begin(out: str, sweep: dict[str, Any]) -> None:
     """Says what the sweep is. Raises ValueError where another one stands in its folder."""
     uri, sweep = storage.join(out, SWEEP_NAME), json.loads(json.dumps(sweep))
     before = json.loads(storage.read_bytes(uri)) if storage.exists(uri) else sweep
-    different = [f"{key} was {before.get(key)!r}, is {sweep[key]!r}" for key in sweep if before.get(key) != sweep[key]]
-    if different:
-        raise ValueError(f"{out}: another sweep stands there ({'; '.join(different)}); give another --out")
+    check_unchanged(out, "another sweep", before, sweep)
     storage.write_bytes(uri, json.dumps(sweep, indent=1).encode())
 
 
@@ -80,8 +87,7 @@ def leaderboard(out: str, objective: str) -> list[dict[str, Any]]:
     """All trials, the best one first, those without a value last. A trial is judged at the epoch that its checkpoint
     keeps, on the validation split; ``images_per_s`` are those of training."""
     rows = [_row(trial, read_curve(out, trial), objective) for trial in read_trials(out)]
-    sign = -1 if objective == "accuracy" else 1
-    rows.sort(key=lambda row: (row["value"] is None, sign * (row["value"] or 0.0), row["number"]))
+    rows.sort(key=lambda row: (row["value"] is None, sign(objective) * (row["value"] or 0.0), row["number"]))
     front = _front([[row[goal] for goal in GOALS] for row in rows])
     return [{**row, "is_on_front": is_on_front} for row, is_on_front in zip(rows, front, strict=True)]
 
@@ -149,6 +155,23 @@ LEADERBOARD = pa.schema(
 )  # fmt: skip
 
 
+def drop_checkpoints(out: str, number: int, folders: Sequence[str] = ("last", "best")) -> None:
+    """Removes what a trial's run keeps of its model; what it did stays."""
+    for folder in folders:
+        _empty(storage.join(run_of(out, number), folder))
+
+
+def drop_run(out: str, number: int) -> None:
+    """Removes a trial's run as if it had not begun."""
+    drop_checkpoints(out, number)
+    _empty(run_of(out, number))
+
+
+def _empty(folder: str) -> None:
+    for name in storage.list_names(folder):
+        storage.delete(storage.join(folder, name))
+
+
 def tidy(out: str, rows: Sequence[dict[str, Any]]) -> int:
     """Removes the checkpoints of trials that are over, but for the best one's, and returns the bytes that are left.
 
@@ -157,10 +180,7 @@ def tidy(out: str, rows: Sequence[dict[str, Any]]) -> int:
     kept = next((row["number"] for row in rows if row["value"] is not None), None)
     for row in rows:
         if row["status"] != "running":
-            run = run_of(out, row["number"])
-            for folder in ("last",) if row["number"] == kept else ("last", "best"):
-                for name in storage.list_names(storage.join(run, folder)):
-                    storage.delete(storage.join(run, f"{folder}/{name}"))
+            drop_checkpoints(out, row["number"], ("last",) if row["number"] == kept else ("last", "best"))
     return sum(item.size_bytes for item in listing.list_files(out))
 
 

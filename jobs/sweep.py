@@ -26,6 +26,8 @@ def main(config: SweepConfig, base: TrainConfig) -> None:
         refuse("no trial came to a value; leaderboard.parquet says why", code=3)
     print(f"report: {result.report}")
     print(f"checkpoint: {storage.join(storage.absolute(config.out), 'best')}")
+    if result.refit:
+        print(f"trained on validation images as well: {result.refit}")
     print(f"again: {result.command}")
 
 

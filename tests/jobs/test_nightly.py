@@ -53,7 +53,7 @@ def counter(s3: str) -> Iterator[FaultProxy]:
 def test_the_second_night_reads_and_scores_only_what_changed(
     bucket: str, faces: list[bytes], counter: FaultProxy, run_job: RunJob
 ) -> None:
-    first_s = night(bucket, counter, run_job, num_scored=NUM_OBJECTS)
+    first = night(bucket, counter, run_job, num_scored=NUM_OBJECTS)
     assert len(images_read(counter)) == NUM_OBJECTS
 
     changed = [f"{bucket}/inbox/{n % 10}/{n:06d}.jpg" for n in range(NUM_CHANGED)]
@@ -62,9 +62,9 @@ def test_the_second_night_reads_and_scores_only_what_changed(
     storage.filesystem(bucket).pipe(dict.fromkeys(changed + new, faces[-1] + b"other bytes behind the picture"))
     storage.filesystem(bucket).rm(deleted)
     counter.requests.clear()
-    second_s = night(bucket, counter, run_job, num_scored=NUM_CHANGED + NUM_NEW)
+    second = night(bucket, counter, run_job, num_scored=NUM_CHANGED + NUM_NEW)
     assert images_read(counter) == sorted(uri.removeprefix("s3:/") for uri in changed + new)
-    print(f"\n{NUM_OBJECTS:,} objects: {first_s:.0f} s; {NUM_CHANGED} changed, {NUM_NEW} new: {second_s:.0f} s")
+    print(f"\n{NUM_OBJECTS:,} objects: {first}; {NUM_CHANGED} changed, {NUM_NEW} new: {second}")
 
     verified = run_job("jobs/verify.py", "--catalog", f"{bucket}/catalog", "--predictions", f"{bucket}/ages")
     assert verified.returncode == 0, verified.stdout + verified.stderr
@@ -76,20 +76,21 @@ def test_the_second_night_reads_and_scores_only_what_changed(
     assert len(rows) == NUM_OBJECTS + NUM_CHANGED + NUM_NEW, "old predictions stay"
 
 
-def night(bucket: str, counter: FaultProxy, run_job: RunJob, num_scored: int) -> float:
-    """Lists and scores, as every night; returns seconds."""
-    started = time.monotonic()
+def night(bucket: str, counter: FaultProxy, run_job: RunJob, num_scored: int) -> str:
+    """Lists and scores, as every night; returns what it took, in words."""
+    began = time.monotonic()
     environment = {"AWS_ENDPOINT_URL": counter.url}
     out = ("--out", f"{bucket}/catalog")
     listed = run_job("jobs/catalog.py", "--source", f"{bucket}/inbox", *out, env=environment, timeout_s=900)
     assert listed.returncode == 0, listed.stdout + listed.stderr
+    was_listed = time.monotonic()
     arguments = ("--checkpoint", f"{bucket}/model", "--out", f"{bucket}/ages")
     scored = run_job("jobs/score.py", "--catalog", f"{bucket}/catalog", *arguments, env=environment, timeout_s=900)
     assert scored.returncode == 0, scored.stdout + scored.stderr
     told = re.search(r"scored ([\d,]+) images now", scored.stdout)
     assert told is not None, scored.stdout
     assert int(told[1].replace(",", "")) == num_scored
-    return time.monotonic() - started
+    return f"listed in {was_listed - began:.0f} s, scored in {time.monotonic() - was_listed:.0f} s"
 
 
 def images_read(counter: FaultProxy) -> list[str]:

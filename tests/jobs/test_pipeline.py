@@ -11,10 +11,8 @@ import pyarrow.compute as pc
 import pytest
 from conftest import RunJob
 
-from agescale import catalogs, listing, storage, synthetic
-from agescale.cataloging import build_catalog
-from agescale.config import CatalogConfig, ScoreConfig
-from agescale.scoring import score
+from agescale import catalogs, listing, photos, storage, synthetic
+from agescale.config import PredictConfig
 
 TRAIN = ("--image-size", "32", "--phases", "all:2@1e-3", "--batch-size", "32")
 
@@ -24,18 +22,17 @@ def copy(folder: str, to: str) -> None:
         storage.write_bytes(storage.join(to, item.relative), storage.read_bytes(item.uri))
 
 
-def predictions(uri: str, source: str) -> pa.Table:
+def by_path(predictions: pa.Table, source: str) -> pa.Table:
     """Predictions by the path of their image below the source."""
-    names = [storage.join(uri, name) for name in catalogs.list_parts(uri)]
-    rows = storage.read_tables(names, ["uri", "status", "age", "group"])
+    rows = predictions.select(["uri", "status", "age", "group"])
     paths = pc.replace_substring(rows["uri"], source, "")
     return rows.set_column(0, "path", paths).sort_by("path")
 
 
 @pytest.mark.timeout(600)
-def test_from_a_bucket_as_from_a_folder(tmp_path: Path, s3: str, run_job: RunJob, local_ray: None) -> None:
+def test_from_a_bucket_as_from_a_folder(tmp_path: Path, s3: str, run_job: RunJob) -> None:
     local, bucket = str(tmp_path), storage.join(s3, "pipeline")
-    synthetic.write_dataset(tmp_path / "faces", "utkface", num_faces=80, size=48)
+    num_photos = synthetic.write_dataset(tmp_path / "faces", "utkface", num_faces=80, size=48)
     copy(f"{local}/faces", f"{bucket}/faces")
 
     def run(job: str, *arguments: str) -> str:
@@ -44,7 +41,7 @@ def test_from_a_bucket_as_from_a_folder(tmp_path: Path, s3: str, run_job: RunJob
         return str(result.stdout)
 
     catalog, ages = f"{bucket}/catalog", f"{bucket}/ages"
-    run("catalog", "--source", f"{bucket}/faces", "--layout", "utkface", "--pack", "48", "--out", catalog)
+    run("catalog", "--source", f"{bucket}/faces", "--layout", "utkface", "--out", catalog)
     assert f"checkpoint: {bucket}/run/best" in run("train", "--catalog", catalog, "--out", f"{bucket}/run", *TRAIN)
     run("score", "--catalog", catalog, "--checkpoint", f"{bucket}/run/best", "--out", ages)
     said = run("evaluate", "--catalog", catalog, "--predictions", ages, "--out", f"{bucket}/report")
@@ -52,9 +49,10 @@ def test_from_a_bucket_as_from_a_folder(tmp_path: Path, s3: str, run_job: RunJob
     assert json.loads(storage.read_bytes(f"{bucket}/report/metrics.json"))["test"]["num_rows"] > 0
 
     copy(f"{bucket}/run/best", f"{local}/best")
-    build_catalog(CatalogConfig(f"{local}/faces", f"{local}/catalog", layout="utkface", pack=48))
-    score(ScoreConfig(f"{local}/catalog", f"{local}/best", f"{local}/ages"))
-    theirs, ours = predictions(ages, f"{bucket}/faces"), predictions(f"{local}/ages", f"{local}/faces")
+    without_ray = photos.predict(PredictConfig((f"{local}/faces",), f"{local}/best")).rows
+    with_ray = storage.read_tables(catalogs.prediction_files(ages), without_ray.column_names)
+    theirs, ours = by_path(with_ray, f"{bucket}/faces"), by_path(without_ray, f"{local}/faces")
+    assert len(ours) == num_photos
     assert theirs.drop_columns(["age"]).equals(ours.drop_columns(["age"]))
     both = [pc.fill_null(table["age"], -1).to_numpy() for table in (theirs, ours)]
     np.testing.assert_allclose(*both, atol=1e-3)

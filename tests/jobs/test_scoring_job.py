@@ -132,7 +132,7 @@ def test_other_predictions_in_the_same_place_are_refused(
     catalog: str, predictions: str, checkpoint: str, tmp_path: Path
 ) -> None:
     other = make_checkpoint(tmp_path / "other", seed=1)
-    with pytest.raises(ValueError, match=r"other predictions stand there \(model was") as caught:
+    with pytest.raises(ValueError, match=r"another table of predictions stands there \(model was") as caught:
         score(ScoreConfig(catalog=catalog, checkpoint=other, out=predictions, unit_rows=5))
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="unit_rows was 5, is 6"):

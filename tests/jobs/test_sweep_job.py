@@ -1,4 +1,4 @@
-"""Whole sweeps: a winner, a table and a page; mistakes are told before a trial."""
+"""Whole sweeps: a winner, a table and a page; what trials come to; mistakes are told before a trial."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import pyarrow.compute as pc
 import pytest
 from ray.tune.search import Searcher
 
-from agescale import checkpoints, spaces, storage, synthetic, trials
+from agescale import checkpoints, lease, spaces, storage, sweeping, synthetic, training_plan, trials
 from agescale.cataloging import build_catalog
 from agescale.config import CatalogConfig, SweepConfig, TrainConfig
-from agescale.sweeping import Proposals, sweep
+from agescale.sweeping import Proposals, run_trial, sweep
+from agescale.training import OutOfMemory
+from agescale.trials import Trial
 
 SPACE = """
 SPACE = [
@@ -71,6 +75,75 @@ def test_after_a_restart_what_was_under_way_comes_first_and_nothing_is_proposed_
     assert len({repr(each and each["point"]) for each in [*first, *second]}) == 8
     assert after.suggest("one-more") == Searcher.FINISHED
     assert Proposals(replace(config, num_trials=9), space, trials.read_trials(str(tmp_path))).num_left == 8
+
+
+def test_no_trial_begins_once_the_epochs_are_spent(tmp_path: Path) -> None:
+    config = SweepConfig("catalog", str(tmp_path), total_epochs=3, searcher="random")
+    proposals = Proposals(config, spaces.SPACES["quick"], [])
+    assert proposals.num_left == 3
+    proposals.suggest("first")
+    for epoch in (1, 2, 3):
+        assert proposals.num_left == 2
+        proposals.on_trial_result("first", {"epoch": epoch})
+    assert proposals.num_left == 0
+    assert proposals.suggest("second") == Searcher.FINISHED
+
+
+def test_a_trial_without_enough_memory_begins_anew_with_half_the_batch_or_is_given_up(
+    config: SweepConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No machine of the tests has too little memory at one size and enough at the half of it, so this is told."""
+    needs = {0: 16, 1: 1}
+    tried: list[tuple[int, str]] = []
+
+    def train(planned: TrainConfig, *_: object) -> None:
+        tried.append((planned.batch_size, planned.phases))
+        if planned.batch_size > needs[int(planned.out[-4:])]:
+            raise OutOfMemory(f"out of memory with --batch-size {planned.batch_size}")
+
+    monkeypatch.setattr(sweeping, "train", train)
+    for number in needs:
+        trials.write_trial(config.out, Trial(number, {"phases": "all:{epochs}@{lr}", "lr": 8e-3}, {}))
+        run_trial(number, config, BASE, (), None)
+    assert tried[:3] == [(64, "all:2@0.008"), (32, "all:2@0.004"), (16, "all:2@0.002")]
+    first, second = trials.read_trials(config.out)
+    assert (first.num_halvings, first.reason) == (2, "batches of 16, and not 64, for want of memory")
+    assert (second.status, second.reason) == ("failed", "out of memory with --batch-size 4")
+    assert len(tried) == 3 + 5
+
+
+def test_a_trial_whose_run_another_process_still_holds_is_tried_again_and_not_failed(
+    config: SweepConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(planned: TrainConfig, *_: object) -> None:
+        with lease.hold(planned.out), lease.hold(planned.out):
+            raise AssertionError("two hold it")
+
+    monkeypatch.setattr(sweeping, "train", train)
+    trials.write_trial(config.out, Trial(0, {"phases": "all:{epochs}@{lr}", "lr": 8e-3}, {}))
+    with pytest.raises(lease.Held):
+        run_trial(0, config, BASE, (), None)
+    assert trials.read_trial(config.out, 0).status == "running"
+
+
+@pytest.mark.parametrize("objective", ["mae", "worst_group_mae", "accuracy"])
+def test_the_baseline_is_what_the_best_constant_reaches(
+    config: SweepConfig, objective: Literal["mae", "worst_group_mae", "accuracy"]
+) -> None:
+    selected = training_plan.select(replace(BASE, catalog=config.catalog))
+    train, val = (selected.rows.filter(pc.equal(selected.rows["split"], split)) for split in ("train", "val"))
+    baseline = sweeping.baseline(replace(config, objective=objective), selected)
+    ages, judged = (rows["age_low"].to_numpy() for rows in (train, val))
+    errors = abs(judged - np.median(ages))
+    groups = [selected.age_groups.index_of(age) for age in judged]
+    known = [selected.age_groups.index_of(age) for age in ages]
+    expected = {
+        "mae": errors.mean(),
+        "worst_group_mae": max(errors[[group == each for group in groups]].mean() for each in set(groups)),
+        "accuracy": np.mean([group == max(set(known), key=known.count) for group in groups]),
+    }
+    assert baseline is not None
+    assert baseline["value"] == pytest.approx(expected[objective])
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from agescale import catalogs, checkpoints, lease, listing, storage, synthetic, training_plan
+from agescale import catalogs, checkpoints, lease, listing, runs, storage, synthetic, training_plan
 from agescale.cataloging import build_catalog
+from agescale.checkpoints import Progress
 from agescale.config import CatalogConfig, ScoreConfig, TrainConfig
 from agescale.scoring import score
-from agescale.training import train
+from agescale.training import OutOfMemory, train
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -212,8 +213,27 @@ def test_a_diverging_run_ends_with_one_line(config: TrainConfig, tmp_path: Path)
         train(hot)
 
 
+@pytest.mark.chaos
+def test_too_little_memory_ends_with_one_line(config: TrainConfig, tmp_path: Path) -> None:
+    """Feature maps of 400 GB, which no system grants."""
+    huge = replace(config, encoder="cnn", image_size=1024, widths=(4096, 4), dense=4, batch_size=24)
+    with pytest.raises(OutOfMemory, match="out of memory with --batch-size 24; try half of it"):
+        train(replace(huge, out=str(tmp_path / "run")))
+
+
+def test_a_refit_learns_from_validation_images_and_keeps_the_last_epoch(config: TrainConfig) -> None:
+    selected = training_plan.select(config)
+    plan, splits, _ = training_plan.build_plan(replace(config, refit=True, phases="all:3@1e-3"), selected)
+    assert len(splits["train"]) == len(selected.rows) > len(splits["val"]) > 0
+    progress = Progress(metric=plan.metric)
+    for epoch, value in ((1, 5.0), (2, 4.0), (3, 6.0)):
+        entry = {"epoch": epoch, "phase_index": 0, f"val_{plan.metric}": value}
+        progress = runs.extend(progress, entry, plan)
+    assert (progress.best_epoch, progress.best_value, progress.is_finished) == (3, 6.0, True)
+
+
 def test_an_autoencoder_learns_from_unlabelled_pictures_and_its_encoder_is_used_again(
-    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: TrainConfig, tmp_path: Path
 ) -> None:
     synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=40, size=32)
     unlabelled = str(tmp_path / "catalog")
@@ -228,8 +248,8 @@ def test_an_autoencoder_learns_from_unlabelled_pictures_and_its_encoder_is_used_
     with pytest.raises(ValueError, match="its task, reconstruction, predicts no age"):
         score(ScoreConfig(catalog=unlabelled, checkpoint=best, out=str(tmp_path / "ages")))
     finetune = replace(config, encoder="conv_autoencoder", weights=best, out=str(tmp_path / "fine"))
-    _, _, model = training_plan.build_plan(finetune, training_plan.select(finetune))
-    assert "took the encoder of a checkpoint trained on reconstruction" in capsys.readouterr().out
+    plan, _, model = training_plan.build_plan(finetune, training_plan.select(finetune))
+    assert "took the encoder of a checkpoint trained on reconstruction" in plan.loaded
     torch.testing.assert_close(model.encoder.state_dict(), checkpoints.load_model(best).encoder.state_dict())
 
 
