@@ -183,22 +183,33 @@ def decoded_dataset(rows: pa.Table, decoder: FaceDecoder, seed: ray.data.RandomS
     return dataset.map_batches(decoder, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=1)
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class SharedFaces:
-    """Decoded faces for several trainings: each size is decoded once, and stays as long as this actor lives."""
+    """Decoded faces for several trainings: each size is decoded once, and stays while there is room."""
 
     def __init__(self) -> None:
         start_ray()  # this process's settings
-        self.datasets: dict[tuple[Any, ...], ray.data.Dataset] = {}
+        self.datasets: dict[tuple[Any, ...], tuple[ray.data.Dataset, int]] = {}  # what was asked for last comes last
 
     def decode(self, split: str, rows: pa.Table, decoder: FaceDecoder) -> ray.data.Dataset:
         """The decoded faces of ``rows``, which are the same for all that ask for this split."""
         key = (split, len(rows), *vars(decoder).values())
-        if key not in self.datasets:
-            self.datasets[key] = decoded_dataset(rows, decoder, seed=None).materialize()
-        return self.datasets[key]
+        if key in self.datasets:
+            self.datasets[key] = self.datasets.pop(key)
+        else:
+            num_bytes = decoded_bytes(len(rows), decoder.image_size)
+            while self.datasets and not fits_in_object_store(
+                num_bytes + sum(held for _, held in self.datasets.values())
+            ):
+                del self.datasets[next(iter(self.datasets))]
+            self.datasets[key] = decoded_dataset(rows, decoder, seed=None).materialize(), num_bytes
+        return self.datasets[key][0]
 
 
-def fits_in_object_store(num_images: int, image_size: int) -> bool:
+def decoded_bytes(num_images: int, image_size: int) -> int:
+    return num_images * image_size**2 * 3
+
+
+def fits_in_object_store(num_bytes: int) -> bool:
     """Whether decoded images fill less than half of the cluster's object store, so that epochs can share them."""
-    return num_images * image_size**2 * 3 < 0.5 * ray.cluster_resources().get("object_store_memory", 0)
+    return num_bytes < 0.5 * float(ray.cluster_resources().get("object_store_memory", 0))

@@ -66,7 +66,8 @@ def extend(progress: Progress, entry: dict[str, Any], plan: Plan) -> Progress:
     value = entry[f"val_{plan.metric}"]
     sign = -1 if METRIC_DIRECTIONS[plan.metric] == "max" else 1
     is_best = progress.best_value is None or sign * value < sign * progress.best_value or plan.config.refit
-    progress = replace(progress, epochs_done=entry["epoch"], history=(*progress.history, entry))
+    history = (*progress.history, {**entry, "is_best": is_best})
+    progress = replace(progress, epochs_done=entry["epoch"], history=history)
     if is_best:
         progress = replace(progress, best_epoch=entry["epoch"], best_value=value)
     is_finished = next_phase(plan.phases, progress, plan.config.patience) is None
@@ -100,7 +101,7 @@ HISTORY_SCHEMA = pa.schema(
         ("epoch", pa.int32()), ("phase", pa.string()), ("phase_index", pa.int32()), ("lr", pa.float64()),
         ("train_loss", pa.float64()), ("images_per_s", pa.float64()), ("val_loss", pa.float64()),
         ("val_mae", pa.float64()), ("val_worst_group_mae", pa.float64()), ("val_accuracy", pa.float64()),
-        ("decode", pa.string()), ("seconds", pa.float64()),
+        ("decode", pa.string()), ("seconds", pa.float64()), ("is_best", pa.bool_()),
     ]
 )  # fmt: skip
 

@@ -1,9 +1,9 @@
 """What a sweep may try: a list of alternatives, each a dict from settings of training to the values they may have.
 
-A setting's values are a list, or a distribution of scipy.stats (``loguniform(1e-4, 1e-2)``). A list of dicts is what
-scikit-learn's ParameterGrid and ParameterSampler take, and what makes a space conditional: each alternative has
-settings of its own. Beside the fields of TrainConfig there is ``lr``: ``phases`` is then a template in which ``{lr}``
-is that rate, and ``{epochs}`` what the other phases leave of a trial's epochs.
+A setting's values are a list, or of scipy.stats ``uniform``, ``loguniform(1e-4, 1e-2)`` or ``randint``.
+A list of dicts is what scikit-learn's ParameterGrid and ParameterSampler take, and what makes a space conditional: each
+alternative has settings of its own. Beside the fields of TrainConfig there is ``lr``: ``phases`` is then a template in
+which ``{lr}`` is that rate, and ``{epochs}`` what the other phases leave of a trial's epochs.
 
 In: a space's name or file. Out: points (one value a setting), and the TrainConfig that a point is. Runs nothing.
 """
@@ -14,6 +14,7 @@ import math
 import runpy
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -86,6 +87,9 @@ FULL: Space = [
 
 SPACES: dict[str, Space] = {"quick": QUICK, "architectures": ARCHITECTURES, "full": FULL}
 
+DISTRIBUTIONS = ("uniform", "loguniform", "reciprocal", "randint")
+"""Of scipy.stats, those that every searcher can draw from; reciprocal is another name of loguniform."""
+
 FIXED_FIELDS = {*EXECUTION_FIELDS, "catalog", "where", "max_images", "coarse_labels", "gender_from", "age_groups"}
 FIXED_FIELDS |= {"auxiliary", "center_crop", "epochs", "refit"}
 """Fields that a space may not name: trials that see or learn something else cannot be compared."""
@@ -121,6 +125,9 @@ def check(space: Any, name: str) -> None:
                 raise ValueError(
                     f"--space {name}: {setting}: {values!r} is no list, and no distribution of scipy.stats"
                 )
+            if is_distribution(values) and values.dist.name not in DISTRIBUTIONS:
+                known_ones = ", ".join(DISTRIBUTIONS)
+                raise ValueError(f"--space {name}: {setting}: {values.dist.name} is none of {known_ones}")
             if is_distribution(values) and not all(map(math.isfinite, values.support())):
                 raise ValueError(f"--space {name}: {setting}: a distribution with two ends is needed")
         if "lr" in alternative and not all("{lr}" in text for text in alternative.get("phases", [""])):
@@ -130,6 +137,12 @@ def check(space: Any, name: str) -> None:
 def is_distribution(values: Any) -> bool:
     """Whether a setting's values are one of scipy.stats' distributions, and not a list."""
     return hasattr(values, "rvs")
+
+
+def _ends(values: Any) -> tuple[float, float]:
+    """The smallest and the largest value of a distribution."""
+    low, high = values.support()
+    return (int(low), int(high)) if values.dist.name == "randint" else (float(low), float(high))
 
 
 def describe(space: Space) -> list[dict[str, Any]]:
@@ -164,6 +177,7 @@ class Asked(Protocol):
     """What asks for values one by one: a trial of Optuna."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
+    def suggest_int(self, name: str, low: int, high: int) -> int: ...
     def suggest_categorical(self, name: str, choices: Any) -> Any: ...
 
 
@@ -174,8 +188,11 @@ def suggest(space: Space, trial: Asked) -> Point:
     for setting, values in space[number].items():
         name = f"{number}.{setting}"
         if is_distribution(values):
-            low, high = map(float, values.support())
-            point[setting] = trial.suggest_float(name, low, high, log=values.dist.name in ("loguniform", "reciprocal"))
+            low, high = _ends(values)
+            if values.dist.name == "randint":
+                point[setting] = trial.suggest_int(name, int(low), int(high))
+            else:
+                point[setting] = trial.suggest_float(name, low, high, log=values.dist.name != "uniform")
         else:
             point[setting] = values[trial.suggest_categorical(name, list(range(len(values))))]
     return _plain(point)
@@ -216,7 +233,7 @@ def to_arguments(config: TrainConfig) -> list[str]:
 def examples(space: Space) -> Iterator[Point]:
     """Points that together name every value of every list, and both ends of every distribution: what to check."""
     for alternative in space:
-        ends = {k: list(map(float, v.support())) if is_distribution(v) else v for k, v in alternative.items()}
+        ends = {k: list(_ends(v)) if is_distribution(v) else v for k, v in alternative.items()}
         first = {setting: values[0] for setting, values in ends.items()}
         for setting, values in ends.items():
             for value in values:
@@ -225,4 +242,5 @@ def examples(space: Space) -> Iterator[Point]:
 
 def _plain(point: Point) -> Point:
     """A point of Python's own numbers, with three digits: it stands in file names' JSON and on command lines."""
-    return {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in sorted(point.items())}
+    plain = {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in sorted(point.items())}
+    return {k: int(v) if isinstance(v, Integral) and not isinstance(v, bool) else v for k, v in plain.items()}

@@ -31,7 +31,7 @@ OBJECTIVES = {
 }
 """In words, on an axis, and how its values are written."""
 STATUSES = {"finished": "finished", "stopped": "stopped early", "diverged": "diverged", "failed": "failed",
-            "running": "running"}  # fmt: skip
+            "running": "not finished"}  # fmt: skip
 
 
 def write_report(
@@ -78,7 +78,7 @@ def render(
         top=ranked[:NUM_SHOWN],
         names=names,
         same={key: value for key, value in (rows[0]["settings"] if rows else {}).items() if key not in names},
-        wrong=[row for row in rows if row["status"] in ("diverged", "failed")],
+        wrong=[row for row in rows if row["reason"]],
         statuses=STATUSES,
         num_by_status=Counter(STATUSES[row["status"]] for row in rows),
         num_epochs=sum(row["epochs"] for row in rows),
@@ -101,7 +101,7 @@ def _verdicts(
     line = f"The {title} of trial {ranked[0]['number']} is {number(best, style)}"
     if baseline is not None:
         line += f", that of “{baseline['name']}” {number(baseline['value'], style)}"
-        if (best >= baseline["value"]) == (sign(about["objective"]) > 0):
+        if sign(about["objective"]) * best >= sign(about["objective"]) * baseline["value"]:
             line += ". So nothing was found that is better than that"
     found = [line + "."]
     num_close = sum(abs(row["value"] - best) <= CLOSE * abs(best) for row in ranked[1:])

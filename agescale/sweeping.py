@@ -2,7 +2,8 @@
 
 Each trial is what ``train`` does, with settings that a searcher proposes; a scheduler sees every epoch and stops those
 that fall behind. What trials were and did stands in the sweep's folder (see ``trials``) and not in Ray's: the same
-command shows it to searcher and scheduler again, continues what was under way and goes on. Images are decoded once.
+command shows it to searcher and scheduler again, continues what was under way and goes on. The catalog is read once,
+and images are decoded once, as far as they fit in memory.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import shlex
 import tempfile
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -30,26 +32,28 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from agescale import catalogs, checkpoints, lease, spaces, storage, sweep_report, training_plan, trials
-from agescale.age_groups import EXACT_YEARS
+from agescale import catalogs, checkpoints, lease, spaces, storage, sweep_report, training_plan, trials, validation
+from agescale.age_groups import EXACT_YEARS, AgeGroups
 from agescale.config import EXECUTION_FIELDS, SweepConfig, TrainConfig
 from agescale.data import SharedFaces, num_gpus, start_ray
 from agescale.finetuning import format_phases, parse_phases
 from agescale.spaces import Space
-from agescale.training import Diverged, OutOfMemory, train
+from agescale.storage import StoreError
+from agescale.training import Diverged, Impossible, OutOfMemory, Shared, train
 from agescale.training_plan import Selected
-from agescale.trials import Status, Trial
+from agescale.trials import Curve, Status, Trial
 
-TRIAL_CPUS = 0.01
-"""What Ray reserves for the process that watches a trial; its training processes ask for their own."""
+TRIAL_BYTES = 2**29
+"""Memory of the process that watches a trial. Of CPUs it asks for none: they are its training processes'."""
 TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl+C ends a sweep as any other job, and not as if it were over
     "RAY_AIR_NEW_OUTPUT": "0",  # which is no output where nobody asks for any
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # every result as JSON, CSV and for TensorBoard, in a folder that goes
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # Python's tracebacks; a trial that fails is a row with its reason
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that diverges at once has nothing to report
 }
 MAX_FAILURES = 3
-"""Deaths of a trial's processes that it survives; then it is a row with its reason."""
+"""Deaths of a trial's processes that it survives; then it waits for the same command."""
 SHARED_FIELDS = (
     "catalog",
     "where",
@@ -68,6 +72,7 @@ MIN_BATCH_SIZE = 4
 @dataclass(frozen=True)
 class SweepResult:
     leaderboard: list[dict[str, Any]]
+    num_left: int  # trials that are not over, and those that are still to begin
     command: str  # which trains the winner again; empty where no trial has a value
     refit: str  # the winner's checkpoint, trained on training and validation images together; empty where not asked for
     report: str
@@ -79,45 +84,77 @@ def sweep(config: SweepConfig, base: TrainConfig) -> SweepResult:
 
     Raises ValueError, before anything is started, for a space with an impossible trial, and for another sweep's folder.
     """
-    out = storage.absolute(config.out)
-    space = spaces.load(config.space)
-    base = replace(base, **{name: getattr(config, name) for name in SHARED_FIELDS})
+    config, base = _with_absolute_paths(config, base)
+    out, space = config.out, _with_absolute_weights(spaces.load(config.space))
     selected = _check(config, base, space)
     storage.check_writable(out)
     with lease.hold(out) as held:
         trials.begin(out, _identity(config, base, space, selected.run["data"]))
-        proposals = Proposals(config, space, trials.read_trials(out))
+        known = trials.read_trials(out)
+        scheduler = build_scheduler(config)
+        proposals = Proposals(config, space, known, trials.read_curves(out, known), scheduler)
         if proposals.num_left:
             start_ray(min_cpus=base.num_workers * base.cpus_per_worker + 1, has_dashboard=True)
-            concurrency = _concurrency(config, base)
-            scheduler = build_scheduler(config, trials.read_trials(out))
-            _run(config, base, proposals, scheduler, concurrency, held)
-        rows = trials.leaderboard(out, config.objective)
-        trials.write_leaderboard(out, rows)
-        disk_bytes = trials.tidy(out, rows)
-        command = refit = ""
-        if rows and rows[0]["value"] is not None:
-            trials.copy_best(out, rows[0]["number"])
-            best = config_of(config, base, trials.read_trial(out, rows[0]["number"]))
-            command = shlex.join(["python", "jobs/train.py", *spaces.to_arguments(replace(best, out=f"{out}-winner"))])
-            if config.refit:
-                print("training the winner on training and validation images together", flush=True)
-                refit = storage.join(out, "refit/best")
-                train(replace(best, refit=True, out=storage.join(out, "refit")))
-        curves = {trial.number: trials.read_curve(out, trial) for trial in trials.read_trials(out)}
-        report = sweep_report.write_report(out, _about(config, selected, rows, disk_bytes), rows, curves, command)
-        return SweepResult(rows, command, refit, report, disk_bytes)
+            _run(config, base, selected, proposals, scheduler, held)
+        return _conclude(config, base, selected, proposals.num_left)
 
 
-def _about(config: SweepConfig, selected: Selected, rows: list[dict[str, Any]], disk_bytes: int) -> dict[str, Any]:
+def _with_absolute_paths(config: SweepConfig, base: TrainConfig) -> tuple[SweepConfig, TrainConfig]:
+    """Settings as other processes need them, whose working directory is another one."""
+    pairs = (item.partition("=") for item in config.weights)
+    weights = tuple(f"{encoder}{sign}{training_plan.absolute_weights(source)}" for encoder, sign, source in pairs)
+    catalog, out = storage.absolute(config.catalog), storage.absolute(config.out)
+    config = replace(config, catalog=catalog, out=out, weights=weights)
+    base = replace(base, **{name: getattr(config, name) for name in SHARED_FIELDS})
+    gender_from = storage.absolute(base.gender_from) if base.gender_from else ""
+    return config, replace(base, gender_from=gender_from, weights=training_plan.absolute_weights(base.weights))
+
+
+def _with_absolute_weights(space: Space) -> Space:
+    return [
+        {
+            name: [*map(training_plan.absolute_weights, values)] if name == "weights" else values
+            for name, values in each.items()
+        }
+        for each in space
+    ]
+
+
+def _conclude(config: SweepConfig, base: TrainConfig, selected: Selected, num_left: int) -> SweepResult:
+    """What a sweep leaves behind: one table, one page, one checkpoint."""
+    out, done = config.out, trials.read_trials(config.out)
+    curves = trials.read_curves(out, done)
+    rows = trials.leaderboard(done, curves, config.objective)
+    trials.write_leaderboard(out, rows)
+    disk_bytes = trials.tidy(out, rows)
+    num_left += sum(row["status"] == "running" for row in rows)
+    command = refit = ""
+    if rows and rows[0]["value"] is not None:
+        winner = trials.read_trial(out, rows[0]["number"])
+        best = config_of(config, base, winner)
+        trials.copy_best(out, winner.number)
+        command = shlex.join(["python", "jobs/train.py", *spaces.to_arguments(replace(best, out=f"{out}-winner"))])
+        if config.refit and not num_left:
+            print("training the winner on training and validation images together", flush=True)
+            folder = storage.join(out, f"refit/{winner.name}")
+            train(replace(best, refit=True, epochs=rows[0]["epochs"], out=folder))
+            refit = storage.join(folder, "best")
+    report = sweep_report.write_report(out, _about(config, selected, rows, num_left, disk_bytes), rows, curves, command)
+    return SweepResult(rows, num_left, command, refit, report, disk_bytes)
+
+
+def _about(
+    config: SweepConfig, selected: Selected, rows: list[dict[str, Any]], num_left: int, disk_bytes: int
+) -> dict[str, Any]:
     """What the report says of the sweep as a whole, and what a model would have to beat."""
+    train, val = _splits(selected)
     about = {
         name: getattr(config, name) for name in ("space", "searcher", "scheduler", "epochs", "objective", "catalog")
     }
-    seconds = sum(row["seconds"] for row in rows)
-    about |= {"num_trials": len(rows), "seconds": seconds, "disk_bytes": disk_bytes}
-    train, val = _splits(selected)
-    return about | {"num_train": len(train), "num_val": len(val), "baseline": baseline(config, selected)}
+    num_unfinished = sum(row["status"] == "running" for row in rows)
+    about |= {"num_trials": len(rows) + num_left - num_unfinished, "disk_bytes": disk_bytes}
+    about |= {"seconds": sum(row["seconds"] for row in rows), "num_train": len(train), "num_val": len(val)}
+    return about | {"baseline": baseline(config, selected)}
 
 
 def _splits(selected: Selected) -> tuple[pa.Table, pa.Table]:
@@ -143,8 +180,14 @@ def baseline(config: SweepConfig, selected: Selected) -> dict[str, Any] | None:
     value = errors_N.mean()
     if config.objective == "worst_group_mae":
         group_N = catalogs.group_indices(val, selected.age_groups)
-        value = max(errors_N[group_N == group].mean() for group in np.unique(group_N))
+        value = max(errors_N[group_N == group].mean() for group in _large_groups(val, selected.age_groups))
     return {"name": "always the median age", "value": float(value)}
+
+
+def _large_groups(val: pa.Table, age_groups: AgeGroups) -> list[int]:
+    """The age groups of which enough faces are validated that their error says something."""
+    groups, counts = np.unique(catalogs.group_indices(val.filter(_is_exact(val)), age_groups), return_counts=True)
+    return [int(group) for group, count in zip(groups, counts, strict=True) if group >= 0 and count >= validation.FEW]
 
 
 def _is_exact(rows: pa.Table) -> pa.BooleanArray:
@@ -169,8 +212,11 @@ def config_of(config: SweepConfig, base: TrainConfig, trial: Trial) -> TrainConf
 
 def _check(config: SweepConfig, base: TrainConfig, space: Space) -> Selected:
     """Plans a trial with each value of each setting. Returns the images; raises ValueError for a mistake."""
-    if config.epochs < 1 or (config.num_trials is not None and config.num_trials < 1):
-        raise ValueError("--epochs and --num-trials are at least 1")
+    for name in ("epochs", "num_trials", "total_epochs", "grace_epochs", "max_concurrent"):
+        if (getattr(config, name) or 1) < 1 or getattr(config, name) == 0:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 1")
+    if config.reduction_factor <= 1 or (config.hours is not None and config.hours <= 0):
+        raise ValueError("--reduction-factor is more than 1, and --hours more than 0")
     for item in config.weights:
         if "=" not in item:
             raise ValueError(f"--weights {item}: ENCODER=FILE is needed, such as torchvision/vgg16=vgg16.pth")
@@ -179,11 +225,14 @@ def _check(config: SweepConfig, base: TrainConfig, space: Space) -> Selected:
     selected = training_plan.select(base)
     for point in spaces.examples(space):
         try:
-            plan, _, _ = training_plan.build_plan(config_of(config, base, Trial(0, point, {})), selected)
+            planned = config_of(config, base, Trial(0, point, {}))
+            plan, _, _ = training_plan.build_plan(planned, training_plan.select(planned, selected))
         except (ValueError, TypeError) as error:
             raise ValueError(f"--space {config.space}: {json.dumps(point)}: {error}") from error
         if plan.metric != "mae" and config.objective != "accuracy":
             raise ValueError(f"--space {config.space}: {json.dumps(point)} tells no ages; give --objective accuracy")
+    if config.objective == "worst_group_mae" and not _large_groups(_splits(selected)[1], selected.age_groups):
+        raise ValueError(f"--objective worst_group_mae: no age group has {validation.FEW} faces to be judged by")
     return selected
 
 
@@ -203,10 +252,10 @@ def _identity(config: SweepConfig, base: TrainConfig, space: Space, data: str) -
     }
 
 
-def _concurrency(config: SweepConfig, base: TrainConfig) -> int:
-    """Trials at a time, such that every training process finds its place and one CPU is left for decoding."""
-    have = ray.cluster_resources()
-    gpus = num_gpus()
+def _place(config: SweepConfig, base: TrainConfig) -> tuple[TrainConfig, int]:
+    """Where trials train, the same for all of them, and how many at a time: such that every training process finds its
+    place and one CPU is left for decoding. Raises ValueError where not even one does."""
+    have, gpus = ray.cluster_resources(), num_gpus()
     use_gpu = base.device == "cuda" or (base.device == "auto" and gpus > 0)
     need = {"CPU": base.num_workers * base.cpus_per_worker}
     need |= {"GPU": base.num_workers * base.gpus_per_worker} if use_gpu else {}
@@ -217,14 +266,14 @@ def _concurrency(config: SweepConfig, base: TrainConfig) -> int:
             f"a trial needs {need['CPU']:g} CPUs, one more for decoding, and {need.get('GPU', 0):g} GPUs; the cluster "
             f"has {have.get('CPU', 0):g} and {gpus}; lower --num-workers, or add nodes"
         )
-    return min(num, config.max_concurrent or num)
+    return replace(base, device="cuda" if use_gpu else "cpu"), min(num, config.max_concurrent or num)
 
 
-def build_scheduler(config: SweepConfig, known: list[Trial]) -> TrialScheduler:
-    """ASHA that has seen what the trials before have brought."""
+def build_scheduler(config: SweepConfig) -> TrialScheduler:
+    """Who stops trials, before it has seen any."""
     if config.scheduler == "none":
         return FIFOScheduler()
-    scheduler = ASHAScheduler(
+    return ASHAScheduler(
         time_attr="epoch",
         metric=f"val_{config.objective}",
         mode=trials.DIRECTIONS[config.objective],
@@ -233,28 +282,37 @@ def build_scheduler(config: SweepConfig, known: list[Trial]) -> TrialScheduler:
         reduction_factor=config.reduction_factor,
         stop_last_trials=False,
     )
-    for trial in known:
-        before = SimpleNamespace(trial_id=f"before-{trial.name}")
-        scheduler.on_trial_add(None, before)
-        for entry in trials.read_curve(storage.absolute(config.out), trial) if trial.status != "running" else ():
-            scheduler.on_trial_result(None, before, entry)
-    return scheduler
 
 
 class Proposals(Searcher):
-    """Where Tune gets its trials from: first those that were under way, then new ones until there are enough."""
+    """Where Tune gets its trials from: first those that were under way, then new ones until there are enough.
 
-    def __init__(self, config: SweepConfig, space: Space, known: list[Trial]) -> None:
+    What trials have brought before is shown to the scheduler and to the study as if it were now. ``error`` is what
+    ends the sweep: raised here, Tune would take it for the end of a trial.
+    """
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        space: Space,
+        known: Sequence[Trial],
+        curves: Mapping[int, Curve],
+        scheduler: TrialScheduler,
+    ) -> None:
         super().__init__()
-        self.config, self.space, self.out = config, space, storage.absolute(config.out)
+        self.config, self.space, self.out, self.scheduler = config, space, config.out, scheduler
         self.waiting = [trial for trial in known if trial.status == "running"]
+        self.curves = {trial.number: curves[trial.number] for trial in self.waiting}
         self.num_begun = len(known)
-        self.values = {trial.number: self._value(trial) for trial in known if trial.status != "running"}
-        self.num_epochs = sum(len(trials.read_curve(self.out, trial)) for trial in known)
+        self.num_epochs = sum(map(len, curves.values()))
+        self.values = {trial.number: self._value(curves[trial.number]) for trial in known if trial.status != "running"}
+        self.dropped = {number for number in self.values if number not in self._best}
         self.under_way: dict[str, Trial] = {}
-        self.dropped: set[int] = set()
+        self.error: StoreError | lease.Held | None = None
         self.study: optuna.Study | None = None
         self.asked: dict[int, optuna.Trial] = {}
+        for number in self.values:
+            self._show(f"before-{number}", curves[number])
         num_trials = config.num_trials or config.total_epochs or 20
         if config.searcher == "optuna":
             self.num_trials = num_trials
@@ -263,9 +321,10 @@ class Proposals(Searcher):
                 self._recall(trial)
         else:
             points = spaces.grid(space) if config.searcher == "grid" else spaces.sample(space, num_trials, config.seed)
-            points = points if config.searcher == "random" or config.num_trials is None else points[:num_trials]
             tried = [trial.point for trial in known]
             self.points = [point for point in json.loads(json.dumps(points)) if point not in tried]
+            if config.searcher == "random" or config.num_trials is not None:
+                self.points = self.points[: max(0, num_trials - len(known))]
             self.num_trials = len(known) + len(self.points)
 
     @property
@@ -276,13 +335,32 @@ class Proposals(Searcher):
     def _is_spent(self) -> bool:
         return self.config.total_epochs is not None and self.num_epochs >= self.config.total_epochs
 
+    @property
+    def _best(self) -> set[int]:
+        """Of the trials that are over the best one, or several as good."""
+        known = {number: value for number, value in self.values.items() if value is not None}
+        return {number for number, value in known.items() if value == min(known.values())}
+
+    def _show(self, trial_id: str, curve: Curve) -> None:
+        """Lets the scheduler see what a trial has brought before."""
+        trial = SimpleNamespace(trial_id=trial_id)
+        self.scheduler.on_trial_add(None, trial)
+        for entry in curve:
+            if entry[f"val_{self.config.objective}"] is not None:
+                self.scheduler.on_trial_result(None, trial, entry)
+
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         if self.waiting:
             trial = self.waiting.pop(0)
+            self._show(trial_id, self.curves[trial.number])
         elif self.num_begun < self.num_trials and not self._is_spent:
             trial = self._propose(self.num_begun)
+            try:
+                trials.write_trial(self.out, trial)
+            except StoreError as error:
+                self.error = error
+                return Searcher.FINISHED
             self.num_begun += 1
-            trials.write_trial(self.out, trial)
         else:
             return Searcher.FINISHED
         self.under_way[trial_id] = trial
@@ -313,25 +391,25 @@ class Proposals(Searcher):
             state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
             self.study.tell(self.asked.pop(trial.number), value, state)
 
-    def _value(self, trial: Trial) -> float | None:
+    def _value(self, curve: Curve) -> float | None:
         """What a trial has brought, the less the better; None where it has come to nothing."""
-        kept = trials.best_epoch(trials.read_curve(self.out, trial)) or {}
-        value = kept.get(f"val_{self.config.objective}")
+        value = (trials.best_epoch(curve) or {}).get(f"val_{self.config.objective}")
         return None if value is None else trials.sign(self.config.objective) * value
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self.num_epochs += 1
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Ends a trial. Only the best one's checkpoint is kept, so the disk holds a few, however many trials."""
-        trial = end_trial(self.out, self.under_way.pop(trial_id), has_failed=error)
-        self.values[trial.number] = self._value(trial)
-        self._tell(trial)
-        best = min((value for value in self.values.values() if value is not None), default=None)
-        for number, value in self.values.items():
-            if (value is None or value != best) and number not in self.dropped:
+        trial = self.under_way.pop(trial_id)
+        if error:
+            return  # it waits for the same command
+        try:
+            trial = end_trial(self.out, trial)
+            self.values[trial.number] = self._value(trials.read_curve(self.out, trial))
+            self._tell(trial)
+            for number in self.values.keys() - self.dropped - self._best:
                 trials.drop_checkpoints(self.out, number)
                 self.dropped.add(number)
+        except StoreError as failure:
+            self.error = failure
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: all that it knows stands in the sweep's folder."""
@@ -349,17 +427,15 @@ def _study(seed: int) -> optuna.Study:
     return optuna.create_study(sampler=sampler)
 
 
-def end_trial(out: str, trial: Trial, has_failed: bool) -> Trial:
+def end_trial(out: str, trial: Trial) -> Trial:
     """Says how a trial ended, unless its own process has said so already."""
     said = trials.read_trial(out, trial.number)
     if said.status == "running":
         last = storage.join(trials.run_of(out, trial.number), "last")
         checkpoint = checkpoints.read(last) if checkpoints.exists(last) else None
         is_finished = checkpoint is not None and checkpoint.progress.is_finished
-        status: Status = "finished" if is_finished else "failed" if has_failed else "stopped"
-        reason = f"its processes died {MAX_FAILURES + 1} times" if status == "failed" else said.reason
         num_parameters = checkpoint.provenance.get("num_parameters") if checkpoint else None
-        said = replace(said, status=status, reason=reason, num_parameters=num_parameters)
+        said = replace(said, status="finished" if is_finished else "stopped", num_parameters=num_parameters)
         trials.write_trial(out, said)
     return said
 
@@ -367,20 +443,23 @@ def end_trial(out: str, trial: Trial, has_failed: bool) -> Trial:
 def _run(
     config: SweepConfig,
     base: TrainConfig,
+    selected: Selected,
     proposals: Proposals,
     scheduler: TrialScheduler,
-    concurrency: int,
     held: lease.Lease,
 ) -> None:
-    """One execution of Ray Tune over all that is left."""
+    """One execution of Ray Tune over all that is left. Raises what ended it before its time."""
     os.environ.update(TUNE_ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    shared = SharedFaces.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # dies when we do
+    base, concurrency = _place(config, base)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # it dies when we do
+    faces = SharedFaces.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    num_nodes = sum(node["Alive"] for node in ray.nodes())
+    shared = Shared(selected, faces, num_trainings=math.ceil(concurrency / num_nodes))
     driver = tune.with_parameters(train_driver_fn, config=config, base=base, shared=shared)
     with tempfile.TemporaryDirectory(prefix="agescale-") as scratch:  # Ray's own records; nothing we keep stands there
         tuner = tune.Tuner(
-            tune.with_resources(driver, {"CPU": TRIAL_CPUS}),
+            tune.with_resources(driver, {"memory": TRIAL_BYTES}),
             tune_config=tune.TuneConfig(
                 search_alg=proposals,
                 scheduler=scheduler,
@@ -395,31 +474,71 @@ def _run(
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-                callbacks=[Progress(config, held)],
+                callbacks=[Progress(config, proposals)],
+                stop=Breaker(proposals, held),
             ),
         )
         tuner.fit()
+    ray.kill(faces)
+    if proposals.error is not None:
+        raise proposals.error
 
 
-class Progress(tune.Callback):
-    """A line an epoch, and the end of a sweep whose folder another one has taken over."""
+class Breaker(tune.Stopper):
+    """Ends a sweep whose store fails, or whose folder another one has taken over."""
 
-    def __init__(self, config: SweepConfig, held: lease.Lease) -> None:
-        self.config, self.held = config, held
+    def __init__(self, proposals: Proposals, held: lease.Lease) -> None:
+        self.proposals, self.held = proposals, held
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        try:
+            self.held.check()
+        except lease.Held as error:
+            self.proposals.error = error
+        return self.proposals.error is not None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # of the copy that Ray keeps, which nobody uses
 
+
+class Progress(tune.Callback):
+    """A line an epoch, and one for a trial whose processes die again and again."""
+
+    def __init__(self, config: SweepConfig, proposals: Proposals) -> None:
+        self.config, self.proposals = config, proposals
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as above
+
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        self.held.check()
+        self.proposals.num_epochs += 1  # here, because a searcher is not told of the epoch after which a trial stops
         value = result.get(f"val_{self.config.objective}")
         said = "" if value is None else f", {self.config.objective} {value:.3f}"
         print(f"{trial}: epoch {result['epoch']}/{self.config.epochs}{said}", flush=True)
 
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        error = str(trial.get_error() or "").strip().rpartition("\n")[2]
+        reason = f"its processes died {MAX_FAILURES + 1} times, the same command tries again: {error[:300]}"
+        print(f"{trial}: {reason}", flush=True)
+        try:
+            give_reason(self.config.out, trial.config["number"], reason)
+        except StoreError as failure:
+            self.proposals.error = failure
 
-def train_driver_fn(trial: dict[str, Any], config: SweepConfig, base: TrainConfig, shared: Any) -> None:
+
+def give_reason(out: str, number: int, reason: str) -> None:
+    """Says why a trial is not over."""
+    said = trials.read_trial(out, number)
+    if said.status == "running":
+        trials.write_trial(out, replace(said, reason=reason))
+
+
+def train_driver_fn(trial: dict[str, Any], config: SweepConfig, base: TrainConfig, shared: Shared) -> None:
     """One trial, in a process of its own: a training whose every epoch Tune is told of."""
     run_trial(trial["number"], config, base, (TuneReportCallback(),), shared)
 
@@ -429,19 +548,17 @@ def run_trial(
     config: SweepConfig,
     base: TrainConfig,
     callbacks: tuple[ray.train.UserCallback, ...],
-    shared: SharedFaces | None,
+    shared: Shared | None,
 ) -> None:
-    """Trains, or continues, a trial, and says how it ended. Where memory does not suffice it begins anew with half the
-    batch. Raises Held while a process of this very trial is still dying."""
-    out = storage.absolute(config.out)
+    """Trains, or continues, a trial, and says where its settings make it end. Where memory does not suffice it begins
+    anew with half the batch. What else goes wrong (processes, nodes, the store) is raised, and Tune tries again."""
+    out = config.out
     while True:
         said = trials.read_trial(out, number)
         planned = replace(config_of(config, base, said), out=trials.run_of(out, said.number))
         try:
             train(planned, callbacks, shared)
             return
-        except lease.Held:  # Tune tries again
-            raise
         except OutOfMemory as error:
             half = planned.batch_size // 2
             if half < MIN_BATCH_SIZE or half % planned.num_workers:
@@ -451,7 +568,7 @@ def run_trial(
             reason = f"batches of {half}, and not {half << said.num_halvings + 1}, for want of memory"
             trials.write_trial(out, replace(said, num_halvings=said.num_halvings + 1, reason=reason))
             print(f"trial {said.name}: {reason}", flush=True)
-        except ValueError as error:  # its settings are impossible in a way that no plan shows, or it diverged
+        except (Diverged, Impossible) as error:
             status: Status = "diverged" if isinstance(error, Diverged) else "failed"
             trials.write_trial(out, replace(said, status=status, reason=str(error)))
             return

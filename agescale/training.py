@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -37,9 +38,9 @@ from agescale.checkpoints import Progress
 from agescale.config import TrainConfig
 from agescale.data import (
     FaceDecoder,
-    SharedFaces,
     allocator_environment,
     check_resources,
+    decoded_bytes,
     decoded_dataset,
     fits_in_object_store,
     num_gpus,
@@ -47,7 +48,7 @@ from agescale.data import (
 )
 from agescale.objective import Mixed, batch_loss
 from agescale.progress import ImageProgress
-from agescale.training_plan import Plan
+from agescale.training_plan import Plan, Selected
 
 MAX_FAILURES = 3
 """Deaths of workers that a run survives by itself; then the same command continues it."""
@@ -69,21 +70,36 @@ class OutOfMemory(ValueError):
     """A training process had not enough memory, of its GPU or of the machine."""
 
 
+class Impossible(ValueError):
+    """No training can have these settings."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the trainings of a sweep have in common."""
+
+    selected: Selected
+    faces: Any  # the actor that holds decoded images, a SharedFaces
+    num_trainings: int  # at a time on one machine
+
+
 def train(
-    config: TrainConfig, callbacks: tuple[ray.train.UserCallback, ...] = (), shared: SharedFaces | None = None
+    config: TrainConfig, callbacks: tuple[ray.train.UserCallback, ...] = (), shared: Shared | None = None
 ) -> Progress:
     """Trains, or continues, or says that there is nothing left to do. Returns the progress of the finished run.
 
-    ``shared`` holds decoded faces for several trainings. Raises ValueError, before anything is started, for settings
-    that cannot work.
+    Raises ValueError, before anything is started, for settings that cannot work.
     """
     out = storage.absolute(config.out)
-    selected = training_plan.select(config)
+    selected = training_plan.select(config, shared.selected if shared else None)
     finished = runs.check_same(out, selected.run)
     if finished is not None:
         print(f"{out}: this run is finished, after {finished.epochs_done} epochs; nothing to do")
         return finished
-    plan, splits, model = training_plan.build_plan(config, selected)
+    try:
+        plan, splits, model = training_plan.build_plan(config, selected)
+    except ValueError as error:
+        raise Impossible(str(error)) from error
     if plan.loaded:
         print(f"weights: {config.weights}: {plan.loaded}", flush=True)
     storage.check_writable(out)
@@ -99,7 +115,7 @@ def _fit(
     splits: dict[str, pa.Table],
     model: AgeModel,
     callbacks: tuple[ray.train.UserCallback, ...],
-    shared: SharedFaces | None,
+    shared: Shared | None,
 ) -> None:
     """Runs Ray Train over what is left of the plan. Raises Diverged, and OutOfMemory."""
     start_ray(min_cpus=config.num_workers * config.cpus_per_worker + 1, has_dashboard=True)
@@ -117,6 +133,7 @@ def _fit(
         "labels": ray.put(labels),
         "num_train": datasets["train"][1],
         "has_terminal": sys.stdout.isatty(),
+        "num_trainings": shared.num_trainings if shared else 1,
     }
     with tempfile.TemporaryDirectory(prefix="agescale-") as scratch:  # Ray's own records; nothing we keep stands there
         trainer = ray.train.torch.TorchTrainer(
@@ -151,6 +168,7 @@ def _fit(
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
     """Whether that is why a training process ended, or what it was caused by."""
+    error = getattr(error, "health_check_failure", error)  # what Ray found of a process that was killed
     if isinstance(error, torch.OutOfMemoryError | ray.exceptions.OutOfMemoryError):
         return True
     if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
@@ -158,9 +176,7 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     return error is not None and _is_out_of_memory(error.__cause__)
 
 
-def _dataset(
-    config: TrainConfig, rows: pa.Table, split: str, shared: SharedFaces | None
-) -> tuple[ray.data.Dataset, int]:
+def _dataset(config: TrainConfig, rows: pa.Table, split: str, shared: Shared | None) -> tuple[ray.data.Dataset, int]:
     """Decoded faces and their number; held in the object store for all epochs where they fit, else decoded in each."""
     catalog = storage.absolute(config.catalog)
     pack = int(catalogs.settings(catalog).get("pack") or 0)
@@ -169,10 +185,10 @@ def _dataset(
     size = source_size(config.image_size, AUGMENTATIONS[config.augmentation]) if is_train else config.image_size
     decoder = FaceDecoder(catalog, size, config.center_crop, use_packed)
     seed = ray.data.RandomSeedConfig(seed=config.seed, reseed_after_execution=True) if is_train else None
-    fits = config.cache == "auto" and fits_in_object_store(len(rows), size)
+    fits = config.cache == "auto" and fits_in_object_store(decoded_bytes(len(rows), size))
     if config.cache == "always" or fits:
         if shared is not None:
-            dataset = ray.get(shared.decode.remote(split, rows, decoder))  # type: ignore[attr-defined]
+            dataset = ray.get(shared.faces.decode.remote(split, rows, decoder))
         else:
             print(f"decoding {len(rows):,} images, once for all epochs", flush=True)
             dataset = decoded_dataset(rows, decoder, seed=None).materialize()
@@ -198,7 +214,7 @@ def train_fn_per_worker(loop: dict[str, Any]) -> str | None:
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         local = ray.train.get_context().get_local_world_size()
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // (local * loop["num_trainings"])))
 
     model = AgeModel(plan.spec)
     model.load_state_dict(ray.get(loop["initial_weights"]))

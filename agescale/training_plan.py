@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,9 +53,12 @@ class Selected:
     run: dict[str, Any]
 
 
-def select(config: TrainConfig) -> Selected:
-    """The rows that a run learns from and is validated on, after everything that selects and changes them."""
+def select(config: TrainConfig, known: Selected | None = None) -> Selected:
+    """The rows that a run learns from and is validated on, after everything that selects and changes them. ``known``
+    are those of another run that differs in nothing of this."""
     _check_ranges(config)
+    if known is not None:
+        return replace(known, run={"settings": _identity(config), "data": known.run["data"]})
     catalog = storage.absolute(config.catalog)
     catalogs.check_complete(catalog)
     age_groups = _age_groups(config)
@@ -228,7 +231,7 @@ def _initial_model(config: TrainConfig, spec: ModelSpec, phases: tuple[finetunin
     model = AgeModel(spec)
     for phase in phases:
         finetuning.freeze(model, phase.scope)  # raises where a phase names more blocks than there are
-    is_stored = config.weights.endswith(TENSOR_FILES) or "/" in config.weights  # rather than a name of torchvision's
+    is_stored = _is_stored(config.weights)
     if config.weights_sha256 and not is_stored:
         raise ValueError("--weights-sha256 is for a file or a checkpoint; torchvision checks what it publishes itself")
     if not config.weights:
@@ -239,6 +242,16 @@ def _initial_model(config: TrainConfig, spec: ModelSpec, phases: tuple[finetunin
     source = checkpoints.read_tensors(uri, config.weights_sha256) if is_stored else config.weights
     missing, unexpected = load_backbone_weights(model.encoder, source)
     return model, f"{_name_some('lacks', missing)}; {_name_some('has too much', unexpected)}"
+
+
+def _is_stored(weights: str) -> bool:
+    """Whether initial weights are a file or a checkpoint, rather than a name of torchvision's."""
+    return weights.endswith(TENSOR_FILES) or "/" in weights
+
+
+def absolute_weights(weights: str) -> str:
+    """Initial weights as another process finds them, which may have another working directory."""
+    return storage.absolute(weights) if _is_stored(weights) else weights
 
 
 def _name_some(what: str, names: list[str]) -> str:

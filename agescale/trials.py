@@ -10,8 +10,9 @@ In: a sweep's folder. Out: trials, their curves, the leaderboard. Starts no trai
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -24,12 +25,15 @@ from agescale.spaces import Point
 SWEEP_NAME = "sweep.json"
 DIRECTIONS = {"mae": "min", "worst_group_mae": "min", "accuracy": "max"}
 """What may be sought, and which way it is better."""
+Curve = list[dict[str, Any]]
+"""What each epoch of a trial brought: rows of runs.HISTORY_SCHEMA."""
 Status = Literal["running", "finished", "stopped", "diverged", "failed"]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training of a sweep. ``asked`` are its values by the searcher's own names, where it has such."""
+    """One training of a sweep. ``asked`` are its values by the searcher's own names, where it has such. One that is
+    ``running`` while no sweep runs was cut off; the same command continues it."""
 
     number: int
     point: Point
@@ -69,10 +73,17 @@ def write_trial(out: str, trial: Trial) -> None:
     storage.write_bytes(storage.join(out, f"trials/{trial.name}.json"), json.dumps(asdict(trial), indent=1).encode())
 
 
-def read_curve(out: str, trial: Trial) -> list[dict[str, Any]]:
+def read_curve(out: str, trial: Trial) -> Curve:
     """What each epoch of a trial brought; nothing where it has finished none."""
     uri = storage.join(run_of(out, trial.number), "history.parquet")
     return storage.read_table(uri).to_pylist() if storage.exists(uri) else []
+
+
+def read_curves(out: str, some: Iterable[Trial]) -> dict[int, Curve]:
+    """The curves of trials, by number."""
+    some = list(some)
+    with storage.read_pool() as pool:
+        return dict(zip((trial.number for trial in some), pool.map(partial(read_curve, out), some), strict=True))
 
 
 def begin(out: str, sweep: dict[str, Any]) -> None:
@@ -83,10 +94,10 @@ def begin(out: str, sweep: dict[str, Any]) -> None:
     storage.write_bytes(uri, json.dumps(sweep, indent=1).encode())
 
 
-def leaderboard(out: str, objective: str) -> list[dict[str, Any]]:
-    """All trials, the best one first, those without a value last. A trial is judged at the epoch that its checkpoint
+def leaderboard(some: Iterable[Trial], curves: Mapping[int, Curve], objective: str) -> list[dict[str, Any]]:
+    """Trials, the best one first, those without a value last. A trial is judged at the epoch that its checkpoint
     keeps, on the validation split; ``images_per_s`` are those of training."""
-    rows = [_row(trial, read_curve(out, trial), objective) for trial in read_trials(out)]
+    rows = [_row(trial, curves[trial.number], objective) for trial in some]
     rows.sort(key=lambda row: (row["value"] is None, sign(objective) * (row["value"] or 0.0), row["number"]))
     front = _front([[row[goal] for goal in GOALS] for row in rows])
     return [{**row, "is_on_front": is_on_front} for row, is_on_front in zip(rows, front, strict=True)]
@@ -96,7 +107,7 @@ GOALS = ("mae", "worst_group_mae", "num_parameters")
 """Of these none can be made smaller, on the Pareto front, unless another one grows."""
 
 
-def _row(trial: Trial, curve: list[dict[str, Any]], objective: str) -> dict[str, Any]:
+def _row(trial: Trial, curve: Curve, objective: str) -> dict[str, Any]:
     kept = best_epoch(curve) or {}
     told = {name: kept.get(f"val_{name}") for name in ("mae", "worst_group_mae", "accuracy")}
     speeds = [entry["images_per_s"] for entry in curve]
@@ -115,11 +126,9 @@ def _row(trial: Trial, curve: list[dict[str, Any]], objective: str) -> dict[str,
     }
 
 
-def best_epoch(curve: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The epoch whose model a run keeps: of the smallest error, or of the largest accuracy where ages are not told."""
-    if any(entry.get("val_mae") is not None for entry in curve):
-        return min(curve, key=lambda entry: entry["val_mae"])
-    return max(curve, key=lambda entry: entry["val_accuracy"] or 0.0, default=None)
+def best_epoch(curve: Curve) -> dict[str, Any] | None:
+    """The epoch whose model a run keeps; None where there is none yet."""
+    return next((entry for entry in reversed(curve) if entry["is_best"]), None)
 
 
 def _front(goals: Sequence[Sequence[float | None]]) -> list[bool]:
@@ -177,10 +186,10 @@ def tidy(out: str, rows: Sequence[dict[str, Any]]) -> int:
 
     What a trial that was stopped wrote while it was being stopped goes with them.
     """
-    kept = next((row["number"] for row in rows if row["value"] is not None), None)
-    for row in rows:
-        if row["status"] != "running":
-            drop_checkpoints(out, row["number"], ("last",) if row["number"] == kept else ("last", "best"))
+    over = [row for row in rows if row["status"] != "running"]
+    kept = next((row["number"] for row in over if row["value"] is not None), None)
+    for row in over:
+        drop_checkpoints(out, row["number"], ("last",) if row["number"] == kept else ("last", "best"))
     return sum(item.size_bytes for item in listing.list_files(out))
 
 
@@ -188,6 +197,7 @@ def copy_best(out: str, number: int) -> str:
     """Copies the checkpoint of a trial to ``<out>/best``, whole or not at all. Returns its URI."""
     source, best = storage.join(run_of(out, number), "best"), storage.join(out, "best")
     names = storage.list_names(source)
+    assert checkpoints.CONFIG_NAME in names, f"{source} is no checkpoint"
     for name in sorted(names, key=lambda name: name == checkpoints.CONFIG_NAME):  # which makes it a checkpoint, last
         storage.write_bytes(storage.join(best, name), storage.read_bytes(storage.join(source, name)))
     for name in set(storage.list_names(best)) - set(names):

@@ -22,6 +22,8 @@ def main(config: SweepConfig, base: TrainConfig) -> None:
     counts = [row["epochs"] for row in result.leaderboard]
     spent = f"{sum(counts)} epochs of at most {len(counts) * config.epochs}"
     print(f"{len(counts)} trials, {spent}; {result.disk_bytes / 2**20:,.0f} MiB on disk")
+    if result.num_left:
+        print(f"{result.num_left} trials are not over, or not begun; the same command goes on")
     if not result.command:
         refuse("no trial came to a value; leaderboard.parquet says why", code=3)
     print(f"report: {result.report}")
@@ -29,6 +31,8 @@ def main(config: SweepConfig, base: TrainConfig) -> None:
     if result.refit:
         print(f"trained on validation images as well: {result.refit}")
     print(f"again: {result.command}")
+    if any(row["status"] == "running" and row["reason"] for row in result.leaderboard):
+        refuse("the processes of some trials died again and again; leaderboard.parquet says why", code=3)
 
 
 def table(result: SweepResult, objective: str) -> str:

@@ -110,7 +110,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     identity = {"name": "tests", "credentials": [credentials], "actions": actions}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     services = ("master", "volume", "filer", "s3")
-    ports = _free_ports(2 * len(services))
+    ports = free_ports(2 * len(services))
     endpoint = f"http://127.0.0.1:{ports[3]}"
     command = [
         shutil.which("weed", path=sysconfig.get_path("scripts")) or "weed",
@@ -143,7 +143,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield "s3://faces"
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for each in sockets:

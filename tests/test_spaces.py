@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from scipy.stats import loguniform, uniform
+from scipy.stats import loguniform, randint, uniform
 
 from agescale import spaces
 from agescale.config import TrainConfig
@@ -49,6 +50,15 @@ def test_a_grid_has_every_point_once() -> None:
     assert len({repr(point) for point in points}) == 5
     assert spaces.sample([CONDITIONAL[0]], 10, seed=0) != []
     assert len(spaces.sample([CONDITIONAL[0]], 10, seed=0)) == 2, "there are no more"
+
+
+@pytest.mark.parametrize("propose", [lambda space: spaces.sample(space, 40, seed=0), lambda space: asked(space, 40)])
+def test_whole_numbers_stay_whole_and_within_their_ends(propose: Callable[[spaces.Space], list[spaces.Point]]) -> None:
+    space = [{"batch_size": randint(16, 20)}]
+    sizes = [point["batch_size"] for point in propose(space)]
+    assert set(sizes) == {16, 17, 18, 19}
+    assert {type(size) for size in sizes} == {int}
+    assert [point["batch_size"] for point in spaces.examples(space)] == [16, 19]
 
 
 def test_a_distribution_has_no_grid() -> None:
@@ -99,7 +109,7 @@ def test_our_own_spaces_hold_trainings(name: str) -> None:
         ("SPACE = [{'lr': [1e-3], 'phases': ['all:3@1e-3']}]", "lr is for phases in which {lr} stands"),
         ("SPACE = [", "SyntaxError: "),
         ("from scipy.stats import loguniform\nSPACE = [{'lr': loguniform(0, 1)}]", "lr: a distribution with two ends"),
-        ("from scipy.stats import norm\nSPACE = [{'dropout': norm()}]", "dropout: a distribution with two ends"),
+        ("from scipy.stats import norm\nSPACE = [{'dropout': norm()}]", "dropout: norm is none of uniform, "),
     ],
 )
 def test_a_space_that_is_none_is_refused_in_one_line(text: str, message: str, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from agescale import runs, storage, trials
 from agescale.trials import Trial
 
 
-def entry(epoch: int, mae: float | None, accuracy: float = 0.5) -> dict[str, Any]:
-    return {"epoch": epoch, "val_mae": mae, "val_worst_group_mae": mae and 2 * mae, "val_accuracy": accuracy,
+def entry(epoch: int, mae: float | None, is_best: bool = True) -> dict[str, Any]:
+    group = mae and 2 * mae
+    return {"epoch": epoch, "is_best": is_best, "val_mae": mae, "val_worst_group_mae": group, "val_accuracy": 0.5,
             "images_per_s": 100.0, "seconds": 3.0}  # fmt: skip
 
 
@@ -27,8 +28,13 @@ def add(out: Path, number: int, maes: list[float | None], status: str = "stopped
         (run / folder).mkdir(parents=True)
         (run / folder / "config.json").write_text("{}")
         (run / folder / "weights.pt").write_bytes(bytes(1000))
-    rows = [entry(epoch, mae) for epoch, mae in enumerate(maes, start=1)]
+    rows = [entry(n + 1, mae, is_best=mae is None or mae == min(maes[: n + 1])) for n, mae in enumerate(maes)]  # type: ignore[type-var]
     pq.write_table(pa.Table.from_pylist(rows, schema=runs.HISTORY_SCHEMA), run / "history.parquet")
+
+
+def board(out: Path, objective: str = "mae") -> list[dict[str, Any]]:
+    done = trials.read_trials(str(out))
+    return trials.leaderboard(done, trials.read_curves(str(out), done), objective)
 
 
 def test_the_worked_example_holds() -> None:
@@ -40,18 +46,28 @@ def test_the_best_trial_stands_first_at_its_best_epoch_and_those_without_a_value
     add(tmp_path, 0, [9.0, 8.0, 8.5])
     add(tmp_path, 1, [], status="diverged")
     add(tmp_path, 2, [7.0, 6.0], status="finished")
-    rows = trials.leaderboard(str(tmp_path), "mae")
+    rows = board(tmp_path)
     assert [row["number"] for row in rows] == [2, 0, 1]
     assert [row["value"] for row in rows] == [6.0, 8.0, None]
     assert [row["best_epoch"] for row in rows] == [2, 2, None]
     assert [row["epochs"] for row in rows] == [2, 3, 0]
-    assert trials.leaderboard(str(tmp_path), "worst_group_mae")[0]["value"] == 12.0
+    assert board(tmp_path, "worst_group_mae")[0]["value"] == 12.0
     assert rows[0]["settings"] == {"lr": 0.02}
 
 
-def test_where_ages_are_not_told_the_most_accurate_epoch_counts() -> None:
-    assert trials.best_epoch([entry(1, None, 0.4), entry(2, None, 0.6), entry(3, None, 0.5)]) == entry(2, None, 0.6)
+def test_the_epoch_counts_whose_model_is_kept() -> None:
+    curve = [entry(1, 9.0), entry(2, 8.0), entry(3, 7.0, is_best=False)]
+    assert trials.best_epoch(curve) == curve[1], "whatever else is smaller: the run watches a metric of its own"
     assert trials.best_epoch([]) is None
+
+
+def test_while_the_leader_is_not_over_the_best_that_is_keeps_its_checkpoint_too(tmp_path: Path) -> None:
+    add(tmp_path, 0, [5.0], status="finished")
+    add(tmp_path, 1, [4.0], status="running")
+    add(tmp_path, 2, [6.0], status="finished")
+    trials.tidy(str(tmp_path), board(tmp_path))
+    kept = {path.parent.parent.name for path in tmp_path.rglob("best/weights.pt")}
+    assert kept == {"0000", "0001"}
 
 
 def test_who_loses_in_nothing_is_on_the_front(tmp_path: Path) -> None:
@@ -59,7 +75,7 @@ def test_who_loses_in_nothing_is_on_the_front(tmp_path: Path) -> None:
     add(tmp_path, 1, [6.0], size=10)
     add(tmp_path, 2, [6.0], size=50)
     add(tmp_path, 3, [], status="failed")
-    rows = trials.leaderboard(str(tmp_path), "mae")
+    rows = board(tmp_path)
     assert {row["number"] for row in rows if row["is_on_front"]} == {0, 1}
 
 
@@ -67,7 +83,7 @@ def test_only_the_best_trial_and_those_under_way_keep_a_checkpoint(tmp_path: Pat
     add(tmp_path, 0, [9.0])
     add(tmp_path, 1, [5.0], status="finished")
     add(tmp_path, 2, [7.0], status="running")
-    left = trials.tidy(str(tmp_path), trials.leaderboard(str(tmp_path), "mae"))
+    left = trials.tidy(str(tmp_path), board(tmp_path))
     kept = {str(path.relative_to(tmp_path / "runs")) for path in tmp_path.rglob("weights.pt")}
     assert kept == {"0001/best/weights.pt", "0002/best/weights.pt", "0002/last/weights.pt"}
     assert left == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
@@ -85,7 +101,7 @@ def test_the_winners_checkpoint_replaces_the_one_before(tmp_path: Path) -> None:
 def test_a_leaderboard_is_a_table(tmp_path: Path) -> None:
     add(tmp_path, 0, [9.0])
     add(tmp_path, 1, [])
-    uri = trials.write_leaderboard(str(tmp_path), trials.leaderboard(str(tmp_path), "mae"))
+    uri = trials.write_leaderboard(str(tmp_path), board(tmp_path))
     table = storage.read_table(uri)
     assert table["number"].to_pylist() == [0, 1]
     assert table["settings"].to_pylist() == ['{"lr": 0.0}', '{"lr": 0.01}']

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import RunJob
+from conftest import RunJob, free_ports
 from fault_proxy import FaultProxy
 from ray.cluster_utils import Cluster
 from running_job import RunningJob
@@ -76,8 +77,8 @@ def test_a_killed_driver_goes_on_with_the_same_command_and_each_start_reads_an_i
 
     def reads() -> Counter[int]:
         """How many images were read how often."""
-        counts = [n for (operation, key), n in counter.requests.items() if operation == "GET" and "/faces/" in key]
-        return Counter(counts)
+        reads = {key: n for (operation, key), n in counter.requests.items() if operation == "GET"}
+        return Counter(n for key, n in reads.items() if "/sweep/faces/" in key)
 
     def under_way() -> trials.Trial | None:
         """The trial after the first third of them, in the middle of its epochs."""
@@ -118,21 +119,26 @@ def test_a_killed_driver_goes_on_with_the_same_command_and_each_start_reads_an_i
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
 def test_of_two_nodes_one_dies_and_the_sweep_ends_right(
-    drawn_faces: Path, space: Path, tmp_path: Path, run_job: RunJob
+    drawn_faces: Path, space: Path, tmp_path: Path, run_job: RunJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     catalog, out = tmp_path / "catalog", tmp_path / "out"
     listing = ("--source", drawn_faces / "utkface", "--layout", "utkface", "--split", "0.5,0.5,0", "--out", catalog)
     listed = run_job("jobs/catalog.py", *listing)
     assert listed.returncode == 0, listed.stdout + listed.stderr
+    (port,) = free_ports(1)
+    monkeypatch.setenv(
+        "RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{port}"
+    )  # this cluster's, whichever others run here
     memory = {"object_store_memory": 200 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": True, **memory})
+    head = {"num_cpus": 3, "include_dashboard": True, "dashboard_port": port, **memory}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        dying = cluster.add_node(num_cpus=2, **memory)
+        dying = cluster.add_node(num_cpus=1, **memory)
         raylets = {name: _raylet(node) for name, node in (("head", cluster.head_node), ("dying", dying))}
         command = sweeping(catalog, out, space)
         job = RunningJob(tmp_path, *command, "--max-concurrent", 2, env={"RAY_ADDRESS": cluster.address})
         try:
-            job.wait_for(lambda: all(map(_trains, raylets.values())), timeout_s=300)
+            job.wait_for(lambda: all(map(_trains, raylets.values())), timeout_s=600)
             job.kill(raylets["dying"])
             assert job.end(timeout_s=900) == 0, job.said()
         finally:
@@ -149,4 +155,8 @@ def _raylet(node: object) -> psutil.Process:
 
 def _trains(raylet: psutil.Process) -> bool:
     """Whether a training process runs on that node."""
-    return any("RayTrainWorker" in " ".join(child.cmdline()) for child in raylet.children(recursive=True))
+    for child in raylet.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "RayTrainWorker" in " ".join(child.cmdline()):
+                return True
+    return False
