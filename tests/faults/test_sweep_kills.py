@@ -133,12 +133,12 @@ def test_of_two_nodes_one_dies_and_the_sweep_ends_right(
     head = {"num_cpus": 3, "include_dashboard": True, "dashboard_port": port, **memory}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        dying = cluster.add_node(num_cpus=1, **memory)
+        dying = cluster.add_node(num_cpus=2, **memory)
         raylets = {name: _raylet(node) for name, node in (("head", cluster.head_node), ("dying", dying))}
-        command = sweeping(catalog, out, space)
-        job = RunningJob(tmp_path, *command, "--max-concurrent", 2, env={"RAY_ADDRESS": cluster.address})
+        command = [*sweeping(catalog, out, space), "--cpus-per-worker", 2]  # so a node holds one trial
+        job = RunningJob(tmp_path, *command, env={"RAY_ADDRESS": cluster.address})
         try:
-            job.wait_for(lambda: all(map(_trains, raylets.values())), timeout_s=600)
+            job.wait_for(lambda: all(map(_trains, raylets.values())) and _are_learning(str(out)), timeout_s=600)
             job.kill(raylets["dying"])
             assert job.end(timeout_s=900) == 0, job.said()
         finally:
@@ -146,6 +146,12 @@ def test_of_two_nodes_one_dies_and_the_sweep_ends_right(
     finally:
         cluster.shutdown()
     check_each_trial_is_done_once(str(out))
+
+
+def _are_learning(out: str) -> bool:
+    """Whether all trials that are under way have finished an epoch: before, Ray would keep what a dead trial reserved."""
+    under_way = [trial for trial in trials.read_trials(out) if trial.status == "running"]
+    return all(trials.read_curves(out, under_way).values())
 
 
 def _raylet(node: object) -> psutil.Process:
