@@ -184,7 +184,7 @@ class Asked(Protocol):
 def suggest(space: Space, trial: Asked) -> Point:
     """A point of Optuna's choice. Values are named after their alternative, whose settings belong to it alone."""
     number = trial.suggest_categorical("alternative", list(range(len(space)))) if len(space) > 1 else 0
-    point = {}
+    point: Point = {}
     for setting, values in space[number].items():
         name = f"{number}.{setting}"
         if is_distribution(values):

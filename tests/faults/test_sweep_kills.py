@@ -149,7 +149,7 @@ def test_of_two_nodes_one_dies_and_the_sweep_ends_right(
 
 
 def _are_learning(out: str) -> bool:
-    """Whether all trials that are under way have finished an epoch: before, Ray would keep what a dead trial reserved."""
+    """Whether all trials under way have finished an epoch: before that, Ray keeps what a dead trial has reserved."""
     under_way = [trial for trial in trials.read_trials(out) if trial.status == "running"]
     return all(trials.read_curves(out, under_way).values())
 
