@@ -343,9 +343,9 @@ def test_a_catalog_of_other_settings_is_not_touched(
     before = {path.name: path.stat().st_mtime_ns for path in utkface_catalog.glob("[!.]*")}
     assert "(pack was 32, is 64); give another --out" in refused(*command, "--pack", 64)
     message = refused(*command, "--pack", 32, "--age-groups", "life-stages", "--split", "0,0,1")
-    assert "split was 0.8,0.1,0.1, is 0,0,1; age_groups was 0-24=" in message
+    assert "split was '0.8,0.1,0.1', is '0,0,1'; age_groups was '0-24=" in message
     other = ("--source", drawn_faces / "unlabelled", *command[2:], "--pack", 32)
-    assert f"source was {drawn_faces}/utkface, is {drawn_faces}/unlabelled" in refused(*other)
+    assert f"source was '{drawn_faces}/utkface', is '{drawn_faces}/unlabelled'" in refused(*other)
     assert before == {path.name: path.stat().st_mtime_ns for path in utkface_catalog.glob("[!.]*")}
 
 
@@ -362,7 +362,7 @@ def test_a_second_job_on_the_same_output_stops_in_one_line(
 def test_the_columns_of_a_csv_stay_too(csv_catalog: Path, drawn_faces: Path, refused: Callable[..., str]) -> None:
     command = ("--source", drawn_faces / "csv", "--layout", "csv", "--csv", drawn_faces / "csv" / "labels.csv")
     message = refused(*command, "--split-column", "split", "--gender-column", "gender", "--out", csv_catalog)
-    assert "(subject_column was subject, is None)" in message
+    assert "(subject_column was 'subject', is None)" in message
 
 
 def test_what_cannot_work_is_refused_before_any_work(
