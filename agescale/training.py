@@ -159,21 +159,21 @@ def _fit(
         try:
             diverged = trainer.fit().return_value
         except ray.train.WorkerGroupError as error:
-            if not any(map(_is_out_of_memory, error.worker_failures.values())):
+            if not any(map(is_out_of_memory, error.worker_failures.values())):
                 raise
             raise OutOfMemory(f"out of memory with --batch-size {config.batch_size}; try half of it") from error
     if diverged:
         raise Diverged(diverged)
 
 
-def _is_out_of_memory(error: BaseException | None) -> bool:
+def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether that is why a training process ended, or what it was caused by."""
     error = getattr(error, "health_check_failure", error)  # what Ray found of a process that was killed
     if isinstance(error, torch.OutOfMemoryError | ray.exceptions.OutOfMemoryError):
         return True
     if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
         return True
-    return error is not None and _is_out_of_memory(error.__cause__)
+    return error is not None and is_out_of_memory(error.__cause__)
 
 
 def _dataset(config: TrainConfig, rows: pa.Table, split: str, shared: Shared | None) -> tuple[ray.data.Dataset, int]:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import ray.exceptions
 import torch
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from torchvision.models import resnet18
 
 from agescale import catalogs, checkpoints, lease, listing, runs, storage, synthetic, training_plan
@@ -16,7 +18,7 @@ from agescale.cataloging import build_catalog
 from agescale.checkpoints import Progress
 from agescale.config import CatalogConfig, ScoreConfig, TrainConfig
 from agescale.scoring import score
-from agescale.training import OutOfMemory, train
+from agescale.training import is_out_of_memory, train
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -213,12 +215,15 @@ def test_a_diverging_run_ends_with_one_line(config: TrainConfig, tmp_path: Path)
         train(hot)
 
 
-@pytest.mark.chaos
-def test_too_little_memory_ends_with_one_line(config: TrainConfig, tmp_path: Path) -> None:
-    """Feature maps of 400 GB, which no system grants."""
-    huge = replace(config, encoder="cnn", image_size=1024, widths=(4096, 4), dense=4, batch_size=24)
-    with pytest.raises(OutOfMemory, match="out of memory with --batch-size 24; try half of it"):
-        train(replace(huge, out=str(tmp_path / "run")))
+def test_want_of_memory_is_told_from_other_errors() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)  # a petabyte, which no system grants
+    wrapped = RuntimeError("a training process failed")
+    wrapped.__cause__ = caught.value
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(wrapped)
+    assert is_out_of_memory(WorkerHealthCheckFailedError("it died", ray.exceptions.OutOfMemoryError("killed")))
+    assert not is_out_of_memory(RuntimeError("shapes differ"))
 
 
 def test_a_refit_learns_from_validation_images_and_keeps_the_last_epoch(config: TrainConfig) -> None:
