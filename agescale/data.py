@@ -122,6 +122,11 @@ def num_gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
+def uses_gpu(device: str) -> bool:
+    """What a job's --device means on this cluster."""
+    return device == "cuda" or (device == "auto" and num_gpus() > 0)
+
+
 def run_units(
     units: list[pa.Table], work: Callable[..., Any], progress: ImageProgress, **map_options: Any
 ) -> Iterator[dict[str, Any]]:

@@ -30,7 +30,7 @@ from ray.util import metrics
 
 from agescale import catalogs, checkpoints, lease, schema, storage, units
 from agescale.config import ScoreConfig, check_unchanged, parse_names
-from agescale.data import allocator_environment, check_resources, num_gpus, run_units, start_ray
+from agescale.data import allocator_environment, check_resources, num_gpus, run_units, start_ray, uses_gpu
 from agescale.predictor import Predictor, read_checkpoint
 from agescale.progress import ImageProgress
 from agescale.storage import StoreError, read_pool
@@ -215,7 +215,7 @@ def _workers(config: ScoreConfig, work: Work) -> Workers:
     """One process a GPU, else one a CPU: two threads of one forward pass wait for each other whenever a third, that
     decodes, runs. Fewer where there is little to do. Raises ValueError where the cluster cannot hold them."""
     num_cpus, gpus = int(ray.cluster_resources().get("CPU", 1)), num_gpus()
-    use_gpu = config.device == "cuda" or (config.device == "auto" and gpus > 0)
+    use_gpu = uses_gpu(config.device)
     worthwhile = math.ceil(work.num_rows / MIN_PROCESS_ROWS)
     num = min(len(work.todo), config.num_workers or min(worthwhile, gpus if use_gpu else num_cpus))
     check_resources(num, cpus_per_worker=1, gpus_per_worker=float(use_gpu), bytes_per_worker=PROCESS_BYTES)

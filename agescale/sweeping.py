@@ -35,7 +35,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from agescale import catalogs, checkpoints, lease, spaces, storage, sweep_report, training_plan, trials, validation
 from agescale.age_groups import EXACT_YEARS, AgeGroups
 from agescale.config import EXECUTION_FIELDS, SweepConfig, TrainConfig
-from agescale.data import SharedFaces, num_gpus, start_ray
+from agescale.data import SharedFaces, num_gpus, start_ray, uses_gpu
 from agescale.finetuning import format_phases, parse_phases
 from agescale.spaces import Space
 from agescale.storage import StoreError
@@ -91,12 +91,11 @@ def sweep(config: SweepConfig, base: TrainConfig) -> SweepResult:
     with lease.hold(out) as held:
         trials.begin(out, _identity(config, base, space, selected.run["data"]))
         known = trials.read_trials(out)
-        scheduler = build_scheduler(config)
-        proposals = Proposals(config, space, known, trials.read_curves(out, known), scheduler)
+        proposals = Proposals(config, space, known, trials.read_curves(out, known), build_scheduler(config))
         if proposals.num_left:
             start_ray(min_cpus=base.num_workers * base.cpus_per_worker + 1, has_dashboard=True)
-            _run(config, base, selected, proposals, scheduler, held)
-        return _conclude(config, base, selected, proposals.num_left)
+            _run(config, base, selected, proposals, held)
+        return _conclude(config, base, selected, proposals.num_to_begin)
 
 
 def _with_absolute_paths(config: SweepConfig, base: TrainConfig) -> tuple[SweepConfig, TrainConfig]:
@@ -120,14 +119,14 @@ def _with_absolute_weights(space: Space) -> Space:
     ]
 
 
-def _conclude(config: SweepConfig, base: TrainConfig, selected: Selected, num_left: int) -> SweepResult:
+def _conclude(config: SweepConfig, base: TrainConfig, selected: Selected, num_to_begin: int) -> SweepResult:
     """What a sweep leaves behind: one table, one page, one checkpoint."""
     out, done = config.out, trials.read_trials(config.out)
     curves = trials.read_curves(out, done)
     rows = trials.leaderboard(done, curves, config.objective)
     trials.write_leaderboard(out, rows)
     disk_bytes = trials.tidy(out, rows)
-    num_left += sum(row["status"] == "running" for row in rows)
+    num_left = num_to_begin + sum(row["status"] == "running" for row in rows)
     command = refit = ""
     if rows and rows[0]["value"] is not None:
         winner = trials.read_trial(out, rows[0]["number"])
@@ -139,20 +138,21 @@ def _conclude(config: SweepConfig, base: TrainConfig, selected: Selected, num_le
             folder = storage.join(out, f"refit/{winner.name}")
             train(replace(best, refit=True, epochs=rows[0]["epochs"], out=folder))
             refit = storage.join(folder, "best")
-    report = sweep_report.write_report(out, _about(config, selected, rows, num_left, disk_bytes), rows, curves, command)
+    report = sweep_report.write_report(
+        out, _about(config, selected, rows, num_to_begin, disk_bytes), rows, curves, command
+    )
     return SweepResult(rows, num_left, command, refit, report, disk_bytes)
 
 
 def _about(
-    config: SweepConfig, selected: Selected, rows: list[dict[str, Any]], num_left: int, disk_bytes: int
+    config: SweepConfig, selected: Selected, rows: list[dict[str, Any]], num_to_begin: int, disk_bytes: int
 ) -> dict[str, Any]:
     """What the report says of the sweep as a whole, and what a model would have to beat."""
     train, val = _splits(selected)
     about = {
         name: getattr(config, name) for name in ("space", "searcher", "scheduler", "epochs", "objective", "catalog")
     }
-    num_unfinished = sum(row["status"] == "running" for row in rows)
-    about |= {"num_trials": len(rows) + num_left - num_unfinished, "disk_bytes": disk_bytes}
+    about |= {"num_trials": len(rows) + num_to_begin, "disk_bytes": disk_bytes}
     about |= {"seconds": sum(row["seconds"] for row in rows), "num_train": len(train), "num_val": len(val)}
     return about | {"baseline": baseline(config, selected)}
 
@@ -213,8 +213,9 @@ def config_of(config: SweepConfig, base: TrainConfig, trial: Trial) -> TrainConf
 def _check(config: SweepConfig, base: TrainConfig, space: Space) -> Selected:
     """Plans a trial with each value of each setting. Returns the images; raises ValueError for a mistake."""
     for name in ("epochs", "num_trials", "total_epochs", "grace_epochs", "max_concurrent"):
-        if (getattr(config, name) or 1) < 1 or getattr(config, name) == 0:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 1")
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: at least 1")
     if config.reduction_factor <= 1 or (config.hours is not None and config.hours <= 0):
         raise ValueError("--reduction-factor is more than 1, and --hours more than 0")
     for item in config.weights:
@@ -256,7 +257,7 @@ def _place(config: SweepConfig, base: TrainConfig) -> tuple[TrainConfig, int]:
     """Where trials train, the same for all of them, and how many at a time: such that every training process finds its
     place and one CPU is left for decoding. Raises ValueError where not even one does."""
     have, gpus = ray.cluster_resources(), num_gpus()
-    use_gpu = base.device == "cuda" or (base.device == "auto" and gpus > 0)
+    use_gpu = uses_gpu(base.device)
     need = {"CPU": base.num_workers * base.cpus_per_worker}
     need |= {"GPU": base.num_workers * base.gpus_per_worker} if use_gpu else {}
     free = {"CPU": have.get("CPU", 0.0) - 1, "GPU": float(gpus)}
@@ -329,7 +330,11 @@ class Proposals(Searcher):
 
     @property
     def num_left(self) -> int:
-        return len(self.waiting) + (0 if self._is_spent else max(0, self.num_trials - self.num_begun))
+        return len(self.waiting) + self.num_to_begin
+
+    @property
+    def num_to_begin(self) -> int:
+        return 0 if self._is_spent else max(0, self.num_trials - self.num_begun)
 
     @property
     def _is_spent(self) -> bool:
@@ -353,7 +358,7 @@ class Proposals(Searcher):
         if self.waiting:
             trial = self.waiting.pop(0)
             self._show(trial_id, self.curves[trial.number])
-        elif self.num_begun < self.num_trials and not self._is_spent:
+        elif self.num_to_begin:
             trial = self._propose(self.num_begun)
             try:
                 trials.write_trial(self.out, trial)
@@ -393,7 +398,7 @@ class Proposals(Searcher):
 
     def _value(self, curve: Curve) -> float | None:
         """What a trial has brought, the less the better; None where it has come to nothing."""
-        value = (trials.best_epoch(curve) or {}).get(f"val_{self.config.objective}")
+        value = trials.value_of(curve, self.config.objective)
         return None if value is None else trials.sign(self.config.objective) * value
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -445,7 +450,6 @@ def _run(
     base: TrainConfig,
     selected: Selected,
     proposals: Proposals,
-    scheduler: TrialScheduler,
     held: lease.Lease,
 ) -> None:
     """One execution of Ray Tune over all that is left. Raises what ended it before its time."""
@@ -462,7 +466,7 @@ def _run(
             tune.with_resources(driver, {"memory": TRIAL_BYTES}),
             tune_config=tune.TuneConfig(
                 search_alg=proposals,
-                scheduler=scheduler,
+                scheduler=proposals.scheduler,
                 num_samples=proposals.num_left,
                 max_concurrent_trials=concurrency,
                 time_budget_s=config.hours * 3600 if config.hours else None,

@@ -43,8 +43,8 @@ from agescale.data import (
     decoded_bytes,
     decoded_dataset,
     fits_in_object_store,
-    num_gpus,
     start_ray,
+    uses_gpu,
 )
 from agescale.objective import Mixed, batch_loss
 from agescale.progress import ImageProgress
@@ -119,7 +119,7 @@ def _fit(
 ) -> None:
     """Runs Ray Train over what is left of the plan. Raises Diverged, and OutOfMemory."""
     start_ray(min_cpus=config.num_workers * config.cpus_per_worker + 1, has_dashboard=True)
-    use_gpu = config.device == "cuda" or (config.device == "auto" and num_gpus() > 0)
+    use_gpu = uses_gpu(config.device)
     check_resources(config.num_workers, config.cpus_per_worker, config.gpus_per_worker * use_gpu, extra_cpus=1)
     gpus = {"GPU": config.gpus_per_worker} if use_gpu else {}
     print(f"training on {config.num_workers} x {'GPU' if use_gpu else 'CPU'}", flush=True)

@@ -131,6 +131,11 @@ def best_epoch(curve: Curve) -> dict[str, Any] | None:
     return next((entry for entry in reversed(curve) if entry["is_best"]), None)
 
 
+def value_of(curve: Curve, objective: str) -> float | None:
+    """What the model that a run keeps has reached; None where there is none."""
+    return (best_epoch(curve) or {}).get(f"val_{objective}")
+
+
 def _front(goals: Sequence[Sequence[float | None]]) -> list[bool]:
     """Which rows no other row beats in one goal without losing in another.
 

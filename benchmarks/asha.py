@@ -14,7 +14,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import tyro
@@ -22,8 +22,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from agescale import storage, sweeping, trials
 from agescale.config import SweepConfig
-
-Curve = list[dict[str, Any]]
+from agescale.trials import Curve
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class AshaConfig:
 def main(config: AshaConfig) -> None:
     out = storage.absolute(config.sweep)
     finished = [trial for trial in trials.read_trials(out) if trial.status == "finished"]
-    curves = [trials.read_curve(out, trial) for trial in finished]
+    curves = list(trials.read_curves(out, finished).values())
     if len(curves) < 2:
         raise SystemExit(f"error: {out} has {len(curves)} trials that were trained in full")
     random = np.random.default_rng(config.seed)
@@ -68,8 +67,8 @@ def main(config: AshaConfig) -> None:
 
 
 def best_value(config: AshaConfig, curves: Sequence[Curve]) -> float:
-    key, sign = f"val_{config.objective}", trials.sign(config.objective)
-    return sign * min(sign * epoch[key] for epoch in map(trials.best_epoch, curves) if epoch)
+    sign, values = trials.sign(config.objective), (trials.value_of(curve, config.objective) for curve in curves)
+    return sign * min(sign * value for value in values if value is not None)
 
 
 def replay(config: AshaConfig, curves: Sequence[Curve]) -> tuple[int, float]:
@@ -82,7 +81,7 @@ def replay(config: AshaConfig, curves: Sequence[Curve]) -> tuple[int, float]:
         grace_epochs=config.grace_epochs,
         reduction_factor=config.reduction_factor,
     )
-    scheduler = sweeping.build_scheduler(sweep, known=[])
+    scheduler = sweeping.build_scheduler(sweep)
     waiting, seen = list(range(len(curves)))[::-1], [0] * len(curves)
     now, under_way = 0.0, list[tuple[float, int]]()
     while waiting or under_way:

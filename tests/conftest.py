@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from fault_proxy import FaultProxy
 
 os.environ.update(  # before anything imports ray, whose processes inherit it
     RAY_ADDRESS="local",  # no test may ever join a cluster that happens to run here
@@ -141,6 +142,13 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
         storage.filesystem("s3://faces").mkdir("faces")
         yield "s3://faces"
+
+
+@pytest.fixture
+def counter(s3: str) -> Iterator[FaultProxy]:
+    """The S3 server behind a proxy that spoils nothing and counts its requests."""
+    with FaultProxy(os.environ["AWS_ENDPOINT_URL"], fraction=0) as counter:
+        yield counter
 
 
 def free_ports(number: int) -> list[int]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -59,12 +57,6 @@ def bucket(s3: str, tmp_path: Path, run_job: RunJob) -> str:
     listed = run_job("jobs/catalog.py", *catalog)
     assert listed.returncode == 0, listed.stdout + listed.stderr
     return f"{s3}/sweep"
-
-
-@pytest.fixture
-def counter(s3: str) -> Iterator[FaultProxy]:
-    with FaultProxy(os.environ["AWS_ENDPOINT_URL"], fraction=0) as counter:
-        yield counter
 
 
 @pytest.mark.chaos

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,12 +39,6 @@ def bucket(s3: str, faces: list[bytes]) -> str:
     model = AgeModel(ModelSpec(encoder="cnn", task="distribution", age_groups="25-years", image_size=32))
     checkpoints.save(f"{s3}/nights/model", model.spec, model.state_dict(), checkpoints.Progress(), {"data": "none"})
     return f"{s3}/nights"
-
-
-@pytest.fixture
-def counter(s3: str) -> Iterator[FaultProxy]:
-    with FaultProxy(os.environ["AWS_ENDPOINT_URL"], fraction=0) as counter:
-        yield counter
 
 
 @pytest.mark.chaos
