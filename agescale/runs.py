@@ -16,11 +16,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from agescale import checkpoints, storage
+from agescale import checkpoints, storage, validation
 from agescale.checkpoints import Progress, StateDict
 from agescale.config import TrainConfig, check_unchanged
 from agescale.finetuning import Phase
-from agescale.tasks import METRIC_DIRECTIONS
 from agescale.training_plan import Plan
 
 DEFAULTS = json.loads(json.dumps(asdict(TrainConfig())))
@@ -64,7 +63,7 @@ def next_phase(phases: tuple[Phase, ...], progress: Progress, patience: int) -> 
 def extend(progress: Progress, entry: dict[str, Any], plan: Plan) -> Progress:
     """Progress with one more epoch."""
     value = entry[f"val_{plan.metric}"]
-    sign = -1 if METRIC_DIRECTIONS[plan.metric] == "max" else 1
+    sign = -1 if validation.DIRECTIONS[plan.metric] == "max" else 1
     is_best = progress.best_value is None or sign * value < sign * progress.best_value or plan.config.refit
     history = (*progress.history, {**entry, "is_best": is_best})
     progress = replace(progress, epochs_done=entry["epoch"], history=history)

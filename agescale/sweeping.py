@@ -277,7 +277,7 @@ def build_scheduler(config: SweepConfig) -> TrialScheduler:
     return ASHAScheduler(
         time_attr="epoch",
         metric=f"val_{config.objective}",
-        mode=trials.DIRECTIONS[config.objective],
+        mode=validation.DIRECTIONS[config.objective],
         max_t=config.epochs,
         grace_period=min(config.grace_epochs, config.epochs),
         reduction_factor=config.reduction_factor,

@@ -63,7 +63,7 @@ LABEL_COLUMNS = ("group", "age_low", "age_high", "gender", "ethnicity", "weight"
 
 
 class Diverged(ValueError):
-    """The loss is no number any more."""
+    """The loss is no number, or there is none."""
 
 
 class OutOfMemory(ValueError):
@@ -193,10 +193,12 @@ def _dataset(config: TrainConfig, rows: pa.Table, split: str, shared: Shared | N
             print(f"decoding {len(rows):,} images, once for all epochs", flush=True)
             dataset = decoded_dataset(rows, decoder, seed=None).materialize()
         num_images = int(dataset.count())
-        if num_images < len(rows):
-            print(
-                f"{len(rows) - num_images} images cannot be read any more and are left out; run jobs/catalog.py again"
+        if not num_images:
+            raise Impossible(
+                f"none of the {len(rows):,} images of the {split} split can be read, {rows['uri'][0]} first"
             )
+        if num_images < len(rows):
+            print(f"{len(rows) - num_images:,} of the {split} split's {len(rows):,} images cannot be read: left out")
         return (dataset.randomize_block_order(seed=seed) if seed else dataset), num_images
     return decoded_dataset(rows, decoder, seed), len(rows)
 
@@ -254,6 +256,8 @@ def train_fn_per_worker(loop: dict[str, Any]) -> str | None:
         entry["images_per_s"] = round(entry.pop("num_images") / (time.monotonic() - started), 1)
         entry |= _validate(plan, judged, labels["val"])
         faulthandler.cancel_dump_traceback_later()  # what follows are stores, which have time limits of their own
+        if entry["val_loss"] is None:
+            return "no image of the val split can be read"
         if not math.isfinite(entry["train_loss"] + entry["val_loss"]):  # the same on every process
             return f"training diverged: epoch {entry['epoch']}'s loss is not finite; lower the learning rate"
         entry["seconds"] = round(time.monotonic() - started, 1)

@@ -18,13 +18,11 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from agescale import checkpoints, listing, storage
+from agescale import checkpoints, listing, storage, validation
 from agescale.config import check_unchanged
 from agescale.spaces import Point
 
 SWEEP_NAME = "sweep.json"
-DIRECTIONS = {"mae": "min", "worst_group_mae": "min", "accuracy": "max"}
-"""What may be sought, and which way it is better."""
 Curve = list[dict[str, Any]]
 """What each epoch of a trial brought: rows of runs.HISTORY_SCHEMA."""
 Status = Literal["running", "finished", "stopped", "diverged", "failed"]
@@ -50,7 +48,7 @@ class Trial:
 
 def sign(objective: str) -> int:
     """What makes smaller better."""
-    return -1 if DIRECTIONS[objective] == "max" else 1
+    return -1 if validation.DIRECTIONS[objective] == "max" else 1
 
 
 def run_of(out: str, number: int) -> str:

@@ -17,6 +17,8 @@ from agescale.age_cdf import DecodeRule
 from agescale.age_groups import EXACT_YEARS, AgeGroups
 from agescale.tasks import Task
 
+DIRECTIONS = {"loss": "min", "mae": "min", "worst_group_mae": "min", "accuracy": "max"}
+"""What is better in each metric, which history calls ``val_<metric>``: the smallest or the largest value."""
 RULES: tuple[DecodeRule, ...] = get_args(DecodeRule)
 FEW = 20
 """Groups with fewer exact ages are none to be the worst: their error is mostly chance."""
@@ -64,7 +66,7 @@ def summarise(sums: Tensor) -> dict[str, Any]:
     num_exact, best = by_part[0, 0], int(np.argmin(by_part[0, 1:]))
     mae_of_groups = [float(part[1 + best] / part[0]) for part in by_part[1:] if part[0] >= FEW]
     return {
-        "val_loss": loss / max(num_loss, 1e-9),
+        "val_loss": loss / num_loss if num_loss else loss or None,  # infinite where no output was a number
         "val_mae": float(by_part[0, 1 + best] / num_exact) if num_exact else None,
         "val_worst_group_mae": max(mae_of_groups, default=None),
         "val_accuracy": num_hits / num_groups if num_groups else None,

@@ -12,10 +12,9 @@ from coral_pytorch.dataset import corn_label_from_logits, levels_from_labelbatch
 from coral_pytorch.losses import coral_loss, corn_loss
 from torch import nn
 
-from agescale import age_cdf, tasks
+from agescale import age_cdf, tasks, validation
 from agescale.age_groups import AgeGroups
 from agescale.tasks import (
-    METRIC_DIRECTIONS,
     TASKS,
     build_task,
     classification,
@@ -89,7 +88,7 @@ def test_worked_examples_in_the_docstrings_hold(module):
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_keeps_the_contract(name):
     task = build_task(name, GROUPS)
-    assert METRIC_DIRECTIONS[task.metric] in ("min", "max")
+    assert validation.DIRECTIONS[task.metric] in ("min", "max")
     assert task.reads == ("feature_map" if name == "reconstruction" else "features")
     assert task.predicts_age == (name != "reconstruction")
     assert task.loss_name == task.losses[0] == TASKS[name](GROUPS).loss_name

@@ -85,3 +85,10 @@ def test_groups_with_names_only_have_an_accuracy_and_no_error() -> None:
     )
     metrics = validation.summarise(torch.tensor([2.0, 2.0, *judged]))
     assert (metrics["val_mae"], metrics["val_accuracy"]) == (None, 0.5)
+
+
+def test_a_loss_of_nothing_is_none_and_of_outputs_that_are_no_numbers_infinite() -> None:
+    nothing = torch.zeros(validation.num_sums(GROUPS))
+    assert validation.summarise(nothing)["val_loss"] is None
+    nothing[0] = torch.inf
+    assert validation.summarise(nothing)["val_loss"] == torch.inf

@@ -20,10 +20,7 @@ from agescale.tasks.prediction import Prediction
 from agescale.tasks.reconstruction import Reconstruction
 from agescale.tasks.regression import Regression
 
-__all__ = ["METRIC_DIRECTIONS", "TASKS", "Prediction", "Task", "build_task"]
-
-METRIC_DIRECTIONS = {"mae": "min", "accuracy": "max", "loss": "min"}
-"""What is better in each metric that a task watches: the smallest or the largest value."""
+__all__ = ["TASKS", "Prediction", "Task", "build_task"]
 
 
 class Task(Protocol):
@@ -41,7 +38,7 @@ class Task(Protocol):
     predicts_age: ClassVar[bool]
     """Whether it can ``decode``."""
     metric: ClassVar[str]
-    """The validation metric that decides which checkpoint is best: a key of ``METRIC_DIRECTIONS``."""
+    """The validation metric that decides which checkpoint is best: one of validation.DIRECTIONS."""
 
     def __init__(self, age_groups: AgeGroups, **settings: Any) -> None: ...
 

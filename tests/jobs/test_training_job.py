@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -240,7 +241,7 @@ def test_a_refit_learns_from_validation_images_and_keeps_the_last_epoch(config: 
 def test_an_autoencoder_learns_from_unlabelled_pictures_and_its_encoder_is_used_again(
     config: TrainConfig, tmp_path: Path
 ) -> None:
-    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=40, size=32)
+    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=200, size=32)
     unlabelled = str(tmp_path / "catalog")
     build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=unlabelled))
     auto = replace(
@@ -256,6 +257,9 @@ def test_an_autoencoder_learns_from_unlabelled_pictures_and_its_encoder_is_used_
     plan, _, model = training_plan.build_plan(finetune, training_plan.select(finetune))
     assert "took the encoder of a checkpoint trained on reconstruction" in plan.loaded
     torch.testing.assert_close(model.encoder.state_dict(), checkpoints.load_model(best).encoder.state_dict())
+    shutil.rmtree(tmp_path / "faces")
+    with pytest.raises(ValueError, match=r"none of the \d+ images of the train split can be read"):
+        train(replace(auto, out=str(tmp_path / "gone")))
 
 
 def test_every_technique_at_once_trains_and_its_heads_predict(config: TrainConfig, tmp_path: Path) -> None:

@@ -1,0 +1,25 @@
+"""Five architectures, three tasks, two learning rates each: the space of the sweep in README.md.
+
+python jobs/sweep.py --catalog runs/utk/catalog --space benchmarks/utkface_space.py --searcher grid --scheduler none ...
+"""
+
+TASKS = ["distribution", "ordinal", "regression"]
+
+SPACE = [
+    {
+        "encoder": ["torchvision/mobilenet_v2", "torchvision/squeezenet1_0"],
+        "task": TASKS,
+        "image_size": [80],
+        "batch_size": [32],
+        "phases": ["head:1@1e-3,all:{epochs}@{lr}"],
+        "lr": [5e-4, 1.5e-3],
+    },
+    {
+        "encoder": ["cnn", "skip_cnn", "attention_cnn"],
+        "task": TASKS,
+        "image_size": [64],
+        "batch_size": [32],
+        "phases": ["all:{epochs}@{lr}"],
+        "lr": [1e-3, 3e-3],
+    },
+]
