@@ -2,8 +2,9 @@
 
 Each tells where it comes from. Most rebuild, as it was told, what a well-known student project did with Keras (its
 layers counted in blocks here, see ``encoder.blocks()``), so that a better recipe can be measured beside it on the same
-split, by benchmarks/recipes.py. ``IMAGENET1K_*`` are downloaded by torchvision;
-without that network, ``--weights FILE`` or ``--weights ""`` for random ones.
+split: what they reached is on the test split of UTKFace (README.md, "Every recipe"), trained on two cores of an AMD
+EPYC without a GPU, by benchmarks/recipes.py. ``IMAGENET1K_*`` are downloaded by torchvision; without that network,
+``--weights FILE`` or ``--weights ""`` for random ones.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ FAST = TrainConfig(
     augmentation="light",
     ema_decay=0.998,
 )
-"""MobileNetV2 from ImageNet at 112 px, DLDL-v2 over ages 0..100+: a laptop's hour for 15,000 faces."""
+"""MobileNetV2 from ImageNet at 112 px, DLDL-v2 over ages 0..100+: a laptop's hour for 15,000 faces.
+
+DLDL-v2: Gao et al., "Age Estimation Using Expectation of Label Distribution Learning" (IJCAI 2018). MAE 4.45, accuracy
+80.9 % from 14,759 images; 41 to 50 minutes undisturbed."""
 
 BEST = TrainConfig(
     encoder="torchvision/convnext_tiny",
@@ -41,7 +45,10 @@ BEST = TrainConfig(
     ema_decay=0.9995,
     patience=15,
 )
-"""ConvNeXt-Tiny from ImageNet at 192 px with heavy augmentation and mixup: for a GPU. Not measured yet."""
+"""ConvNeXt-Tiny from ImageNet at 192 px with heavy augmentation and mixup: for a GPU.
+
+ConvNeXt: Liu et al., "A ConvNet for the 2020s" (CVPR 2022); mixup: Zhang et al. (ICLR 2018). Not measured on a GPU yet:
+2 epochs on 600 images, 6 minutes, from random weights, end below the baselines (MAE 16.03)."""
 
 KERAS = TrainConfig(
     task="classification",
@@ -69,11 +76,14 @@ RESNET50_CLASSES = replace(
     phases="head:5@1e-3,last3:10@1e-5",
     augmentation="light",
 )
-"""One folder an age class; ResNet-50 from ImageNet with own dense layers on top, augmented, the last stage unfrozen."""
+"""One folder an age class; ResNet-50 from ImageNet with own dense layers on top, augmented, the last stage unfrozen.
+
+He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016). 400 images, 2 epochs, 4 minutes, random weights:
+accuracy 50.4 %, the baseline."""
 
 CNN_128 = replace(KERAS, encoder="cnn", widths=(32, 64, 128, 128), dense=512, image_size=128, phases="all:10@1e-3")
 """Young, middle or old: four convolution blocks with max-pooling, 32 to 128 filters, flattened, dense 512, softmax;
-cross-entropy, Adam, batch 32, 10 epochs, the best epoch kept."""
+cross-entropy, Adam, batch 32, 10 epochs, the best epoch kept. 4,000 images, 5 epochs, 12 minutes: accuracy 68.4 %."""
 
 RESNET50_TWO_PHASE = replace(
     KERAS,
@@ -84,7 +94,7 @@ RESNET50_TWO_PHASE = replace(
     phases="head:10@1e-4,last1:10@1e-5",
 )
 """ResNet-50 frozen, average pooling, dropout 0.2, a dense layer at 1e-4; then its last 10 layers, which are one
-bottleneck block, at 1e-5."""
+bottleneck block, at 1e-5. 600 images, 3 epochs, 2 minutes, random weights: accuracy 50.5 %, the baseline."""
 
 MOBILENET_TWO_PHASE = replace(
     KERAS,
@@ -94,7 +104,10 @@ MOBILENET_TWO_PHASE = replace(
     dropout=0.2,
     phases="head:10@1e-4,last2:10@1e-5",
 )
-"""The same with MobileNetV2, whose last 10 layers are the last convolution and most of the last inverted residual."""
+"""The same with MobileNetV2, whose last 10 layers are the last convolution and most of the last inverted residual.
+
+Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (CVPR 2018). 4,000 images, 6 epochs, 11
+minutes: accuracy 69.1 %."""
 
 ATTENTION_CNN_160 = replace(
     KERAS,
@@ -107,7 +120,8 @@ ATTENTION_CNN_160 = replace(
 )
 """Four blocks of convolution, batch norm, max-pooling and spatial dropout, channel attention from average- and
 max-pooled features, a dense layer, dropout, softmax; Adam, its rate decaying exponentially from 1e-3 to 1e-6, 15
-epochs. Its source calls it multi-task and shows one; ``--auxiliary gender`` makes it so."""
+epochs. Its source calls it multi-task and shows one; ``--auxiliary gender`` makes it so. 1,500 images, 3 epochs, 3 minutes:
+accuracy 55.2 %."""
 
 SMALL_CNN = replace(
     KERAS,
@@ -119,8 +133,8 @@ SMALL_CNN = replace(
     phases="all:15@1e-3",
     age_groups="life-stages",
 )
-"""Child, teenager, adult or senior by a small CNN; the source's five reach 81 % at most
-on its own data."""
+"""Child, teenager, adult or senior by a small CNN; the source's five reach 81 % at most on its own data. 8,000 images,
+6 epochs, 5 minutes: accuracy 85.8 % in these four groups."""
 
 SKIP_CNN_REGRESSION = replace(
     KERAS,
@@ -132,10 +146,12 @@ SKIP_CNN_REGRESSION = replace(
     dropout=0.2,
     phases="all:15@1e-3",
 )
-"""The age itself by a CNN with skip connections, the best of the same source's six regression networks."""
+"""The age itself by a CNN with skip connections, the best of the same source's six regression networks. 600 images, 3
+epochs, 3 minutes: MAE 14.22."""
 
 AUTOENCODER = replace(KERAS, encoder="conv_autoencoder", task="reconstruction", image_size=128, phases="all:10@1e-3")
-"""A convolutional autoencoder learns to draw faces again, from their pictures alone (no labels are needed)."""
+"""A convolutional autoencoder learns to draw faces again, from their pictures alone (no labels are needed).
+2,000 images, 2 epochs, 3 minutes: squared error of normalised pixels 0.093 on validation."""
 
 AUTOENCODER_FINETUNE = replace(
     KERAS,
@@ -147,7 +163,7 @@ AUTOENCODER_FINETUNE = replace(
     phases="head:5@1e-3,all:10@1e-4",
 )
 """Its encoder, from where ``autoencoder`` was told to leave it, reused with a deeper head; frozen first, then
-all. The best home-made network of its source."""
+all. The best home-made network of its source. 2,000 images, 4 epochs, 2 minutes: accuracy 65.3 %."""
 
 RESNET50_REGRESSION_224 = replace(
     KERAS,
@@ -161,7 +177,8 @@ RESNET50_REGRESSION_224 = replace(
     phases="all:20@1e-4",
 )
 """ResNet-50 without its top, average pooling, dense ReLU, dropout, one linear output; mean absolute error, Adam, 20
-epochs. Its source reaches a validation MAE of 7.65 years on APPA-REAL."""
+epochs. Its source reaches a validation MAE of 7.65 years on APPA-REAL. 300 images, 2 epochs, 4 minutes, random
+weights: MAE 15.84, no better than the baseline."""
 
 VGG16_25Y = replace(
     KERAS,
@@ -176,7 +193,10 @@ VGG16_25Y = replace(
     patience=5,
 )
 """UTKFace in five groups of 25 years: VGG-16 frozen, dense layers with dropout and L2 on top; cross-entropy, Adam,
-early stopping, the best epoch kept."""
+early stopping, the best epoch kept.
+
+Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (ICLR 2015). 600 images, 2
+epochs, 3 minutes: accuracy 63.6 %."""
 
 RECIPES: dict[str, TrainConfig] = {
     "drawn": DRAWN,

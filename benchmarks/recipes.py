@@ -92,7 +92,7 @@ def measure(name: str, config: Config, weights: dict[str, str]) -> str:
     """One row of the table."""
     recipe = recipes.RECIPES[name]
     out = f"{config.out}/{name}"
-    source = f"{config.out}/autoencoder/best" if name == "autoencoder-finetune" else weights.get(recipe.encoder, "")
+    source = f"{config.out}/autoencoder/run/best" if name == "autoencoder-finetune" else weights.get(recipe.encoder, "")
     budget = Budget() if config.full else TWO_CORES.get(name, Budget())
     planned = replace(recipe, max_images=budget.max_images, phases=budget.phases or recipe.phases, weights=source)
     run("train", name, "--catalog", config.catalog, "--out", f"{out}/run", *changes(planned))
@@ -100,9 +100,10 @@ def measure(name: str, config: Config, weights: dict[str, str]) -> str:
     history = checkpoint.progress.history
     minutes = sum(entry["seconds"] for entry in history) / 60
     images = checkpoint.provenance["num_images"]["train"]
-    told = f"| {name} | {Path(source).name or 'random'} | {images:,} | {done(planned.phases, history)} | {minutes:.1f} "
+    initial = "autoencoder" if name == "autoencoder-finetune" else Path(source).name or "random"
+    told = f"| {name} | {initial} | {images:,} | {done(planned.phases, history)} | {minutes:.1f} "
     if recipe.task == "reconstruction":
-        return f"{told}| squared error {checkpoint.progress.best_value:.3f} of 1 | | | |"
+        return f"{told}| validation: squared error {checkpoint.progress.best_value:.3f} | | | |"
     scored = ("--catalog", config.catalog, "--checkpoint", f"{out}/run/best", "--split", "test")
     run("score", *scored, "--out", f"{out}/ages")
     run("evaluate", "--catalog", config.catalog, "--predictions", f"{out}/ages", "--out", f"{out}/report")
