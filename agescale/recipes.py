@@ -120,8 +120,8 @@ ATTENTION_CNN_160 = replace(
 )
 """Four blocks of convolution, batch norm, max-pooling and spatial dropout, channel attention from average- and
 max-pooled features, a dense layer, dropout, softmax; Adam, its rate decaying exponentially from 1e-3 to 1e-6, 15
-epochs. Its source calls it multi-task and shows one; ``--auxiliary gender`` makes it so. 1,500 images, 3 epochs, 3 minutes:
-accuracy 55.2 %."""
+epochs. Its source calls it multi-task and shows one; ``--auxiliary gender`` makes it so. 1,500 images, 3 epochs, 3
+minutes: accuracy 55.2 %."""
 
 SMALL_CNN = replace(
     KERAS,
