@@ -241,7 +241,7 @@ def test_a_refit_learns_from_validation_images_and_keeps_the_last_epoch(config: 
 def test_an_autoencoder_learns_from_unlabelled_pictures_and_its_encoder_is_used_again(
     config: TrainConfig, tmp_path: Path
 ) -> None:
-    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=200, size=32)
+    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=100, size=32)
     unlabelled = str(tmp_path / "catalog")
     build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=unlabelled))
     auto = replace(
