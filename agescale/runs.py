@@ -63,7 +63,7 @@ def next_phase(phases: tuple[Phase, ...], progress: Progress, patience: int) -> 
 def extend(progress: Progress, entry: dict[str, Any], plan: Plan) -> Progress:
     """Progress with one more epoch."""
     value = entry[f"val_{plan.metric}"]
-    sign = -1 if validation.DIRECTIONS[plan.metric] == "max" else 1
+    sign = validation.sign(plan.metric)
     is_best = progress.best_value is None or sign * value < sign * progress.best_value or plan.config.refit
     history = (*progress.history, {**entry, "is_best": is_best})
     progress = replace(progress, epochs_done=entry["epoch"], history=history)

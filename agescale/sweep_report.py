@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from agescale import plots, storage
 from agescale.importance import importances, varying
 from agescale.report import inline, number, template
-from agescale.trials import sign
+from agescale.validation import sign
 
 PAGE = "sweep_report.html"
 NUM_SHOWN = 10

@@ -399,7 +399,7 @@ class Proposals(Searcher):
     def _value(self, curve: Curve) -> float | None:
         """What a trial has brought, the less the better; None where it has come to nothing."""
         value = trials.value_of(curve, self.config.objective)
-        return None if value is None else trials.sign(self.config.objective) * value
+        return None if value is None else validation.sign(self.config.objective) * value
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Ends a trial. Only the best one's checkpoint is kept, so the disk holds a few, however many trials."""

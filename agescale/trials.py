@@ -46,11 +46,6 @@ class Trial:
         return f"{self.number:04d}"
 
 
-def sign(objective: str) -> int:
-    """What makes smaller better."""
-    return -1 if validation.DIRECTIONS[objective] == "max" else 1
-
-
 def run_of(out: str, number: int) -> str:
     """The folder of a trial's run."""
     return storage.join(out, f"runs/{number:04d}")
@@ -96,7 +91,7 @@ def leaderboard(some: Iterable[Trial], curves: Mapping[int, Curve], objective: s
     """Trials, the best one first, those without a value last. A trial is judged at the epoch that its checkpoint
     keeps, on the validation split; ``images_per_s`` are those of training."""
     rows = [_row(trial, curves[trial.number], objective) for trial in some]
-    rows.sort(key=lambda row: (row["value"] is None, sign(objective) * (row["value"] or 0.0), row["number"]))
+    rows.sort(key=lambda row: (row["value"] is None, validation.sign(objective) * (row["value"] or 0.0), row["number"]))
     front = _front([[row[goal] for goal in GOALS] for row in rows])
     return [{**row, "is_on_front": is_on_front} for row, is_on_front in zip(rows, front, strict=True)]
 

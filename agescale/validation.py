@@ -24,6 +24,11 @@ FEW = 20
 """Groups with fewer exact ages are none to be the worst: their error is mostly chance."""
 
 
+def sign(metric: str) -> int:
+    """What a metric is multiplied by so that smaller is better."""
+    return -1 if DIRECTIONS[metric] == "max" else 1
+
+
 def num_sums(age_groups: AgeGroups) -> int:
     """Length of what is summed: the loss, its weights, and what ``judge`` returns."""
     return 4 + (1 + len(RULES)) * (1 + len(age_groups))

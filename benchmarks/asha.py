@@ -20,7 +20,7 @@ import numpy as np
 import tyro
 from ray.tune.schedulers import TrialScheduler
 
-from agescale import storage, sweeping, trials
+from agescale import storage, sweeping, trials, validation
 from agescale.config import SweepConfig
 from agescale.trials import Curve
 
@@ -67,7 +67,7 @@ def main(config: AshaConfig) -> None:
 
 
 def best_value(config: AshaConfig, curves: Sequence[Curve]) -> float:
-    sign, values = trials.sign(config.objective), (trials.value_of(curve, config.objective) for curve in curves)
+    sign, values = validation.sign(config.objective), (trials.value_of(curve, config.objective) for curve in curves)
     return sign * min(sign * value for value in values if value is not None)
 
 
