@@ -298,6 +298,8 @@ class EvaluateConfig:
     """Predictions of that catalog."""
     out: str
     """Folder of the report."""
+    against: str = ""
+    """Predictions of another model, for the difference of the two on the faces that both have scored."""
     gender_from: str = ""
     """Predictions whose gender stands in, for the breakdowns, where the catalog has none."""
     include_findings: bool = False

@@ -60,10 +60,13 @@ def evaluate(config: EvaluateConfig) -> str:
     rows = _join(config, predictions, groups)
     splits = _splits(config.split, rows)
     findings = _findings_by_split(config.catalog, rows)
-    results = [_judge(name, rows, names, findings.get(name, {})) for name in splits]
+    others = _others(config, groups)
+    results = [_judge(name, rows, names, findings.get(name, {}), others) for name in splits]
     central = next((result for result in results if result.metrics["num_rows"]), None)
     if central is None:
         raise ValueError("; ".join(_why_nothing(result) for result in results))
+    if config.against and not central.comparisons:
+        raise ValueError(f"--against {config.against}: of the judged faces of {central.name} it has scored none")
 
     card = metadata.get("model_card") or {}
     if config.checkpoint:
@@ -74,6 +77,7 @@ def evaluate(config: EvaluateConfig) -> str:
         "source": settings.get("source"),
         "layout": settings.get("layout"),
         "predictions": storage.absolute(config.predictions),
+        "against": storage.absolute(config.against) if config.against else None,
         "checkpoint": config.checkpoint or metadata.get("checkpoint"),
         "model": metadata.get("model"),
         "age_groups": metadata.get("age_groups"),
@@ -146,6 +150,19 @@ def _join(config: EvaluateConfig, predictions: pa.Table, groups: AgeGroups | Non
     )
 
 
+def _others(config: EvaluateConfig, groups: AgeGroups | None) -> Rows | None:
+    """What ``config.against`` says of the same rows. Of other age groups it says nothing that could be compared."""
+    if not config.against:
+        return None
+    predictions, metadata = read_predictions(config.against)
+    its_groups = AgeGroups.parse(metadata["age_groups"]) if metadata.get("age_groups") else None
+    others = _join(replace(config, predictions=config.against), predictions, its_groups)
+    if its_groups != groups:
+        unknown_N = np.full(len(others.table), -1)
+        others = replace(others, outcomes=replace(others.outcomes, true_group_N=unknown_N))
+    return others
+
+
 def _splits(text: str, rows: Rows) -> list[str | None]:
     """The asked splits that the catalog has, else the only one that there is."""
     asked = parse_names(text)
@@ -159,7 +176,9 @@ def _splits(text: str, rows: Rows) -> list[str | None]:
     return found or list(there)
 
 
-def _judge(split: str | None, rows: Rows, names: list[str], findings: dict[str, int]) -> SplitResult:
+def _judge(
+    split: str | None, rows: Rows, names: list[str], findings: dict[str, int], others: Rows | None
+) -> SplitResult:
     in_split_N = rows.split_N == split
     judged_N, counts = _who_is_judged(rows, in_split_N)
     outcomes = rows.outcomes.where(judged_N)
@@ -171,6 +190,9 @@ def _judge(split: str | None, rows: Rows, names: list[str], findings: dict[str, 
         for key, (label_N, said_N) in rows.heads.items()
         if (said_N[judged_N] >= 0).any()
     }
+    comparisons = _compared(rows, others, judged_N) if others else {}
+    if comparisons:
+        summary["against"] = comparisons["all"][0]
     for name, source in sources.items():
         summary["baselines"][name]["labels_of"] = source
     skipped_N = in_split_N & ~rows.is_excluded_N & (rows.status_N != "ok")
@@ -187,9 +209,20 @@ def _judge(split: str | None, rows: Rows, names: list[str], findings: dict[str, 
             **{key: metrics.breakdown(outcomes, code_N[judged_N], of) for key, (code_N, of) in rows.parts.items()},
         },
         gate=gate if any(row["num_rows"] for row in gate) else [],
+        comparisons=comparisons,
         not_scored=dict(zip(statuses.tolist(), numbers.tolist(), strict=True)),
         findings=findings,
     )
+
+
+def _compared(rows: Rows, others: Rows, judged_N: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+    """Both models on those of the judged rows that the other one has scored, too: over all, and part by part."""
+    both_N = judged_N & (others.status_N == "ok")
+    one, other = rows.outcomes.where(both_N), others.outcomes.where(both_N)
+    parts = {"all": (np.zeros(len(one), np.int64), ["all"]), "decade": metrics.decades(one.true_age_N)}
+    parts |= {key: (code_N[both_N], of) for key, (code_N, of) in rows.parts.items()}
+    found = {key: metrics.compared(one, other, *part) for key, part in parts.items()}
+    return {key: compared for key, compared in found.items() if compared}
 
 
 def _who_is_judged(rows: Rows, in_split_N: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:

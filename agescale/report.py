@@ -52,6 +52,7 @@ class SplitResult:
     by_group: list[dict[str, Any]]
     breakdowns: dict[str, list[dict[str, Any]]]
     gate: list[dict[str, Any]]
+    comparisons: dict[str, list[dict[str, Any]]]  # with another model, over "all" and part by part; {} = not asked for
     not_scored: dict[str, int]
     findings: dict[str, int]
 
@@ -106,6 +107,7 @@ def render(
         results=results,
         headlines=[_headline(central, *headline) for headline in HEADLINES],
         verdicts=verdicts(central, group_names),
+        comparisons=[(BREAKDOWNS.get(key, ""), rows) for key, rows in central.comparisons.items()],
         breakdowns=[(BREAKDOWNS[key], key, rows) for key, rows in central.breakdowns.items() if rows],
         faces=[(*FACES[kind], kind, shown) for kind, shown in faces.items() if shown],
         figures=_figures(central, card, group_names),
@@ -126,6 +128,7 @@ def template(name: str) -> Template:
         "years": lambda value: number(value, "{:.2f}"),
         "signed": lambda value: number(value, "{:+.2f}"),
         "percent": _percent,
+        "signed_percent": lambda value: number(value, "{:+.1%}"),
         "decimal": lambda value: number(value, "{:.3f}"),
         "age": lambda value: number(value, "{:.1f}"),
         "text": _text,
@@ -153,6 +156,7 @@ def verdicts(result: SplitResult, group_names: Sequence[str]) -> list[str]:
         found.append(
             f"{_percent(m['accuracy'])} of the faces are put into the right group; there are no exact ages to compare."
         )
+    found += [_comparison(row) for row in result.comparisons.get("all", [])]
     for key, rows in result.breakdowns.items():
         found += _worst_part(BREAKDOWNS[key], rows)
     recalls = [row for row in result.by_group if row["support"] >= FEW]
@@ -185,6 +189,23 @@ def _worst_part(label: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     is_clear = worst["mae_low"] is not None and best["mae_high"] is not None and worst["mae_low"] > best["mae_high"]
     doubt = "" if is_clear else "; their intervals overlap, so this may be chance"
     return [f"Worst and best by {label}, where there are {FEW} faces or more: {extremes}{doubt}."]
+
+
+def _comparison(row: Mapping[str, Any]) -> str:
+    """Whether this model is better than another one, over all the faces that both have scored."""
+    key = "mae" if row["mae"] is not None else "accuracy"
+    difference, low, high = (row[f"{key}_difference{end}"] for end in ("", "_low", "_high"))
+    if difference is None:
+        return f"Of the {row['num_rows']:,} faces that both models have scored none can be compared."
+    if key == "mae":
+        side = "closer to" if difference < 0 else "further from"
+        said = f"its ages are {abs(difference):.2f} years {side} the truth than those of the other model"
+    else:
+        often = "more" if difference > 0 else "less"
+        said = f"its groups are {_percent(abs(difference))} {often} often right than those of the other model"
+    is_clear = low is not None and low * high > 0
+    doubt = "" if is_clear else "; the interval of this difference holds zero, so it may be chance"
+    return f"On the {row['num_rows']:,} faces that both have scored {said}{doubt}."
 
 
 def _headline(result: SplitResult, key: str, title: str, meaning: str, baseline: str, what: str) -> dict[str, Any]:
@@ -277,6 +298,8 @@ def _tables(results: Sequence[SplitResult], group_names: Sequence[str]) -> dict[
         tables["age_gate"] += [split | row for row in result.gate]
         for key, rows in result.breakdowns.items():
             tables.setdefault(f"by_{key}", []).extend(split | row for row in rows)
+        for key, rows in result.comparisons.items():
+            tables.setdefault("against", []).extend(split | {"part": key} | row for row in rows)
         for name, counts in zip(group_names, result.confusion.tolist(), strict=True):
             predicted = {
                 f"predicted {other}": count for other, count in zip([*group_names, "none"], counts, strict=True)

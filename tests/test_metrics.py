@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -182,3 +183,37 @@ def test_the_gate_counts_minors_let_in_and_adults_turned_away() -> None:
     assert rows["0-12"]["wrong_high"] > 0.7  # none of one proves little
     bands = [row for name, row in rows.items() if not name.startswith("all")]
     assert sum(row["num_rows"] for row in bands) == 6
+
+
+def test_a_paired_difference_is_that_of_the_two_and_far_surer_than_either() -> None:
+    one = made_up(1000, noise=6.0)
+    shift_N = np.random.default_rng(1).normal(0.0, 1.0, len(one))
+    other = replace(one, predicted_age_N=one.predicted_age_N + shift_N + 0.3 * np.sign(one.error_N))
+    row = metrics.compared(one, other, np.zeros(len(one), int), ["all"])[0]
+    assert row["mae"] == pytest.approx(metrics.scores(one)["mae"])
+    assert row["mae_against"] == pytest.approx(metrics.scores(other)["mae"])
+    assert row["mae_difference"] == pytest.approx(row["mae"] - row["mae_against"])
+    difference_N, rng = np.abs(one.error_N) - np.abs(other.error_N), np.random.default_rng(2)
+    by_hand = [rng.choice(difference_N, len(difference_N)).mean() for _ in range(2000)]
+    bounds = [row["mae_difference_low"], row["mae_difference_high"]]
+    assert bounds == pytest.approx(np.percentile(by_hand, (2.5, 97.5)), abs=0.02)
+    assert row["mae_difference_high"] < 0
+    intervals = [metrics.intervals(each)["mae"] for each in (one, other)]
+    assert intervals[0][1] > intervals[1][0], "side by side their intervals overlap"
+    both_ways = metrics.compared(other, one, np.zeros(len(one), int), ["all"])[0]
+    assert both_ways["accuracy_difference"] == pytest.approx(-row["accuracy_difference"])
+
+
+def test_a_comparison_counts_what_both_say_and_knows_what_it_cannot() -> None:
+    one = made_up(40)
+    silent_N = np.arange(40) < 10
+    other = replace(
+        one,
+        predicted_age_N=np.where(silent_N, np.nan, one.predicted_age_N),
+        true_group_N=np.full(40, -1),
+    )
+    parts = np.where(silent_N, 0, 1)
+    nothing, same = metrics.compared(one, other, parts, ["silent", "heard", "nobody"])
+    assert (nothing["num_rows"], nothing["num_with_age"], nothing["mae"], nothing["accuracy"]) == (10, 0, None, None)
+    assert (same["num_with_age"], same["mae_difference"], same["mae_difference_low"]) == (30, 0.0, None)
+    assert (same["num_with_group"], same["accuracy_difference"]) == (0, None)

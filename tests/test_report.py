@@ -18,6 +18,7 @@ from agescale.report import ShownFace, SplitResult
 NAMES = ["child", "teenager", "adult", "senior"]
 ABOUT = {
     "catalog": "/data/catalog", "source": "s3://bucket/faces", "layout": "csv", "predictions": "/data/predictions",
+    "against": None,
     "checkpoint": "runs/train/best", "model": "0123abcd", "age_groups": "life-stages", "gender_from": None,
     "include_findings": False, "asked_splits": "test,val", "report_split": "test",
 }  # fmt: skip
@@ -55,9 +56,17 @@ def result(outcomes: Outcomes, name: str = "test") -> SplitResult:
             "ethnicity": [],
         },
         gate=metrics.age_gate(outcomes.true_age_N, outcomes.predicted_age_N),
+        comparisons={},
         not_scored={},
         findings={},
     )
+
+
+def compared_with(others: Outcomes, outcomes: Outcomes | None = None) -> SplitResult:
+    outcomes = outcomes or made_up()
+    everybody_N = np.zeros(len(outcomes), int)
+    compared = metrics.compared(outcomes, others, everybody_N, ["all"])
+    return replace(result(outcomes), comparisons={"all": compared, "gender": compared})
 
 
 def face(**known: object) -> ShownFace:
@@ -145,6 +154,26 @@ def test_a_model_that_beats_nothing_is_told_so() -> None:
     assert "not clearly better" in " ".join(
         report.verdicts(result(replace(outcomes, predicted_age_N=shuffled_N)), NAMES)
     )
+
+
+def test_a_comparison_says_who_is_better_and_how_sure_that_is() -> None:
+    one = made_up()
+    worse = compared_with(replace(one, predicted_age_N=one.predicted_age_N + 20))
+    text = Page(page_of([worse])).text
+    assert "Against another model" in text
+    assert "by gender" in text
+    difference = worse.comparisons["all"][0]["mae_difference"]
+    said = f"On the 300 faces that both have scored its ages are {-difference:.2f} years closer to the truth"
+    assert any(line == f"{said} than those of the other model." for line in report.verdicts(worse, NAMES))
+    noise_N = np.random.default_rng(1).normal(0, 0.5, len(one))
+    alike = compared_with(replace(one, predicted_age_N=one.predicted_age_N + noise_N))
+    assert any("holds zero, so it may be chance" in line for line in report.verdicts(alike, NAMES))
+    same = compared_with(one)
+    assert any("0.00 years" in line and "may be chance" in line for line in report.verdicts(same, NAMES))
+    groups = made_up(has_ages=False)
+    wrong = compared_with(replace(groups, predicted_group_N=(groups.true_group_N + 1) % 4), groups)
+    assert any("more often right than those of the other" in line for line in report.verdicts(wrong, NAMES))
+    assert "Against another model" not in Page(page_of()).text
 
 
 @pytest.mark.parametrize(("split", "warning"), [("train", "about the train split"), ("val", "may have been chosen")])

@@ -273,6 +273,40 @@ def test_an_image_that_was_scored_twice_counts_once_and_as_scored(tmp_path: Path
     assert (test["num_rows"], test["num_not_scored"]) == (3, 0)
 
 
+def test_two_models_are_compared_on_what_both_have_scored(tmp_path: Path) -> None:
+    rows, predictions = made_up_tables()
+    worse = [said | {"age": said["age"] + 6.0} for said in predictions[::2]]
+    against = write_predictions(tmp_path / "against", worse, model="other")
+    found = judge(tmp_path, rows, predictions, against=against)
+    assert found["about"]["against"] == against
+    row, judged = found["test"]["against"], found["test"]
+    in_test = {row["uri"] for row in rows if row["split"] == "test"}
+    assert row["num_rows"] == row["num_with_age"] == sum(said["uri"] in in_test for said in worse) < judged["num_rows"]
+    assert row["mae_difference"] == pytest.approx(row["mae"] - row["mae_against"], abs=1e-5)
+    assert row["mae_difference_high"] < 0
+    with (tmp_path / "report" / "against.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert {(line["split"], line["part"]) for line in table} == {
+        (split, part) for split in ("test", "val") for part in ("all", "decade", "gender", "ethnicity")
+    }
+    genders = [line for line in table if (line["split"], line["part"]) == ("test", "gender")]
+    assert sum(int(line["num_rows"]) for line in genders) == row["num_rows"]
+
+
+def test_other_age_groups_are_not_compared_but_ages_are(tmp_path: Path) -> None:
+    said = of(ROWS)
+    other = write_predictions(tmp_path / "against", [row | {"group": None} for row in said], "minor=0-17,major=18-")
+    row = judge(tmp_path, ROWS, said, against=other)["test"]["against"]
+    assert (row["num_with_age"], row["num_with_group"], row["accuracy"]) == (3, 0, None)
+
+
+def test_a_comparison_without_a_common_face_is_refused(tmp_path: Path) -> None:
+    rows = [*ROWS, image_row(9, "val", 30.0)]
+    against = write_predictions(tmp_path / "against", of(rows[3:]))
+    with pytest.raises(ValueError, match="of the judged faces of test it has scored none"):
+        judge(tmp_path, rows, of(rows), against=against)
+
+
 def run_job(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, str(JOB), *arguments], capture_output=True, text=True, check=False, cwd=JOB.parents[1]
