@@ -197,13 +197,13 @@ class SweepConfig:
     """Most epochs of a trial."""
     searcher: Literal["optuna", "random", "grid"] = "optuna"
     """Who proposes trials: Optuna's TPE, which learns from those before, or the same random ones for the same seed, or
-    every point of a space of lists."""
+    every point of a space of lists, in an order that the seed draws."""
     scheduler: Literal["asha", "none"] = "asha"
     """Who stops trials: ASHA those that fall behind, or nobody."""
     grace_epochs: int = 1
     """Epochs that ASHA leaves to every trial."""
-    reduction_factor: float = 3.0
-    """Of so many trials ASHA lets one go on, at each of its levels."""
+    reduction_factor: float = 4.0
+    """Of so many trials ASHA lets one go on, at each of its levels, which are so many times apart."""
     objective: Literal["mae", "worst_group_mae", "accuracy"] = "mae"
     """What is sought on the validation split."""
     weights: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import numpy as np
 from scipy.stats import loguniform
 from sklearn.model_selection import ParameterGrid, ParameterSampler
 
@@ -157,13 +158,15 @@ def describe(space: Space) -> list[dict[str, Any]]:
     ]
 
 
-def grid(space: Space) -> list[Point]:
-    """Every point of a space without distributions."""
+def grid(space: Space, seed: int) -> list[Point]:
+    """Every point of a space without distributions, in an order drawn by ``seed``, so that the first of them, which may
+    be all that a budget allows, and by which a scheduler judges the others, come from everywhere in the space."""
     for alternative in space:
         for setting, values in alternative.items():
             if is_distribution(values):
                 raise ValueError(f"--searcher grid: {setting} has a distribution; give a list of values")
-    return [_plain(point) for point in ParameterGrid(space)]
+    points = ParameterGrid(space)
+    return [_plain(points[index]) for index in np.random.default_rng(seed).permutation(len(points))]
 
 
 def sample(space: Space, num: int, seed: int) -> list[Point]:

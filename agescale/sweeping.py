@@ -222,7 +222,7 @@ def _check(config: SweepConfig, base: TrainConfig, space: Space) -> Selected:
         if "=" not in item:
             raise ValueError(f"--weights {item}: ENCODER=FILE is needed, such as torchvision/vgg16=vgg16.pth")
     if config.searcher == "grid":
-        spaces.grid(space)
+        spaces.grid(space, config.seed)
     selected = training_plan.select(base)
     for point in spaces.examples(space):
         try:
@@ -321,10 +321,11 @@ class Proposals(Searcher):
             for trial in known:
                 self._recall(trial)
         else:
-            points = spaces.grid(space) if config.searcher == "grid" else spaces.sample(space, num_trials, config.seed)
+            is_grid = config.searcher == "grid"
+            points = spaces.grid(space, config.seed) if is_grid else spaces.sample(space, num_trials, config.seed)
             tried = [trial.point for trial in known]
             self.points = [point for point in json.loads(json.dumps(points)) if point not in tried]
-            if config.searcher == "random" or config.num_trials is not None:
+            if not is_grid or config.num_trials is not None:
                 self.points = self.points[: max(0, num_trials - len(known))]
             self.num_trials = len(known) + len(self.points)
 

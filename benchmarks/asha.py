@@ -35,9 +35,9 @@ class AshaConfig:
     """Random orders of the trials."""
     max_concurrent: int = 1
     """Trials at a time."""
-    grace_epochs: int = 1
+    grace_epochs: int = SweepConfig.grace_epochs
     """Epochs that ASHA leaves to every trial."""
-    reduction_factor: float = 3.0
+    reduction_factor: float = SweepConfig.reduction_factor
     """Of so many trials ASHA lets one go on, at each of its levels."""
     within: float = 0.02
     """How much worse than the grid's best, relative, still counts as found."""

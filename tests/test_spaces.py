@@ -45,9 +45,14 @@ def test_the_same_seed_proposes_the_same_points_and_more_of_them_begin_with_thes
 
 
 def test_a_grid_has_every_point_once() -> None:
-    points = spaces.grid([CONDITIONAL[0], {"encoder": ["skip_cnn"], "dropout": [0.0, 0.1, 0.2]}])
+    space = [CONDITIONAL[0], {"encoder": ["skip_cnn"], "dropout": [0.0, 0.1, 0.2]}]
+    points = spaces.grid(space, seed=0)
     assert len(points) == 5
     assert len({repr(point) for point in points}) == 5
+    assert points == spaces.grid(space, seed=0)
+    orders = [spaces.grid(space, seed) for seed in range(5)]
+    assert all(sorted(map(repr, order)) == sorted(map(repr, points)) for order in orders)
+    assert any(order != points for order in orders), "the seed draws the order"
     assert spaces.sample([CONDITIONAL[0]], 10, seed=0) != []
     assert len(spaces.sample([CONDITIONAL[0]], 10, seed=0)) == 2, "there are no more"
 
@@ -63,7 +68,7 @@ def test_whole_numbers_stay_whole_and_within_their_ends(propose: Callable[[space
 
 def test_a_distribution_has_no_grid() -> None:
     with pytest.raises(ValueError, match="--searcher grid: lr has a distribution; give a list of values"):
-        spaces.grid(CONDITIONAL)
+        spaces.grid(CONDITIONAL, seed=0)
 
 
 @pytest.mark.parametrize(
