@@ -188,6 +188,14 @@ def decoded_dataset(rows: pa.Table, decoder: FaceDecoder, seed: ray.data.RandomS
     return dataset.map_batches(decoder, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=1)
 
 
+def held_faces(rows: pa.Table, decoder: FaceDecoder) -> ray.data.Dataset:
+    """Decoded faces of ``rows`` in the object store, in the order of the rows, whichever were decoded first: where a
+    training begins with the same ones in another order, the same seed makes another model."""
+    dataset = decoded_dataset(rows, decoder, seed=None)
+    dataset.context.execution_options.preserve_order = True
+    return dataset.materialize()
+
+
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class SharedFaces:
     """Decoded faces for several trainings: each size is decoded once, and stays while there is room."""
@@ -207,7 +215,7 @@ class SharedFaces:
                 num_bytes + sum(held for _, held in self.datasets.values())
             ):
                 del self.datasets[next(iter(self.datasets))]
-            self.datasets[key] = decoded_dataset(rows, decoder, seed=None).materialize(), num_bytes
+            self.datasets[key] = held_faces(rows, decoder), num_bytes
         return self.datasets[key][0]
 
 

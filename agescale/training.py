@@ -43,6 +43,7 @@ from agescale.data import (
     decoded_bytes,
     decoded_dataset,
     fits_in_object_store,
+    held_faces,
     start_ray,
     uses_gpu,
 )
@@ -191,7 +192,7 @@ def _dataset(config: TrainConfig, rows: pa.Table, split: str, shared: Shared | N
             dataset = ray.get(shared.faces.decode.remote(split, rows, decoder))
         else:
             print(f"decoding {len(rows):,} images, once for all epochs", flush=True)
-            dataset = decoded_dataset(rows, decoder, seed=None).materialize()
+            dataset = held_faces(rows, decoder)
         num_images = int(dataset.count())
         if not num_images:
             raise Impossible(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +17,7 @@ import torch
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from torchvision.models import resnet18
 
-from agescale import catalogs, checkpoints, lease, listing, runs, storage, synthetic, training_plan
+from agescale import catalogs, checkpoints, data, lease, listing, runs, storage, synthetic, training_plan
 from agescale.cataloging import build_catalog
 from agescale.checkpoints import Progress
 from agescale.config import CatalogConfig, ScoreConfig, TrainConfig
@@ -78,6 +81,23 @@ def test_two_workers_take_the_same_step_and_measure_the_same_as_one(
         torch.testing.assert_close(
             twos[name], tensor, rtol=2e-3, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+def test_decoded_faces_stand_in_the_order_of_their_rows_whichever_come_first(
+    catalog: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SlowFirst(data.FaceDecoder):
+        def __call__(self, rows: pa.Table) -> dict[str, np.ndarray]:
+            if rows["index"][0].as_py() == 0:
+                time.sleep(3)
+            return super().__call__(rows)
+
+    monkeypatch.setattr(data, "CHUNK_ROWS", 20)
+    rows = catalogs.read_catalog(catalog, ["uri"])
+    held = data.held_faces(rows, SlowFirst(catalog, 32, center_crop=1.0, use_packed=True))
+    indices = [row["index"] for row in held.select_columns("index").take_all()]
+    assert len(indices) > 60
+    assert indices == sorted(indices)
 
 
 def test_a_finished_run_says_so_and_does_nothing(
