@@ -55,12 +55,13 @@ def evaluate(config: EvaluateConfig) -> str:
     """Writes the report and returns the URI of its page. Raises ValueError where there is nothing to judge."""
     catalogs.check_complete(config.catalog)
     predictions, metadata = read_predictions(config.predictions)
-    groups = AgeGroups.parse(metadata["age_groups"]) if metadata.get("age_groups") else None
+    groups = _groups(metadata)
     names = list(groups.names) if groups else []
-    rows = _join(config, predictions, groups)
+    catalog = _read_catalog(config)
+    rows = _join(config, catalog, predictions, groups)
     splits = _splits(config.split, rows)
     findings = _findings_by_split(config.catalog, rows)
-    others = _others(config, groups)
+    others = _others(config, catalog, groups)
     results = [_judge(name, rows, names, findings.get(name, {}), others) for name in splits]
     central = next((result for result in results if result.metrics["num_rows"]), None)
     if central is None:
@@ -110,18 +111,28 @@ def _one_each(table: pa.Table) -> pa.Table:
     return table.take(first).drop_columns(["is_bad", "position"])
 
 
-def _join(config: EvaluateConfig, predictions: pa.Table, groups: AgeGroups | None) -> Rows:
+def _groups(metadata: dict[str, Any]) -> AgeGroups | None:
+    """The age groups that predictions were made in."""
+    return AgeGroups.parse(metadata["age_groups"]) if metadata.get("age_groups") else None
+
+
+def _read_catalog(config: EvaluateConfig) -> pa.Table:
+    """The current rows, with the gender that stands in, the labelled one beside it, and whether they are left out."""
     catalog = catalogs.read_catalog(config.catalog, CATALOG_COLUMNS)
     catalog = catalog.append_column("labelled_gender", catalog["gender"])
     if config.gender_from:
         catalog = selection.fill_gender(catalog, read_predictions(config.gender_from)[0])
+    excluded = catalogs.excluded(config.catalog)["uri"] if not config.include_findings else pa.array([], pa.string())
+    return catalog.append_column("is_excluded", pc.is_in(catalog["uri"], value_set=_flat(excluded)))
+
+
+def _join(config: EvaluateConfig, catalog: pa.Table, predictions: pa.Table, groups: AgeGroups | None) -> Rows:
     renamed = predictions.rename_columns(
         [n if n in ("uri", "version") else f"said_{n}" for n in predictions.column_names]
     )
     table = catalog.join(renamed, keys=["uri", "version"], join_type="left outer").sort_by("uri").combine_chunks()
     if pc.all(pc.is_null(table["said_status"])).as_py():
         raise ValueError(f"{config.predictions}: none of these predictions is of an image of {config.catalog}")
-    excluded = catalogs.excluded(config.catalog)["uri"] if not config.include_findings else pa.array([], pa.string())
     is_ok_N = pc.fill_null(pc.equal(table["said_status"], "ok"), False).to_numpy()
     low_N, high_N = _floats(table["age_low"]), _floats(table["age_high"])
     names = list(groups.names) if groups else []
@@ -139,7 +150,7 @@ def _join(config: EvaluateConfig, predictions: pa.Table, groups: AgeGroups | Non
         outcomes=outcomes,
         split_N=_objects(table["split"]),
         status_N=_objects(pc.fill_null(table["said_status"], NOT_PREDICTED)),
-        is_excluded_N=pc.is_in(table["uri"], value_set=_flat(excluded)).to_numpy(),
+        is_excluded_N=table["is_excluded"].to_numpy(),
         age_std_N=_floats(table["said_age_std"]),
         probability_N=_floats(table["said_group_probability"]),
         parts=parts,
@@ -150,13 +161,13 @@ def _join(config: EvaluateConfig, predictions: pa.Table, groups: AgeGroups | Non
     )
 
 
-def _others(config: EvaluateConfig, groups: AgeGroups | None) -> Rows | None:
+def _others(config: EvaluateConfig, catalog: pa.Table, groups: AgeGroups | None) -> Rows | None:
     """What ``config.against`` says of the same rows. Of other age groups it says nothing that could be compared."""
     if not config.against:
         return None
     predictions, metadata = read_predictions(config.against)
-    its_groups = AgeGroups.parse(metadata["age_groups"]) if metadata.get("age_groups") else None
-    others = _join(replace(config, predictions=config.against), predictions, its_groups)
+    its_groups = _groups(metadata)
+    others = _join(replace(config, predictions=config.against), catalog, predictions, its_groups)
     if its_groups != groups:
         unknown_N = np.full(len(others.table), -1)
         others = replace(others, outcomes=replace(others.outcomes, true_group_N=unknown_N))

@@ -143,10 +143,7 @@ def intervals(outcomes: Outcomes, num_replicates: int = NUM_REPLICATES, seed: in
             found |= dict.fromkeys(names)
             continue
         replicates = _replicates(part, names, num_replicates, np.random.default_rng(seed))
-        bounds = {name: np.percentile(values_B, (2.5, 97.5)) for name, values_B in replicates.items()}
-        found |= {
-            name: [float(low), float(high)] if high - low > 1e-9 else None for name, (low, high) in bounds.items()
-        }
+        found |= {name: _percentiles(values_B) for name, values_B in replicates.items()}
     return found
 
 
@@ -230,9 +227,7 @@ def breakdown(outcomes: Outcomes, part_N: np.ndarray, names: Sequence[str]) -> l
     return rows
 
 
-def compared(
-    outcomes: Outcomes, others: Outcomes, part_N: np.ndarray, names: Sequence[str], num_replicates: int = NUM_REPLICATES
-) -> list[dict[str, Any]]:
+def compared(outcomes: Outcomes, others: Outcomes, part_N: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each part that occurs: MAE and accuracy of two models on the same N rows, and their difference.
 
     ``mae`` and ``accuracy`` are those of ``outcomes``, ``.._against`` those of ``others``, ``.._difference`` is the
@@ -261,29 +256,16 @@ def compared(
             ("accuracy", "num_with_group", right_N, other_right_N),
         ):
             known_N = (part_N == index) & ~np.isnan(one_N) & ~np.isnan(other_N)
-            found = {key: math.nan, f"{key}_against": math.nan, f"{key}_difference": math.nan}
-            bounds: tuple[float | None, float | None] = (None, None)
-            if known_N.any():
-                difference_N = (one_N - other_N)[known_N]
-                found = dict(zip(found, map(np.mean, (one_N[known_N], other_N[known_N], difference_N)), strict=True))
-                bounds = _interval_of_mean(difference_N, outcomes.unit_N[known_N], num_replicates)
-            row |= {count: int(known_N.sum())} | _plain(found)
-            row[f"{key}_difference_low"], row[f"{key}_difference_high"] = bounds
+            means = [
+                float(value_N[known_N].mean()) if known_N.any() else None
+                for value_N in (one_N, other_N, one_N - other_N)
+            ]
+            row[count] = int(known_N.sum())
+            row |= dict(zip((key, f"{key}_against", f"{key}_difference"), means, strict=True))
+            interval = _interval_of_mean((one_N - other_N)[known_N], outcomes.unit_N[known_N])
+            row[f"{key}_difference_low"], row[f"{key}_difference_high"] = interval or (None, None)
         rows.append(row)
     return rows
-
-
-def _interval_of_mean(
-    value_N: np.ndarray, unit_N: np.ndarray, num_replicates: int, seed: int = 0
-) -> tuple[float | None, float | None]:
-    """95 % bootstrap percentile interval of a mean; Nones where ``intervals`` would have none."""
-    if len(np.unique(unit_N)) < 2:
-        return None, None
-    columns = (np.ones(len(value_N)), value_N)
-    rng = np.random.default_rng(seed)
-    num_B, sum_B = _resampled_sums(columns, np.rint(value_N * 100), unit_N, num_replicates, rng).T
-    low, high = np.percentile(sum_B / num_B, (2.5, 97.5))
-    return (float(low), float(high)) if high - low > 1e-9 else (None, None)
 
 
 def decades(true_age_N: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -396,6 +378,21 @@ def _resampled_sums(
     sizes = [min(chunk, num_replicates - start) for start in range(0, num_replicates, chunk)]
     shares_U = num_alike_U / num_units
     return np.concatenate([rng.multinomial(num_units, shares_U, size=size) @ sums_UK for size in sizes])
+
+
+def _interval_of_mean(value_N: np.ndarray, unit_N: np.ndarray) -> list[float] | None:
+    """95 % bootstrap interval of a mean, and None where ``intervals`` would have none."""
+    if len(np.unique(unit_N)) < 2:
+        return None
+    columns, alike_N = (np.ones(len(value_N)), value_N), np.rint(value_N * 100)
+    num_B, sum_B = _resampled_sums(columns, alike_N, unit_N, NUM_REPLICATES, np.random.default_rng(0)).T
+    return _percentiles(sum_B / num_B)
+
+
+def _percentiles(values_B: np.ndarray) -> list[float] | None:
+    """95 % percentile interval of replicates; None where they all agree."""
+    low, high = np.percentile(values_B, (2.5, 97.5))
+    return [float(low), float(high)] if high - low > 1e-9 else None
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
