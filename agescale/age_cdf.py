@@ -1,6 +1,6 @@
 """The age distribution as it is stored, and every number that is derived from it.
 
-In: age probabilities from a model. Out: the stored form, 101 uint16 a face, ``65535 * P(age < k years)`` at
+In: age probabilities from a model. Out: the stored form, 101 integers a face, ``65535 * P(age < k years)`` at
 k = 0..100, and from *that* form (never from the model's floats) the age, its spread and the group. So a number in a
 predictions table can always be recomputed from the ``age_cdf`` beside it. Knows nothing of models, tables or files.
 
@@ -26,7 +26,7 @@ DecodeRule = Literal["median", "mean", "mode"]
 
 
 def encode(age_probs_NA: np.ndarray) -> np.ndarray:
-    """Probabilities (N, 101) of the age bins as the stored CDF (N, 101), uint16 little-endian, never falling, from 0.
+    """Probabilities (N, 101) of the age bins as the stored CDF (N, 101), uint16, never falling, from 0.
 
     Rows are brought to the sum 1 first. Raises ValueError where a row is no distribution (NaN, negative, all zero).
 
@@ -42,7 +42,7 @@ def encode(age_probs_NA: np.ndarray) -> np.ndarray:
         raise ValueError("age probabilities hold a row that is no distribution (not finite, negative, or all zero)")
     below_NA = np.zeros_like(probs_NA)
     np.cumsum(probs_NA[:, :-1] / totals_N1, axis=1, out=below_NA[:, 1:])
-    return np.rint(np.minimum(below_NA, 1.0) * SCALE).astype("<u2")
+    return np.rint(np.minimum(below_NA, 1.0) * SCALE).astype(np.uint16)
 
 
 def decode(cdf_NA: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import hashlib
 import math
 import re
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from agescale import catalogs, changes, images, layouts, lease, listing, quality, schema, splits, storage
+from agescale import catalogs, changes, images, layouts, lease, listing, quality, schema, splits, storage, tables
 from agescale.age_groups import AgeGroups
 from agescale.config import CatalogConfig, check_unchanged
 from agescale.data import run_units, start_ray
@@ -74,12 +75,13 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
     _check(config)
     if not _is_read(config):
         return _list_images(config, source, out)
-    listed = [item for item in listing.list_files(source) if not item.uri.startswith(f"{out}/")]
+    ours = (f"{out}/", f"{tables.beside(out)}/")
+    listed = [item for item in listing.list_files(source) if not item.uri.startswith(ours)]
     pictures = [item for item in listed if images.is_image_name(item.relative)]
     if not pictures:
         raise changes.no_images(source, len(listed))
-    storage.check_writable(out)
-    with lease.hold(out) as held:
+    tables.claim(out, "catalog")
+    with lease.hold(out, tables.beside(out)) as held:
         return _add_images(config, source, out, pictures, len(listed) - len(pictures), held)
 
 
@@ -96,11 +98,12 @@ def _add_images(
 
     new, changed, gone, relabelled = _difference(known, pictures, labels)
     generation = _next_generation(out)
+    metadata = _metadata(out, settings)
     units = _units(_told_apart(new + changed, out, generation), labels, config, generation)
     units += _tombstones(gone, generation, len(units))
     if units:
         fractions = None if config.split_column else splits.parse_fractions(config.split)
-        writer = PartWriter(out, settings, config.pack, fractions)
+        writer = PartWriter(out, metadata, config.pack, fractions)
         start_ray()
         with ImageProgress("cataloging", len(new) + len(changed) + len(gone)) as progress:
             for _ in run_units(units, writer, progress, num_cpus=1):
@@ -109,7 +112,7 @@ def _add_images(
     rows = catalogs.read_catalog(out, [*quality.FACTS, "gender", "ethnicity"])
     findings = quality.find(rows, labels.age_groups, config.layout != "unlabelled")
     findings = pa.concat_tables([findings, _source_findings(source, config, pictures, labels, relabelled)])
-    _write_findings(out, findings)
+    _write_findings(out, metadata, findings)
     rows = _with_group_names(rows, labels.age_groups)
     group_names = labels.age_groups.names if labels.age_groups else ()
     return CatalogResult(len(new), len(changed), len(gone), len(rows), num_ignored, findings, rows, group_names)
@@ -120,10 +123,16 @@ def _is_read(config: CatalogConfig) -> bool:
     return config.inspect or config.layout != "unlabelled"
 
 
-def _write_findings(out: str, findings: pa.Table) -> None:
-    covered = {"parts": catalogs.part_names(out)}
-    findings = findings.cast(schema.with_metadata(schema.FINDINGS, covered))
-    storage.write_table(storage.join(out, catalogs.FINDINGS_NAME), findings)
+def _metadata(out: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What every part says. The identity, drawn when a catalog is born, tells it from a later one at the same path."""
+    known = catalogs.metadata(out) if catalogs.list_parts(out) else {"id": uuid.uuid4().hex}
+    return {"id": known["id"], "settings": settings}
+
+
+def _write_findings(out: str, metadata: dict[str, Any], findings: pa.Table) -> None:
+    covered = {"id": metadata["id"], "parts": catalogs.part_names(out)}
+    findings = findings.cast(schema.with_metadata("findings", covered))
+    storage.write_table(catalogs.findings_uri(out), findings)
 
 
 class PartWriter:
@@ -132,9 +141,9 @@ class PartWriter:
     ``fractions`` are None where the labels name the split.
     """
 
-    def __init__(self, out: str, settings: dict[str, Any], pack: int, fractions: splits.Fractions | None) -> None:
+    def __init__(self, out: str, metadata: dict[str, Any], pack: int, fractions: splits.Fractions | None) -> None:
         self.out = out
-        self.schema = schema.with_metadata(schema.CATALOG, {"settings": settings})
+        self.schema = schema.with_metadata("catalog", metadata)
         self.pack = pack
         self.fractions = fractions
 
@@ -150,7 +159,7 @@ class PartWriter:
                 row["split"] = splits.assign(key, self.fractions)
         table = pa.Table.from_pylist(rows, schema=self.schema)
         row_group_size = catalogs.ROW_GROUP_ROWS if is_read else None
-        storage.write_table(storage.join(self.out, part), table, row_group_size)
+        tables.write_part(self.out, part, table, row_group_size)
         return pa.table({"num_rows": [len(table)]})
 
     def _inspect(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -335,7 +344,8 @@ def _source_findings(
         used = {item.relative.split("/")[0] for item in pictures}
         for folder in sorted(set(storage.list_folders(source)) - used):
             uri = storage.join(source, folder)
-            if not f"{storage.absolute(config.out)}/".startswith(f"{uri}/"):  # the catalog may stand in its source
+            ours = (f"{storage.absolute(config.out)}/", f"{tables.beside(config.out)}/")
+            if not any(our.startswith(f"{uri}/") for our in ours):  # the catalog may stand in its source
                 row = {"uri": uri, "version": ""}
                 found.append(quality.finding(row, "empty_class", "the class folder holds no image"))
     for item, detail in relabelled:
@@ -376,23 +386,24 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
         next(listing.read_rows(files[0], source), None)  # its columns, before anything starts
     else:
         small = _list_small(source, out)
-    storage.check_writable(out)
+    tables.claim(out, "catalog")
     counts: Counter[str] = Counter()
-    findings = schema.FINDINGS.empty_table()
-    with lease.hold(out) as held:
+    with lease.hold(out, tables.beside(out)) as held:
         names = catalogs.list_parts(out)
         settings = _settings(config, _age_groups(config, out if names else None))
         if names:
             check_unchanged(out, "another catalog", catalogs.settings(out), settings)
+        metadata = _metadata(out, settings)
         known, generation = changes.known_parts(out, names), _next_generation(out)
-        lister = changes.RangeLister(source, out, settings, generation, known, LISTED_PART_ROWS)
+        lister = changes.RangeLister(source, out, metadata, generation, known, LISTED_PART_ROWS)
         with ImageProgress("cataloging", total=None) as progress:
             for summary in _run_lister(lister, files, small, progress):
                 held.check()
                 counts.update(summary)
                 changed, deleted = counts["num_changed"], counts["num_deleted"]
                 progress.note = f"{counts['num_new']} new, {changed} changed, {deleted} deleted"
-        _write_findings(out, findings)
+        findings = schema.FINDINGS.empty_table()
+        _write_findings(out, metadata, findings)
     return CatalogResult(
         num_new=counts["num_new"],
         num_changed=counts["num_changed"],

@@ -1,7 +1,8 @@
 """Reads a catalog: its parts, current rows, findings, and the images of rows. Writes nothing (``cataloging`` does).
 
-A catalog is a folder: ``part-<listing>-<number>.parquet`` (facts, immutable; the name sorts in the order of listings)
-and ``findings.parquet``, written last, whose metadata names the parts that it covers.
+A catalog is a table (see ``tables``): ``part-<listing>-<number>.parquet`` (facts, immutable; the name sorts in the
+order of listings), and in the folder beside it ``findings.parquet``, written last, whose metadata name the parts that
+it covers. A catalog gets an identity when it is born, which all its parts and findings tell.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale import schema, storage
+from agescale import schema, storage, tables
 from agescale.age_groups import AgeGroups
 from agescale.images import Face, ImageError, load_face
 from agescale.storage import StoreError
@@ -25,8 +26,8 @@ ROW_GROUP_ROWS = 256
 
 
 def list_parts(uri: str) -> list[str]:
-    """Names of the parts of a catalog or of a table of predictions, oldest listing first; none where none stands."""
-    return storage.list_names(uri, prefix="part-", suffix=".parquet")
+    """Names of a catalog's parts, oldest listing first; none where none stands."""
+    return tables.list_parts(uri, "catalog")
 
 
 def part_names(uri: str) -> list[str]:
@@ -37,11 +38,18 @@ def part_names(uri: str) -> list[str]:
     return names
 
 
-def settings(uri: str, part: str | None = None) -> dict[str, Any]:
+def findings_uri(uri: str) -> str:
+    return storage.join(tables.beside(uri), FINDINGS_NAME)
+
+
+def metadata(uri: str) -> dict[str, Any]:
+    """What all parts of a catalog say alike: its ``id`` and its ``settings``."""
+    return tables.read_metadata(storage.join(uri, part_names(uri)[0]), "catalog")
+
+
+def settings(uri: str) -> dict[str, Any]:
     """What the catalog was made with: source, layout, age_groups, split, pack, ..."""
-    name = part or part_names(uri)[0]
-    metadata = _metadata(storage.join(uri, name))
-    return dict(metadata["settings"])
+    return dict(metadata(uri)["settings"])
 
 
 def age_groups(uri: str) -> AgeGroups | None:
@@ -52,15 +60,14 @@ def age_groups(uri: str) -> AgeGroups | None:
 
 def check_complete(uri: str) -> None:
     """Raises ValueError where the job that makes the catalog did not come to its end."""
-    names = part_names(uri)
-    findings = storage.join(uri, FINDINGS_NAME)
-    covered = _metadata(findings)["parts"] if storage.exists(findings) else []
-    if covered != names:
+    names, findings = part_names(uri), findings_uri(uri)
+    covered = tables.read_metadata(findings, "findings") if storage.exists(findings) else {}
+    if covered != {"id": metadata(uri)["id"], "parts": names}:
         raise ValueError(f"{uri}: the catalog is not complete; run the same jobs/catalog.py command again")
 
 
 def read_findings(uri: str) -> pa.Table:
-    findings = storage.join(uri, FINDINGS_NAME)
+    findings = findings_uri(uri)
     return storage.read_table(findings) if storage.exists(findings) else schema.FINDINGS.empty_table()
 
 
@@ -106,14 +113,6 @@ def superseded(uri: str, listing: int) -> pa.ChunkedArray:
     return pa.chunked_array(
         [storage.read_table(storage.join(uri, name), ["uri"])["uri"].combine_chunks() for name in later], pa.string()
     )
-
-
-def prediction_files(uri: str) -> list[str]:
-    """URIs of the files of a table of predictions. Raises ValueError where there are none."""
-    names = list_parts(uri)
-    if not names:
-        raise ValueError(f"{uri}: no predictions there (no part-*.parquet); make them with jobs/score.py --out {uri}")
-    return [storage.join(storage.absolute(uri), name) for name in names]
 
 
 def excluded(uri: str, kinds: Sequence[str] = schema.EXCLUDED_KINDS) -> pa.Table:
@@ -193,10 +192,3 @@ def _packed_images(uri: str, rows: pa.Table) -> Iterator[bytes | None]:
             held = (part, group)
         assert images is not None
         yield images[row - group * ROW_GROUP_ROWS].as_py()
-
-
-def _metadata(uri: str) -> dict[str, Any]:
-    try:
-        return schema.read_metadata(storage.read_schema(uri))
-    except (ValueError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{uri}: {' '.join(str(error).split())}") from error

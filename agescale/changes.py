@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale import catalogs, images, listing, schema, storage
+from agescale import catalogs, images, listing, schema, storage, tables
 
 ROW_GROUP_ROWS = 10_000
 KNOWN_ROWS = 300_000
@@ -39,7 +39,8 @@ def no_images(source: str, num_others: int) -> ValueError:
 
 def select_images(listed: pa.Table, source: str, out: str) -> tuple[pa.Table, int]:
     """The images of a listing, and how many other files it names; what stands in the catalog is neither."""
-    listed = listed.filter(pc.invert(pc.starts_with(listed["uri"], f"{out}/")))
+    for ours in (out, tables.beside(out)):
+        listed = listed.filter(pc.invert(pc.starts_with(listed["uri"], f"{ours}/")))
     root = storage.join(source, "")
     is_picture = [
         uri.startswith(root) and "/." not in uri[len(root) - 1 :] and images.is_image_name(uri)
@@ -78,7 +79,7 @@ class RangeLister:
 
     source: str
     out: str
-    settings: dict[str, Any]
+    metadata: dict[str, Any]  # of every part of the catalog
     generation: int
     known: list[KnownPart]  # of the listings before, oldest first
     part_rows: int
@@ -94,8 +95,9 @@ class RangeLister:
     ) -> Iterator[pa.Table]:
         """Takes the listing of a range, in the order of URIs, and yields how many rows of each window are what."""
         prefix = f"part-{self.generation:05d}-{number:04d}"
-        written = known_parts(self.out, storage.list_names(self.out, prefix=prefix, suffix=".parquet"))
-        names = (f"{prefix}{index:06d}.parquet" for index in itertools.count(len(written)))
+        names = [name for name in catalogs.list_parts(self.out) if name.startswith(prefix)]
+        written = known_parts(self.out, names)
+        new_names = (f"{prefix}{index:06d}.parquet" for index in itertools.count(len(written)))
         waiting = CHANGES.empty_table()
         with storage.read_pool() as pool:
             for pictures, num_ignored, low, high in self._windows(listed, after, until):
@@ -110,11 +112,11 @@ class RangeLister:
                     before = self._read(written, start, end, pool)["uri"].combine_chunks()
                     waiting = pa.concat_tables([waiting, rows.filter(pc.invert(pc.is_in(rows["uri"], before)))])
                     while len(waiting) >= self.part_rows:
-                        self._write(next(names), waiting.slice(0, self.part_rows))
+                        self._write(next(new_names), waiting.slice(0, self.part_rows))
                         waiting = waiting.slice(self.part_rows)
                 yield pa.Table.from_pylist([{name: counts[name] for name in COUNTS}])
         if len(waiting):
-            self._write(next(names), waiting)
+            self._write(next(new_names), waiting)
 
     def _windows(
         self, listed: Iterable[pa.Table], after: str, until: str | None
@@ -157,12 +159,12 @@ class RangeLister:
         return rows.set_column(1, CHANGES.field("version"), pc.if_else(is_back, numbered, rows["version"]))
 
     def _write(self, name: str, rows: pa.Table) -> None:
-        table_schema = schema.with_metadata(schema.CATALOG, {"settings": self.settings})
+        table_schema = schema.with_metadata("catalog", self.metadata)
         now = pa.scalar(dt.datetime.now(dt.UTC), schema.CATALOG.field("listed_at").type)
         columns = {field.name: pa.nulls(len(rows), field.type) for field in table_schema}
         columns |= {"listed_at": pa.repeat(now, len(rows)), **{name: rows[name] for name in rows.column_names}}
         table = pa.table(list(columns.values()), schema=table_schema)
-        storage.write_table(storage.join(self.out, name), table, ROW_GROUP_ROWS)
+        tables.write_part(self.out, name, table, ROW_GROUP_ROWS)
 
 
 def _split(known: Sequence[KnownPart], low: str, high: str) -> Iterator[tuple[str, str]]:

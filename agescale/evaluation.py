@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale import catalogs, checkpoints, images, metrics, report, schema, selection, storage
+from agescale import catalogs, checkpoints, images, metrics, report, schema, selection, storage, units
 from agescale.age_groups import EXACT_YEARS, AgeGroups
 from agescale.config import EvaluateConfig, parse_names
 from agescale.metrics import Constant, Outcomes
@@ -71,7 +71,7 @@ def evaluate(config: EvaluateConfig) -> str:
 
     card = metadata.get("model_card") or {}
     if config.checkpoint:
-        card = card | _card_of_checkpoint(config.checkpoint, metadata.get("model"))
+        card = card | _card_of_checkpoint(config.checkpoint, metadata["run"]["model"])
     settings = catalogs.settings(config.catalog)
     about = {
         "catalog": storage.absolute(config.catalog),
@@ -80,8 +80,8 @@ def evaluate(config: EvaluateConfig) -> str:
         "predictions": storage.absolute(config.predictions),
         "against": storage.absolute(config.against) if config.against else None,
         "checkpoint": config.checkpoint or metadata.get("checkpoint"),
-        "model": metadata.get("model"),
-        "age_groups": metadata.get("age_groups"),
+        "model": metadata["run"]["model"],
+        "age_groups": metadata["run"]["age_groups"],
         "gender_from": config.gender_from or None,
         "include_findings": config.include_findings,
         "asked_splits": config.split,
@@ -94,9 +94,9 @@ def evaluate(config: EvaluateConfig) -> str:
 
 def read_predictions(uri: str) -> tuple[pa.Table, dict[str, Any]]:
     """The first face of every scored image, and the metadata of the files, which must all be of one model."""
-    files = catalogs.prediction_files(uri)
-    metadata = [schema.read_metadata(storage.read_schema(file)) for file in files]
-    if len(models := {str(found.get("model")) for found in metadata}) > 1:
+    files = units.prediction_files(uri)
+    metadata = [units.read_metadata(file) for file in files]
+    if len(models := {found["run"]["model"] for found in metadata}) > 1:
         raise ValueError(f"{uri}: predictions of {len(models)} models stand there; score each into a folder of its own")
     table = storage.read_tables(files, PREDICTION_COLUMNS)
     table = table.filter(pc.equal(table["face"], 0)).drop_columns(["face"])
@@ -113,7 +113,8 @@ def _one_each(table: pa.Table) -> pa.Table:
 
 def _groups(metadata: dict[str, Any]) -> AgeGroups | None:
     """The age groups that predictions were made in."""
-    return AgeGroups.parse(metadata["age_groups"]) if metadata.get("age_groups") else None
+    groups = metadata["run"]["age_groups"]
+    return AgeGroups.parse(groups) if groups else None
 
 
 def _read_catalog(config: EvaluateConfig) -> pa.Table:

@@ -43,22 +43,24 @@ class Held(ValueError):
 
 
 @contextlib.contextmanager
-def hold(out: str) -> Iterator[Lease]:
+def hold(out: str, folder: str = "") -> Iterator[Lease]:
     """Keeps the folder ``out`` for this job, until the block ends. Raises Held where another job works there.
 
-    On S3 it may wait ``EXPIRES_S`` for a lease whose holder was killed, and says so on stderr.
+    Lock and lease lie in ``folder``, by default in ``out`` itself. On S3 it may wait ``EXPIRES_S`` for a lease whose
+    holder was killed, and says so on stderr.
     """
-    out = storage.absolute(out)
-    with _lease(out) if storage.is_remote(out) else _lock(out) as lease:
+    lease = Lease(storage.absolute(out), folder)
+    with _lease(lease) if storage.is_remote(lease.out) else _lock(lease):
         yield lease
 
 
 class Lease:
     """What the holder of a folder has in hand: ``check`` says whether it still has it."""
 
-    def __init__(self, out: str) -> None:
+    def __init__(self, out: str, folder: str = "") -> None:
         self.out = out
-        self.uri = storage.join(out, LEASE_NAME)
+        self.folder = folder or out
+        self.uri = storage.join(self.folder, LEASE_NAME)
         self.holder = {"id": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid(), "since": _now()}
         self.num_renewals = 0
         self.etag: str | None = None
@@ -101,13 +103,12 @@ class Lease:
 
 
 @contextlib.contextmanager
-def _lease(out: str) -> Iterator[Lease]:
-    lease = Lease(out)
+def _lease(lease: Lease) -> Iterator[None]:
     _take(lease)
     thread = threading.Thread(target=lease.renew, name="agescale-lease", daemon=True)
     thread.start()
     try:
-        yield lease
+        yield
     finally:
         lease.ended.set()
         thread.join()
@@ -137,11 +138,10 @@ def _take(lease: Lease) -> None:
 
 
 @contextlib.contextmanager
-def _lock(out: str) -> Iterator[Lease]:
-    lease = Lease(out)
-    path = os.path.join(out, LOCK_NAME)
+def _lock(lease: Lease) -> Iterator[None]:
+    path = os.path.join(lease.folder, LOCK_NAME)
     try:
-        os.makedirs(out, exist_ok=True)
+        os.makedirs(lease.folder, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise StoreError("forbidden", f"{path}: {error.strerror}") from error
@@ -149,13 +149,13 @@ def _lock(out: str) -> Iterator[Lease]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _refusal(out, _parsed(file.read())) from None
+            raise _refusal(lease.out, _parsed(file.read())) from None
         except OSError as error:  # some network file systems have no locks
-            print(f"{out}: no lock ({error.strerror}); let no other job write there", file=sys.stderr, flush=True)
+            print(f"{lease.out}: no lock ({error.strerror}); let no other job write there", file=sys.stderr, flush=True)
         file.truncate()
         json.dump(lease.holder, file)
         file.flush()
-        yield lease
+        yield
 
 
 def _refusal(out: str, holder: dict[str, Any]) -> Held:

@@ -146,13 +146,13 @@ def in_words(row: dict[str, Any], has_spread: bool = True) -> Words:
 
     >>> probs = np.zeros((1, 101)); probs[0, [20, 30, 40]] = 0.25, 0.5, 0.25
     >>> row = dict.fromkeys(("error", "gender", "gender_probability")) | {"uri": "a.jpg", "status": "ok", "age": 30.0}
-    >>> row |= {"age_cdf": age_cdf.encode(probs).tobytes(), "group": "25-49", "group_probability": 0.75}
+    >>> row |= {"age_cdf": age_cdf.encode(probs)[0], "group": "25-49", "group_probability": 0.75}
     >>> in_words(row)
     Words(age='30', interval='20-40', group='25-49', group_probability='75 %', gender='', status='ok')
     """
     interval = ""
-    if has_spread and row["age_cdf"]:
-        low_N, high_N = age_cdf.central_interval(np.frombuffer(row["age_cdf"], "<u2")[None], INTERVAL_SHARE)
+    if has_spread and row["age_cdf"] is not None:
+        low_N, high_N = age_cdf.central_interval(np.array([row["age_cdf"]]), INTERVAL_SHARE)
         interval = f"{low_N[0]:.0f}-{high_N[0]:.0f}"
     error = f": {row['error'].removeprefix(row['uri'] + ': ')}" if row["error"] else ""
     return Words(

@@ -119,7 +119,7 @@ def prediction_columns(prediction: Prediction, age_groups: AgeGroups, decode: De
     if prediction.age_probs_NA is not None:
         cdf_NA = age_cdf.encode(prediction.age_probs_NA.cpu().numpy())
         columns = age_cdf.prediction_columns(cdf_NA, age_groups, decode)
-        return {"age_cdf": [row.tobytes() for row in cdf_NA.astype("<u2")], **columns}
+        return {"age_cdf": list(cdf_NA.astype(np.int32)), **columns}
     assert prediction.group_probs_NG is not None
     probs_NG = prediction.group_probs_NG.cpu().numpy()
     best_N = probs_NG.argmax(axis=1)

@@ -1,7 +1,8 @@
 """The two tables that all jobs share: column names, Arrow types, closed vocabularies. Null means missing.
 
-Every file of either table is written with the explicit schema, and its metadata names ``agescale.schema_version``.
-Does no I/O.
+Every file of either table is written with the explicit schema, and its metadata name ``agescale.schema_version`` and
+the kind of the table, so that any part tells what it belongs to. No type has a fixed size: such lists cannot be read
+with nulls in them before pyarrow 26, and such bytes not by every engine. Does no I/O.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 CATALOG = pa.schema(
     [
@@ -52,10 +53,13 @@ PREDICTIONS = pa.schema(
         pa.field("uri", pa.string(), nullable=False),
         pa.field("version", pa.string(), nullable=False),
         pa.field("face", pa.int32(), nullable=False),
-        pa.field("face_box", pa.list_(pa.float32(), 4)),  # x, y, width, height in pixels; null: the image is one face
+        pa.field("face_x", pa.float32()),  # pixels, left edge of the face; these four are null: the image is one face
+        pa.field("face_y", pa.float32()),
+        pa.field("face_width", pa.float32()),
+        pa.field("face_height", pa.float32()),
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
-        pa.field("age_cdf", pa.binary(202)),  # 101 little-endian uint16: 65535 * P(age < k years), k = 0..100
+        pa.field("age_cdf", pa.list_(pa.int32())),  # 101 values: 65535 * P(age < k years), k = 0..100
         pa.field("age", pa.float32()),  # years, on the labels' scale: a label 34 is 34.0
         pa.field("age_lower", pa.float32()),
         pa.field("age_upper", pa.float32()),
@@ -73,6 +77,9 @@ PREDICTIONS = pa.schema(
         pa.field("scored_at", pa.timestamp("us", tz="UTC")),
     ]
 )
+
+TABLES = {"catalog": CATALOG, "findings": FINDINGS, "predictions": PREDICTIONS}
+"""Kinds of tables."""
 
 SPLITS = ("train", "val", "test")
 
@@ -108,14 +115,15 @@ MIN_SIDE = 8
 """Pixels; an image with a shorter side is `tiny` (catalog) and `too_small` (predictions)."""
 
 
-def with_metadata(schema: pa.Schema, metadata: Mapping[str, Any]) -> pa.Schema:
-    """``schema`` with ``agescale.*`` metadata: the schema version, and each value of ``metadata`` as JSON."""
-    values = {"schema_version": SCHEMA_VERSION, **metadata}
-    return schema.with_metadata({f"agescale.{key}": json.dumps(value) for key, value in values.items()})
+def with_metadata(kind: str, metadata: Mapping[str, Any]) -> pa.Schema:
+    """The schema of that kind of table with ``agescale.*`` metadata: version, kind, each of ``metadata`` as JSON."""
+    values = {"schema_version": SCHEMA_VERSION, "table": kind, **metadata}
+    return TABLES[kind].with_metadata({f"agescale.{key}": json.dumps(value) for key, value in values.items()})
 
 
-def read_metadata(schema: pa.Schema) -> dict[str, Any]:
-    """What ``with_metadata`` wrote. Raises ValueError where a file is not ours or comes from a newer agescale."""
+def read_metadata(schema: pa.Schema, kind: str) -> dict[str, Any]:
+    """What ``with_metadata`` wrote. Raises ValueError where a file is not ours, is of another kind of table, or comes
+    from another version of the tables."""
     raw = {key.decode(): value for key, value in (schema.metadata or {}).items()}
     found = {key.removeprefix("agescale."): json.loads(v) for key, v in raw.items() if key.startswith("agescale.")}
     version = found.pop("schema_version", None)
@@ -123,4 +131,12 @@ def read_metadata(schema: pa.Schema) -> dict[str, Any]:
         raise ValueError("not a table written by agescale (its metadata has no schema version)")
     if version > SCHEMA_VERSION:
         raise ValueError(f"written by a newer agescale (schema version {version}, this one reads {SCHEMA_VERSION})")
+    if version < SCHEMA_VERSION:
+        hint = "make the table again, in another folder"
+        raise ValueError(f"written by an older agescale (schema version {version}, this one {SCHEMA_VERSION}); {hint}")
+    if (found_kind := found.pop("table")) != kind:
+        raise ValueError(f"part of a table of {NOUNS[found_kind]}, not of {NOUNS[kind]}")
     return found
+
+
+NOUNS = {"catalog": "a catalog", "findings": "findings", "predictions": "predictions"}

@@ -5,9 +5,8 @@ again while that stands: a killed job loses the units under way, and the same co
 costs a listing and the footers of the parts, whatever is done already. Within a unit a pool of threads reads and
 decodes ahead of the model; only the units' names and counts pass through Ray.
 
-    <out>/run.json               what the files here belong to: model, catalog, unit_rows, split, mirror
     <out>/part-...-rows-...-<model>.parquet
-    <out>/summary.json           written last: counts by status
+    <out>.agescale/summary.json      written last: counts by status
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ import ray.data
 import torch
 from ray.util import metrics
 
-from agescale import catalogs, checkpoints, lease, schema, storage, units
+from agescale import catalogs, checkpoints, lease, schema, storage, tables, units
 from agescale.config import ScoreConfig, check_unchanged, parse_names
 from agescale.data import allocator_environment, check_resources, num_gpus, run_units, start_ray, uses_gpu
 from agescale.predictor import Predictor, read_checkpoint
@@ -77,27 +76,29 @@ def score(config: ScoreConfig) -> ScoreResult:
     parts = catalogs.part_names(catalog)
     if catalogs.settings(catalog)["layout"] != "unlabelled":  # a bucket is scored while it is still being listed
         catalogs.check_complete(catalog)
-    storage.check_writable(out)
-    with lease.hold(out) as held:
+    tables.claim(out, "predictions")
+    summary_uri = units.summary_uri(out)
+    with lease.hold(out, tables.beside(out)) as held:
         sizes = units.part_sizes(catalog, parts)
         run = _begin(out, config, catalog, checkpoint, sum(sizes.values()))
         work = plan_work(out, units.cut(sizes, run["unit_rows"]), checkpoint.digest, parse_names(config.retry))
         progress = ImageProgress("scoring", work.num_rows)
         if work.todo:
-            storage.delete(storage.join(out, units.SUMMARY_NAME))
+            storage.delete(summary_uri)
             start_ray()
             workers = _workers(config, work)
-            metadata = _metadata(checkpoint_uri, checkpoint, config)
+            card = {**checkpoint.card(), "mirror": config.mirror}
+            metadata = {"run": run, "checkpoint": checkpoint_uri, "model_card": card}
             scorer = UnitScorer(catalog, checkpoint_uri, out, metadata, config, workers)
             with progress:
                 result = _run(work, scorer, progress, held)
         else:
             result = ScoreResult(_add(work.standing.values()), {}, 0.0)
-        if work.todo or not storage.exists(storage.join(out, units.SUMMARY_NAME)):
+        if work.todo or not storage.exists(summary_uri):
             summary = {**run, "checkpoint": checkpoint_uri, "num_rows": result.num_rows, "by_status": result.by_status}
             summary |= {"num_units": len(work.units), "catalog_parts": parts, "images_per_s": result.images_per_s}
             summary |= {"versions": checkpoints.library_versions()}
-            storage.write_bytes(storage.join(out, units.SUMMARY_NAME), json.dumps(summary, indent=1).encode())
+            storage.write_bytes(summary_uri, json.dumps(summary, indent=1).encode())
     return result
 
 
@@ -152,7 +153,7 @@ class Work:
 def plan_work(out: str, all_units: Sequence[Unit], model: str, retry: tuple[str, ...]) -> Work:
     """What is to do in ``out`` for the model with that digest. Costs one listing, and the footers of what stands."""
     by_name = {unit.file_name(model): unit for unit in all_units}
-    names = sorted(by_name.keys() & set(catalogs.list_parts(out)))
+    names = sorted(by_name.keys() & set(units.list_files(out)))
     with read_pool() as pool:
         counts = list(pool.map(lambda name: read_statuses(storage.join(out, name)), names))
     return Work(by_name, dict(zip(names, counts, strict=True)), retry)
@@ -160,7 +161,7 @@ def plan_work(out: str, all_units: Sequence[Unit], model: str, retry: tuple[str,
 
 def read_statuses(file: str) -> dict[str, int]:
     """Counts by status of one file of predictions, from its footer."""
-    return dict(schema.read_metadata(storage.read_schema(file))["statuses"])
+    return dict(units.read_metadata(file)["statuses"])
 
 
 def _add(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
@@ -185,22 +186,20 @@ def _check(config: ScoreConfig) -> None:
 def _begin(
     out: str, config: ScoreConfig, catalog: str, checkpoint: checkpoints.Checkpoint, num_rows: int
 ) -> dict[str, Any]:
-    """Says, in <out>/run.json, what the predictions there belong to. ValueError where they belong to something else."""
-    name = storage.join(out, units.RUN_NAME)
-    before = json.loads(storage.read_bytes(name)) if storage.exists(name) else {}
+    """What the predictions in ``out`` belong to. Raises ValueError where those that stand belong to something else."""
+    before = units.read_run(out) if units.list_files(out) else {}
     unit_rows = config.unit_rows or before.get("unit_rows") or (1000 if num_rows <= MANY_ROWS else MAX_UNIT_ROWS)
     run = {
         "model": checkpoint.digest,
         "age_groups": checkpoint.spec.age_groups,
         "catalog": catalog,
+        "catalog_id": catalogs.metadata(catalog)["id"],
         "unit_rows": unit_rows,
         "split": ",".join(sorted(parse_names(config.split))),
         "mirror": config.mirror,
     }
     if before:
         check_unchanged(out, "another table of predictions", before, run)
-    else:
-        storage.write_bytes(name, json.dumps(run, indent=1).encode())
     return run
 
 
@@ -220,16 +219,6 @@ def _workers(config: ScoreConfig, work: Work) -> Workers:
     num = min(len(work.todo), config.num_workers or min(worthwhile, gpus if use_gpu else num_cpus))
     check_resources(num, cpus_per_worker=1, gpus_per_worker=float(use_gpu), bytes_per_worker=PROCESS_BYTES)
     return Workers(num, num_threads=math.ceil(num_cpus / num), device="cuda" if use_gpu else "cpu")
-
-
-def _metadata(uri: str, checkpoint: checkpoints.Checkpoint, config: ScoreConfig) -> dict[str, Any]:
-    """What every file of predictions says of its model."""
-    return {
-        "model": checkpoint.digest,
-        "age_groups": checkpoint.spec.age_groups,
-        "checkpoint": uri,
-        "model_card": {**checkpoint.card(), "mirror": config.mirror},
-    }
 
 
 @dataclass(frozen=True)
@@ -253,7 +242,7 @@ class ScoringActor:
         if device == "cpu":
             torch.set_num_threads(min(scorer.workers.num_threads, len(os.sched_getaffinity(0))))
         self.predictor = Predictor(scorer.checkpoint, device, scorer.config.mirror)
-        if self.predictor.digest != scorer.metadata["model"]:
+        if self.predictor.digest != scorer.metadata["run"]["model"]:
             raise ValueError(f"{scorer.checkpoint}: another model stands there since scoring began; run it again")
         pack = int(catalogs.settings(scorer.catalog).get("pack") or 0)
         spec = self.predictor.spec
@@ -269,7 +258,7 @@ class ScoringActor:
         for row in task.to_pylist():
             name, unit = row["output"], Unit(row["part"], row["start"], row["stop"])
             take = self._retry if row["num_retried"] else self._score
-            standing[name], scored = take(unit, storage.join(self.scorer.out, name))
+            standing[name], scored = take(unit, name)
             scored_now.update(scored)
             num_rows += row["num_retried"] or len(unit)
         for status, count in scored_now.items():
@@ -277,34 +266,35 @@ class ScoringActor:
         texts = {"standing": [json.dumps(standing)], "scored_now": [json.dumps(scored_now)]}
         return pa.table({"num_rows": [num_rows], **texts})
 
-    def _score(self, unit: Unit, output: str) -> tuple[dict[str, int], Counter[str]]:
+    def _score(self, unit: Unit, name: str) -> tuple[dict[str, int], Counter[str]]:
         """Writes the file of a unit. Returns counts by status: of the file, and of what was scored for it now."""
+        output = storage.join(self.scorer.out, name)
         if storage.exists(output):  # written by a process that died before it could say so
             return read_statuses(output), Counter()
         predictions = self._predict(self._current_rows(unit))
         scored = Counter(predictions["status"].to_pylist())
         if scored and set(scored) <= {"forbidden", "unreachable"}:  # not these images' fault
             raise StoreError(predictions["status"][0].as_py(), predictions["error"][0].as_py())
-        return self._write(output, predictions), scored
+        return self._write(name, predictions), scored
 
-    def _retry(self, unit: Unit, output: str) -> tuple[dict[str, int], Counter[str]]:
+    def _retry(self, unit: Unit, name: str) -> tuple[dict[str, int], Counter[str]]:
         """Writes the file of a unit anew, its failed rows scored again. Returns what ``_score`` does."""
-        before = storage.read_table(output)
+        before = storage.read_table(storage.join(self.scorer.out, name))
         is_retried = pc.is_in(before["status"], pa.array(parse_names(self.scorer.config.retry)))
         retried = before.filter(is_retried)["uri"].combine_chunks()
         rows = self._current_rows(unit)
         again = self._predict(rows.filter(pc.is_in(rows["uri"], retried)))
-        return self._write(output, _replace_rows(before, again)), Counter(again["status"].to_pylist())
+        return self._write(name, _replace_rows(before, again)), Counter(again["status"].to_pylist())
 
     def _current_rows(self, unit: Unit) -> pa.Table:
         rows = units.listed_rows(self.scorer.catalog, unit, parse_names(self.scorer.config.split))
         return units.current_rows(rows, self.superseded(catalogs.listing_of(unit.part)))
 
-    def _write(self, output: str, predictions: pa.Table) -> dict[str, int]:
+    def _write(self, name: str, predictions: pa.Table) -> dict[str, int]:
         """Writes a unit's file and returns its counts by status, which stand in its metadata."""
         statuses = dict(Counter(predictions["status"].to_pylist()))
-        full_schema = schema.with_metadata(schema.PREDICTIONS, {**self.scorer.metadata, "statuses": statuses})
-        storage.write_table(output, predictions.cast(full_schema))
+        full_schema = schema.with_metadata("predictions", {**self.scorer.metadata, "statuses": statuses})
+        tables.write_part(self.scorer.out, name, predictions.cast(full_schema))
         return statuses
 
     def _predict(self, rows: pa.Table) -> pa.Table:

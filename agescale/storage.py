@@ -300,6 +300,18 @@ def _keys_in(uri: str) -> Iterator[str]:
         request["ContinuationToken"] = page["NextContinuationToken"]
 
 
+def any_name(uri: str) -> str | None:
+    """Name of a file or folder in the folder ``uri``, or None where it is empty or not there; hidden ones are none."""
+    uri = absolute(uri)
+    if is_remote(uri):
+        prefix = _bucket_and_key(f"{uri}/")[1]
+        keys = [info["Key"] for info in list_objects(uri, Prefix=prefix, MaxKeys=10).get("Contents", ())]
+        names = [key.removeprefix(prefix).partition("/")[0] for key in keys]
+    else:
+        names = sorted(os.listdir(uri)) if os.path.isdir(uri) else []
+    return next((name for name in names if name and not name.startswith(".")), None)
+
+
 def exists(uri: str) -> bool:
     return _retried(uri, lambda: bool(filesystem(uri).exists(uri)))
 
@@ -316,15 +328,18 @@ def read_pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(NUM_READ_THREADS, thread_name_prefix="agescale-read")
 
 
-def write_bytes(uri: str, data: bytes) -> None:
-    """Writes the object whole: by rename on disk, by one upload on S3. Readers see the old one or the new one."""
+def write_bytes(uri: str, data: bytes, scratch: str | None = None) -> None:
+    """Writes the object whole: by rename on disk, by one upload on S3. Readers see the old one or the new one.
+
+    On disk it lies in the folder ``scratch`` while it is being written, by default under a hidden name beside its own.
+    """
     if is_remote(uri):
         _retried(uri, lambda: filesystem(uri).pipe_file(uri, data))
         return
     with _explained(uri):
-        folder = os.path.dirname(uri)
-        os.makedirs(folder, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{os.path.basename(uri)}.")
+        for folder in {os.path.dirname(uri), scratch or os.path.dirname(uri)}:
+            os.makedirs(folder, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=scratch or os.path.dirname(uri), prefix=f".{os.path.basename(uri)}.")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
@@ -386,10 +401,20 @@ def write_if(uri: str, data: bytes, expected_etag: str | None, num_attempts: int
 
 
 def check_writable(uri: str) -> None:
-    """Raises StoreError, before any work is done, where nothing can be written into the folder ``uri``."""
+    """Raises StoreError, before any work is done, where nothing can be written into the folder ``uri``.
+
+    Nobody who lists the folder meanwhile sees anything: on disk the file has no name, and to S3 goes a write on a
+    condition that does not hold.
+    """
+    if not is_remote(uri):
+        with _explained(uri):
+            os.makedirs(uri, exist_ok=True)
+            with tempfile.TemporaryFile(dir=uri) as file:
+                file.write(b"x")
+        return
     probe = join(uri, ".agescale-write-check")
-    write_bytes(probe, b"")
-    delete(probe)
+    if write_if(probe, b"", expected_etag='"none"') is not None:
+        delete(probe)  # of a store that knows no conditions
 
 
 def read_table(uri: str, columns: list[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
@@ -451,11 +476,11 @@ def iter_batches(uri: str) -> Iterator[pa.RecordBatch]:
         raise ValueError(f"{uri}: {_one_line(str(error))}") from error
 
 
-def write_table(uri: str, table: pa.Table, row_group_size: int | None = None) -> None:
-    """A table as one Parquet file that appears whole or not at all."""
+def write_table(uri: str, table: pa.Table, row_group_size: int | None = None, scratch: str | None = None) -> None:
+    """A table as one Parquet file that appears whole or not at all; ``scratch`` as in ``write_bytes``."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", row_group_size=row_group_size)
-    write_bytes(uri, buffer.getvalue())
+    write_bytes(uri, buffer.getvalue(), scratch)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from agescale import catalogs, checkpoints, finetuning, selection, storage, weighting
+from agescale import catalogs, checkpoints, finetuning, selection, storage, units, weighting
 from agescale.age_groups import EXACT_YEARS, AgeGroups
 from agescale.age_model import AgeModel, ModelSpec, auxiliary_classes, build_spec_task, describe_blocks
 from agescale.config import EXECUTION_FIELDS, TrainConfig
@@ -126,7 +126,7 @@ def _rows(config: TrainConfig, catalog: str, age_groups: AgeGroups) -> pa.Table:
     """What the run learns from and is validated on: the catalog's rows, after everything that selects and changes."""
     rows = selection.usable_rows(catalog) if config.task == "reconstruction" else selection.labelled_rows(catalog)
     if config.gender_from:
-        predictions = storage.read_tables(catalogs.prediction_files(config.gender_from), ["uri", "version", "gender"])
+        predictions = storage.read_tables(units.prediction_files(config.gender_from), ["uri", "version", "gender"])
         rows = selection.fill_gender(rows, predictions)
     train, val = (rows.filter(pc.equal(rows["split"], split)) for split in ("train", "val"))
     if config.coarse_labels:
@@ -209,7 +209,7 @@ def _check_labels(task: Task, splits: Mapping[str, pa.Table]) -> str:
     counts = {}
     for name, rows in splits.items():
         if len(rows) == 0:
-            raise ValueError(f"the catalog has no usable labelled image in its {name} split; see its findings.parquet")
+            raise ValueError(f"the catalog has no usable labelled image in its {name} split; see its findings")
         counts[name] = _label_counts(rows)
         task.check_labels(*counts[name])
     num_exact, _, num_group, _ = counts["val"]

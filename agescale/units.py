@@ -1,12 +1,12 @@
 """The units of scoring: some rows of one part of a catalog, and the one file of predictions that they become.
 
 A catalog in, row ranges and file names out. A unit's file is named after part, rows and model, and appears whole or not
-at all: that is how anybody knows what is done. Runs no model and writes nothing.
+at all: that is how anybody knows what is done. Its metadata say what run it is of: model, age_groups, catalog and its
+id, unit_rows, split, mirror. Runs no model and writes nothing.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale import catalogs, storage
+from agescale import catalogs, storage, tables
 
-RUN_NAME = "run.json"
-"""What the files beside it belong to: model, catalog, unit_rows, splits, mirror. Written first, never changed."""
 SUMMARY_NAME = "summary.json"
-"""That all units stand, and their counts by status. Written last."""
+"""Beside the table: that all units stand, and their counts by status. Written last."""
 MAX_UNIT_ROWS = 10_000
 
 
@@ -84,9 +82,34 @@ def current_rows(rows: pa.Table, superseded: pa.ChunkedArray) -> pa.Table:
     return rows.filter(pc.invert(pc.is_in(rows["uri"], superseded.combine_chunks())))
 
 
+def list_files(out: str) -> list[str]:
+    """Names of the files of a table of predictions; none where none stands."""
+    return tables.list_parts(out, "predictions")
+
+
+def prediction_files(out: str) -> list[str]:
+    """URIs of the files of a table of predictions. Raises ValueError where there are none."""
+    names = list_files(out)
+    if not names:
+        raise ValueError(f"{out}: no predictions there (no part-*.parquet); make them with jobs/score.py --out {out}")
+    return [storage.join(storage.absolute(out), name) for name in names]
+
+
+def read_metadata(file: str) -> dict[str, Any]:
+    """What a file of predictions says: its ``run``, its ``model_card``, its counts by status, the ``statuses``."""
+    return tables.read_metadata(file, "predictions")
+
+
 def read_run(out: str) -> dict[str, Any]:
-    """What the predictions in ``out`` belong to. Raises ValueError where there are none."""
-    name = storage.join(out, RUN_NAME)
-    if not storage.exists(name):
-        raise ValueError(f"{out}: no predictions there (no {RUN_NAME}); make them with jobs/score.py --out {out}")
-    return dict(json.loads(storage.read_bytes(name)))
+    """What the predictions in ``out`` belong to. Raises ValueError where there are none, or none that can be read."""
+    mistakes: list[ValueError] = []
+    for file in prediction_files(out):
+        try:
+            return dict(read_metadata(file)["run"])
+        except ValueError as mistake:  # a damaged file; the others say the same
+            mistakes.append(mistake)
+    raise mistakes[0]
+
+
+def summary_uri(out: str) -> str:
+    return storage.join(tables.beside(out), SUMMARY_NAME)

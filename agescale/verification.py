@@ -50,7 +50,7 @@ class Verification:
     num_rows: int
     num_units: int
     by_status: dict[str, int]
-    run: dict[str, Any]  # what the predictions belong to: model, split, ... (units.RUN_NAME)
+    run: dict[str, Any]  # what the predictions belong to: model, split, ... (units.read_run)
     problems: tuple[str, ...]
     num_problems: int
 
@@ -61,10 +61,12 @@ def verify(config: VerifyConfig) -> Verification:
     catalog, predictions = storage.absolute(config.catalog), storage.absolute(config.predictions)
     run = units.read_run(predictions)
     catalogs.check_complete(catalog)
+    if run["catalog_id"] != catalogs.metadata(catalog)["id"]:
+        raise ValueError(f"{predictions}: predictions of another catalog, which was {run['catalog']}")
     parts = catalogs.part_names(catalog)
     all_units = units.list_units(catalog, parts, run["unit_rows"])
     expected = {unit.file_name(run["model"]) for unit in all_units}
-    names = set(catalogs.list_parts(predictions))
+    names = set(storage.list_names(predictions))  # whatever lies there, others read too
 
     problems: list[str] = []
     num_problems = 0
@@ -155,7 +157,7 @@ def _check_unit(file: str, listed: pa.Table, run: dict[str, Any]) -> UnitFinding
         return UnitFindings({}, [f"{name}: cannot be read ({error.status})"])
     try:
         parquet = pq.ParquetFile(pa.BufferReader(data))
-        metadata = schema.read_metadata(parquet.schema_arrow)
+        metadata = schema.read_metadata(parquet.schema_arrow, "predictions")
         if not parquet.schema_arrow.equals(schema.PREDICTIONS):
             return UnitFindings({}, [f"{name}: other columns ({_other_columns(parquet.schema_arrow)})"])
         rows = parquet.read(COLUMNS, use_threads=False)
@@ -177,11 +179,11 @@ def _other_columns(found: pa.Schema) -> str:
 
 
 def _wrong_metadata(metadata: dict[str, Any], by_status: dict[str, int], run: dict[str, Any]) -> list[str]:
-    wanted = {"model": run["model"], "age_groups": run["age_groups"], "statuses": by_status}
+    said = {**metadata["run"], "statuses": metadata["statuses"]}
     return [
-        f"its metadata say {key} {metadata.get(key)}, and not {value}"
-        for key, value in wanted.items()
-        if metadata.get(key) != value
+        f"its metadata say {key} {said.get(key)}, and not {value}"
+        for key, value in {**run, "statuses": by_status}.items()
+        if said.get(key) != value
     ]
 
 
@@ -270,17 +272,17 @@ def _without_row(catalog: str, parts: Sequence[str], missing: Sequence[pa.Table]
 
 def _wrong_summary(predictions: str, by_status: Counter[str] | None) -> list[str]:
     """Whether the run came to its end; and whether it counted what stands here, where ``by_status`` can be trusted."""
-    name = storage.join(predictions, units.SUMMARY_NAME)
+    name = units.summary_uri(predictions)
     if not storage.exists(name):
-        return [f"{units.SUMMARY_NAME}: not there, so the run did not come to its end"]
+        return [f"{name}: not there, so the run did not come to its end"]
     if by_status is None:
         return []
     try:
         summary = json.loads(storage.read_bytes(name))
         said = (summary["num_rows"], summary["by_status"])
     except (ValueError, KeyError) as error:
-        return [f"{units.SUMMARY_NAME}: not as jobs/score.py writes it ({error})"]
+        return [f"{name}: not as jobs/score.py writes it ({error})"]
     here = (by_status.total(), dict(by_status))
     if said != here:
-        return [f"{units.SUMMARY_NAME}: says {said[0]} rows, {said[1]}; the files hold {here[0]}, {here[1]}"]
+        return [f"{name}: says {said[0]} rows, {said[1]}; the files hold {here[0]}, {here[1]}"]
     return []

@@ -27,7 +27,7 @@ from agescale import catalogs, schema, storage, units
 from agescale.cataloging import LISTED_PART_ROWS
 from agescale.changes import ROW_GROUP_ROWS
 
-MODEL, GROUPS = "0123456789abcdef", "25-years"
+MODEL, GROUPS, CATALOG_ID = "0123456789abcdef", "25-years", "0" * 32
 ROOT = Path(__file__).parents[1]
 STEPS = ("start", "restart at half", "verify")
 
@@ -63,7 +63,7 @@ def measure(folder: Path, num_rows: int) -> tuple[list[str], dict[str, float]]:
     ends = {"restart at half": step("start", catalog, out), "start": step("start", catalog, str(folder / "none"))}
     write_predictions(catalog, out, all_units[len(all_units) // 2 :])
     summary = {"num_rows": num_rows, "by_status": {"ok": num_rows}}
-    storage.write_bytes(f"{out}/{units.SUMMARY_NAME}", json.dumps(summary).encode())
+    storage.write_bytes(units.summary_uri(out), json.dumps(summary).encode())
     ends["verify"] = step("verify", catalog, out)
     cells = [f"{ends[name]['seconds']:.1f} s, {ends[name]['megabytes']:,.0f} MB" for name in STEPS]
     return cells, {name: ends[name]["seconds"] for name in STEPS}
@@ -72,7 +72,8 @@ def measure(folder: Path, num_rows: int) -> tuple[list[str], dict[str, float]]:
 def write_catalog(catalog: str, num_rows: int) -> None:
     """Adds the parts that are missing; rows of a smaller catalog are among those of a larger one."""
     assert num_rows % LISTED_PART_ROWS == 0, "whole parts only"
-    settings = schema.with_metadata(schema.CATALOG, {"settings": {"layout": "unlabelled", "source": "s3://bucket"}})
+    metadata = {"id": CATALOG_ID, "settings": {"layout": "unlabelled", "source": "s3://bucket"}}
+    settings = schema.with_metadata("catalog", metadata)
     listed_at = pa.scalar(dt.datetime(2026, 1, 1, tzinfo=dt.UTC), schema.CATALOG.field("listed_at").type)
     names = [f"part-00001-{number:010d}.parquet" for number in range(num_rows // LISTED_PART_ROWS)]
     for number, name in enumerate(names):
@@ -85,21 +86,21 @@ def write_catalog(catalog: str, num_rows: int) -> None:
         columns["deleted"] = pa.repeat(False, len(keys))
         columns["listed_at"] = pa.repeat(listed_at, len(keys))
         storage.write_table(f"{catalog}/{name}", pa.table(list(columns.values()), schema=settings), ROW_GROUP_ROWS)
-    covered = schema.with_metadata(schema.FINDINGS, {"parts": names})
-    storage.write_table(f"{catalog}/{catalogs.FINDINGS_NAME}", covered.empty_table())
+    covered = schema.with_metadata("findings", {"id": CATALOG_ID, "parts": names})
+    storage.write_table(catalogs.findings_uri(catalog), covered.empty_table())
 
 
 def write_predictions(catalog: str, out: str, some_units: list[units.Unit]) -> None:
-    run = {"model": MODEL, "age_groups": GROUPS, "unit_rows": units.MAX_UNIT_ROWS, "split": "", "catalog": catalog}
-    storage.write_bytes(f"{out}/{units.RUN_NAME}", json.dumps(run).encode())
     num_rows = units.MAX_UNIT_ROWS
-    metadata = {"model": MODEL, "age_groups": GROUPS, "checkpoint": "none", "model_card": {}}
-    table_schema = schema.with_metadata(schema.PREDICTIONS, {**metadata, "statuses": {"ok": num_rows}})
+    run = {"model": MODEL, "age_groups": GROUPS, "unit_rows": num_rows, "split": "", "mirror": False}
+    run |= {"catalog": catalog, "catalog_id": CATALOG_ID}
+    metadata = {"run": run, "checkpoint": "none", "model_card": {}, "statuses": {"ok": num_rows}}
+    table_schema = schema.with_metadata("predictions", metadata)
     columns = {field.name: pa.nulls(num_rows, field.type) for field in table_schema}
     columns |= {"face": pa.repeat(pa.scalar(0, pa.int32()), num_rows), "status": pa.repeat("ok", num_rows)}
     columns |= {"model": pa.repeat(MODEL, num_rows), "group": pa.repeat("25-49", num_rows)}
     columns["age"] = pa.array(np.linspace(0, 100, num_rows), pa.float32())
-    columns["age_cdf"] = pa.repeat(pa.scalar(bytes(202), pa.binary(202)), num_rows)
+    columns["age_cdf"] = pa.repeat(pa.scalar([0] * 101, pa.list_(pa.int32())), num_rows)
     columns["age_std"] = columns["group_probability"] = columns["age"]
     for unit, rows in _rows_of(catalog, some_units):
         columns |= {"uri": rows["uri"], "version": rows["version"]}

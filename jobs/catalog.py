@@ -8,7 +8,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from agescale import plots, storage
+from agescale import catalogs, plots, storage, tables
 from agescale.cataloging import CatalogResult, build_catalog, count_by_group_and_split, count_by_kind
 from agescale.command_line import run_job
 from agescale.config import CatalogConfig
@@ -17,14 +17,15 @@ from agescale.config import CatalogConfig
 def main(config: CatalogConfig) -> None:
     result = build_catalog(config)
     print_summary(result)
-    out = storage.absolute(config.out)
-    beside = ["findings.parquet"]
+    charts = ""
     if result.rows is not None:
+        beside = tables.beside(config.out)
         classes = plots.class_distribution(result.rows, names=result.group_names)
-        storage.write_bytes(storage.join(out, "ages.png"), plots.to_png(plots.age_distribution(result.rows)))
-        storage.write_bytes(storage.join(out, "classes.png"), plots.to_png(classes))
-        beside += ["ages.png", "classes.png"]
-    print(f"catalog: {out} ({', '.join(beside)} beside its parts)")
+        storage.write_bytes(storage.join(beside, "ages.png"), plots.to_png(plots.age_distribution(result.rows)))
+        storage.write_bytes(storage.join(beside, "classes.png"), plots.to_png(classes))
+        charts = ", beside ages.png and classes.png"
+    print(f"findings: {catalogs.findings_uri(config.out)}{charts}")
+    print(f"catalog: {storage.absolute(config.out)}")
 
 
 def print_summary(result: CatalogResult) -> None:

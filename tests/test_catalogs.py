@@ -22,15 +22,15 @@ Rows = list[dict[str, Any]]
 
 def write_part(folder: Path, listing: int, rows: Rows, number: int = 0) -> str:
     name = f"part-{listing:05d}-{number:06d}.parquet"
-    table_schema = schema.with_metadata(schema.CATALOG, {"settings": SETTINGS})
+    table_schema = schema.with_metadata("catalog", {"id": "1", "settings": SETTINGS})
     table = pa.Table.from_pylist([{"version": "1", "deleted": False, **row} for row in rows], table_schema)
     storage.write_table(str(folder / name), table, catalogs.ROW_GROUP_ROWS)
     return name
 
 
-def write_findings(folder: Path, rows: Rows, parts: list[str]) -> None:
-    table = pa.Table.from_pylist(rows, schema.with_metadata(schema.FINDINGS, {"parts": parts}))
-    storage.write_table(str(folder / catalogs.FINDINGS_NAME), table)
+def write_findings(folder: Path, rows: Rows, parts: list[str], catalog_id: str = "1") -> None:
+    table = pa.Table.from_pylist(rows, schema.with_metadata("findings", {"id": catalog_id, "parts": parts}))
+    storage.write_table(catalogs.findings_uri(str(folder)), table)
 
 
 @pytest.fixture
@@ -68,7 +68,10 @@ def test_a_catalog_is_complete_when_its_findings_cover_its_parts(grown: str) -> 
     write_findings(Path(grown), [], names[:-1])
     with pytest.raises(ValueError, match=r"not complete; run the same jobs/catalog\.py command again"):
         catalogs.check_complete(grown)
-    storage.delete(storage.join(grown, catalogs.FINDINGS_NAME))
+    write_findings(Path(grown), [], names, catalog_id="2")  # of one that stood here before
+    with pytest.raises(ValueError, match="not complete"):
+        catalogs.check_complete(grown)
+    storage.delete(catalogs.findings_uri(grown))
     with pytest.raises(ValueError, match="not complete"):
         catalogs.check_complete(grown)
 

@@ -15,6 +15,7 @@ import pytest
 from agescale import catalogs, changes, listing, schema, storage
 
 SETTINGS = {"source": "/faces", "layout": "unlabelled"}
+METADATA = {"id": "1", "settings": SETTINGS}
 Objects = dict[str, str]
 """Versions by relative path: what a source holds."""
 
@@ -36,7 +37,7 @@ def part_names(out: Path) -> list[str]:
 def lister(out: Path, generation: int, part_rows: int) -> changes.RangeLister:
     known = [name for name in part_names(out) if int(name.split("-")[1]) < generation]
     return changes.RangeLister(
-        "/faces", str(out), SETTINGS, generation, changes.known_parts(str(out), known), part_rows
+        "/faces", str(out), METADATA, generation, changes.known_parts(str(out), known), part_rows
     )
 
 

@@ -19,6 +19,7 @@ FLOORS = (
         "images",
         "augment",
         "storage",
+        "tables",
         "catalogs",
         "changes",
         "listing",

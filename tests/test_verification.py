@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agescale import catalogs, schema, storage, units, verification
+from agescale import catalogs, schema, storage, tables, units, verification
 from agescale.config import VerifyConfig
 from agescale.units import Unit
 from agescale.verification import verify
 
 Row = dict[str, Any]
+CATALOG_ID = "1"
 MODEL = "3ab5"
 UNIT_ROWS = 3
 NUM_ROWS, NUM_UNITS = 13, 5  # parts of 5, 5 and 3 rows
@@ -32,7 +33,7 @@ class Table:
     def __init__(self, folder: Path) -> None:
         self.catalog, self.out = str(folder / "catalog"), str(folder / "predictions")
         self.run: Row = {"model": MODEL, "age_groups": GROUPS, "catalog": self.catalog, "unit_rows": UNIT_ROWS}
-        self.run |= {"split": "", "mirror": False}
+        self.run |= {"split": "", "mirror": False, "catalog_id": CATALOG_ID}
         uris = [f"/photos/{index:02d} ü.jpg" for index in range(NUM_ROWS)]
         self.list_again([{"uri": uri} for uri in uris[:5]], 1, number=0)
         self.list_again([{"uri": uri} for uri in uris[5:10]], 1, number=1)
@@ -42,15 +43,15 @@ class Table:
         """Adds a part to the catalog."""
         name = f"part-{listing:05d}-{number:06d}.parquet"
         rows = [{"version": "1", "deleted": False, **row} for row in rows]
-        table = pa.Table.from_pylist(rows, schema.with_metadata(schema.CATALOG, {"settings": {}}))
+        table = pa.Table.from_pylist(rows, schema.with_metadata("catalog", {"id": CATALOG_ID, "settings": {}}))
         storage.write_table(storage.join(self.catalog, name), table, row_group_size=2)
-        covered = schema.with_metadata(schema.FINDINGS, {"parts": catalogs.part_names(self.catalog)})
-        storage.write_table(storage.join(self.catalog, catalogs.FINDINGS_NAME), covered.empty_table())
+        said = {"id": CATALOG_ID, "parts": catalogs.part_names(self.catalog)}
+        covered = schema.with_metadata("findings", said)
+        storage.write_table(catalogs.findings_uri(self.catalog), covered.empty_table())
         return name
 
     def score(self) -> None:
         """Predicts what is current in the units that have no file yet."""
-        storage.write_bytes(storage.join(self.out, units.RUN_NAME), json.dumps(self.run).encode())
         for unit in units.list_units(self.catalog, catalogs.part_names(self.catalog), UNIT_ROWS):
             if not storage.exists(self.file(unit)):
                 rows = units.listed_rows(
@@ -65,15 +66,16 @@ class Table:
         for name in storage.list_names(self.out, "part-"):
             counts.update(storage.read_table(storage.join(self.out, name), ["status"])["status"].to_pylist())
         summary = {"num_rows": counts.total(), "by_status": counts, "model": MODEL, **changed}
-        storage.write_bytes(storage.join(self.out, units.SUMMARY_NAME), json.dumps(summary).encode())
+        storage.write_bytes(units.summary_uri(self.out), json.dumps(summary).encode())
 
     def file(self, unit: Unit) -> str:
         return storage.join(self.out, unit.file_name(self.run["model"]))
 
     def write(self, unit: Unit, rows: list[Row], columns: pa.Schema = schema.PREDICTIONS, **metadata: Any) -> None:
-        of_file = {"model": self.run["model"], "age_groups": self.run["age_groups"], "checkpoint": "/best"}
-        of_file |= {"model_card": {}, "statuses": Counter(row["status"] for row in rows), **metadata}
-        storage.write_table(self.file(unit), pa.Table.from_pylist(rows, schema.with_metadata(columns, of_file)))
+        of_file = {"run": {**self.run, **metadata}, "checkpoint": "/best", "model_card": {}}
+        of_file["statuses"] = metadata.get("statuses", Counter(row["status"] for row in rows))
+        said = schema.with_metadata("predictions", of_file).metadata
+        storage.write_table(self.file(unit), pa.Table.from_pylist(rows, columns.with_metadata(said)))
 
     def change(self, unit: Unit, change: Callable[[list[Row]], None], **metadata: Any) -> None:
         rows = storage.read_table(self.file(unit)).to_pylist()
@@ -198,8 +200,10 @@ def write_newer(table: Table) -> None:
 
 
 def write_other_columns(table: Table) -> None:
-    of_double = schema.PREDICTIONS.set(7, pa.field("age", pa.float64()))
-    table.write(THIRD_UNIT, storage.read_table(table.file(THIRD_UNIT)).to_pylist(), of_double.remove(9))
+    names = schema.PREDICTIONS.names
+    of_double = schema.PREDICTIONS.set(names.index("age"), pa.field("age", pa.float64()))
+    rows = storage.read_table(table.file(THIRD_UNIT)).to_pylist()
+    table.write(THIRD_UNIT, rows, of_double.remove(names.index("age_upper")))
 
 
 @pytest.mark.parametrize(
@@ -242,16 +246,16 @@ def test_files_of_no_unit_are_told(table: Table) -> None:
 
 
 def test_a_run_that_did_not_end_or_counted_something_else_is_told(table: Table) -> None:
+    summary = units.summary_uri(table.out)
     table.write_summary(num_rows=14)
     (problem,) = table.verify().problems
-    assert problem == (
-        "summary.json: says 14 rows, {'ok': 12, 'unreadable': 1}; the files hold 13, {'ok': 12, 'unreadable': 1}"
-    )
-    storage.write_bytes(storage.join(table.out, units.SUMMARY_NAME), b"[")
+    counts = "{'ok': 12, 'unreadable': 1}"
+    assert problem == f"{summary}: says 14 rows, {counts}; the files hold 13, {counts}"
+    storage.write_bytes(summary, b"[")
     (problem,) = table.verify().problems
-    assert problem.startswith("summary.json: not as jobs/score.py writes it")
-    storage.delete(storage.join(table.out, units.SUMMARY_NAME))
-    assert table.verify().problems == ("summary.json: not there, so the run did not come to its end",)
+    assert problem.startswith(f"{summary}: not as jobs/score.py writes it")
+    storage.delete(summary)
+    assert table.verify().problems == (f"{summary}: not there, so the run did not come to its end",)
 
 
 def test_more_problems_than_are_told_are_counted(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,17 +343,17 @@ def test_only_the_images_of_the_splits_that_were_scored_count(tmp_path: Path) ->
 
 
 def test_there_must_be_predictions_and_a_complete_catalog(table: Table, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no predictions there \(no run.json\)"):
+    with pytest.raises(ValueError, match=r"no predictions there \(no part-\*\.parquet\)"):
         verify(VerifyConfig(table.catalog, str(tmp_path / "nothing")))
     with pytest.raises(ValueError, match="no catalog there"):
         verify(VerifyConfig(str(tmp_path / "nothing"), table.out))
-    storage.delete(storage.join(table.catalog, catalogs.FINDINGS_NAME))
+    storage.delete(catalogs.findings_uri(table.catalog))
     with pytest.raises(ValueError, match="the catalog is not complete"):
         table.verify()
 
 
 def test_a_table_in_a_bucket_is_verified_too(table: Table, s3: str) -> None:
-    for folder in (table.catalog, table.out):
+    for folder in (table.catalog, table.out, tables.beside(table.catalog), tables.beside(table.out)):
         for name in storage.list_names(folder):
             copy = storage.join(s3, "verified", storage.name_of(folder), name)
             storage.write_bytes(copy, storage.read_bytes(storage.join(folder, name)))

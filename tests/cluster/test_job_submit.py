@@ -86,7 +86,7 @@ def test_train_and_score_are_submitted_and_failure_is_told_by_the_exit_code(
     arguments = ["--catalog", f"{out}-catalog", "--checkpoint", f"{out}/best", "--out", str(tmp_path / "ages")]
     scored = submit(dashboard, environment, "jobs/score.py", *arguments)
     assert scored.returncode == 0, scored.stdout + scored.stderr
-    assert (tmp_path / "ages" / "summary.json").exists()
+    assert (tmp_path / "ages.agescale" / "summary.json").exists()
 
     arguments[3] = f"{out}/nothing"
     failed = submit(dashboard, environment, "jobs/score.py", *arguments)

@@ -23,7 +23,7 @@ import torch
 from fault_proxy import FaultProxy
 from running_job import ROOT, RunningJob
 
-from agescale import catalogs, checkpoints, schema, storage, synthetic
+from agescale import checkpoints, schema, storage, synthetic, units
 from agescale.age_model import AgeModel, ModelSpec
 
 NUM_KILLS = int(os.environ.get("AGESCALE_NUM_KILLS", "4"))
@@ -82,12 +82,12 @@ def check_kills_change_nothing(catalog: str, out: str, undisturbed: pa.Table, pr
     job = start()
     try:
         for number, target in enumerate(targets, start=1):
-            num_files = len(catalogs.list_parts(out))
-            job.wait_for(lambda before=num_files: len(catalogs.list_parts(out)) > before)  # something is under way now
+            num_files = len(units.list_files(out))
+            job.wait_for(lambda before=num_files: len(units.list_files(out)) > before)  # something is under way now
             time.sleep(moments.uniform(0, 0.5))
             job.kill(None if target == "driver" else find(job, target))
-            print(f"kill {number}: {target}, {len(catalogs.list_parts(out))} files stand", flush=True)
-            assert not storage.exists(f"{out}/summary.json"), "the run was over before the last kill"
+            print(f"kill {number}: {target}, {len(units.list_files(out))} files stand", flush=True)
+            assert not storage.exists(units.summary_uri(out)), "the run was over before the last kill"
             if target in ("driver", "raylet"):
                 assert job.end(timeout_s=90) != 0, "a job that lost so much cannot have succeeded"
                 job = start()
@@ -131,7 +131,7 @@ def run(*command: str) -> str:
 
 def predictions(out: str) -> pa.Table:
     columns = ["uri", "version", "face", "status", "age"]
-    return storage.read_tables([f"{out}/{name}" for name in catalogs.list_parts(out)], columns).sort_by("uri")
+    return storage.read_tables([f"{out}/{name}" for name in units.list_files(out)], columns).sort_by("uri")
 
 
 def check_equal(found: pa.Table, expected: pa.Table) -> None:

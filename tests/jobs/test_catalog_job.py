@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from agescale import cataloging, catalogs, images, lease, listing, schema, splits, storage
+from agescale import cataloging, catalogs, images, lease, listing, schema, splits, storage, tables
 from agescale.cataloging import CatalogResult, build_catalog, count_by_group_and_split
 from agescale.config import CatalogConfig
 
@@ -168,7 +168,7 @@ def test_a_large_source_is_listed_in_ranges_and_written_as_it_comes(
 
     lost = next(name for name in before if "/b/c/" in storage.read_table(str(out / name))["uri"][0].as_py())
     (out / lost).unlink()  # as after a kill
-    (out / catalogs.FINDINGS_NAME).unlink()
+    Path(catalogs.findings_uri(str(out))).unlink()
     with pytest.raises(ValueError, match="not complete"):
         catalogs.check_complete(str(out))
     assert build(large, out).num_new == before[lost]
@@ -241,7 +241,7 @@ def test_a_messy_source_gives_a_reason_for_everything(drawn_faces: Path, tmp_pat
     assert counts == {
         "child": {"test": 1}, "teenager": {"test": 0}, "adult": {"test": 5}, "senior": {"test": 0}, "none": {"test": 2}
     }  # fmt: skip
-    (source / "catalog" / "ages.png").write_bytes(one.read_bytes())  # the job draws its figures there
+    (source / "catalog.agescale" / "ages.png").write_bytes(one.read_bytes())  # the job draws its figures there
     assert build(
         *(source, source / "catalog"), layout="class_folders", age_groups="life-stages", split="0,0,1", pack=16
     ).num_new == 0  # fmt: skip
@@ -284,11 +284,9 @@ def test_after_a_kill_the_same_command_completes_the_catalog(
 ) -> None:
     out = tmp_path / "catalog"
     shutil.copytree(utkface_catalog, out)
-    (out / catalogs.FINDINGS_NAME).unlink()
     lost = catalogs.part_names(str(out))[1]
     num_lost = storage.num_rows(str(out / lost))
     (out / lost).unlink()
-    (out / f".{lost}.half").write_bytes(b"PAR1")  # what a kill leaves behind of a file being written
     with pytest.raises(ValueError, match="not complete"):
         catalogs.check_complete(str(out))
     result = build(drawn_faces / "utkface", out, layout="utkface", pack=32)
@@ -354,7 +352,7 @@ def test_a_second_job_on_the_same_output_stops_in_one_line(
     layout: str, drawn_faces: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     command = ("--source", drawn_faces / layout, "--layout", layout, "--out", tmp_path / "catalog")
-    with lease.hold(str(tmp_path / "catalog")):
+    with lease.hold(str(tmp_path / "catalog"), tables.beside(str(tmp_path / "catalog"))):
         assert "another job" in refused(*command)
     assert catalogs.list_parts(str(tmp_path / "catalog")) == []
 
@@ -386,7 +384,7 @@ def test_what_cannot_work_is_refused_before_any_work(
     assert "--listing goes with --layout unlabelled" in refused(*faces, "--layout", "utkface", "--listing", "x.csv")
     assert "x.csv: not found" in refused(*faces, "--listing", tmp_path / "x.csv")
     assert "list.csv: " in refused(*faces, "--listing", tmp_path / "list.csv")
-    assert not (tmp_path / "catalog" / "findings.parquet").exists()
+    assert catalogs.list_parts(str(tmp_path / "catalog")) == []
 
 
 @pytest.fixture(scope="module")
@@ -412,8 +410,10 @@ def test_from_s3_comes_the_same_catalog_as_from_disk(
     assert "finding: broken      │ 4" in done.stdout
     assert "age group" in done.stdout
     assert done.stderr == ""  # Ray keeps its news to itself
-    assert {"ages.png", "classes.png", "findings.parquet"} < set(storage.list_names(out))
-    assert storage.read_bytes(f"{out}/ages.png").startswith(b"\x89PNG")
+    beside = tables.beside(out)
+    assert set(storage.list_names(beside)) == {"ages.png", "classes.png", "findings.parquet"}
+    assert storage.list_names(out) == catalogs.list_parts(out)
+    assert storage.read_bytes(f"{beside}/ages.png").startswith(b"\x89PNG")
     catalogs.check_complete(out)
 
     def facts(catalog: str, source: str) -> list[dict[str, Any]]:
@@ -438,7 +438,7 @@ def test_a_bucket_without_labels_is_listed_as_a_folder_is(
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         assert f"│ new                  │ {num_new} " in done.stdout
-    assert set(storage.list_names(out)) == {"part-00001-0000000000.parquet", "findings.parquet"}
+    assert storage.list_names(out) == ["part-00001-0000000000.parquet"]
     names = [row["uri"].removeprefix(faces_on_s3) for row in rows_of(out)]
     assert names == [name.removeprefix(str(drawn_faces / "csv")) for name in picture_files(drawn_faces / "csv")]
 

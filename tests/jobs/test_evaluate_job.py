@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agescale import checkpoints, images, schema, synthetic
+from agescale import catalogs, checkpoints, images, schema, storage, synthetic, units
 from agescale.age_groups import AgeGroups
 from agescale.age_model import ModelSpec
 from agescale.config import EvaluateConfig
@@ -45,28 +46,29 @@ def image_row(index: int, split: str | None, age: float | None, **facts: Any) ->
 def prediction(row: dict[str, Any], age: float | None, status: str = "ok", **facts: Any) -> dict[str, Any]:
     group = None if age is None else AgeGroups.parse(GROUPS).name_of(age)
     return {"uri": row["uri"], "version": row["version"], "face": 0, "status": status, "age": age, "age_std": 5.0,
-            "group": group, "group_probability": 0.8, "model": "digest"} | facts  # fmt: skip
+            "group": group, "group_probability": 0.8, "model": "beef"} | facts  # fmt: skip
 
 
 def write_catalog(folder: Path, rows: list[dict], findings: list[tuple[str, str]] = (), **settings: Any) -> str:
     folder.mkdir(parents=True)
-    facts = {"settings": {"source": "/pictures", "layout": "csv", "age_groups": GROUPS, "pack": 64} | settings}
-    pq.write_table(pa.Table.from_pylist(rows, schema.with_metadata(schema.CATALOG, facts)), folder / PART,
+    settings = {"source": "/pictures", "layout": "csv", "age_groups": GROUPS, "pack": 64} | settings
+    facts = {"id": "1", "settings": settings}
+    pq.write_table(pa.Table.from_pylist(rows, schema.with_metadata("catalog", facts)), folder / PART,
                    row_group_size=256)  # fmt: skip
     found = [{"uri": uri, "version": "1", "kind": kind} for uri, kind in findings]
-    covered = schema.with_metadata(schema.FINDINGS, {"parts": [PART]})
-    pq.write_table(pa.Table.from_pylist(found, covered), folder / "findings.parquet")
+    covered = schema.with_metadata("findings", {"id": "1", "parts": [PART]})
+    storage.write_table(catalogs.findings_uri(str(folder)), pa.Table.from_pylist(found, covered))
     return str(folder)
 
 
 def write_predictions(
-    folder: Path, rows: list[dict], groups: str | None = GROUPS, name: str = "part-0", **facts: Any
+    folder: Path, rows: list[dict], groups: str | None = GROUPS, number: int = 0, **facts: Any
 ) -> str:
     folder.mkdir(parents=True, exist_ok=True)
-    metadata = {"model": "digest", "age_groups": groups, "checkpoint": "runs/x/best", "model_card": CARD} | facts
-    pq.write_table(
-        pa.Table.from_pylist(rows, schema.with_metadata(schema.PREDICTIONS, metadata)), folder / f"{name}.parquet"
-    )
+    run = {"model": facts.pop("model", "beef"), "age_groups": groups}
+    metadata = {"run": run, "checkpoint": "runs/x/best", "model_card": CARD} | facts
+    name = units.Unit(PART, 1000 * number, 1000 * number + 1000).file_name(run["model"])
+    pq.write_table(pa.Table.from_pylist(rows, schema.with_metadata("predictions", metadata)), folder / name)
     return str(folder)
 
 
@@ -223,8 +225,8 @@ def test_the_order_and_number_of_prediction_files_do_not_matter(tmp_path: Path) 
     rows, predictions = made_up_tables(120)
     one = judge(tmp_path / "one", rows, predictions)
     catalog = write_catalog(tmp_path / "two" / "catalog", rows[::-1])
-    for name, some in (("part-1", predictions[50:]), ("part-0", predictions[:50])):
-        write_predictions(tmp_path / "two" / "predictions", some, name=name)
+    for number, some in ((1, predictions[50:]), (0, predictions[:50])):
+        write_predictions(tmp_path / "two" / "predictions", some, number=number)
     evaluate(EvaluateConfig(catalog, str(tmp_path / "two" / "predictions"), str(tmp_path / "two" / "report")))
     two = json.loads((tmp_path / "two" / "report" / "metrics.json").read_text())
     assert {"test": two["test"], "val": two["val"]} == {"test": one["test"], "val": one["val"]}
@@ -262,9 +264,9 @@ def test_the_checkpoint_describes_a_model_that_the_predictions_do_not(tmp_path: 
     page = Path(evaluate(config)).read_text()
     assert "torchvision/resnet18" in page
     assert "CC-BY" in page
-    write_predictions(tmp_path / "predictions", of(ROWS), model="another")
-    with pytest.raises(ValueError, match="the predictions are of model another"):
-        evaluate(config)
+    another = write_predictions(tmp_path / "another", of(ROWS), model="abad")
+    with pytest.raises(ValueError, match="the predictions are of model abad"):
+        evaluate(replace(config, predictions=another))
 
 
 def test_an_image_that_was_scored_twice_counts_once_and_as_scored(tmp_path: Path) -> None:
@@ -276,7 +278,7 @@ def test_an_image_that_was_scored_twice_counts_once_and_as_scored(tmp_path: Path
 def test_two_models_are_compared_on_what_both_have_scored(tmp_path: Path) -> None:
     rows, predictions = made_up_tables()
     worse = [said | {"age": said["age"] + 6.0} for said in predictions[::2]]
-    against = write_predictions(tmp_path / "against", worse, model="other")
+    against = write_predictions(tmp_path / "against", worse, model="0ddd")
     found = judge(tmp_path, rows, predictions, against=against)
     assert found["about"]["against"] == against
     row, judged = found["test"]["against"], found["test"]
@@ -350,6 +352,6 @@ def test_what_cannot_be_judged_is_refused_in_one_line(
 def test_predictions_of_two_models_are_refused(tmp_path: Path) -> None:
     catalog = write_catalog(tmp_path / "catalog", ROWS)
     predictions = write_predictions(tmp_path / "predictions", of(ROWS[:1]))
-    write_predictions(tmp_path / "predictions", of(ROWS[1:]), name="part-1", model="another")
+    write_predictions(tmp_path / "predictions", of(ROWS[1:]), number=1, model="abad")
     with pytest.raises(ValueError, match="predictions of 2 models"):
         evaluate(EvaluateConfig(catalog, predictions, str(tmp_path / "out")))

@@ -15,7 +15,7 @@ import torch
 from conftest import RunJob
 from fault_proxy import FaultProxy
 
-from agescale import catalogs, checkpoints, images, storage, synthetic
+from agescale import checkpoints, images, storage, synthetic, units
 from agescale.age_model import AgeModel, ModelSpec
 
 NUM_OBJECTS = int(os.environ.get("AGESCALE_NUM_OBJECTS", "400"))
@@ -62,7 +62,7 @@ def test_the_second_night_reads_and_scores_only_what_changed(
     verified = run_job("jobs/verify.py", "--catalog", f"{bucket}/catalog", "--predictions", f"{bucket}/ages")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     rows = storage.read_tables(
-        [f"{bucket}/ages/{name}" for name in catalogs.list_parts(f"{bucket}/ages")],
+        units.prediction_files(f"{bucket}/ages"),
         ["uri", "version", "status"],
     )
     assert set(rows["status"].to_pylist()) == {"ok"}

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 from conftest import RunJob
 
-from agescale import catalogs, listing, photos, storage, synthetic
+from agescale import listing, photos, storage, synthetic, units
 from agescale.config import PredictConfig
 
 TRAIN = ("--image-size", "32", "--phases", "all:2@1e-3", "--batch-size", "32")
@@ -50,7 +50,7 @@ def test_from_a_bucket_as_from_a_folder(tmp_path: Path, s3: str, run_job: RunJob
 
     copy(f"{bucket}/run/best", f"{local}/best")
     without_ray = photos.predict(PredictConfig((f"{local}/faces",), f"{local}/best")).rows
-    with_ray = storage.read_tables(catalogs.prediction_files(ages), without_ray.column_names)
+    with_ray = storage.read_tables(units.prediction_files(ages), without_ray.column_names)
     theirs, ours = by_path(with_ray, f"{bucket}/faces"), by_path(without_ray, f"{local}/faces")
     assert len(ours) == num_photos
     assert theirs.drop_columns(["age"]).equals(ours.drop_columns(["age"]))

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from agescale import age_cdf, catalogs, checkpoints, lease, schema, scoring, storage, synthetic
+from agescale import age_cdf, catalogs, checkpoints, lease, schema, scoring, storage, synthetic, tables, units
 from agescale.age_groups import AgeGroups
 from agescale.age_model import AgeModel, ModelSpec
 from agescale.cataloging import build_catalog
@@ -62,7 +62,7 @@ def predictions(catalog: str, checkpoint: str, faces: Path) -> str:
 
 
 def read(out: str) -> pa.Table:
-    return pads.dataset(out, format="parquet", exclude_invalid_files=True).to_table().sort_by("uri")
+    return pads.dataset(out, format="parquet", exclude_invalid_files=False).to_table().sort_by("uri")
 
 
 def test_as_many_rows_come_out_as_went_in_and_bad_images_say_why(catalog: str, predictions: str) -> None:
@@ -86,15 +86,15 @@ def test_every_file_has_the_same_schema_and_names_its_model(predictions: str, ch
     for path in files:
         found = pq.read_schema(path)
         assert found.equals(schema.PREDICTIONS), path
-        metadata = schema.read_metadata(found)
-        assert metadata["model"] == checkpoints.read(checkpoint).digest
-        assert AgeGroups.parse(metadata["age_groups"]).names == AgeGroups.parse("25-years").names
+        run = schema.read_metadata(found, "predictions")["run"]
+        assert run["model"] == checkpoints.read(checkpoint).digest
+        assert AgeGroups.parse(run["age_groups"]).names == AgeGroups.parse("25-years").names
 
 
 def test_ages_derive_from_the_stored_distribution(predictions: str) -> None:
     rows = read(predictions)
     rows = rows.filter(pc.equal(rows["status"], "ok"))
-    cdf_NA = np.frombuffer(b"".join(rows["age_cdf"].to_pylist()), "<u2").reshape(len(rows), 101)
+    cdf_NA = tables.stored_cdfs(rows["age_cdf"])
     np.testing.assert_allclose(rows["age"].to_numpy(), age_cdf.median_age(cdf_NA), atol=1e-3)
 
 
@@ -202,7 +202,7 @@ def test_packed_images_are_scored_without_their_originals(checkpoint: str, tmp_p
     shutil.rmtree(tmp_path / "faces")
     result = score(ScoreConfig(catalog, checkpoint, str(tmp_path / "out")))
     assert set(result.by_status) == {"ok"}
-    assert storage.exists(str(tmp_path / "out" / "summary.json"))
+    assert storage.exists(units.summary_uri(str(tmp_path / "out")))
 
 
 def test_failed_rows_are_scored_again_in_their_places(checkpoint: str, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_what_a_dead_process_had_finished_is_taken_and_counted(
 
 def unit_scorer(catalog: str, checkpoint: str, out: str) -> scoring.UnitScorer:
     config = ScoreConfig(catalog, checkpoint, out)
-    metadata = {"model": checkpoints.read(checkpoint).digest}
+    metadata = {"run": {"model": checkpoints.read(checkpoint).digest}}
     return scoring.UnitScorer(catalog, checkpoint, out, metadata, config, scoring.Workers(1, 1, "cpu"))
 
 
@@ -253,7 +253,7 @@ def test_scoring_begins_on_the_first_parts_of_a_bucket_that_is_still_listed(chec
     catalog, out = tmp_path / "catalog", str(tmp_path / "out")
     list_again = CatalogConfig(source=str(tmp_path / "faces"), out=str(catalog))
     build_catalog(list_again)
-    (catalog / catalogs.FINDINGS_NAME).unlink()
+    Path(catalogs.findings_uri(str(catalog))).unlink()
     config = ScoreConfig(str(catalog), checkpoint, out)
     first = score(config)
     (next((tmp_path / "faces").rglob("*.jpg")).parent / "later.jpg").write_bytes(b"")
@@ -275,8 +275,9 @@ def test_only_the_splits_that_are_asked_for_are_scored(checkpoint: str, tmp_path
 
 
 def test_a_second_job_on_the_same_output_stops_in_one_line(catalog: str, checkpoint: str, tmp_path: Path) -> None:
-    with lease.hold(str(tmp_path / "out")), pytest.raises(ValueError, match=r"another job .* writes there"):
-        score(ScoreConfig(catalog, checkpoint, str(tmp_path / "out")))
+    out = str(tmp_path / "out")
+    with lease.hold(out, tables.beside(out)), pytest.raises(ValueError, match=r"another job .* writes there"):
+        score(ScoreConfig(catalog, checkpoint, out))
 
 
 def test_more_failures_than_may_be_end_with_code_3_and_a_complete_table(
@@ -286,7 +287,7 @@ def test_more_failures_than_may_be_end_with_code_3_and_a_complete_table(
     ended = run_job("jobs/score.py", *arguments, "--max-failed-fraction", "0.01")
     assert ended.returncode == 3, ended.stdout + ended.stderr
     assert "over --max-failed-fraction 0.01" in ended.stderr.splitlines()[-1]
-    assert (tmp_path / "out" / "summary.json").exists()
+    assert storage.exists(units.summary_uri(str(tmp_path / "out")))
     config = ScoreConfig(catalog, checkpoint, str(tmp_path / "out"))
     assert score(config).failed_fraction == 0, "nothing was scored, so nothing failed"
 

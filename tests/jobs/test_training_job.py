@@ -17,7 +17,7 @@ import torch
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from torchvision.models import resnet18
 
-from agescale import catalogs, checkpoints, data, lease, listing, runs, storage, synthetic, training_plan
+from agescale import catalogs, checkpoints, data, lease, listing, runs, storage, synthetic, training_plan, units
 from agescale.cataloging import build_catalog
 from agescale.checkpoints import Progress
 from agescale.config import CatalogConfig, ScoreConfig, TrainConfig
@@ -218,7 +218,7 @@ def test_an_unfinished_or_unlabelled_catalog_is_refused(config: TrainConfig, tmp
     build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=out))
     with pytest.raises(ValueError, match="an unlabelled catalog"):
         train(replace(config, catalog=out, out=str(tmp_path / "run")))
-    (tmp_path / "catalog" / "findings.parquet").unlink()
+    (tmp_path / "catalog.agescale" / "findings.parquet").unlink()
     with pytest.raises(ValueError, match="is not complete; run the same"):
         train(replace(config, catalog=out, out=str(tmp_path / "run")))
 
@@ -297,7 +297,7 @@ def test_every_technique_at_once_trains_and_its_heads_predict(config: TrainConfi
     predictions = str(tmp_path / "ages")
     score(ScoreConfig(catalog=config.catalog, checkpoint=str(tmp_path / "run" / "best"), out=predictions))
     rows = storage.read_tables(
-        catalogs.prediction_files(predictions), ["status", "gender", "gender_probability"]
+        units.prediction_files(predictions), ["status", "gender", "gender_probability"]
     ).to_pylist()
     assert all((row["gender"] is not None) == (row["status"] == "ok") for row in rows)
     men = training_plan.select(replace(config, gender_from=predictions, where="gender == 'male'"))

@@ -1,0 +1,76 @@
+"""A table is a folder in which nothing lies but its Parquet files, so that everybody's reader takes it by its name.
+
+    <table>/             parts, each of which appears whole or not at all
+    <table>.agescale/    what agescale keeps beside it: the lock or lease, files that are being written, a catalog's
+                         findings and charts, the summary of predictions
+
+In: folders; out: names of parts and what their metadata say. Every part tells its kind and what it belongs to, so the
+folder beside may be lost without harm. Knows no rows (``catalogs`` and ``units`` do).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from agescale import schema, storage
+
+SUFFIX = ".agescale"
+
+PARTS = {
+    "catalog": re.compile(r"part-\d{5,}-\d{6,}\.parquet"),
+    "predictions": re.compile(r"part-\d{5,}-\d{6,}-rows-\d{9,}-\d{9,}-[0-9a-f]+\.parquet"),
+}
+"""Names of parts by the kind of their table; whatever else lies in a folder is nobody's."""
+
+
+def beside(uri: str) -> str:
+    """URI of the folder of what is no part of the table at ``uri``.
+
+    >>> beside("s3://work/ages/")
+    's3://work/ages.agescale'
+    """
+    return storage.absolute(uri) + SUFFIX
+
+
+def list_parts(uri: str, kind: str) -> list[str]:
+    """Sorted names of the parts of a table of that kind; none where none stands."""
+    return [name for name in storage.list_names(uri, suffix=".parquet") if PARTS[kind].fullmatch(name)]
+
+
+def read_metadata(uri: str, kind: str) -> dict[str, Any]:
+    """What the footer of a part says. Raises ValueError, naming the file, where it is no part of such a table."""
+    try:
+        return schema.read_metadata(storage.read_schema(uri), kind)
+    except (ValueError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{uri}: {' '.join(str(error).split())}") from error
+
+
+def claim(out: str, kind: str) -> None:
+    """Makes the folders of a table that is to be written. Raises, before anything is written, ValueError where ``out``
+    is somebody else's folder or has no place beside it, StoreError where nothing can be written."""
+    has_no_neighbour = "/" not in out.removeprefix("s3://") if storage.is_remote(out) else os.path.ismount(out)
+    if has_no_neighbour:
+        raise ValueError(f"{out}: a table needs a folder below, such as --out {storage.join(out, kind)}")
+    if not list_parts(out, kind) and (stranger := storage.any_name(out)):
+        raise ValueError(
+            f"{out}: there are other files already ({stranger}), and a table of {schema.NOUNS[kind]} has a folder of "
+            "its own; give another --out"
+        )
+    for folder in (beside(out), out):
+        storage.check_writable(folder)
+
+
+def write_part(uri: str, name: str, table: pa.Table, row_group_size: int | None = None) -> None:
+    """Writes a part; until it is whole it lies in the folder beside, where no reader looks."""
+    storage.write_table(storage.join(uri, name), table, row_group_size, scratch=beside(uri))
+
+
+def stored_cdfs(column: pa.ChunkedArray) -> np.ndarray:
+    """The values of an ``age_cdf`` column that are not null, int32 (N, 101), as ``age_cdf`` takes them."""
+    values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    return np.concatenate([np.zeros(0, np.int32), *values]).reshape(-1, 101)
