@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: demo test test-cluster chaos lint bench clean
+.PHONY: demo test test-cluster test-readers test-lowest chaos lint bench clean
 
 demo: .venv/installed  ## the whole pipeline on drawn faces; prints where the report is
 	rm -rf $(DEMO)
@@ -18,6 +18,12 @@ test: .venv/installed  ## all tests that a change must pass, in under 15 minutes
 
 test-cluster: .venv/installed  ## jobs submitted to a cluster with its dashboard; minutes
 	$(BIN)/python -m pytest -n 0 -m cluster tests/cluster
+
+test-readers: .venv/installed .venv-readers/installed  ## the tables in other people's tools, pyarrow old and new; a minute
+	$(BIN)/python -m pytest -n 0 tests/test_readers.py
+
+test-lowest: .venv-lowest/installed  ## tests below the jobs with the lowest versions that pyproject.toml promises
+	.venv-lowest/bin/python -m pytest tests/test_*.py agescale
 
 chaos: .venv/installed  ## 56 kills of scoring, half of them on S3, two nights of 20,000 objects, kills of sweeps; 50 minutes
 	AGESCALE_NUM_KILLS=28 $(BIN)/python -m pytest -n 0 -s -m '' tests/faults/test_scoring_kills.py
@@ -38,5 +44,19 @@ bench: .venv/installed  ## side by side against what one would write by hand; pr
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# pyarrow is the oldest that is allowed there; the readers are whatever is newest
+.venv-readers/installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv .venv-readers
+	grep ^pyarrow constraints-lowest.txt > .venv-readers/constraints.txt
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["readers"], sep="\n")' \
+	  > .venv-readers/requirements.txt
+	.venv-readers/bin/python -m pip install --quiet --constraint .venv-readers/constraints.txt -r .venv-readers/requirements.txt
+	touch $@
+
+.venv-lowest/installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev]'
+	touch $@
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-readers .venv-lowest runs

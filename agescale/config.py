@@ -289,6 +289,27 @@ class VerifyConfig:
 
 
 @dataclass(frozen=True)
+class TableConfig:
+    """Write the current rows of predictions, and nothing else, as a table for other people."""
+
+    catalog: str
+    """Catalog that was scored."""
+    predictions: str
+    """Predictions of that catalog."""
+    out: str
+    """What to write: a name that ends in .csv (UTF-8, for spreadsheets) or .parquet is one file, which is replaced;
+    any other a new folder of Parquet files."""
+    columns: tuple[str, ...] = ()
+    """Columns: file (the image's name below the catalog's source), those of the predictions, and of the catalog
+    age_low, age_high, subject, split, size_bytes, listed_at, content_hash, label_group, label_gender, label_ethnicity.
+    Default: file, ages, group, status and error."""
+    probability_under: str = ""
+    """Ages such as 18,21: a column probability_under_18 for each, the probability of being younger."""
+    where: str = ""
+    """Only rows for which this pandas query over all these columns holds, such as "status == 'ok' and age < 25"."""
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """Judge predictions against a catalog's labels: metrics.json, tables, and one report.html."""
 

@@ -98,7 +98,15 @@ def coarsen_labels(rows: pa.Table, share: float, age_groups: AgeGroups) -> pa.Ta
 
 
 def filter_rows(rows: pa.Table, where: str) -> pa.Table:
-    """The rows for which a pandas query holds, such as ``gender == 'male' and age_low >= 18``.
+    """The rows for which a pandas query holds (see ``mask_of``). Raises ValueError where it holds for none."""
+    is_kept = mask_of(rows, where)
+    if not pc.any(is_kept).as_py():
+        raise ValueError(f"--where {where!r} holds for none of the {len(rows):,} images")
+    return rows.filter(is_kept)
+
+
+def mask_of(rows: pa.Table, where: str) -> pa.BooleanArray:
+    """For which rows a pandas query holds, such as ``gender == 'male' and age_low >= 18``.
 
     Raises ValueError, in one line, for what is no such expression.
     """
@@ -112,9 +120,7 @@ def filter_rows(rows: pa.Table, where: str) -> pa.Table:
         ) from error
     if is_kept.dtype != bool or is_kept.shape != (len(rows),):
         raise ValueError(f"--where {where!r} is no condition; it may ask for {names}")
-    if not is_kept.any():
-        raise ValueError(f"--where {where!r} holds for none of the {len(rows):,} images")
-    return rows.filter(pa.array(is_kept))
+    return pa.array(is_kept)
 
 
 def limit_rows(rows: pa.Table, num_rows: int) -> pa.Table:

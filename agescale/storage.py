@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import fcntl
 import hashlib
 import io
 import os
@@ -350,6 +351,38 @@ def write_bytes(uri: str, data: bytes, scratch: str | None = None) -> None:
         except BaseException:
             os.unlink(temporary)
             raise
+
+
+@contextlib.contextmanager
+def open_whole(uri: str) -> Iterator[BinaryIO]:
+    """A file to be written from its beginning to its end, which takes the place of ``uri`` when the block has ended.
+
+    Until then it lies on disk, hidden beside the other one (or in the temporary folder, for S3), and what a killed job
+    left of it is written anew by the next. Raises StoreError, too where another job is writing the same file.
+    """
+    if is_remote(uri):
+        with tempfile.NamedTemporaryFile() as file:
+            yield file  # type: ignore[misc]
+            file.flush()
+            _retried(uri, lambda: filesystem(uri).put_file(file.name, uri))
+        return
+    with _explained(uri):
+        os.makedirs(os.path.dirname(uri), exist_ok=True)
+        partial = join(os.path.dirname(uri), f".{os.path.basename(uri)}.partial")
+        with open(partial, "ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreError("forbidden", f"{uri}: another job is writing it") from None
+            try:
+                file.truncate(0)
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(partial, uri)
+            except BaseException:
+                os.unlink(partial)
+                raise
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -67,14 +68,21 @@ def list_units(catalog: str, parts: Sequence[str], unit_rows: int) -> list[Unit]
     return cut(part_sizes(catalog, parts), unit_rows)
 
 
-def listed_rows(catalog: str, unit: Unit, splits: Sequence[str]) -> pa.Table:
-    """``uri, version, part, row`` of the unit's rows that stand for images (of ``splits``, where any are named)."""
-    rows = catalogs.read_part(catalog, unit.part, ["uri", "version", "deleted", "split"])
+def listed_rows(catalog: str, unit: Unit, splits: Sequence[str], columns: Sequence[str] = ()) -> pa.Table:
+    """``uri, version, part, row`` of the unit's rows that stand for images (of ``splits``, where any are named), and
+    those other ``columns`` of them."""
+    rows = catalogs.read_part(catalog, unit.part, list(dict.fromkeys(["uri", "version", "deleted", "split", *columns])))
     rows = rows.slice(unit.start, unit.stop - unit.start)
     is_listed = pc.invert(rows["deleted"])
     if splits:
         is_listed = pc.and_(is_listed, pc.fill_null(pc.is_in(rows["split"], pa.array(splits)), False))
-    return rows.filter(is_listed).drop_columns(["deleted", "split"])
+    return rows.filter(is_listed).select(["uri", "version", *columns, "part", "row"])
+
+
+def rows_of(unit: Unit, listed: pa.Table) -> pa.Table:
+    """A unit's share of the ``listed_rows`` of its part."""
+    first, stop = np.searchsorted(listed["row"], [unit.start, unit.stop])
+    return listed.slice(first, stop - first)
 
 
 def current_rows(rows: pa.Table, superseded: pa.ChunkedArray) -> pa.Table:
@@ -100,14 +108,19 @@ def read_metadata(file: str) -> dict[str, Any]:
     return tables.read_metadata(file, "predictions")
 
 
-def read_run(out: str) -> dict[str, Any]:
-    """What the predictions in ``out`` belong to. Raises ValueError where there are none, or none that can be read."""
+def read_run(out: str, catalog: str = "") -> dict[str, Any]:
+    """What the predictions in ``out`` belong to. Raises ValueError where there are none, or none that can be read, or
+    where they are not of that ``catalog``."""
     mistakes: list[ValueError] = []
     for file in prediction_files(out):
         try:
-            return dict(read_metadata(file)["run"])
+            run = dict(read_metadata(file)["run"])
         except ValueError as mistake:  # a damaged file; the others say the same
             mistakes.append(mistake)
+            continue
+        if catalog and run["catalog_id"] != catalogs.metadata(catalog)["id"]:
+            raise ValueError(f"{out}: predictions of another catalog than {catalog}; theirs was {run['catalog']}")
+        return run
     raise mistakes[0]
 
 

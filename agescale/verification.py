@@ -59,10 +59,8 @@ def verify(config: VerifyConfig) -> Verification:
     """Reads every unit's file. Raises ValueError where there is no table or no complete catalog to hold it against,
     StoreError where the store does not let anybody read them."""
     catalog, predictions = storage.absolute(config.catalog), storage.absolute(config.predictions)
-    run = units.read_run(predictions)
+    run = units.read_run(predictions, catalog)
     catalogs.check_complete(catalog)
-    if run["catalog_id"] != catalogs.metadata(catalog)["id"]:
-        raise ValueError(f"{predictions}: predictions of another catalog, which was {run['catalog']}")
     parts = catalogs.part_names(catalog)
     all_units = units.list_units(catalog, parts, run["unit_rows"])
     expected = {unit.file_name(run["model"]) for unit in all_units}
@@ -132,18 +130,12 @@ def _check_units(
             pool.submit(units.listed_rows, catalog, Unit(group[0].part, 0, group[-1].stop), splits) for group in by_part
         )
         checks = (
-            pool.submit(_check_unit, storage.join(predictions, name), _rows_of(unit, listed), run)
+            pool.submit(_check_unit, storage.join(predictions, name), units.rows_of(unit, listed), run)
             for group, listed in zip(by_part, catalogs.ahead(readings, PARTS_AHEAD), strict=True)
             for unit in group
             if (name := unit.file_name(run["model"])) in names
         )
         yield from catalogs.ahead(checks, UNITS_AHEAD)
-
-
-def _rows_of(unit: Unit, listed: pa.Table) -> pa.Table:
-    """A unit's share of the listed rows of its part."""
-    first, stop = np.searchsorted(listed["row"], [unit.start, unit.stop])
-    return listed.slice(first, stop - first)
 
 
 def _check_unit(file: str, listed: pa.Table, run: dict[str, Any]) -> UnitFindings:

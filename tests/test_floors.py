@@ -51,6 +51,7 @@ FLOORS = (
         "lease",
         "photos",
         "verification",
+        "exports",
         "command_line",
     },
     {"cataloging", "data", "training", "sweeping", "scoring"},
