@@ -200,7 +200,7 @@ def _write_csv(file: BinaryIO, batches: Iterable[pa.Table], table_schema: pa.Sch
             for index, field in enumerate(table_schema):
                 if field.type == pa.string():
                     rows = rows.set_column(index, field, harmless(rows[field.name]))
-            writer.write_table(rows)
+            writer.write_table(rows.combine_chunks())  # pyarrow 21 writes the header again behind an empty chunk
 
 
 def harmless(texts: pa.ChunkedArray) -> pa.ChunkedArray:
