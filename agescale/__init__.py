@@ -35,11 +35,12 @@ __all__ = [
 _MODULES = {"read_catalog": "datasets", "read_predictions": "datasets", "StoreError": "storage"}
 """Where public names are defined; the others in ``inference``."""
 
+if not TYPE_CHECKING:  # to a type checker every name would be right
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'agescale' has no attribute {name!r}")
-    return getattr(import_module(f"agescale.{_MODULES.get(name, 'inference')}"), name)
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module 'agescale' has no attribute {name!r}")
+        return getattr(import_module(f"agescale.{_MODULES.get(name, 'inference')}"), name)
 
 
 def __dir__() -> list[str]:
