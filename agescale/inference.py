@@ -206,9 +206,10 @@ def list_photos(uri: str) -> dict[str, str]:
     """URI and version of the photo at ``uri``, or of all images in the folder there, sorted by path.
 
     The version is that of the listing, hence "" where a photo is named; whether it is there shows when it is read.
-    Raises ValueError where a folder holds no image, StoreError where it cannot be listed.
+    Raises ValueError where a folder holds no image or a name is not UTF-8, StoreError where a folder cannot be listed.
     """
     uri = storage.absolute(uri)
+    listing.check_name(uri)
     if storage.is_remote(uri) and images.is_image_name(uri):
         return {uri: ""}  # who may read it need not be allowed to list the bucket
     try:
@@ -266,7 +267,7 @@ def _name_kind(value: Any) -> str:
         return f"{value.dtype} array of the shape {value.shape}"
     if isinstance(value, Image.Image):
         return f"Pillow image of mode {value.mode}"
-    return f"{'empty ' if value == '' else ''}{type(value).__name__}"
+    return f"{'empty ' if isinstance(value, str) and not value else ''}{type(value).__name__}"
 
 
 def _results(rows: pa.Table, predictor: Predictor) -> Iterator[Prediction]:
@@ -290,7 +291,7 @@ class Scorer:
             agescale.Scorer,
             fn_constructor_kwargs={"checkpoint": "s3://work/runs/fast/best", "column": "bytes"},
             batch_size=64,
-            compute=ray.data.ActorPoolStrategy(size=2),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=8),  # num_gpus=1
         )
 
     ``column`` holds the bytes of image files, as ``ray.data.read_binary_files`` reads them, or uint8 arrays (H, W, 3)
