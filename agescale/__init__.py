@@ -1,3 +1,47 @@
-"""agescale: ages from buckets of face photos. See README.md for the map of this package."""
+"""agescale: ages from buckets of face photos. See README.md for the map of this package.
+
+From Python, without a job:
+
+    import agescale
+
+    model = agescale.load("runs/demo/run/best")
+    ages = model.predict(["photo.jpg", "s3://photos/other.jpg"])
+
+``docs/python.md`` has the rest. What is named here is loaded when it is first used: torch is not before a model is.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agescale.datasets import read_catalog, read_predictions
+    from agescale.inference import Model, Prediction, Predictions, Scorer, load
+    from agescale.storage import StoreError
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Model",
+    "Prediction",
+    "Predictions",
+    "Scorer",
+    "StoreError",
+    "__version__",
+    "load",
+    "read_catalog",
+    "read_predictions",
+]
+
+_MODULES = {"read_catalog": "datasets", "read_predictions": "datasets", "StoreError": "storage"}
+"""Where public names are defined; the others in ``inference``."""
+
+if not TYPE_CHECKING:  # to a type checker every name would be right
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module 'agescale' has no attribute {name!r}")
+        return getattr(import_module(f"agescale.{_MODULES.get(name, 'inference')}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -21,6 +21,9 @@ NUM_AGES = MAX_AGE + 1
 SCALE = 65535
 """Odd, so that no stored value is exactly one half and the median is always unique."""
 
+INTERVAL_SHARE = 0.8
+"""Share of the predicted distribution that lies in the interval of ages that people are told."""
+
 DecodeRule = Literal["median", "mean", "mode"]
 """How a distribution becomes one age: the median is best for the mean absolute error, the mean for the squared one."""
 
@@ -55,6 +58,22 @@ def decode(cdf_NA: np.ndarray) -> np.ndarray:
 def age_probabilities(cdf_NA: np.ndarray) -> np.ndarray:
     """Probability of each age bin, float64 (N, 101), each row with the sum 1."""
     return np.diff(decode(cdf_NA), axis=1, append=1.0)
+
+
+def probability_under(cdf_NA: np.ndarray, age_years: float) -> np.ndarray:
+    """P(age < age_years), float64 (N,), for 0 <= age_years <= 100: of a birthday what is stored, else linear between
+    two. Under 18 are those who have not had their 18th birthday. Raises ValueError for another age.
+
+    >>> probs = np.zeros((1, 101)); probs[0, 17] = 0.2; probs[0, 18] = 0.8
+    >>> [round(float(probability_under(encode(probs), age)[0]), 3) for age in (17, 18, 18.5, 19)]
+    [0.0, 0.2, 0.6, 1.0]
+    """
+    if not 0 <= age_years <= MAX_AGE:
+        raise ValueError(f"an age from 0 to {MAX_AGE} years, not {age_years}")
+    birthday = min(int(age_years), MAX_AGE - 1)
+    below_NA = decode(cdf_NA)
+    since = age_years - birthday
+    return (1 - since) * below_NA[:, birthday] + since * below_NA[:, birthday + 1]
 
 
 def quantile_age(cdf_NA: np.ndarray, q: float) -> np.ndarray:

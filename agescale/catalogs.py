@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from agescale import schema, storage, tables
 from agescale.age_groups import AgeGroups
-from agescale.images import Face, ImageError, load_face
+from agescale.images import Face, ImageError, Picture, load_face
 from agescale.storage import StoreError
 
 FINDINGS_NAME = "findings.parquet"
@@ -158,10 +158,10 @@ def load_faces(
     return ahead(tasks, num_ahead=LOOK_AHEAD)
 
 
-def load_one(source: str, image_size: int, center_crop: float, data: bytes | None = None) -> FaceOrError:
-    """The face in the picture at ``source``, or in its ``data`` where they are at hand, or why there is none."""
+def load_one(source: str, image_size: int, center_crop: float, picture: Picture | None = None) -> FaceOrError:
+    """The face in the picture at ``source``, or in ``picture`` where it is at hand, or why there is none."""
     try:
-        return load_face(data or storage.read_bytes(source), image_size, center_crop)
+        return load_face(storage.read_bytes(source) if picture is None else picture, image_size, center_crop)
     except (ImageError, StoreError) as error:
         return error
 

@@ -1,18 +1,18 @@
 """Bytes of an image file in; uint8 RGB pixels out, or the reason why not. The one preprocessing path of every job.
 
-Training, scoring and single photos all call ``load_face``; normalisation is not here but inside the model. Reads no
-files: bytes come from ``storage``.
+Training, scoring and single photos all call ``load_face``, which takes pictures that are decoded already, too;
+normalisation is not here but inside the model. Reads no files: bytes come from ``storage``.
 """
 
 from __future__ import annotations
 
 import io
+import threading
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from agescale.schema import MIN_SIDE
@@ -29,6 +29,9 @@ PACK_QUALITY = 95
 
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS takes its place: Pillow's limit speaks through warnings, which threads lose
 Image.init()  # loads the format plugins once, before threads race for them
+
+_PILLOW_LOCK = threading.Lock()
+"""Pillow decodes an image when it is first asked for pixels, and the same one may be given to several threads."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -54,25 +57,28 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
 
 
-def load_face(data: bytes, size: int, center_crop: float = 1.0) -> Face:
+Picture = bytes | Image.Image | Pixels
+"""An image file, an image of Pillow's, or pixels: (H, W) grey, (H, W, 3) RGB, (H, W, 4) with alpha."""
+
+
+def load_face(picture: Picture, size: int, center_crop: float = 1.0) -> Face:
     """Decodes, keeps the central square of ``center_crop`` times the shorter side, and scales it to ``size`` pixels.
 
     Raises ImageError. First frames of GIFs, EXIF orientation, grey, palette, alpha (over white), CMYK and 16-bit images
     all come out as upright RGB.
     """
-    header = _open(data)
-    width, height = header.width, header.height
+    header = _open(picture) if isinstance(picture, bytes) else _load(picture)
     # the scaled JPEG decoder may stop at the least size that still has `size` pixels in the crop
-    pixels = _decode(data, header, min_side=int(np.ceil(size / center_crop)))
+    pixels = _decode(header, min_side=int(np.ceil(size / center_crop)))
     side = max(1, round(min(pixels.shape[:2]) * center_crop))
     top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
-    return Face(_resize(pixels[top : top + side, left : left + side], size, size), width, height)
+    return Face(_resize(pixels[top : top + side, left : left + side], size, size), header.width, header.height)
 
 
 def inspect(data: bytes) -> tuple[int, int]:
     """Width and height of the upright image, after decoding all of it. Raises ImageError where that fails."""
     header = _open(data)
-    _decode(data, header, min_side=None)
+    _decode(header, min_side=None)
     return header.width, header.height
 
 
@@ -81,10 +87,10 @@ def pack(data: bytes, short_side: int) -> bytes:
     stays as it is, bit for bit. Raises ImageError."""
     header = _open(data)
     is_small = min(header.width, header.height) <= short_side
-    if is_small and header.is_plain_jpeg and header.mode == "RGB" and header.orientation == 1:
-        _decode(data, header, min_side=None)
+    if is_small and header.plain_jpeg and header.image.mode == "RGB" and header.orientation == 1:
+        _decode(header, min_side=None)
         return data
-    pixels = _decode(data, header, min_side=short_side)
+    pixels = _decode(header, min_side=short_side)
     scale = short_side / min(pixels.shape[:2])
     if scale < 1:
         height, width = (max(short_side, round(side * scale)) for side in pixels.shape[:2])
@@ -101,9 +107,8 @@ class _Header:
     image: Image.Image
     width: int  # upright
     height: int
-    mode: str
     orientation: int  # EXIF, 1..8
-    is_plain_jpeg: bool
+    plain_jpeg: bytes | None  # the file, where it is one for the fast decoder
 
 
 def _open(data: bytes) -> _Header:
@@ -115,6 +120,29 @@ def _open(data: bytes) -> _Header:
         raise _unidentified(data) from None
     except Exception as error:  # the border: plugins raise whatever a broken file makes them raise
         raise ImageError("unreadable", _reason(error)) from error
+    is_plain_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
+    return _describe(image, data if is_plain_jpeg else None)
+
+
+def _load(picture: Image.Image | Pixels) -> _Header:
+    image = _from_array(picture) if isinstance(picture, np.ndarray) else picture
+    with _PILLOW_LOCK:
+        header = _describe(image, None)
+        try:
+            image.load()
+        except Exception as error:  # the border
+            raise ImageError("unreadable", _reason(error)) from error
+    return header
+
+
+def _from_array(pixels: Pixels) -> Image.Image:
+    try:
+        return Image.fromarray(pixels)
+    except TypeError:
+        raise ImageError("unsupported", f"an array of the shape {pixels.shape} is no image") from None
+
+
+def _describe(image: Image.Image, plain_jpeg: bytes | None) -> _Header:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError("too_large", f"{width}x{height} pixels, more than {MAX_PIXELS // 1_000_000} million")
@@ -128,8 +156,7 @@ def _open(data: bytes) -> _Header:
         orientation = 1
     if orientation >= 5:
         width, height = height, width
-    is_plain_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
-    return _Header(image, width, height, image.mode, orientation, is_plain_jpeg)
+    return _Header(image, width, height, orientation, plain_jpeg)
 
 
 def _unidentified(data: bytes) -> ImageError:
@@ -140,14 +167,14 @@ def _unidentified(data: bytes) -> ImageError:
     return ImageError("unsupported", f"{name} images are not taken; {', '.join(FORMATS)} are")
 
 
-def _decode(data: bytes, header: _Header, min_side: int | None) -> Pixels:
+def _decode(header: _Header, min_side: int | None) -> Pixels:
     """Upright RGB pixels (H, W, 3); a JPEG may come at half, quarter, ... scale with both sides at least min_side."""
     try:
-        if header.is_plain_jpeg:
+        if header.plain_jpeg:
             try:
                 smallest = min_side or 0
                 pixels = simplejpeg.decode_jpeg(
-                    data, colorspace="RGB", min_height=smallest, min_width=smallest, min_factor=1
+                    header.plain_jpeg, colorspace="RGB", min_height=smallest, min_width=smallest, min_factor=1
                 )
                 return _upright(pixels, header.orientation)
             except ValueError:
@@ -184,6 +211,8 @@ def _resize(pixels: Pixels, height: int, width: int) -> Pixels:
     """Bilinear with antialiasing, as Pillow's, on uint8; torch's kernel is about twice as fast."""
     if pixels.shape[:2] == (height, width):
         return np.ascontiguousarray(pixels)
+    import torch  # takes a second, and most who import this module decode nothing
+
     # a copy where the view is read-only or has negative strides, neither of which torch takes
     image_1HWC = torch.from_numpy(np.array(pixels, copy=True, order="C"))[None]
     image_1CHW = image_1HWC.permute(0, 3, 1, 2)
@@ -198,5 +227,5 @@ def _reason(error: Exception) -> str:
 def upright_thumbnail(data: bytes, size: int) -> Image.Image:
     """A small picture for people to look at, whole, not cropped. Raises ImageError."""
     header = _open(data)
-    image = Image.fromarray(_decode(data, header, min_side=size))
+    image = Image.fromarray(_decode(header, min_side=size))
     return ImageOps.contain(image, (size, size))

@@ -44,6 +44,14 @@ def list_files(uri: str) -> list[Listed]:
     return [item for page in pages(uri) for item in page]
 
 
+def check_name(file: str) -> None:
+    """Raises ValueError where the name of a local file is not UTF-8, so that no table could hold it."""
+    try:
+        file.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{os.fsencode(file)!r}: a file name that is not UTF-8; rename the file") from None
+
+
 def pages(uri: str, after: str = "", until: str | None = None) -> Iterator[list[Listed]]:
     """Every file below ``uri`` whose relative path is greater than ``after`` and at most ``until``, in their order.
 
@@ -131,10 +139,7 @@ def _leads_back(uri: str, folder: str, name: str) -> bool:
 
 def _describe_file(uri: str, path: str, info: None) -> Listed | None:
     file = os.path.join(uri, path)
-    try:
-        file.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{os.fsencode(file)!r}: a file name that is not UTF-8; rename the file") from None
+    check_name(file)
     with contextlib.suppress(FileNotFoundError):  # gone, or a dangling link
         status = os.stat(file)
         return Listed(file, path, f"{status.st_size}-{status.st_mtime_ns}", status.st_size)

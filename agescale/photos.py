@@ -7,31 +7,21 @@ catalog. Writes nothing but the copies of the photos that are asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pyarrow as pa
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from agescale import age_cdf, catalogs, images, listing, storage
-from agescale.age_model import ModelSpec
-from agescale.catalogs import FaceOrError
+from agescale import age_cdf, images, storage
+from agescale.age_cdf import INTERVAL_SHARE
 from agescale.config import PredictConfig
-from agescale.listing import Listed
+from agescale.inference import BATCH_SIZE, Source, find_device, list_photos, predict_images
 from agescale.predictor import Predictor
-from agescale.storage import StoreError
-
-BATCH_SIZE = 64
-"""Photos that are read, decoded and predicted together."""
-
-INTERVAL_SHARE = 0.8
-"""Share of the predicted distribution that lies in the interval of ages that is told."""
 
 DRAWN_SIDE, CAPTION_HEIGHT, FONT_SIZE = 512, 48, 22
 """Pixels of a copy: the longer side of the picture, the bar below it, and the letters on that."""
@@ -76,9 +66,8 @@ def predict(config: PredictConfig) -> PhotoResult:
     if draw:
         _check_apart(draw, config.photos, photos)
         storage.check_writable(draw)
-    predictor = Predictor(storage.absolute(config.checkpoint), _device(config.device), config.mirror)
-    keys = pa.table({"uri": list(photos), "version": list(photos.values())})
-    rows = predictor.predict_rows(keys, _load_faces(list(photos), predictor.spec), BATCH_SIZE)
+    predictor = Predictor(storage.absolute(config.checkpoint), find_device(config.device), config.mirror)
+    rows = predict_images(predictor, (Source(uri, version) for uri, version in photos.items()), BATCH_SIZE)
     has_spread = predictor.spec.task != "regression"
     words = [in_words(row, has_spread) for row in rows.to_pylist()]
     if draw:
@@ -89,34 +78,14 @@ def predict(config: PredictConfig) -> PhotoResult:
 def find_photos(uris: Sequence[str]) -> dict[str, str]:
     """URI and version of each photo, once: those named, and all images below the folders named, sorted by path.
 
-    The version is that of the listing, hence "" where a photo was named; whether it is there shows when it is read.
     Raises ValueError where a folder holds no image, StoreError where it cannot be listed.
     """
     if not uris:
         raise ValueError("no photo is named; name photos, or folders of them")
     found: dict[str, str] = {}
-    for uri in map(storage.absolute, uris):
-        listed = _list_folder(uri)
-        if listed is None:
-            found.setdefault(uri, "")
-            continue
-        pictures = {item.uri: item.version for item in listed if images.is_image_name(item.relative)}
-        if not pictures:
-            raise ValueError(f"{uri}: no image in this folder (a name that ends in {', '.join(images.EXTENSIONS)})")
-        found |= pictures
+    for uri in uris:
+        found |= {photo: version or found.get(photo, "") for photo, version in list_photos(uri).items()}
     return found
-
-
-def _list_folder(uri: str) -> list[Listed] | None:
-    """The files below a folder; None where there is no such folder, so that a photo must be meant."""
-    if storage.is_remote(uri) and images.is_image_name(uri):
-        return None  # who may read it need not be allowed to list the bucket
-    try:
-        return listing.list_files(uri)
-    except StoreError as error:
-        if error.status != "missing":
-            raise
-        return None
 
 
 def _check_apart(draw: str, given: Sequence[str], photos: Iterable[str]) -> None:
@@ -124,21 +93,6 @@ def _check_apart(draw: str, given: Sequence[str], photos: Iterable[str]) -> None
     is_below = any(f"{draw}/".startswith(f"{storage.absolute(uri)}/") for uri in given)
     if is_below or any(storage.join(draw, storage.name_of(uri)) == uri for uri in photos):
         raise ValueError(f"--draw {draw}: there are the photos themselves; give another folder")
-
-
-def _device(name: str) -> str:
-    has_gpu = torch.cuda.is_available()
-    if name == "cuda" and not has_gpu:
-        raise ValueError("--device cuda: torch finds no GPU on this machine")
-    return "cuda" if has_gpu and name != "cpu" else "cpu"
-
-
-def _load_faces(uris: Sequence[str], spec: ModelSpec) -> Iterator[FaceOrError]:
-    """A face, or why there is none, for each photo, in order; a batch at a time is read and decoded in threads."""
-    load = partial(catalogs.load_one, image_size=spec.image_size, center_crop=spec.center_crop)
-    with storage.read_pool() as pool:
-        for start in range(0, len(uris), BATCH_SIZE):
-            yield from pool.map(load, uris[start : start + BATCH_SIZE])
 
 
 def in_words(row: dict[str, Any], has_spread: bool = True) -> Words:

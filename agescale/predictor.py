@@ -52,7 +52,22 @@ class Predictor:
         self.age_groups = AgeGroups.parse(self.spec.age_groups)
         self.model = checkpoints.load_model(checkpoint_uri, self.checkpoint).to(self.device)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of schema.PREDICTIONS that derive from an image alone and that this model fills."""
+        filled = {"status", "error", "group", "group_probability", "width", "height", "model", *self.classes}
+        filled |= {f"{column}_probability" for column in self.classes}
+        has_ages = self.age_groups.is_bounded or self.spec.task != "classification"
+        filled |= {"age_cdf", "age", "age_std"} if has_ages else {"group_probabilities"}
+        return tuple(name for name in schema.PREDICTIONS.names if name in filled)
+
     def __call__(self, images_NHWC: npt.NDArray[np.uint8]) -> dict[str, Any]:
+        side = self.spec.image_size
+        if images_NHWC.shape[1:] != (side, side, 3) or images_NHWC.dtype != np.uint8:
+            given = f"{images_NHWC.dtype} of the shape {images_NHWC.shape}"
+            hint = "agescale.load(...).predict takes images of any size"
+            raise ValueError(f"this model takes uint8 images (N, {side}, {side}, 3), not {given}; {hint}")
+        images_NHWC = np.require(images_NHWC, requirements=["C", "W"])  # a copy of what is read-only, which torch minds
         images_NCHW = torch.from_numpy(images_NHWC).to(self.device).permute(0, 3, 1, 2)
         views = [images_NCHW, images_NCHW.flip(3)] if self.mirror else [images_NCHW]
         with torch.inference_mode(), self._autocast():
@@ -68,7 +83,12 @@ class Predictor:
         return columns
 
     def predict_rows(self, rows: pa.Table, faces: Iterable[FaceOrError], batch_size: int) -> pa.Table:
-        """A row of schema.PREDICTIONS for each of ``rows`` (columns uri, version) and its face, in their order.
+        """``predict_faces`` for each of ``rows`` (columns uri, version) and its face."""
+        keys = zip(rows["uri"].to_pylist(), rows["version"].to_pylist(), strict=True)
+        return self.predict_faces(zip(keys, faces, strict=True), batch_size)
+
+    def predict_faces(self, faces: Iterable[tuple[tuple[str, str], FaceOrError]], batch_size: int) -> pa.Table:
+        """A row of schema.PREDICTIONS for each (uri, version) and its face, in their order.
 
         Where there is no face, the row says why. ``faces`` is drawn from as batches fill: whoever decodes may be ahead.
         Raises the StoreError that will be the same for the next image: refused credentials, a store that is down.
@@ -76,8 +96,7 @@ class Predictor:
         num_unreachable = 0
         records: list[dict[str, Any]] = []
         waiting: list[tuple[dict[str, Any], Pixels]] = []
-        keys = zip(rows["uri"].to_pylist(), rows["version"].to_pylist(), strict=True)
-        for (uri, version), face in zip(keys, faces, strict=True):
+        for (uri, version), face in faces:
             record = {"uri": uri, "version": version, "face": 0, "model": self.digest}
             records.append(record)
             is_unreachable = isinstance(face, StoreError) and face.status == "unreachable"

@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.dataset as pads
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from botocore.exceptions import (
     BotoCoreError,
@@ -461,6 +462,14 @@ def read_tables(uris: Sequence[str], columns: Sequence[str]) -> pa.Table:
     return pa.concat_tables([read_table(uri, list(columns)) for uri in uris])
 
 
+def open_dataset(uris: Sequence[str], schema: pa.Schema) -> pads.Dataset:
+    """Parquet files of one schema, all on disk or all in one store, as a lazy dataset; nothing is read yet."""
+    if not is_remote(uris[0]):
+        return pads.dataset(list(uris), schema, "parquet", pafs.LocalFileSystem())
+    keys = [uri.removeprefix("s3://") for uri in uris]
+    return pads.dataset(keys, schema, "parquet", pafs.PyFileSystem(_RemoteFiles(filesystem(uris[0]))))
+
+
 def read_schema(uri: str) -> pa.Schema:
     """Columns and metadata of a Parquet file; reads its footer only."""
     with _parquet_file(uri) as file:
@@ -570,6 +579,13 @@ class _RemoteFile(io.RawIOBase):
 
     def tell(self) -> int:
         return self._file.tell()
+
+
+class _RemoteFiles(pafs.FSSpecHandler):
+    """Lets pyarrow's datasets read objects on S3 as we do: what may pass is tried again."""
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        return pa.PythonFile(_RemoteFile(f"s3://{path}"), "r")
 
 
 def sha256(data: bytes) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -125,6 +126,53 @@ def test_the_smallest_and_odd_sizes_of_real_data_sets_are_taken() -> None:
     for width, height in ((8, 11), (9, 400), (1, 1)):
         if min(width, height) >= 8:
             assert images.load_face(encode(gradient(width, height), "PNG"), 64).pixels.shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1", "CMYK"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_pillow_image_comes_out_as_its_file_does(mode: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(gradient(64, 48).convert(mode), "JPEG" if mode == "CMYK" else "PNG", exif=exif)
+    ours, theirs = (images.load_face(picture, 24, 0.8) for picture in (Image.open(io.BytesIO(data)), data))
+    assert (ours.width, ours.height) == (theirs.width, theirs.height)
+    np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA"])
+def test_an_array_comes_out_as_its_picture_does(mode: str) -> None:
+    picture = gradient(64, 48).convert(mode)
+    pixels = np.asarray(picture)
+    assert not pixels.flags.writeable
+    ours, theirs = images.load_face(pixels, 24), images.load_face(encode(picture, "PNG"), 24)
+    assert (ours.width, ours.height) == (64, 48)
+    np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+    with pytest.raises(images.ImageError, match=r"shape \(48, 64, 5\)") as caught:
+        images.load_face(np.zeros((48, 64, 5), np.uint8), 24)
+    assert caught.value.status == "unsupported"
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_one_pillow_image_may_be_given_to_many_threads(format: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(gradient(640, 480), format, exif=exif)
+    expected = images.load_face(Image.open(io.BytesIO(data)), 64).pixels
+    for _ in range(5):
+        lazy = Image.open(io.BytesIO(data))
+        with ThreadPoolExecutor(8) as pool:
+            faces = list(pool.map(lambda image: images.load_face(image, 64), [lazy] * 16))
+        assert all(np.array_equal(face.pixels, expected) for face in faces)
+
+
+@pytest.mark.parametrize("kind", ["truncated JPEG", "truncated PNG", "one pixel", "thin"])
+def test_bad_pillow_images_say_why(kind: str) -> None:
+    data, status, words = BAD[kind]
+    image = Image.open(io.BytesIO(data))
+    for _ in range(2):  # the second time as the first
+        with pytest.raises(images.ImageError, match=words) as caught:
+            images.load_face(image, 32)
+        assert caught.value.status == status
 
 
 def test_large_jpegs_decoded_at_reduced_scale_look_like_pillows_resize() -> None:

@@ -211,7 +211,7 @@ def test_what_cannot_be_is_told_before_any_work(tmp_path: Path, checkpoint: str)
     with pytest.raises(ValueError, match="no checkpoint there"):
         predict_photos(str(tmp_path / "none"), photo)
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="--device cuda: torch finds no GPU"):
+        with pytest.raises(ValueError, match="device cuda: torch finds no GPU"):
             predict(PredictConfig((photo,), checkpoint, device="cuda"))
 
 

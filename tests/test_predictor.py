@@ -74,6 +74,34 @@ def test_auxiliary_heads_name_their_likeliest_class_with_its_probability(
     assert set(columns) <= set(schema.PREDICTIONS.names)
 
 
+def test_images_of_another_size_or_kind_are_refused_and_not_misjudged(tmp_path: Path, images_NHWC: np.ndarray) -> None:
+    predictor = Predictor(make_checkpoint(tmp_path, "distribution", "life-stages"))
+    larger = np.zeros((1, 200, 200, 3), np.uint8)
+    for wrong in (larger, larger[0], images_NHWC / 255, images_NHWC.transpose(0, 3, 1, 2), images_NHWC[..., :1]):
+        with pytest.raises(ValueError, match=r"takes uint8 images \(N, 32, 32, 3\), not .* of any size"):
+            predictor(wrong)
+
+
+def test_arrays_that_are_read_only_or_turned_are_taken(tmp_path: Path, images_NHWC: np.ndarray) -> None:
+    predictor = Predictor(make_checkpoint(tmp_path, "distribution", "life-stages"))
+    turned = images_NHWC[:, ::-1]
+    expected = predictor(turned.copy())["age"]
+    frozen = turned.copy()
+    frozen.flags.writeable = False
+    for images in (turned, frozen):
+        np.testing.assert_array_equal(predictor(images)["age"], expected)
+
+
+@pytest.mark.parametrize("age_groups", ["life-stages", "YOUNG,OLD"])
+@pytest.mark.parametrize("task", ["distribution", "classification", "regression", "ordinal"])
+def test_a_predictor_names_the_columns_that_it_fills(
+    tmp_path: Path, task: str, age_groups: str, images_NHWC: np.ndarray
+) -> None:
+    predictor = Predictor(make_checkpoint(tmp_path, task, age_groups, ethnicities=("a", "b")))
+    filled = {*predictor(images_NHWC), "status", "error", "width", "height", "model"}
+    assert predictor.columns == tuple(name for name in schema.PREDICTIONS.names if name in filled)
+
+
 def test_columns_fit_the_schema() -> None:
     probs_NA = torch.softmax(torch.randn(3, 101), dim=1)
     columns = prediction_columns(Prediction(age_probs_NA=probs_NA), AgeGroups.parse("25-years"), "median")
