@@ -178,7 +178,7 @@ def _probability_under(cdfs: pa.ChunkedArray, age: int) -> pa.Array:
     """P(age < ``age`` years) of each stored distribution, null where there is none."""
     is_known = pc.is_valid(cdfs).to_numpy(zero_copy_only=False)
     values_N = np.zeros(len(cdfs), np.float32)
-    values_N[is_known] = tables.stored_cdfs(cdfs)[:, age] / age_cdf.SCALE
+    values_N[is_known] = age_cdf.probability_under(tables.stored_cdfs(cdfs), age)
     return pa.array(values_N, pa.float32(), mask=~is_known)
 
 
