@@ -27,6 +27,7 @@ FLOORS = (
         "synthetic",
         "metrics",
         "progress",
+        "terminal",
         "weighting",
     },
     {"models", "tasks"},
