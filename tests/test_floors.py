@@ -28,6 +28,7 @@ FLOORS = (
         "metrics",
         "progress",
         "terminal",
+        "exports",
         "weighting",
     },
     {"models", "tasks"},
