@@ -10,6 +10,7 @@ From Python, without a job:
 ``docs/python.md`` has the rest. What is named here is loaded when it is first used: torch is not before a model is.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -45,3 +46,10 @@ if not TYPE_CHECKING:  # to a type checker every name would be right
 
 def __dir__() -> list[str]:
     return list(__all__)
+
+
+for _descriptor in range(3):  # what is opened next would take the place of a standard stream that was closed
+    try:
+        os.fstat(_descriptor)
+    except OSError:
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)

@@ -1,21 +1,28 @@
 """What all jobs do around their work: parse the settings, run, and say in one line what went wrong.
 
 Exit codes: 0 success, 1 crashed (with a traceback), 2 refused or impossible (one line), 3 done, and not right (one
-line: more images failed than may, or what was verified is wrong).
+line: more images failed than may, or what was verified is wrong), 130 interrupted by Ctrl+C (one line).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from traceback import format_tb
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
+from agescale import terminal
 from agescale.storage import StoreError
+
+PACKAGE = Path(__file__).parent
+RUNS = Path("runs")
+"""Where README.md's commands put what they train."""
+NUM_CHECKPOINTS_NAMED = 5
 
 Config = TypeVar("Config")
 
@@ -24,20 +31,53 @@ def run_job(
     job: Callable[[Config], None], config_type: type[Config], default: Config | None = None, epilog: str = ""
 ) -> None:
     """Parses ``config_type`` from the command line and runs ``job``; a user's mistake becomes one line and code 2."""
+    terminal.guard_streams()
     description = f"{config_type.__doc__}\n\n{epilog}".strip()
     if default is None:
+        if lacking := missing_options(config_type, sys.argv[1:]):
+            refuse(lacking)
         config = tyro.cli(config_type, description=description)
     else:
         config = tyro.cli(config_type, description=description, default=default)
     try:
         job(config)
     except KeyboardInterrupt:
-        refuse("interrupted; the same command continues")
+        refuse("interrupted; the same command continues", code=130)
     except Exception as error:
         mistake = user_mistake(error)
         if mistake is None:
             raise
         refuse(mistake)
+
+
+def missing_options(config_type: type[Any], arguments: Sequence[str]) -> str:
+    """The one line that names required options which are not among the arguments, and checkpoints to choose from.
+
+    Empty where none is missing, or where tyro has more to say: help, or options that there are not.
+    """
+    fields = dataclasses.fields(config_type)
+    options = {f"--{field.name.replace('_', '-')}": field for field in fields}
+    given = {argument.partition("=")[0].replace("_", "-") for argument in arguments if argument.startswith("-")}
+    required = [
+        option
+        for option, field in options.items()
+        if field.default is dataclasses.MISSING and "Positional" not in str(field.type)
+    ]
+    missing = [option for option in required if option not in given]
+    if not missing or not {option.replace("--no-", "--") for option in given} <= options.keys():
+        return ""
+    hint = f"; {known_checkpoints(RUNS)}" if "--checkpoint" in missing else ""
+    return f"{', '.join(missing)}: missing{hint} (--help explains each setting)"
+
+
+def known_checkpoints(folder: Path) -> str:
+    """The best checkpoints of the runs in a folder, however deep, the newest first."""
+    files = sorted(folder.glob("**/best/config.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    found = [str(file.parent) for file in files]
+    if not found:
+        return f"no checkpoint lies under {folder}/, jobs/train.py makes one"
+    more = f" and {len(found) - NUM_CHECKPOINTS_NAMED} more" if len(found) > NUM_CHECKPOINTS_NAMED else ""
+    return f"newest under {folder}/: {', '.join(found[:NUM_CHECKPOINTS_NAMED])}{more}"
 
 
 def user_mistake(error: BaseException | None) -> str | None:
@@ -66,9 +106,23 @@ def user_mistake(error: BaseException | None) -> str | None:
 def _raised_here(text: str) -> bool:
     """Whether the innermost frame of a formatted traceback is of this package or its jobs."""
     files = re.findall(r'File "([^"]+)", line', text)
-    return bool(files) and Path(files[-1]).parent.name in ("agescale", "jobs", "models", "tasks")
+    return bool(files) and is_ours(files[-1])
+
+
+def is_ours(file: str) -> bool:
+    """Whether a file of Python is one of this package, which may lie elsewhere on another machine, or of the jobs."""
+    path = Path(file)
+    if path.parent in (PACKAGE.parent / "jobs", Path(sys.argv[0]).absolute().parent):
+        return True
+    *folders, _ = path.parts
+    if PACKAGE.name not in folders:
+        return False
+    start = len(folders) - folders[::-1].index(PACKAGE.name)
+    return PACKAGE.joinpath(*path.parts[start:]).is_file()
 
 
 def refuse(message: str, code: int = 2) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    """Ends the job with one line, which is never cut."""
+    terminal.guard_streams()
+    print(f"error: {terminal.printable(message)}", file=sys.stderr, flush=True)
     raise SystemExit(code)

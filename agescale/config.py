@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 
 @dataclass(frozen=True)
@@ -266,10 +266,15 @@ class ScoreConfig:
 class PredictConfig:
     """Predict the ages of some photos on this machine alone, and print them."""
 
-    photos: Positional[tuple[str, ...]]
+    photos: Annotated[Positional[tuple[str, ...]], arg(metavar="PHOTO ...", help_behavior_hint="(one or more)")]
     """Photos and folders of photos: paths or s3:// URIs."""
     checkpoint: str
     """Checkpoint, such as runs/train/best."""
+    out: str = ""
+    """File to write the predictions to: a path or s3:// URI that ends in .csv, .json or .parquet. Default: they are
+    printed."""
+    format: Literal["table", "csv", "json"] | None = None
+    """What is printed or written. Default: as --out ends, else a table for people."""
     draw: str = ""
     """Folder for copies of the photos with age, interval and age group written below. Default: none are made."""
     mirror: bool = False

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from agescale import age_cdf, catalogs, lease, schema, selection, storage, tables, units
+from agescale import age_cdf, catalogs, formats, lease, schema, selection, storage, tables, units
 from agescale.config import TableConfig, parse_names
 from agescale.progress import ImageProgress
 from agescale.units import Unit
@@ -39,8 +39,6 @@ BATCH_ROWS = 100_000
 PART_ROWS = 1_000_000
 """Rows of a part of a folder."""
 UNITS_AHEAD = 16
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-"""Without it Excel takes UTF-8 for the alphabet of its country."""
 
 
 @dataclass(frozen=True)
@@ -194,23 +192,12 @@ def _batches(some: Iterable[pa.Table], table_schema: pa.Schema) -> Iterator[pa.T
 
 
 def _write_csv(file: BinaryIO, batches: Iterable[pa.Table], table_schema: pa.Schema) -> None:
-    file.write(BYTE_ORDER_MARK)
+    file.write(formats.BYTE_ORDER_MARK.encode())
     with pacsv.CSVWriter(file, table_schema) as writer:
         for rows in batches:
-            for index, field in enumerate(table_schema):
-                if field.type == pa.string():
-                    rows = rows.set_column(index, field, harmless(rows[field.name]))
-            writer.write_table(rows.combine_chunks())  # pyarrow 21 writes the header again behind an empty chunk
-
-
-def harmless(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """``texts`` with an apostrophe before those that a spreadsheet would take for a formula.
-
-    >>> harmless(pa.chunked_array([["=1+1", "-a.jpg", "a=b.jpg", None]])).to_pylist()
-    ["'=1+1", "'-a.jpg", 'a=b.jpg', None]
-    """
-    is_formula = pc.match_substring_regex(texts, r"\A[=+\-@\t\r]")
-    return pc.if_else(is_formula, pc.binary_join_element_wise("'", texts, ""), texts)
+            writer.write_table(
+                formats.harmless(rows).combine_chunks()
+            )  # pyarrow 21 writes the header again behind an empty chunk
 
 
 def _write_parquet(file: BinaryIO, batches: Iterable[pa.Table], table_schema: pa.Schema) -> None:

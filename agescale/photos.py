@@ -1,7 +1,7 @@
 """The ages of some photos, on this machine alone: paths and folders in, rows of predictions out, and their words.
 
 The way to look at single pictures, without a catalog and without Ray; whoever wants the table of a bucket scores a
-catalog. Writes nothing but the copies of the photos that are asked for.
+catalog. Writes nothing but the copies of the photos that are asked for, and prints nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
 from agescale import age_cdf, images, storage
@@ -27,9 +28,26 @@ DRAWN_SIDE, CAPTION_HEIGHT, FONT_SIZE = 512, 48, 22
 """Pixels of a copy: the longer side of the picture, the bar below it, and the letters on that."""
 
 
+TOLD = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("age", pa.float64()),  # years, as the next two
+        pa.field("age_lower", pa.float64()),  # between these lies the central INTERVAL_SHARE of the distribution
+        pa.field("age_upper", pa.float64()),
+        pa.field("group", pa.string()),
+        pa.field("group_probability", pa.float64()),
+        pa.field("gender", pa.string()),
+        pa.field("gender_probability", pa.float64()),
+    ]
+)
+"""What is told of a photo, whatever the format."""
+
+
 @dataclass(frozen=True)
 class Words:
-    """What a row of predictions says to people; empty where it says nothing."""
+    """What is told of a photo, for people; empty where there is nothing to say."""
 
     age: str  # years, as the next one
     interval: str
@@ -50,10 +68,17 @@ class Words:
 
 @dataclass(frozen=True)
 class PhotoResult:
-    """A row of schema.PREDICTIONS for each photo, and its words."""
+    """A row of schema.PREDICTIONS for each photo, and one of TOLD, and that in words."""
 
     rows: pa.Table
+    told: pa.Table
     words: list[Words]
+
+    def names(self) -> list[str]:
+        """What to call each photo: by its file's name where these differ, else by its URI."""
+        uris = self.rows["uri"].to_pylist()
+        names = [storage.name_of(uri) for uri in uris]
+        return names if len(set(names)) == len(uris) else uris
 
 
 def predict(config: PredictConfig) -> PhotoResult:
@@ -66,13 +91,16 @@ def predict(config: PredictConfig) -> PhotoResult:
     if draw:
         _check_apart(draw, config.photos, photos)
         storage.check_writable(draw)
+    if config.out:
+        _check_out(storage.absolute(config.out), photos)
     predictor = Predictor(storage.absolute(config.checkpoint), find_device(config.device), config.mirror)
     rows = predict_images(predictor, (Source(uri, version) for uri, version in photos.items()), BATCH_SIZE)
     has_spread = predictor.spec.task != "regression"
-    words = [in_words(row, has_spread) for row in rows.to_pylist()]
+    told = [_told(row, has_spread) for row in rows.to_pylist()]
+    words = [in_words(row) for row in told]
     if draw:
         _draw_photos(draw, list(photos), words)
-    return PhotoResult(rows, words)
+    return PhotoResult(rows, _as_table(told), words)
 
 
 def find_photos(uris: Sequence[str]) -> dict[str, str]:
@@ -95,27 +123,49 @@ def _check_apart(draw: str, given: Sequence[str], photos: Iterable[str]) -> None
         raise ValueError(f"--draw {draw}: there are the photos themselves; give another folder")
 
 
-def in_words(row: dict[str, Any], has_spread: bool = True) -> Words:
-    """The words of a row of schema.PREDICTIONS; without ``has_spread`` its distribution is no more than its age.
+def _check_out(out: str, photos: Iterable[str]) -> None:
+    """Raises ValueError or StoreError where the predictions cannot be written, or would replace a photo."""
+    if out in photos:
+        raise ValueError(f"--out {out}: this is one of the photos; give another file")
+    if not storage.is_remote(out) and Path(out).is_dir():
+        raise ValueError(f"--out {out}: a folder stands there; name a file")
+    storage.check_writable(out.rpartition("/")[0])
 
-    >>> probs = np.zeros((1, 101)); probs[0, [20, 30, 40]] = 0.25, 0.5, 0.25
-    >>> row = dict.fromkeys(("error", "gender", "gender_probability")) | {"uri": "a.jpg", "status": "ok", "age": 30.0}
-    >>> row |= {"age_cdf": age_cdf.encode(probs)[0], "group": "25-49", "group_probability": 0.75}
-    >>> in_words(row)
-    Words(age='30', interval='20-40', group='25-49', group_probability='75 %', gender='', status='ok')
-    """
-    interval = ""
+
+def _told(row: dict[str, Any], has_spread: bool = True) -> dict[str, Any]:
+    """The row of TOLD of one of schema.PREDICTIONS; without ``has_spread`` its distribution is no more than an age."""
+    told = {name: row[name] for name in TOLD.names}
+    told |= {"age_lower": None, "age_upper": None}
     if has_spread and row["age_cdf"] is not None:
         low_N, high_N = age_cdf.central_interval(np.array([row["age_cdf"]]), INTERVAL_SHARE)
-        interval = f"{low_N[0]:.0f}-{high_N[0]:.0f}"
-    error = f": {row['error'].removeprefix(row['uri'] + ': ')}" if row["error"] else ""
+        told |= {"age_lower": float(low_N[0]), "age_upper": float(high_N[0])}
+    return told
+
+
+def _as_table(told: Sequence[dict[str, Any]]) -> pa.Table:
+    """Rows of TOLD, their numbers to three places: a thousandth of a year is nobody's age."""
+    table = pa.Table.from_pylist(list(told), schema=TOLD)
+    for index, field in enumerate(TOLD):
+        if pa.types.is_floating(field.type):
+            table = table.set_column(index, field, pc.round(table.column(index), 3))
+    return table
+
+
+def in_words(told: dict[str, Any]) -> Words:
+    """The words of a row of TOLD.
+
+    >>> told = dict.fromkeys(TOLD.names) | {"uri": "a.jpg", "status": "ok", "age": 30.2, "group": "25-49"}
+    >>> in_words(told | {"age_lower": 20.0, "age_upper": 40.1, "group_probability": 0.75})
+    Words(age='30', interval='20-40', group='25-49', group_probability='75 %', gender='', status='ok')
+    """
+    error = f": {told['error'].removeprefix(told['uri'] + ': ')}" if told["error"] else ""
     return Words(
-        age=f"{row['age']:.0f}" if row["age"] is not None else "",
-        interval=interval,
-        group=row["group"] or "",
-        group_probability=f"{100 * row['group_probability']:.0f} %" if row["group"] else "",
-        gender=f"{row['gender']} ({100 * row['gender_probability']:.0f} %)" if row["gender"] else "",
-        status=row["status"] + error,
+        age=f"{told['age']:.0f}" if told["age"] is not None else "",
+        interval=f"{told['age_lower']:.0f}-{told['age_upper']:.0f}" if told["age_lower"] is not None else "",
+        group=told["group"] or "",
+        group_probability=f"{100 * told['group_probability']:.0f} %" if told["group"] else "",
+        gender=f"{told['gender']} ({100 * told['gender_probability']:.0f} %)" if told["gender"] else "",
+        status=told["status"] + error,
     )
 
 

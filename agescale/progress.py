@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from agescale import terminal
 
 LINE_EVERY_S = 10.0
 
@@ -26,9 +27,9 @@ class ImageProgress:
         self.started = time.monotonic()
         self._last_line = self.started
         self._bar: Progress | None = None
-        if Console().is_terminal and not is_quiet:
+        if terminal.is_terminal() and not is_quiet:
             columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, TextColumn("{task.fields[note]}"))
+            self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=terminal.console())
             self._task = self._bar.add_task(verb, total=total, note="")
 
     def __enter__(self) -> ImageProgress:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from agescale.command_line import refuse
 from agescale.config import TrainConfig
 
 DRAWN = TrainConfig(
@@ -230,6 +231,6 @@ def take_name(arguments: list[str]) -> str | None:
     """Removes a recipe's name from the front of a command line (the program's name stays) and returns it."""
     if len(arguments) > 1 and not arguments[1].startswith("-"):
         if arguments[1] not in RECIPES:
-            raise SystemExit(f"error: no recipe is called {arguments[1]!r}; there are {', '.join(RECIPES)}")
+            refuse(f"no recipe is called {arguments[1]!r}; there are {', '.join(RECIPES)}")
         return arguments.pop(1)
     return None

@@ -39,7 +39,7 @@ from agescale.data import SharedFaces, num_gpus, start_ray, uses_gpu
 from agescale.finetuning import format_phases, parse_phases
 from agescale.spaces import Space
 from agescale.storage import StoreError
-from agescale.training import Diverged, Impossible, OutOfMemory, Shared, train
+from agescale.training import Diverged, Impossible, OutOfMemory, Shared, lasting_store_error, train
 from agescale.training_plan import Selected
 from agescale.trials import Curve, Status, Trial
 
@@ -525,6 +525,10 @@ class Progress(tune.Callback):
         value = result.get(f"val_{self.config.objective}")
         said = "" if value is None else f", {self.config.objective} {value:.3f}"
         print(f"{trial}: epoch {result['epoch']}/{self.config.epochs}{said}", flush=True)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Ends the sweep, instead of trying a trial again, where a store will say again what it has said."""
+        self.proposals.error = self.proposals.error or lasting_store_error(trial.get_pickled_error())
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         error = str(trial.get_error() or "").strip().rpartition("\n")[2]

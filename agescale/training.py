@@ -11,7 +11,6 @@ import faulthandler
 import logging
 import math
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,7 +29,7 @@ from ray.experimental import tqdm_ray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from agescale import catalogs, checkpoints, finetuning, lease, runs, storage, training_plan, validation
+from agescale import catalogs, checkpoints, finetuning, lease, runs, storage, terminal, training_plan, validation
 from agescale.age_groups import AgeGroups
 from agescale.age_model import AgeModel
 from agescale.augment import AUGMENTATIONS, augment, mix, source_size
@@ -49,6 +48,7 @@ from agescale.data import (
 )
 from agescale.objective import Mixed, batch_loss
 from agescale.progress import ImageProgress
+from agescale.storage import StoreError
 from agescale.training_plan import Plan, Selected
 
 MAX_FAILURES = 3
@@ -61,6 +61,41 @@ SHUFFLE_BUFFER_IMAGES = 1024
 
 LABEL_COLUMNS = ("group", "age_low", "age_high", "gender", "ethnicity", "weight")
 """What is learned of an image: numbers, looked up by its index."""
+
+
+class StoreWatch(ray.train.UserCallback):
+    """Ends a training, instead of starting it again, where a store has said what it will say again."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in map(lasting_store_error, worker_exceptions.values()):
+            if error is not None:
+                with said_once():
+                    raise error
+
+
+def lasting_store_error(error: BaseException | None) -> StoreError | None:
+    """What a store has answered, and will answer each time: a full disk, say, but not the silence of a bucket.
+
+    It is ``error`` itself, or has caused it, however deep Ray wrapped it; else None.
+    """
+    while error is not None:
+        original = getattr(error, "cause", None) or error
+        if isinstance(original, StoreError):
+            may_pass = original.status == "unreachable" and "://" in str(original)
+            return None if may_pass else original
+        error = error.__cause__
+    return None
+
+
+@contextlib.contextmanager
+def said_once() -> Iterator[None]:
+    """Keeps Ray Train from showing the traceback of a store's answer that ends the job, which says it in one line."""
+    try:
+        yield
+    except StoreError as error:
+        if lasting_store_error(error):
+            logging.getLogger("ray.train").setLevel(logging.CRITICAL + 1)
+        raise
 
 
 class Diverged(ValueError):
@@ -118,7 +153,7 @@ def _fit(
     callbacks: tuple[ray.train.UserCallback, ...],
     shared: Shared | None,
 ) -> None:
-    """Runs Ray Train over what is left of the plan. Raises Diverged, and OutOfMemory."""
+    """Runs Ray Train over what is left of the plan. Raises Diverged, OutOfMemory, and a lasting StoreError."""
     start_ray(min_cpus=config.num_workers * config.cpus_per_worker + 1, has_dashboard=True)
     use_gpu = uses_gpu(config.device)
     check_resources(config.num_workers, config.cpus_per_worker, config.gpus_per_worker * use_gpu, extra_cpus=1)
@@ -133,7 +168,7 @@ def _fit(
         "initial_weights": ray.put(model.state_dict()),
         "labels": ray.put(labels),
         "num_train": datasets["train"][1],
-        "has_terminal": sys.stdout.isatty(),
+        "has_terminal": terminal.is_terminal(),
         "num_trainings": shared.num_trainings if shared else 1,
     }
     with tempfile.TemporaryDirectory(prefix="agescale-") as scratch:  # Ray's own records; nothing we keep stands there
@@ -149,7 +184,7 @@ def _fit(
                 name="run",
                 storage_path=scratch,
                 failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
-                callbacks=list(callbacks),
+                callbacks=[*callbacks, StoreWatch()],
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
                 worker_runtime_env=allocator_environment(),
             ),
@@ -163,6 +198,10 @@ def _fit(
             if not any(map(is_out_of_memory, error.worker_failures.values())):
                 raise
             raise OutOfMemory(f"out of memory with --batch-size {config.batch_size}; try half of it") from error
+        except ray.train.ControllerError as error:
+            raise lasting_store_error(error.controller_failure) or error from error
+        except SystemExit as error:  # what Ray makes of Ctrl+C
+            raise KeyboardInterrupt from error
     if diverged:
         raise Diverged(diverged)
 
@@ -208,6 +247,7 @@ def _dataset(config: TrainConfig, rows: pa.Table, split: str, shared: Shared | N
 # in each training process
 
 
+@said_once()
 def train_fn_per_worker(loop: dict[str, Any]) -> str | None:
     """The training loop of one process, which Ray Train calls on each. Returns why it gave up, or None."""
     plan: Plan = loop["plan"]

@@ -5,10 +5,7 @@ python jobs/catalog.py --source s3://bucket/faces --layout class_folders --out s
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.table import Table
-
-from agescale import catalogs, plots, storage, tables
+from agescale import catalogs, plots, storage, tables, terminal
 from agescale.cataloging import CatalogResult, build_catalog, count_by_group_and_split, count_by_kind
 from agescale.command_line import run_job
 from agescale.config import CatalogConfig
@@ -37,19 +34,12 @@ def print_summary(result: CatalogResult) -> None:
         "other files, ignored": result.num_ignored,
     }
     counts |= {f"finding: {kind}": count for kind, count in count_by_kind(result.findings).items()}
-    totals = Table("catalog", "rows")
-    for what, count in counts.items():
-        totals.add_row(what, f"{count:,}")
-
-    console = Console()
-    console.print(totals)
+    terminal.print_table(["catalog", "rows"], [[what, f"{count:,}"] for what, count in counts.items()])
     if result.rows is None:  # only listed: without labels or splits
         return
     by_group = count_by_group_and_split(result)
-    groups = Table("age group", *by_group["none"])
-    for group, by_split in by_group.items():
-        groups.add_row(group, *(f"{count:,}" for count in by_split.values()))
-    console.print(groups)
+    rows = [[group, *(f"{count:,}" for count in by_split.values())] for group, by_split in by_group.items()]
+    terminal.print_table(["age group", *by_group["none"]], rows)
 
 
 if __name__ == "__main__":

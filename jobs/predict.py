@@ -1,21 +1,23 @@
 """Predict the ages of some photos, without a catalog and without Ray: a table, and pictures with the answers below.
 
-python jobs/predict.py photo.jpg s3://bucket/faces --checkpoint s3://bucket/runs/fast/best --draw answers
+python jobs/predict.py photo.jpg s3://bucket/faces --checkpoint s3://bucket/runs/fast/best --out ages.csv --draw answers
 
 Exit code 0 where at least one photo has a prediction, else 2.
 """
 
 from __future__ import annotations
 
+import io
+import sys
 from collections import Counter
+from typing import Literal, TextIO
 
-from rich.console import Console
-from rich.table import Table
-
-from agescale import storage
+from agescale import formats, storage, terminal
 from agescale.command_line import run_job
 from agescale.config import PredictConfig
 from agescale.photos import INTERVAL_SHARE, PhotoResult, predict
+
+Form = formats.Format | Literal["table"]
 
 TITLES = {
     "age": "age",
@@ -28,26 +30,39 @@ TITLES = {
 
 
 def main(config: PredictConfig) -> None:
+    form: Form = config.format or (formats.format_of(config.out) if config.out else "table")
     result = predict(config)
-    print_table(result)
+    if config.out:
+        storage.write_bytes(storage.absolute(config.out), to_bytes(result, form))
+        print(f"predictions: {storage.absolute(config.out)}")
+    elif form == "table":
+        print_table(result)
+    else:
+        is_ascii = not sys.stdout.encoding.lower().startswith("utf")
+        print(formats.to_csv(result.told) if form == "csv" else formats.to_json(result.told, is_ascii), end="")
+    if config.draw:  # beside data, of which standard output is to hold nothing else
+        is_data = form != "table" and not config.out
+        print(f"pictures: {storage.absolute(config.draw)}", file=sys.stderr if is_data else sys.stdout)
     statuses = Counter(result.rows["status"].to_pylist())
     if not statuses["ok"]:
         counts = ", ".join(f"{count:,} {status}" for status, count in statuses.items())
         raise ValueError(f"no photo could be predicted ({counts}); the table says why")
-    if config.draw:
-        print(f"pictures: {storage.absolute(config.draw)}")
 
 
-def print_table(result: PhotoResult) -> None:
-    """Photos by their names where these differ, else by their URIs; only the columns that say something."""
-    uris = result.rows["uri"].to_pylist()
-    names = [storage.name_of(uri) for uri in uris]
+def to_bytes(result: PhotoResult, form: Form) -> bytes:
+    if form != "table":
+        return formats.to_bytes(result.told, form)
+    text = io.StringIO()
+    print_table(result, text)
+    return text.getvalue().encode()
+
+
+def print_table(result: PhotoResult, file: TextIO | None = None) -> None:
+    """Only the columns that say something."""
     said = [vars(words) for words in result.words]
     columns = [column for column in TITLES if any(words[column] for words in said)]
-    table = Table("photo", *(TITLES[column] for column in columns))
-    for name, words in zip(names if len(set(names)) == len(uris) else uris, said, strict=True):
-        table.add_row(name, *(words[column] for column in columns))
-    Console(markup=False, emoji=False, highlight=False).print(table)  # a file may well be called [red].jpg
+    rows = [[name, *(words[column] for column in columns)] for name, words in zip(result.names(), said, strict=True)]
+    terminal.print_table(["photo", *(TITLES[column] for column in columns)], rows, file)
 
 
 if __name__ == "__main__":

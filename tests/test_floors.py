@@ -29,6 +29,8 @@ FLOORS = (
         "synthetic",
         "metrics",
         "progress",
+        "terminal",
+        "formats",
         "weighting",
     },
     {"models", "tasks"},

@@ -183,6 +183,23 @@ def test_a_regression_claims_no_interval(tmp_path: Path) -> None:
     assert said.caption() == f"{said.age} years, {said.group}"
 
 
+def test_what_is_told_is_numbers_and_the_same_as_in_words(tmp_path: Path, checkpoint: str) -> None:
+    uris = [draw_face(tmp_path / folder / "face.jpg", age) for folder, age in (("a", 5), ("b", 80))]
+    result = predict_photos(checkpoint, *uris, str(tmp_path / "none.jpg"))
+    assert result.told.schema.equals(photos.TOLD)
+    rows, told = result.rows.to_pylist(), result.told.to_pylist()
+    for row, said, words in zip(rows[:2], told[:2], result.words[:2], strict=True):
+        assert all(said[name] == row[name] for name in ("uri", "status", "error", "group"))
+        assert said["age"] == round(row["age"], 3)
+        assert f"{said['age_lower']:.0f}-{said['age_upper']:.0f}" == words.interval
+        assert 0 < said["group_probability"] == round(row["group_probability"], 3) < 1
+    assert told[2] == dict.fromkeys(photos.TOLD.names) | {
+        "uri": str(tmp_path / "none.jpg"), "status": "missing", "error": rows[2]["error"],
+    }  # fmt: skip
+    assert result.names() == [*uris, str(tmp_path / "none.jpg")], "two share a name"
+    assert predict_photos(checkpoint, uris[0]).names() == ["face.jpg"]
+
+
 def test_gender_is_told_where_the_model_has_that_head(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "heads", genders=("female", "male"))
     (said,) = predict_photos(checkpoint, draw_face(tmp_path / "face.jpg")).words
@@ -210,6 +227,12 @@ def test_what_cannot_be_is_told_before_any_work(tmp_path: Path, checkpoint: str)
         predict_photos(checkpoint)
     with pytest.raises(ValueError, match="no checkpoint there"):
         predict_photos(str(tmp_path / "none"), photo)
+    with pytest.raises(ValueError, match=r"--out .*: this is one of the photos"):
+        predict_photos(checkpoint, photo, out=photo)
+    with pytest.raises(ValueError, match=r"--out .*: a folder stands there"):
+        predict_photos(checkpoint, photo, out=str(tmp_path / "empty"))
+    with pytest.raises(storage.StoreError, match="/proc/nowhere"):
+        predict_photos(checkpoint, photo, out="/proc/nowhere/ages.csv")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="device cuda: torch finds no GPU"):
             predict(PredictConfig((photo,), checkpoint, device="cuda"))
@@ -220,7 +243,9 @@ def test_photos_of_a_bucket_are_predicted_as_those_of_a_folder(tmp_path: Path, c
     for name in ("a.jpg", "b/c.jpg"):
         storage.write_bytes(storage.join(bucket, name), Path(draw_face(local / name)).read_bytes())
     here = predict_photos(checkpoint, str(local)).rows
-    there = predict_photos(checkpoint, bucket, f"{bucket}/none.jpg", draw=storage.join(s3, "drawn")).rows
+    there = predict_photos(
+        checkpoint, bucket, f"{bucket}/none.jpg", draw=storage.join(s3, "drawn"), out=f"{s3}/ages.csv"
+    ).rows
     assert there["status"].to_pylist() == ["ok", "ok", "missing"]
     assert there["uri"].to_pylist() == [f"{bucket}/{name}" for name in ("a.jpg", "b/c.jpg", "none.jpg")]
     assert pa.concat_arrays(there["age"].chunks)[:2].equals(pa.concat_arrays(here["age"].chunks))

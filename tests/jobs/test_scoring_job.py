@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import REPO
 
 from agescale import age_cdf, catalogs, checkpoints, lease, schema, scoring, storage, synthetic, tables, units
 from agescale.age_groups import AgeGroups
@@ -290,6 +293,15 @@ def test_more_failures_than_may_be_end_with_code_3_and_a_complete_table(
     assert storage.exists(units.summary_uri(str(tmp_path / "out")))
     config = ScoreConfig(catalog, checkpoint, str(tmp_path / "out"))
     assert score(config).failed_fraction == 0, "nothing was scored, so nothing failed"
+
+
+def test_what_nobody_reads_stops_nothing(catalog: str, checkpoint: str, tmp_path: Path) -> None:
+    arguments = ["--catalog", catalog, "--checkpoint", checkpoint, "--out", str(tmp_path / "out")]
+    script = 'set -o pipefail; "$@" 2>&- | true'
+    command = ["bash", "-c", script, "bash", sys.executable, "jobs/score.py", *arguments]
+    ended = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=240)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (tmp_path / "out" / "summary.json").exists()
 
 
 @pytest.mark.parametrize(

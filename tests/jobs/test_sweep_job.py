@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from conftest import REPO, RunJob
+from ray.exceptions import RayTaskError
 from ray.tune.search import Searcher
 
 from agescale import checkpoints, lease, runs, spaces, storage, sweeping, synthetic, training_plan, trials, validation
@@ -193,6 +194,19 @@ def test_a_store_that_fails_ends_the_sweep_and_not_the_trial(tmp_path: Path, mon
     with lease.hold(config.out) as held:
         assert sweeping.Breaker(proposals, held).stop_all()
     assert "0000.json" in str(proposals.error)
+
+
+@pytest.mark.parametrize("lasts", [True, False])
+def test_a_full_disk_ends_the_sweep_and_the_silence_of_a_bucket_does_not(tmp_path: Path, lasts: bool) -> None:
+    uri = "/out" if lasts else "s3://bucket/out"
+    config = SweepConfig("catalog", str(tmp_path), num_trials=3, searcher="random")
+    proposals = proposals_of(config)
+    error = storage.StoreError("unreachable", f"{uri}/last/weights.pt: that did not work")
+    trial = SimpleNamespace(get_pickled_error=lambda: RayTaskError("train", "Traceback", error).as_instanceof_cause())
+    Progress(config, proposals).on_trial_recover(0, [], trial)
+    assert proposals.error is (error if lasts else None)
+    with lease.hold(config.out) as held:
+        assert sweeping.Breaker(proposals, held).stop_all() == lasts
 
 
 @pytest.mark.parametrize("objective", ["mae", "worst_group_mae", "accuracy"])

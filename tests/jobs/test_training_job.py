@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import shutil
+import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +27,7 @@ from agescale.cataloging import build_catalog
 from agescale.checkpoints import Progress
 from agescale.config import CatalogConfig, ScoreConfig, TrainConfig
 from agescale.scoring import score
-from agescale.training import is_out_of_memory, train
+from agescale.training import StoreWatch, is_out_of_memory, lasting_store_error, train
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -234,6 +239,52 @@ def test_a_diverging_run_ends_with_one_line(config: TrainConfig, tmp_path: Path)
     hot = replace(config, phases="all:3@1e30", clip_norm=0.0, out=str(tmp_path / "run"))
     with pytest.raises(ValueError, match=r"training diverged: epoch \d's loss is not finite"):
         train(hot)
+
+
+def test_a_store_that_will_say_the_same_again_ends_training_at_once(config: TrainConfig, tmp_path: Path) -> None:
+    """Two processes: one cannot write its checkpoint, the other one waits for it."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last").write_text("a file where a checkpoint is to stand")
+    with pytest.raises(storage.StoreError, match="run/last/"):  # Ray's own error, after three starts more
+        train(replace(config, out=str(tmp_path / "run"), num_workers=2, cpus_per_worker=0.5))
+
+
+def test_ctrl_c_amid_a_training_is_an_interruption(config: TrainConfig, tmp_path: Path) -> None:
+    """And no SystemExit of Ray's, which would be code 1 without a word."""
+    long = replace(config, out=str(tmp_path / "run"), phases="all:500@1e-3", patience=500)
+
+    def interrupt() -> None:
+        for _ in range(600):
+            if (tmp_path / "run" / "last" / "config.json").exists():
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        train(long)
+    thread.join()
+
+
+FULL = storage.StoreError("unreachable", "/runs/last/weights.pt: [Errno 28] No space left on device")
+REFUSED = storage.StoreError("forbidden", "s3://b/last/weights.pt: access refused", stops_the_job=True)
+SILENT = storage.StoreError("unreachable", "s3://b/last/weights.pt: no answer in time")
+
+
+@pytest.mark.parametrize(("error", "lasts"), [(FULL, True), (REFUSED, True), (SILENT, False), (ValueError("x"), False)])
+def test_training_is_started_again_only_where_that_may_help(
+    error: Exception, lasts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("ray.train"), "level", logging.ERROR)
+    by_ray = ray.exceptions.RayTaskError("decode", "Traceback", error).as_instanceof_cause()
+    wrapped = RuntimeError("a training process failed")
+    wrapped.__cause__ = by_ray
+    for failure in (error, by_ray, wrapped):
+        assert lasting_store_error(failure) is (error if lasts else None)
+        watched = {0: RuntimeError("the other process is gone"), 1: failure}
+        with pytest.raises(storage.StoreError) if lasts else contextlib.nullcontext():
+            StoreWatch().after_exception(None, watched)
 
 
 def test_want_of_memory_is_told_from_other_errors() -> None:
