@@ -26,8 +26,9 @@ import ray.data
 
 from agescale import catalogs, changes, images, layouts, lease, listing, quality, schema, splits, storage, tables
 from agescale.age_groups import AgeGroups
+from agescale.cluster import start_ray
 from agescale.config import CatalogConfig, check_unchanged
-from agescale.data import run_units, start_ray
+from agescale.data import run_units
 from agescale.images import ImageError
 from agescale.layouts import Label, Labels, LabelSource
 from agescale.listing import Listed

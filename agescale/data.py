@@ -1,13 +1,9 @@
-"""Ray's start, and the flow of catalog rows into training: rows in, uint8 batches in the object store out."""
+"""What a cluster has and does: units of work in, their summaries out; catalog rows in, uint8 batches in the object
+store out. Ray runs already."""
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,86 +13,10 @@ import ray.data
 import torch
 
 from agescale import catalogs
+from agescale.cluster import start_ray
 from agescale.images import Face
 from agescale.progress import ImageProgress
 from agescale.storage import StoreError, read_pool
-
-NO_PROGRESS_TIMEOUT_S = 1800
-"""A pipeline of Ray Data that finishes no task for so long ends with an error instead of hanging. One task may read and
-decode some thousand large photos, or wait for a busy cluster."""
-
-ALLOCATOR = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),
-    "MALLOC_TRIM_THRESHOLD_": str(2**33),
-    "MALLOC_TOP_PAD_": str(2**28),
-}
-"""glibc gives every large tensor back to the system and asks for it again, page by page: a fifth of the time of a
-training step on a CPU, and half of that of a forward pass. One arena that keeps what it has does not."""
-
-RAY_ENVIRONMENT = {
-    **ALLOCATOR,
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # Ray would run workers at nice 15; a job that somebody waits for is no background work
-    "RAY_DATA_LOG_LEVEL": "ERROR",  # plans and their timings, line after line; they stand in Ray's own log files
-    "PYTHONWARNINGS": "ignore:`ExecutionOptions.exclude_resources`",  # Ray's use of its own deprecated option
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # would show each line that a training process prints twice
-}
-"""Defaults for the cluster that a job starts for itself; what is set already stays."""
-
-
-def start_ray(min_cpus: float = 2, has_dashboard: bool = False) -> None:
-    """Joins the cluster that RAY_ADDRESS or ``ray start`` names, else starts a local one.
-
-    A local one declares at least ``min_cpus`` logical CPUs: on a small laptop tasks then share cores, where a plan that
-    needs one CPU more than there are would wait forever. A dashboard takes seconds to start; Ray Train asks it all the
-    time whether its controller lives.
-    """
-    if not ray.is_initialized():
-        num_cpus, port = max(os.cpu_count() or 1, int(np.ceil(min_cpus))), _free_port()
-        # Without this address Ray Train's watchdog asks any cluster of this machine whether our controller lives, is
-        # told by a second one that it does not, and ends the training
-        environment = {**RAY_ENVIRONMENT, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}
-        ours = {name: value for name, value in environment.items() if name not in os.environ}
-        os.environ.update(ours)
-        address = None if "RAY_ADDRESS" in os.environ or _is_recorded_cluster_alive() else "local"
-        try:
-            dashboard = {"include_dashboard": has_dashboard, "dashboard_port": port}
-            ray.init(address, num_cpus=num_cpus, logging_level="ERROR", **dashboard)
-        except ValueError:  # a running cluster takes no resources from its drivers
-            for name in ours:
-                del os.environ[name]
-            ray.init(logging_level="ERROR")
-    context = ray.data.DataContext.get_current()
-    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
-    context.enable_progress_bars = False  # ours count images; Ray's count blocks
-    context.raise_original_map_exception = True  # one of Ray's own would not name ours, which is one line to act on
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is raised, and need not be logged too
-
-
-def allocator_environment() -> dict[str, Any]:
-    """The runtime environment of processes that compute: ALLOCATOR, where they do not inherit it from this one."""
-    is_inherited = all(os.environ.get(name) == value for name, value in ALLOCATOR.items())
-    return {} if is_inherited else {"env_vars": ALLOCATOR}
-
-
-def _is_recorded_cluster_alive() -> bool:
-    """Whether somebody answers at the address that ``ray start`` left behind; Ray waits for dead ones in silence."""
-    record = Path(tempfile.gettempdir(), "ray", "ray_current_cluster")
-    if not record.exists():
-        return False
-    host, _, port = record.read_text().strip().rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=3).close()
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def check_resources(
@@ -112,9 +32,10 @@ def check_resources(
         )
     for kind, amount in need.items():
         if amount > have.get(kind, 0.0) + 1e-9:
+            way_out = "lower --num-workers" if have.get(kind) else "--device cpu"
             raise ValueError(
                 f"{num_workers} workers need {amount:g} {kind}s, the cluster has {have.get(kind, 0.0):g}; "
-                "lower --num-workers, or add nodes"
+                f"{way_out}, or add nodes"
             )
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -181,8 +180,10 @@ def _draw_photos(draw: str, uris: Sequence[str], words: Sequence[Words]) -> None
 def draw_caption(data: bytes, caption: str) -> Image.Image:
     """The whole picture, upright, its longer side DRAWN_SIDE pixels, above a white bar with the caption; beside a
     picture that is narrower than its caption stays white. Raises ImageError."""
+    from agescale import plots  # here, since it takes a third of a second
+
     picture = images.upright_thumbnail(data, DRAWN_SIDE)
-    fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")  # Pillow's own font has English letters only
+    fonts = Path(plots.mpl.get_data_path(), "fonts", "ttf")  # Pillow's own font has English letters only
     font = ImageFont.truetype(fonts / "DejaVuSans.ttf", FONT_SIZE)
     width = max(picture.width, math.ceil(font.getlength(caption)) + FONT_SIZE)
     copy = Image.new("RGB", (width, picture.height + CAPTION_HEIGHT), "white")

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import io
 import itertools
+import logging
 import math
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+if not os.access(os.path.expanduser("~"), os.W_OK | os.X_OK):
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # would say at length that it keeps its cache elsewhere
 import matplotlib as mpl
 import numpy as np
 import pyarrow as pa

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from agescale import plots, storage
 from agescale.metrics import GATE_AGE, Outcomes
+from agescale.plots import Figure
 
 UNKNOWN: tuple[Any, ...] = (None, "", [], {})
 """Values of a card that say nothing and are not shown."""

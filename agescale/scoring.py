@@ -28,8 +28,9 @@ import torch
 from ray.util import metrics
 
 from agescale import catalogs, checkpoints, lease, schema, storage, tables, units
+from agescale.cluster import allocator_environment, start_ray
 from agescale.config import ScoreConfig, check_unchanged, parse_names
-from agescale.data import allocator_environment, check_resources, num_gpus, run_units, start_ray, uses_gpu
+from agescale.data import check_resources, num_gpus, run_units, uses_gpu
 from agescale.predictor import Predictor, read_checkpoint
 from agescale.progress import ImageProgress
 from agescale.storage import StoreError, read_pool

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from agescale import plots, storage
 from agescale.importance import importances, varying
+from agescale.plots import Figure
 from agescale.report import inline, number, template
 from agescale.validation import sign
 

@@ -34,16 +34,15 @@ from agescale.age_groups import AgeGroups
 from agescale.age_model import AgeModel
 from agescale.augment import AUGMENTATIONS, augment, mix, source_size
 from agescale.checkpoints import Progress
+from agescale.cluster import allocator_environment, start_ray
 from agescale.config import TrainConfig
 from agescale.data import (
     FaceDecoder,
-    allocator_environment,
     check_resources,
     decoded_bytes,
     decoded_dataset,
     fits_in_object_store,
     held_faces,
-    start_ray,
     uses_gpu,
 )
 from agescale.objective import Mixed, batch_loss

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from agescale import recipes, storage, synthetic
 from agescale.cataloging import build_catalog
+from agescale.cluster import start_ray
 from agescale.command_line import run_job
 from agescale.config import CatalogConfig, TrainConfig
-from agescale.data import start_ray
 from agescale.training import train
 
 

@@ -52,7 +52,7 @@ def local_ray() -> Iterator[None]:
     """One Ray of this machine alone for all tests of this process; jobs called as functions find it running."""
     import ray
 
-    from agescale.data import ALLOCATOR
+    from agescale.cluster import ALLOCATOR
 
     os.environ.update(ALLOCATOR)  # as in the cluster that a job starts for itself; else it takes seconds a training
     with pytest.MonkeyPatch.context() as environment:

@@ -58,7 +58,7 @@ FLOORS = (
         "exports",
         "command_line",
     },
-    {"cataloging", "data", "training", "sweeping", "scoring"},
+    {"cluster", "cataloging", "data", "training", "sweeping", "scoring"},
 )
 """From the bottom up; a room may import its own floor and those below."""
 

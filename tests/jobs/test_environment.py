@@ -1,0 +1,55 @@
+"""Jobs where the environment is not what Ray and other libraries take for granted."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from conftest import RunJob
+
+START = """
+import ray
+from agescale.cluster import start_ray
+start_ray(has_dashboard=True)
+assert ray.get(ray.remote(lambda: 1).remote()) == 1
+"""
+
+
+def test_a_job_starts_its_own_cluster_without_a_home_below_a_long_path_and_where_warnings_are_errors(
+    run_job: RunJob, tmp_path: Path
+) -> None:
+    long = tmp_path / ("x" * 90)
+    long.mkdir()
+    env = {"HOME": "/dev/null", "TMPDIR": str(long), "PYTHONWARNINGS": "error", "RAY_AUTH_MODE": "token"}
+    started = run_job("-c", START, env=env)
+    assert (started.returncode, started.stdout, started.stderr) == (0, "", "")
+
+
+def test_figures_need_no_home(run_job: RunJob) -> None:
+    imported = run_job("-c", "import agescale.plots", env={"HOME": "/dev/null"})
+    assert (imported.returncode, imported.stderr) == (0, "")
+
+
+def test_a_cluster_that_is_gone_ends_a_job_in_one_line(run_job: RunJob, drawn_faces: Path, tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        job = run_job(
+            "jobs/catalog.py", "--source", drawn_faces / "utkface", "--out", tmp_path / "catalog", "--inspect",
+            env={"RAY_ADDRESS": address}, timeout_s=60,
+        )  # fmt: skip
+    assert job.returncode == 2, job.stderr
+    assert job.stderr.startswith(f"error: RAY_ADDRESS={address}: no Ray cluster answers there")
+    assert job.stderr.count("\n") == 1
+
+
+def test_a_ray_that_does_not_start_ends_a_job_in_one_line_that_names_its_logs(
+    run_job: RunJob, drawn_faces: Path, tmp_path: Path
+) -> None:
+    job = run_job(
+        "jobs/catalog.py", "--source", drawn_faces / "utkface", "--out", tmp_path / "catalog", "--inspect",
+        env={"RAY_object_spilling_config": "no JSON"},
+    )  # fmt: skip
+    assert job.returncode == 2, job.stderr
+    assert job.stderr.startswith("error: Ray did not start: Expecting value: line 1 column 1 (char 0) (its logs: /")
+    assert job.stderr.count("\n") == 1
