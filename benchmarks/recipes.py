@@ -1,4 +1,4 @@
-"""Every recipe on one catalog, side by side: trains, scores, evaluates, and prints the table of README.md.
+"""Every recipe on one catalog, side by side: trains, scores, evaluates, and prints the table of docs/results.md.
 
 python benchmarks/recipes.py --catalog runs/utk/catalog --out runs/recipes \
     --weights torchvision/mobilenet_v2=mobilenet_v2.pth torchvision/vgg16=vgg16.pth

@@ -1,4 +1,4 @@
-"""Five architectures, three tasks, two learning rates each: the space of the sweep on UTKFace, see README, Results."""
+"""Five architectures, three tasks, two learning rates each: the space of the sweep on UTKFace, see docs/results.md."""
 
 TASKS = ["distribution", "ordinal", "regression"]
 
