@@ -2,8 +2,8 @@
 
 Each tells where it comes from. Most rebuild, as it was told, what a well-known student project did with Keras (its
 layers counted in blocks here, see ``encoder.blocks()``), so that a better recipe can be measured beside it on the same
-split: what they reached is on the test split of UTKFace (docs/results.md, "Every recipe"), trained on two cores of an AMD
-EPYC without a GPU, by benchmarks/recipes.py. ``IMAGENET1K_*`` are downloaded by torchvision; without that network,
+split: what they reached is on the test split of UTKFace (docs/results.md, "Every recipe"), trained on two cores of an
+AMD EPYC without a GPU, by benchmarks/recipes.py. ``IMAGENET1K_*`` are downloaded by torchvision; without that network,
 ``--weights FILE`` or ``--weights ""`` for random ones.
 """
 
