@@ -183,10 +183,14 @@ def _lists_by_name(uri: str) -> bool:
 
 def _read_range(uri: str, after: str, until: str | None) -> Iterator[Listed]:
     arguments = {"StartAfter": _key(uri, after)} if after else {}
+    last = after
     for answer in _answers(uri, "", **arguments):
         for path, info in _objects(uri, answer):
             if until is not None and path > until:
                 return
+            if path <= last:
+                raise StoreError("unreachable", f"{uri}: the store lists {path} behind {last}; no S3 listing does")
+            last = path
             if "/." not in f"/{path}":
                 yield _describe_object(uri, path, info)
 
@@ -205,13 +209,7 @@ def _next_letters(uri: str, prefix: str) -> list[str]:
 
 
 def _answers(uri: str, folder: str, **arguments: Any) -> Iterator[dict[str, Any]]:
-    arguments |= {"Prefix": _key(uri, folder), "MaxKeys": PAGE_FILES}
-    while True:
-        answer = storage.list_objects(uri, **arguments)
-        yield answer
-        if not answer.get("IsTruncated"):
-            return
-        arguments["ContinuationToken"] = answer["NextContinuationToken"]
+    yield from storage.list_pages(uri, Prefix=_key(uri, folder), MaxKeys=PAGE_FILES, **arguments)
 
 
 def _objects(uri: str, answer: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -260,9 +260,64 @@ def scan_folder(uri: str) -> list[str]:
 
 
 def list_objects(uri: str, **arguments: Any) -> dict[str, Any]:
-    """One answer of S3's ListObjectsV2 about the bucket of ``uri``; ``arguments`` are those of the request."""
+    """One answer of S3's ListObjectsV2 about the bucket of ``uri``; ``arguments`` are those of the request.
+
+    Raises StoreError for what is no such answer, however often it is asked: a page for a login, say, would otherwise be
+    an empty listing, and all that it does not name be taken for deleted.
+    """
     bucket, _ = _bucket_and_key(uri)
-    return _retried(uri, lambda: dict(filesystem(uri).call_s3("list_objects_v2", Bucket=bucket, **arguments)))
+
+    def ask() -> dict[str, Any]:
+        answer = dict(filesystem(uri).call_s3("list_objects_v2", Bucket=bucket, **arguments))
+        if reason := _why_no_listing(answer, arguments):
+            hint = "; is AWS_ENDPOINT_URL right?" if "AWS_ENDPOINT_URL" in os.environ else ""
+            error = StoreError("unreachable", f"{uri}: the answer is no S3 listing ({reason}){hint}")
+            raise error from ResponseParserError(reason)  # which may pass
+        return answer
+
+    return _retried(uri, ask)
+
+
+def _why_no_listing(answer: dict[str, Any], arguments: dict[str, Any]) -> str:
+    """What shows that this is no answer, or none to this question; empty where nothing does."""
+    names = names_in(answer)
+    if "IsTruncated" not in answer:
+        return "it does not say whether it is all"
+    if answer.get("KeyCount", len(names)) != len(names):
+        return f"it announces {answer['KeyCount']} names and has {len(names)}"
+    if len(names) > arguments.get("MaxKeys", len(names)):
+        return f"{len(names)} names, where {arguments['MaxKeys']} were asked for"
+    if strangers := [name for name in names if not name.startswith(arguments.get("Prefix", ""))]:
+        return f"{strangers[0][:60]!r} is not below what was asked for"
+    if len(set(names)) < len(names):
+        return "it names something twice"
+    return ""
+
+
+def names_in(answer: dict[str, Any]) -> list[str]:
+    """Keys, and prefixes that stand for all keys below them, of an answer of ListObjectsV2."""
+    prefixes = [each["Prefix"] for each in answer.get("CommonPrefixes", ())]
+    return [*(each["Key"] for each in answer.get("Contents", ())), *prefixes]
+
+
+def list_pages(uri: str, **arguments: Any) -> Iterator[dict[str, Any]]:
+    """All answers to one question, each of which goes on where the one before ended; else raises StoreError."""
+    before: set[str] = set()
+    while True:
+        answer = list_objects(uri, **arguments)
+        names = names_in(answer)
+        if again := before.intersection(names):
+            raise StoreError("unreachable", f"{uri}: the store tells {min(again)} on two pages of one listing")
+        yield answer
+        if not answer["IsTruncated"]:
+            return
+        before, token = set(names), answer.get("NextContinuationToken")
+        if token and token != arguments.get("ContinuationToken"):
+            arguments["ContinuationToken"] = token
+        elif names and not token:  # some stores give none
+            arguments["StartAfter"] = max(f"{name}\U0010ffff" if name.endswith("/") else name for name in names)
+        else:
+            raise StoreError("unreachable", f"{uri}: the store says that its listing goes on, and not where")
 
 
 def _bucket_and_key(uri: str) -> tuple[str, str]:
@@ -293,13 +348,8 @@ def list_names(uri: str, prefix: str = "", suffix: str = "") -> list[str]:
 
 
 def _keys_in(uri: str) -> Iterator[str]:
-    request = {"Prefix": _bucket_and_key(f"{uri}/")[1], "Delimiter": "/"}
-    while True:
-        page = list_objects(uri, **request)
+    for page in list_pages(uri, Prefix=_bucket_and_key(f"{uri}/")[1], Delimiter="/"):
         yield from (info["Key"] for info in page.get("Contents", ()))
-        if not page.get("IsTruncated"):
-            return
-        request["ContinuationToken"] = page["NextContinuationToken"]
 
 
 def any_name(uri: str) -> str | None:

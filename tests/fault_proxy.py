@@ -28,8 +28,10 @@ ERRORS = {
     "denied": ("403 Forbidden", "AccessDenied", "Access Denied"),
     "internal": ("500 Internal Server Error", "InternalError", "We encountered an internal error. Please try again."),
 }
-KINDS = (*ERRORS, "unanswered", "lost", "reset", "cut", "stall", "latency")
-"""Answers of S3; the connection reset before the request is done, after it, or amid the body of the answer; a body that
+PAGES = {"login": b"<html><body><form>Please log in</form></body></html>", "empty": b""}
+"""What a proxy on the way answers instead, with status 200."""
+KINDS = (*ERRORS, *PAGES, "unanswered", "lost", "reset", "cut", "stall", "latency")
+"""Answers of S3, and of others; the connection reset before the request is done, after it, or amid the body of the answer; a body that
 ends early, or never goes on; an answer that comes late."""
 OPERATIONS = ("GET", "LIST", "HEAD", "PUT", "POST", "DELETE")
 
@@ -92,6 +94,8 @@ class FaultProxy:
             self.faults.update([kind] if kind else [])
             if kind in ERRORS:
                 answer = _error(kind, with_body=operation != "HEAD")
+            elif kind in PAGES:
+                answer = _page(PAGES[kind])
             else:
                 answer = await self._ask(head, body) if kind != "unanswered" else b""
             await self._send(answer if kind != "lost" else b"", kind, writer)
@@ -143,6 +147,11 @@ def _error(kind: str, with_body: bool) -> bytes:
     body = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{message}</Message></Error>' if with_body else ""
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\nConnection: close"
     return f"{head}\r\n\r\n{body}".encode()
+
+
+def _page(body: bytes) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(body)}\r\nConnection: close"
+    return f"{head}\r\n\r\n".encode() + body
 
 
 def main() -> None:

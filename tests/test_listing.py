@@ -3,11 +3,13 @@ of our own): the same files in the same order, in ranges too; and listings made 
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import itertools
 import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -255,3 +257,50 @@ def test_no_listing_at_all_is_refused_in_one_line(tmp_path: Path) -> None:
         read(tmp_path / "list.parquet")
     with pytest.raises(StoreError, match=r"nothing\.csv: not found"):
         read(tmp_path / "nothing.csv")
+
+
+def damaged(answer: dict[str, Any], draw: random.Random) -> dict[str, Any]:
+    """An answer that a faulty store or somebody on the way to it has spoilt."""
+    names, kind = (
+        list(answer["Contents"]),
+        draw.choice(["none", "cut", "repeated", "turned", "foreign", "empty", "endless"]),
+    )
+    if kind == "empty":
+        return {}
+    if kind == "cut":
+        names = names[: draw.randrange(len(names))]
+    if kind == "repeated":
+        names += names[:1]
+    if kind == "turned":
+        names = names[::-1]
+    if kind == "foreign":
+        names = [{**each, "Key": f"other/{each['Key']}"} for each in names]
+    answer = {**answer, "Contents": names}
+    if kind == "endless":
+        answer |= {"IsTruncated": True, "NextContinuationToken": None}
+    return answer
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_spoilt_listing_is_the_right_one_or_none(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, store = random.Random(seed), SortedStore()
+    store.keys = {f"in/{number:04d}.jpg" for number in range(40)}
+
+    class FileSystem:
+        def call_s3(self, method: str, Bucket: str, **request: Any) -> dict[str, Any]:
+            answer = store.list_objects("", **{**request, "MaxKeys": min(7, request.get("MaxKeys", 7))})
+            answer |= {"KeyCount": len(answer["Contents"]) + len(answer["CommonPrefixes"])}
+            return damaged(answer, draw) if draw.random() < 0.2 else answer
+
+    monkeypatch.setattr(storage, "filesystem", lambda uri: FileSystem())
+    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(storage, "NUM_ATTEMPTS", 3)
+    with contextlib.suppress(StoreError):
+        assert {f"in/{item.relative}" for item in listing.list_files("s3://bucket/in")} == store.keys
+
+
+def test_a_store_without_tokens_is_listed_by_names(sorted_store: SortedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    sorted_store.keys = {f"in/{number:04d}.jpg" for number in range(2500)}
+    answer = sorted_store.list_objects
+    monkeypatch.setattr(storage, "list_objects", lambda *a, **k: {**answer(*a, **k), "NextContinuationToken": None})
+    assert len(listing.list_files("s3://bucket/in")) == 2500

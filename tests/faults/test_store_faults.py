@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pytest
 from fault_proxy import OPERATIONS, FaultProxy
 
-from agescale import storage
+from agescale import listing, storage
 from agescale.storage import StoreError
 
 NUM_OBJECTS = 100
@@ -62,6 +62,21 @@ def read_all(folder: str) -> dict[str, bytes]:
         return dict(
             zip(names, pool.map(lambda name: storage.read_bytes(f"{folder}/images/{name}"), names), strict=True)
         )
+
+
+@pytest.mark.parametrize("kind", ["login", "empty"])
+def test_what_is_no_listing_is_asked_again_and_then_told(kind: str, folder: str, start_proxy: Start) -> None:
+    proxy = start_proxy(kind, operations=("LIST",), fraction=0.5)
+    for _ in range(10):
+        assert sorted(item.relative for item in listing.list_files(f"{folder}/images")) == sorted(OBJECTS)
+    assert proxy.faults[kind] > 2
+    proxy.fraction = 1
+    for read in (listing.list_files, storage.list_names):
+        with pytest.raises(
+            StoreError, match=r"the answer is no S3 listing \(.*\); is AWS_ENDPOINT_URL right\?"
+        ) as told:
+            read(f"{folder}/images")
+        assert told.value.status == "unreachable"
 
 
 @pytest.mark.parametrize("kind", ["slow_down", "unanswered", "reset", "cut", "stall"])
