@@ -31,8 +31,8 @@ ERRORS = {
 PAGES = {"login": b"<html><body><form>Please log in</form></body></html>", "empty": b""}
 """What a proxy on the way answers instead, with status 200."""
 KINDS = (*ERRORS, *PAGES, "unanswered", "lost", "reset", "cut", "stall", "latency")
-"""Answers of S3, and of others; the connection reset before the request is done, after it, or amid the body of the answer; a body that
-ends early, or never goes on; an answer that comes late."""
+"""Answers of S3, and of others; the connection reset before the request is done, after it, or amid the body of the
+answer; a body that ends early, or never goes on; an answer that comes late."""
 OPERATIONS = ("GET", "LIST", "HEAD", "PUT", "POST", "DELETE")
 
 
