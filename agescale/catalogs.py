@@ -21,6 +21,8 @@ from agescale.images import Face, ImageError, Picture, load_face
 from agescale.storage import StoreError
 
 FINDINGS_NAME = "findings.parquet"
+NUM_PROBES = 3
+"""Images of a part that are tried, where nothing of a unit could be read."""
 ROW_GROUP_ROWS = 256
 """Rows of a row group in a part; the least that has to be read for one packed image."""
 
@@ -113,6 +115,25 @@ def superseded(uri: str, listing: int) -> pa.ChunkedArray:
     return pa.chunked_array(
         [storage.read_table(storage.join(uri, name), ["uri"])["uri"].combine_chunks() for name in later], pa.string()
     )
+
+
+def can_be_read(uri: str, but: pa.ChunkedArray) -> bool:
+    """Whether the store delivers any of some images of the catalog other than ``but``: then it is not the store's fault
+    that those cannot be read."""
+    parts = part_names(uri)
+    for part in dict.fromkeys([parts[0], parts[len(parts) // 2], parts[-1]]):
+        rows = storage.read_table(storage.join(uri, part), ["uri", "deleted"])
+        is_other = pc.invert(pc.or_(rows["deleted"], pc.is_in(rows["uri"], but.combine_chunks())))
+        others = rows["uri"].filter(is_other).to_pylist()
+        for other in others[:: max(1, len(others) // NUM_PROBES)][:NUM_PROBES]:
+            try:
+                storage.read_bytes(other)
+            except StoreError as error:
+                if error.stops_the_job:
+                    raise
+            else:
+                return True
+    return False
 
 
 def excluded(uri: str, kinds: Sequence[str] = schema.EXCLUDED_KINDS) -> pa.Table:

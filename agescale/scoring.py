@@ -42,6 +42,8 @@ MAX_TASK_UNITS = 16
 """Units of one Ray task, where there are so many units that the tasks themselves would cost time."""
 MIN_PROCESS_ROWS = 500
 """A process takes about as long to start as a CPU takes to score so many images."""
+STORE_STATUSES = {"missing", "forbidden", "unreachable"}
+"""Where all images of a unit have these, it may be the store's fault and not theirs."""
 PROCESS_BYTES = 2**30
 """What a scoring process needs besides its weights: torch, Ray, and the images that are decoded ahead."""
 
@@ -129,6 +131,7 @@ class Work:
 
     units: dict[str, Unit]
     standing: dict[str, dict[str, int]]
+    gone: dict[str, dict[str, int]]  # of these, rows of images that have changed or gone: they are not scored again
     retry: tuple[str, ...]  # statuses of rows to be scored again
 
     @cached_property
@@ -141,7 +144,8 @@ class Work:
         return sum(self._num_retried(name) or len(self.units[name]) for name in self.todo)
 
     def _num_retried(self, name: str) -> int:
-        return sum(self.standing.get(name, {}).get(status, 0) for status in self.retry)
+        standing, gone = self.standing.get(name, {}), self.gone.get(name, {})
+        return sum(standing.get(status, 0) - gone.get(status, 0) for status in self.retry)
 
     def tasks(self, num_workers: int) -> list[pa.Table]:
         """What is to do, a table a Ray task, a row a unit."""
@@ -156,8 +160,9 @@ def plan_work(out: str, all_units: Sequence[Unit], model: str, retry: tuple[str,
     by_name = {unit.file_name(model): unit for unit in all_units}
     names = sorted(by_name.keys() & set(units.list_files(out)))
     with read_pool() as pool:
-        counts = list(pool.map(lambda name: read_statuses(storage.join(out, name)), names))
-    return Work(by_name, dict(zip(names, counts, strict=True)), retry)
+        said = list(pool.map(lambda name: units.read_metadata(storage.join(out, name)), names))
+    standing, gone = ({name: each[key] for name, each in zip(names, said, strict=True)} for key in ("statuses", "gone"))
+    return Work(by_name, standing, gone, retry)
 
 
 def read_statuses(file: str) -> dict[str, int]:
@@ -274,35 +279,48 @@ class ScoringActor:
             return read_statuses(output), Counter()
         predictions = self._predict(self._current_rows(unit))
         scored = Counter(predictions["status"].to_pylist())
-        if scored and set(scored) <= {"forbidden", "unreachable"}:  # not these images' fault
-            raise StoreError(predictions["status"][0].as_py(), predictions["error"][0].as_py())
-        return self._write(name, predictions), scored
+        has_none = bool(scored) and set(scored) <= STORE_STATUSES
+        if has_none and not catalogs.can_be_read(self.scorer.catalog, predictions["uri"]):
+            status, error = predictions["status"][0].as_py(), predictions["error"][0].as_py()
+            hint = "no image that was tried could be read; is the source there? The same command continues"
+            raise StoreError(status, f"{error}; {hint}")
+        statuses = _count(predictions)
+        if not tables.write_new_part(self.scorer.out, name, self._as_part(predictions, statuses, {})):
+            return read_statuses(output), Counter()  # a process that was thought dead has written it meanwhile
+        return statuses, scored
 
     def _retry(self, unit: Unit, name: str) -> tuple[dict[str, int], Counter[str]]:
         """Writes the file of a unit anew, its failed rows scored again. Returns what ``_score`` does."""
         before = storage.read_table(storage.join(self.scorer.out, name))
         is_retried = pc.is_in(before["status"], pa.array(parse_names(self.scorer.config.retry)))
-        retried = before.filter(is_retried)["uri"].combine_chunks()
         rows = self._current_rows(unit)
+        is_current = pc.is_in(before["uri"], rows["uri"].combine_chunks())
+        retried = before["uri"].filter(pc.and_(is_retried, is_current)).combine_chunks()
         again = self._predict(rows.filter(pc.is_in(rows["uri"], retried)))
-        return self._write(name, _replace_rows(before, again)), Counter(again["status"].to_pylist())
+        predictions = _replace_rows(before, again)
+        statuses, gone = _count(predictions), _count(before.filter(pc.invert(is_current)))
+        tables.write_part(self.scorer.out, name, self._as_part(predictions, statuses, gone))
+        return statuses, _count(again)
 
     def _current_rows(self, unit: Unit) -> pa.Table:
         rows = units.listed_rows(self.scorer.catalog, unit, parse_names(self.scorer.config.split))
         return units.current_rows(rows, self.superseded(catalogs.listing_of(unit.part)))
 
-    def _write(self, name: str, predictions: pa.Table) -> dict[str, int]:
-        """Writes a unit's file and returns its counts by status, which stand in its metadata."""
-        statuses = dict(Counter(predictions["status"].to_pylist()))
-        full_schema = schema.with_metadata("predictions", {**self.scorer.metadata, "statuses": statuses})
-        tables.write_part(self.scorer.out, name, predictions.cast(full_schema))
-        return statuses
+    def _as_part(self, predictions: pa.Table, statuses: Mapping[str, int], gone: Mapping[str, int]) -> pa.Table:
+        """A unit's file: its metadata have counts by status, and those of images that had changed or gone."""
+        metadata = {**self.scorer.metadata, "statuses": statuses, "gone": gone}
+        return predictions.cast(schema.with_metadata("predictions", metadata))
 
     def _predict(self, rows: pa.Table) -> pa.Table:
         """One row of predictions for each of ``rows``, in their order."""
         spec, catalog = self.predictor.spec, self.scorer.catalog
         faces = catalogs.load_faces(catalog, rows, spec.image_size, spec.center_crop, self.use_packed, self.pool)
         return self.predictor.predict_rows(rows, faces, self.scorer.config.batch_size)
+
+
+def _count(predictions: pa.Table) -> Counter[str]:
+    """Rows by status."""
+    return Counter(predictions["status"].to_pylist())
 
 
 def _replace_rows(before: pa.Table, again: pa.Table) -> pa.Table:

@@ -388,20 +388,42 @@ def write_bytes(uri: str, data: bytes, scratch: str | None = None) -> None:
     if is_remote(uri):
         _retried(uri, lambda: filesystem(uri).pipe_file(uri, data))
         return
-    with _explained(uri):
-        for folder in {os.path.dirname(uri), scratch or os.path.dirname(uri)}:
-            os.makedirs(folder, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=scratch or os.path.dirname(uri), prefix=f".{os.path.basename(uri)}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, uri)
-        except BaseException:
+    with _explained(uri), _written(uri, data, scratch) as temporary:
+        os.replace(temporary, uri)
+
+
+@contextlib.contextmanager
+def _written(uri: str, data: bytes, scratch: str | None) -> Iterator[str]:
+    """The path of a whole file of ``data``, to be given the name ``uri``; without that it is gone after the block."""
+    for folder in {os.path.dirname(uri), scratch or os.path.dirname(uri)}:
+        os.makedirs(folder, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=scratch or os.path.dirname(uri), prefix=f".{os.path.basename(uri)}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        yield temporary
+    finally:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-            raise
+
+
+def write_new(uri: str, data: bytes, scratch: str | None = None) -> bool:
+    """As ``write_bytes``, but False, and nothing is written, where the object stands already, whoever wrote it."""
+    if is_remote(uri):
+        return write_if(uri, data, None) is not None
+    with _explained(uri), _written(uri, data, scratch) as temporary:
+        try:
+            os.link(temporary, uri)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links: what is left is a moment between the look and the rename
+            if os.path.exists(uri):
+                return False
+            os.replace(temporary, uri)
+    return True
 
 
 @contextlib.contextmanager
@@ -570,9 +592,13 @@ def iter_batches(uri: str) -> Iterator[pa.RecordBatch]:
 
 def write_table(uri: str, table: pa.Table, row_group_size: int | None = None, scratch: str | None = None) -> None:
     """A table as one Parquet file that appears whole or not at all; ``scratch`` as in ``write_bytes``."""
+    write_bytes(uri, as_parquet(table, row_group_size), scratch)
+
+
+def as_parquet(table: pa.Table, row_group_size: int | None = None) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", row_group_size=row_group_size)
-    write_bytes(uri, buffer.getvalue(), scratch)
+    return buffer.getvalue()
 
 
 @contextlib.contextmanager

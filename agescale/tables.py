@@ -70,6 +70,11 @@ def write_part(uri: str, name: str, table: pa.Table, row_group_size: int | None 
     storage.write_table(storage.join(uri, name), table, row_group_size, scratch=beside(uri))
 
 
+def write_new_part(uri: str, name: str, table: pa.Table) -> bool:
+    """As ``write_part``, but False, and nothing is written, where the part stands already."""
+    return storage.write_new(storage.join(uri, name), storage.as_parquet(table), scratch=beside(uri))
+
+
 def stored_cdfs(column: pa.ChunkedArray) -> np.ndarray:
     """The values of an ``age_cdf`` column that are not null, int32 (N, 101), as ``age_cdf`` takes them."""
     values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]

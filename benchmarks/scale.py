@@ -94,7 +94,7 @@ def write_predictions(catalog: str, out: str, some_units: list[units.Unit]) -> N
     num_rows = units.MAX_UNIT_ROWS
     run = {"model": MODEL, "age_groups": GROUPS, "unit_rows": num_rows, "split": "", "mirror": False}
     run |= {"catalog": catalog, "catalog_id": CATALOG_ID}
-    metadata = {"run": run, "checkpoint": "none", "model_card": {}, "statuses": {"ok": num_rows}}
+    metadata = {"run": run, "checkpoint": "none", "model_card": {}, "statuses": {"ok": num_rows}, "gone": {}}
     table_schema = schema.with_metadata("predictions", metadata)
     columns = {field.name: pa.nulls(num_rows, field.type) for field in table_schema}
     columns |= {"face": pa.repeat(pa.scalar(0, pa.int32()), num_rows), "status": pa.repeat("ok", num_rows)}

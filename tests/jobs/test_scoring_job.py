@@ -25,6 +25,7 @@ from agescale.age_model import AgeModel, ModelSpec
 from agescale.cataloging import build_catalog
 from agescale.config import CatalogConfig, ScoreConfig, VerifyConfig
 from agescale.scoring import score
+from agescale.storage import StoreError
 from agescale.units import Unit
 from agescale.verification import verify
 
@@ -232,13 +233,66 @@ def test_failed_rows_are_scored_again_in_their_places(checkpoint: str, tmp_path:
     assert verify(VerifyConfig(catalog, out)).problems == ()
 
 
+def test_rows_of_images_that_have_gone_are_scored_again_once_and_no_more(checkpoint: str, tmp_path: Path) -> None:
+    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=6, size=48, num_broken=0)
+    catalog, out = str(tmp_path / "catalog"), str(tmp_path / "out")
+    list_again = CatalogConfig(source=str(tmp_path / "faces"), out=catalog)
+    build_catalog(list_again)
+    next((tmp_path / "faces").rglob("*.jpg")).unlink()
+    assert score(ScoreConfig(catalog, checkpoint, out)).by_status["missing"] == 1
+    build_catalog(list_again)
+    again = ScoreConfig(catalog, checkpoint, out, retry="missing")
+    assert score(again).num_scored_now == 0
+    before = {path.name: path.stat().st_mtime_ns for path in Path(out).iterdir()}
+    assert score(again).by_status["missing"] == 1, "the row stays, of a photo that was"
+    assert {path.name: path.stat().st_mtime_ns for path in Path(out).iterdir()} == before
+
+
+def test_a_source_that_is_away_makes_no_table_of_missing_images(checkpoint: str, tmp_path: Path) -> None:
+    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=6, size=48, num_broken=0)
+    catalog, out = str(tmp_path / "catalog"), str(tmp_path / "out")
+    build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=catalog))
+    (tmp_path / "faces").rename(tmp_path / "unmounted")
+    config = ScoreConfig(catalog, checkpoint, out, unit_rows=4)
+    with pytest.raises(StoreError, match="not found; no image that was tried could be read; is the source there"):
+        score(config)
+    assert storage.list_names(out) == []
+    (tmp_path / "unmounted").rename(tmp_path / "faces")
+    next((tmp_path / "faces").rglob("*.jpg")).unlink()
+    one_a_unit = ScoreConfig(catalog, checkpoint, out, unit_rows=1)  # one image alone is a row
+    by_status = score(one_a_unit).by_status
+    assert (set(by_status), by_status["missing"]) == ({"ok", "missing"}, 1)
+
+
+def test_a_zombie_does_not_replace_what_its_successor_has_written(
+    catalog: str, checkpoint: str, predictions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(predictions, out)
+    path = sorted(out.glob("part-*.parquet"))[0]
+    before, unit = path.read_bytes(), Unit(path.name.partition("-rows-")[0] + ".parquet", 0, 5)
+    actor = scoring.ScoringActor(unit_scorer(catalog, checkpoint, str(out)))
+    monkeypatch.setattr(storage, "exists", lambda uri: False)  # it looked before the other one wrote
+    monkeypatch.setattr(storage, "read_bytes", unreachable)
+    monkeypatch.setattr(catalogs, "can_be_read", lambda *_: True)
+    row = {"output": path.name, "num_retried": 0, **vars(unit)}
+    (ended,) = actor(pa.Table.from_pylist([row])).to_pylist()
+    assert path.read_bytes() == before
+    assert json.loads(ended["standing"]) == {path.name: scoring.read_statuses(str(path))}
+    assert json.loads(ended["scored_now"]) == {}
+
+
+def unreachable(uri: str) -> bytes:
+    raise StoreError("unreachable", f"{uri}: no answer in time")
+
+
 def test_what_a_dead_process_had_finished_is_taken_and_counted(
     catalog: str, checkpoint: str, predictions: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(predictions, out)
     names = sorted(path.name for path in out.glob("part-*.parquet"))
-    work = scoring.Work({name: Unit("no such part", 0, 5) for name in names}, {}, ())  # it would crash if it scored
+    work = scoring.Work({name: Unit("no such part", 0, 5) for name in names}, {}, {}, ())  # it would crash if it scored
     actor = scoring.ScoringActor(unit_scorer(catalog, checkpoint, str(out)))
     (ended,) = (actor(task).to_pylist()[0] for task in work.tasks(num_workers=1)[:1])
     assert json.loads(ended["standing"]).keys() == {names[0]}
