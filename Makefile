@@ -13,14 +13,14 @@ demo: .venv/installed  ## the whole pipeline on drawn faces; prints where the re
 	$(BIN)/python jobs/score.py --catalog $(DEMO)/catalog --checkpoint $(DEMO)/run/best --out $(DEMO)/predictions
 	$(BIN)/python jobs/evaluate.py --catalog $(DEMO)/catalog --predictions $(DEMO)/predictions --out $(DEMO)/report
 
-test: .venv/installed  ## all tests that a change must pass, in under 15 minutes on 2 cores
+test: .venv/installed  ## all tests that a change must pass, in under 9 minutes on 2 quiet cores
 	$(BIN)/python -m pytest
 
 test-cluster: .venv/installed  ## jobs submitted to a cluster with its dashboard; minutes
 	$(BIN)/python -m pytest -n 0 -m cluster tests/cluster
 
 test-readers: .venv/installed .venv-readers/installed  ## the tables in other people's tools, pyarrow old and new; a minute
-	$(BIN)/python -m pytest -n 0 tests/test_readers.py
+	AGESCALE_READERS_PYTHON=.venv-readers/bin/python $(BIN)/python -m pytest -n 0 tests/test_readers.py
 
 test-lowest: .venv-lowest/installed  ## tests below the jobs with the lowest versions that pyproject.toml promises
 	.venv-lowest/bin/python -m pytest tests/test_*.py agescale

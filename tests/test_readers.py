@@ -22,8 +22,8 @@ from readers import READERS
 from agescale import age_cdf, catalogs, lease, schema, storage, tables, units
 
 REPO = Path(__file__).parents[1]
-OTHERS = REPO / ".venv-readers" / "bin" / "python"
-"""The environment of ``make test-readers``: the oldest pyarrow that is allowed, and readers that want it."""
+OTHERS = os.environ.get("AGESCALE_READERS_PYTHON", "")
+"""The interpreter of ``make test-readers``: the oldest pyarrow that is allowed, and readers that want it."""
 NOT_ON_S3 = ("duckdb", "spark")
 """These two fetch their part for S3 from the network when they are first asked."""
 
@@ -74,8 +74,8 @@ def pythons_with(reader: str) -> list[str]:
     """The interpreters that have a reader: this one, and that of ``make test-readers``."""
     module = {"spark": "pyspark"}.get(reader, reader)
     found = [sys.executable] if importlib.util.find_spec(module) else []
-    if OTHERS.exists() and subprocess.run([OTHERS, "-c", f"import {module}"], capture_output=True).returncode == 0:
-        found.append(str(OTHERS))
+    if OTHERS and subprocess.run([OTHERS, "-c", f"import {module}"], capture_output=True).returncode == 0:
+        found.append(OTHERS)
     return found
 
 

@@ -355,7 +355,7 @@ def test_what_nobody_reads_stops_nothing(catalog: str, checkpoint: str, tmp_path
     command = ["bash", "-c", script, "bash", sys.executable, "jobs/score.py", *arguments]
     ended = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=240)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert (tmp_path / "out" / "summary.json").exists()
+    assert storage.exists(units.summary_uri(str(tmp_path / "out")))
 
 
 @pytest.mark.parametrize(
