@@ -15,7 +15,11 @@ import hashlib
 import io
 import os
 import random
+import re
+import ssl
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +42,7 @@ from botocore.exceptions import (
     HTTPClientError,
     NoCredentialsError,
     PartialCredentialsError,
+    ReadTimeoutError,
     SSOError,
     TokenRetrievalError,
 )
@@ -56,6 +61,8 @@ RETRY_S = 60.0
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 20.0
 """Without a single byte."""
+TELL_AFTER_S = 10.0
+"""Without an answer from S3; then the job says, once, for whom it waits."""
 NUM_READ_THREADS = 16
 """Reads under way at once in one process: object stores answer in tens of milliseconds."""
 
@@ -112,6 +119,7 @@ def is_remote(uri: str) -> bool:
 def _filesystem(scheme: str, pid: int) -> fsspec.AbstractFileSystem:
     """The filesystem of a scheme. ``pid`` keeps a forked process from using its parent's connections."""
     if scheme == "s3":
+        _check_environment()
         config = {
             "connect_timeout": CONNECT_TIMEOUT_S,
             "read_timeout": READ_TIMEOUT_S,
@@ -127,6 +135,37 @@ def _filesystem(scheme: str, pid: int) -> fsspec.AbstractFileSystem:
 
 def filesystem(uri: str) -> fsspec.AbstractFileSystem:
     return _filesystem("s3" if is_remote(uri) else "file", os.getpid())
+
+
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+WITHOUT_BLANKS = (
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"),
+    *("AWS_DEFAULT_REGION", "AWS_REGION"),
+)
+
+
+def _check_environment() -> None:
+    """Raises StoreError for settings of S3 with which no request can succeed; what clients say of them is no help."""
+    for name in ENDPOINTS:
+        value = os.environ.get(name, "")
+        if value and not re.fullmatch(r"https?://[^\s/]\S*", value):
+            raise StoreError("unreachable", f"{name}={value!r}: not a URL such as http://HOST:PORT", stops_the_job=True)
+    for name in WITHOUT_BLANKS:
+        if re.search(r"\s", os.environ.get(name, "")):
+            hint = "it contains a line end or blanks; set it without (echo -n writes no line end)"
+            raise StoreError("forbidden", f"{name}: {hint}", stops_the_job=True)
+    bundle = os.environ.get("AWS_CA_BUNDLE", "")
+    if bundle:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(bundle)
+        except OSError as error:
+            reason = f"AWS_CA_BUNDLE={bundle}: no file of certificates ({_one_line(str(error))})"
+            raise StoreError("unreachable", reason, stops_the_job=True) from None
+
+
+def _endpoint() -> str:
+    """What S3 is here, as the user set it."""
+    return next((f"{name}={os.environ[name]}" for name in ENDPOINTS if os.environ.get(name)), "S3")
 
 
 CREDENTIAL_ERRORS = (
@@ -157,6 +196,8 @@ PASSING_ERRORS = (
     aiohttp.ClientError,
     ResponseParserError,
 )
+LASTING_ORIGINS = (ValueError, FileNotFoundError, PermissionError)
+"""What is wrong before anything is asked, an untrusted certificate (a ValueError of Python's) among it."""
 STORE_ERRORS = (OSError, ClientError, BotoCoreError, aiohttp.ClientError, ResponseParserError)
 """All that s3fs lets through; some of it is no OSError, such as aiohttp's ClientPayloadError for a body cut short."""
 
@@ -165,26 +206,58 @@ Result = TypeVar("Result")
 
 def _retried(uri: str, operation: Callable[[], Result], num_attempts: int | None = None) -> Result:
     """What ``operation`` returns, which asks S3 once; it is done again where the fault may pass."""
-    deadline = time.monotonic() + RETRY_S
+    start = time.monotonic()
     num_left = num_attempts or NUM_ATTEMPTS
     pause_s = FIRST_PAUSE_S
-    while True:
-        try:
-            with _explained(uri):
-                return operation()
-        except StoreError as error:
-            num_left -= 1
-            is_over = num_left == 0 or time.monotonic() > deadline
-            if is_over or not is_remote(uri) or not _may_pass(error.__cause__):
-                raise
-        time.sleep(pause_s * random.uniform(0.5, 1))
-        pause_s = min(2 * pause_s, MAX_PAUSES * FIRST_PAUSE_S)
+    with _patience(uri):
+        while True:
+            try:
+                with _explained(uri):
+                    return operation()
+            except StoreError as error:
+                num_left -= 1
+                waited_s = time.monotonic() - start
+                if num_left == 0 or waited_s > RETRY_S or not is_remote(uri) or not _may_pass(error.__cause__):
+                    raise
+                if waited_s > TELL_AFTER_S:
+                    _tell_once(uri)
+            time.sleep(pause_s * random.uniform(0.5, 1))
+            pause_s = min(2 * pause_s, MAX_PAUSES * FIRST_PAUSE_S)
+
+
+_has_answered, _told = threading.Event(), threading.Lock()
+
+
+@contextlib.contextmanager
+def _patience(uri: str) -> Iterator[None]:
+    """Says for whom it waits where S3 has not answered this process yet: one that is silent ends no attempt so soon."""
+    if _has_answered.is_set() or not is_remote(uri):
+        yield
+        return
+    timer = threading.Timer(TELL_AFTER_S, _tell_once, [uri])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+        _has_answered.set()
+    finally:
+        timer.cancel()
+
+
+def _tell_once(uri: str) -> None:
+    is_worker = os.path.basename(sys.argv[0]) == "default_worker.py"  # of Ray, which would show a line of each
+    if not is_worker and _told.acquire(blocking=False):
+        message = f"{uri}: {_endpoint()} has not answered for {TELL_AFTER_S:g} s; still trying"
+        with contextlib.suppress(OSError):  # nobody reads it
+            print(message, file=sys.stderr or io.StringIO(), flush=True)
 
 
 def _may_pass(error: BaseException | None) -> bool:
     answer = _answer(error)
     if answer is None:
-        return isinstance(error, PASSING_ERRORS)
+        origin = _origin(error)
+        is_lasting = isinstance(origin, LASTING_ORIGINS) or getattr(origin, "reason", "") == "WRONG_VERSION_NUMBER"
+        return isinstance(error, PASSING_ERRORS) and not is_lasting  # that reason: https:// of a server without TLS
     http_status = answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return http_status == 429 or (http_status >= 500 and http_status != 501) or _code(answer) in PASSING_CODES
 
@@ -203,12 +276,25 @@ def _explained(uri: str) -> Iterator[None]:
     except STORE_ERRORS as error:
         reason = _reason(uri, error)
         raise _store_error(uri, reason) from reason
+    except ValueError as error:  # of a configuration file; that of the environment is checked
+        if not str(error).startswith("Invalid endpoint"):
+            raise
+        raise StoreError("unreachable", f"{uri}: {error}; it begins with http:// or https://", True) from None
 
 
 def _store_error(uri: str, error: BaseException) -> StoreError:
     answer = _answer(error)
-    said = f"{_code(answer)}: {answer.response['Error'].get('Message')}" if answer else str(error)
-    said = _one_line(said) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
+    origin = _origin(error)
+    said = f"{_code(answer)}: {answer.response['Error'].get('Message')}" if answer else str(origin)
+    said = _one_line(said) or ("no answer in time" if isinstance(origin, TimeoutError) else type(origin).__name__)
+    if answer and _code(answer) == "NoSuchBucket":
+        return StoreError("missing", f"{uri}: no bucket {_bucket_and_key(uri)[0]!r}")
+    if isinstance(origin, ssl.SSLCertVerificationError):
+        hint = "set AWS_CA_BUNDLE to a file with the certificate of its authority"
+        reason = f"its certificate is not trusted ({origin.verify_message}); {hint}"
+        return StoreError("unreachable", f"{uri}: {_endpoint()}: {reason}", stops_the_job=True)
+    if isinstance(error, (NoConnectionError, ReadTimeoutError)):
+        return StoreError("unreachable", f"{uri}: {_endpoint()} does not answer ({said})")
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return StoreError("missing", f"{uri}: not found")
     if isinstance(error, NoCredentialsError):
@@ -239,6 +325,16 @@ def _answer(error: BaseException | None) -> ClientError | None:
     """What S3 itself answered, of which s3fs makes an OSError."""
     while error is not None and not isinstance(error, ClientError):
         error = error.__cause__
+    return error
+
+
+def _origin(error: BaseException | None) -> BaseException | None:
+    """The error around which botocore and aiohttp wrapped their own, with long URLs and the reason behind these."""
+    while isinstance(error, (NoConnectionError, HTTPClientError, aiohttp.ClientError)):
+        inner = getattr(error, "kwargs", {}).get("error") or error.__cause__
+        if not isinstance(inner, BaseException):
+            break
+        error = inner
     return error
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import pickle
+import socket
+import ssl
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from botocore.exceptions import EndpointConnectionError
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from agescale import listing, storage
 from agescale.storage import StoreError
@@ -181,10 +190,121 @@ def test_no_credentials_at_all_say_which_to_set(s3: str, monkeypatch: pytest.Mon
     assert (caught.value.status, caught.value.stops_the_job) == ("forbidden", True)
 
 
-def test_a_bucket_that_does_not_exist_is_missing(s3: str) -> None:
-    with pytest.raises(StoreError) as caught:
-        listing.list_files("s3://no-such-bucket/x")
-    assert caught.value.status == "missing"
+def test_a_bucket_that_does_not_exist_is_missing_and_named(s3: str) -> None:
+    for action in (listing.list_files, storage.read_bytes, storage.read_table):
+        with pytest.raises(StoreError, match=r"^s3://no-such-bucket/x.*: no bucket 'no-such-bucket'$") as caught:
+            action("s3://no-such-bucket/x")
+        assert caught.value.status == "missing"
+
+
+@pytest.fixture
+def stranger(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process that S3 has not answered yet, with credentials for a store that the test brings along."""
+    for name, value in {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    monkeypatch.setattr(storage, "_has_answered", threading.Event())
+    monkeypatch.setattr(storage, "_told", threading.Lock())
+    storage._filesystem.cache_clear()
+    yield
+    storage._filesystem.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("AWS_ENDPOINT_URL", "127.0.0.1:9000", "not a URL such as http://"),
+        ("AWS_ENDPOINT_URL_S3", "http://minio:9000\n", "not a URL such as http://"),
+        ("AWS_ENDPOINT_URL", "http://", "not a URL such as http://"),
+        ("AWS_ACCESS_KEY_ID", "key\n", "a line end or blanks"),
+        ("AWS_SECRET_ACCESS_KEY", " secret", "a line end or blanks"),
+        ("AWS_SESSION_TOKEN", "token\r\n", "a line end or blanks"),
+        ("AWS_CA_BUNDLE", "/nowhere.pem", "no file of certificates .*No such file"),
+        ("AWS_CA_BUNDLE", __file__, "no file of certificates "),
+    ],
+)
+def test_settings_that_cannot_work_are_named_before_anything_is_asked(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch, stranger: None
+) -> None:
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(storage, "NUM_ATTEMPTS", 10**9)
+    for action in (listing.list_files, storage.read_bytes, storage.read_table, storage.check_writable):
+        with pytest.raises(StoreError, match=rf"^{name}[:=].*{said}.*$") as caught:
+            action("s3://faces/x")
+        assert caught.value.stops_the_job
+        assert "secret" not in str(caught.value)
+
+
+def self_signed_certificate(folder: Path) -> Path:
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name.from_rfc4514_string("CN=localhost")
+    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now - day, now + day)
+    signed = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False).sign(
+        key, hashes.SHA256()
+    )
+    (folder / "server.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + signed.public_bytes(serialization.Encoding.PEM)
+    )
+    return folder / "server.pem"
+
+
+@contextmanager
+def web_server(certificate: Path | None) -> Iterator[str]:
+    """A server that has no bucket, with TLS where it has a certificate."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"localhost:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_certificate_that_nobody_vouches_for_is_not_asked_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stranger: None
+) -> None:
+    monkeypatch.setattr(storage, "NUM_ATTEMPTS", 10**9)
+    certificate = self_signed_certificate(tmp_path)
+    with web_server(certificate) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://{address}")
+        with pytest.raises(StoreError, match=rf"{address}: .* not trusted \(self-signed.*AWS_CA_BUNDLE"):
+            storage.read_bytes("s3://faces/a-name-that-is-long-enough-to-fill-a-line/" + "x" * 200)
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+        storage._filesystem.cache_clear()
+        with pytest.raises(StoreError, match="not found"):
+            storage.read_bytes("s3://faces/x")
+    with web_server(None) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://{address}")
+        storage._filesystem.cache_clear()
+        with pytest.raises(StoreError, match=r"does not answer .*WRONG_VERSION_NUMBER"):
+            storage.read_bytes("s3://faces/x")
+
+
+@pytest.mark.parametrize("is_silent", [False, True], ids=["down", "silent"])
+@pytest.mark.parametrize("program", ["jobs/score.py", "ray/_private/workers/default_worker.py"])
+def test_a_job_says_once_for_whom_it_waits_and_at_last_who_did_not_answer(
+    is_silent: bool, program: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], stranger: None
+) -> None:
+    monkeypatch.setattr(storage, "TELL_AFTER_S", 0.2)
+    monkeypatch.setattr(storage, "READ_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(storage, "NUM_ATTEMPTS", 2 if is_silent else 4)
+    monkeypatch.setattr("sys.argv", [program])
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if is_silent:
+            server.listen()
+        endpoint = f"AWS_ENDPOINT_URL=http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv(*endpoint.split("=", 1))
+        assert storage.exists(__file__)  # which says nothing of S3
+        for name in ("x", "y"):
+            with pytest.raises(StoreError, match=rf"^s3://faces/{name}: {endpoint} does not answer \(.+\)$") as caught:
+                storage.read_bytes(f"s3://faces/{name}")
+            assert caught.value.status == "unreachable"
+    told = f"s3://faces/x: {endpoint} has not answered for 0.2 s; still trying\n"
+    assert capfd.readouterr().err == (told if program == "jobs/score.py" else "")
 
 
 class Flaky:
