@@ -74,6 +74,8 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
     """Lists ``config.source`` and brings the catalog at ``config.out`` up to date with it."""
     source, out = storage.absolute(config.source), storage.absolute(config.out)
     _check(config)
+    if source == out:
+        raise ValueError(f"--out {out}: there are the photos themselves; give another folder")
     if not _is_read(config):
         return _list_images(config, source, out)
     ours = (f"{out}/", f"{tables.beside(out)}/")

@@ -36,7 +36,7 @@ def part_names(uri: str) -> list[str]:
     """Names of a catalog's parts, oldest listing first. Raises ValueError where there is none."""
     names = list_parts(uri)
     if not names:
-        raise ValueError(f"{uri}: no catalog there (no part-*.parquet); make one with jobs/catalog.py --out {uri}")
+        raise tables.nothing_there(uri, "catalog", "make one with jobs/catalog.py --source PHOTOS --out CATALOG")
     return names
 
 

@@ -42,6 +42,14 @@ def list_parts(uri: str, kind: str) -> list[str]:
     return [name for name in storage.list_names(uri, suffix=".parquet") if PARTS[kind].fullmatch(name)]
 
 
+def nothing_there(uri: str, kind: str, how: str) -> ValueError:
+    """What to say where no table of that kind stands, but maybe something else; ``how`` says how to make one."""
+    other = next((schema.NOUNS[each] for each in PARTS if list_parts(uri, each)), None)
+    stranger = storage.any_name(uri)
+    there = f", but {other}" if other else f", but other files (such as {stranger})" if stranger else ""
+    return ValueError(f"{uri}: no {kind} there{there}; {how}")
+
+
 def read_metadata(uri: str, kind: str) -> dict[str, Any]:
     """What the footer of a part says. Raises ValueError, naming the file, where it is no part of such a table."""
     try:

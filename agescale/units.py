@@ -99,7 +99,7 @@ def prediction_files(out: str) -> list[str]:
     """URIs of the files of a table of predictions. Raises ValueError where there are none."""
     names = list_files(out)
     if not names:
-        raise ValueError(f"{out}: no predictions there (no part-*.parquet); make them with jobs/score.py --out {out}")
+        raise tables.nothing_there(out, "predictions", "make them with jobs/score.py --out PREDICTIONS")
     return [storage.join(storage.absolute(out), name) for name in names]
 
 

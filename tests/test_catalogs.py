@@ -77,7 +77,7 @@ def test_a_catalog_is_complete_when_its_findings_cover_its_parts(grown: str) -> 
 
 
 def test_where_there_is_no_catalog_one_line_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"nowhere: no catalog there .*make one with jobs/catalog\.py"):
+    with pytest.raises(ValueError, match=r"nowhere: no catalog there; make one with jobs/catalog\.py"):
         catalogs.read_catalog(str(tmp_path / "nowhere"), ["uri"])
     (tmp_path / "part-00001-000000.parquet").write_bytes(b"no parquet at all")
     with pytest.raises(ValueError, match=r"part-00001-000000\.parquet: ") as caught:

@@ -131,6 +131,17 @@ def test_a_table_is_no_other_kind_of_table(tmp_path: Path) -> None:
             tables.claim(table, kind)
 
 
+def test_where_another_table_or_photos_stand_instead_of_a_table_is_told(tmp_path: Path) -> None:
+    catalog, predictions = write_tables(str(tmp_path))
+    storage.write_bytes(str(tmp_path / "photos" / "me.jpg"), b"")
+    with pytest.raises(ValueError, match="predictions: no catalog there, but predictions; make one with"):
+        catalogs.part_names(predictions)
+    with pytest.raises(ValueError, match="catalog: no predictions there, but a catalog; make them with"):
+        units.prediction_files(catalog)
+    with pytest.raises(ValueError, match=r"photos: no catalog there, but other files \(such as me\.jpg\); make one"):
+        catalogs.part_names(str(tmp_path / "photos"))
+
+
 def test_a_table_stands_in_a_folder_that_can_have_a_neighbour(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"s3://bucket: a table needs a folder below, such as --out s3://bucket/catalog"

@@ -373,6 +373,7 @@ def test_what_cannot_work_is_refused_before_any_work(
     assert "empty: no images there (1 other files)" in refused("--source", tmp_path / "empty", *out)
     assert "nowhere: no such folder" in refused("--source", tmp_path / "nowhere", *out)
     assert "gs://x/y: a URI is a path" in refused("--source", "gs://x/y", *out)
+    assert "--out" in refused("--source", drawn_faces / "utkface", "--out", drawn_faces / "utkface")
     assert "--csv and --layout csv go together" in refused(*faces, "--layout", "csv")
     assert "--csv and --layout csv go together" in refused(*faces, "--csv", drawn_faces / "csv" / "labels.csv")
     assert "nothing.csv: not found" in refused(*faces, "--layout", "csv", "--csv", tmp_path / "nothing.csv")
