@@ -68,6 +68,7 @@ class CatalogResult:
     findings: pa.Table
     rows: pa.Table | None = None
     group_names: tuple[str, ...] = ()
+    unused_columns: tuple[str, ...] = ()  # settings for columns of the CSV that seem to be known, and were not named
 
 
 def build_catalog(config: CatalogConfig) -> CatalogResult:
@@ -78,24 +79,27 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
         return _list_images(config, source, out)
     ours = (f"{out}/", f"{tables.beside(out)}/")
     listed = [item for item in listing.list_files(source) if not item.uri.startswith(ours)]
+    listed = [item for item in listed if not layouts.is_in_system_folder(item.relative)]
     pictures = [item for item in listed if images.is_image_name(item.relative)]
     if not pictures:
         raise changes.no_images(source, len(listed))
+    others = frozenset(item.relative for item in listed if not images.is_image_name(item.relative))
     tables.claim(out, "catalog")
     with lease.hold(out, tables.beside(out)) as held:
-        return _add_images(config, source, out, pictures, len(listed) - len(pictures), held)
+        return _add_images(config, source, out, pictures, others, held)
 
 
 def _add_images(
-    config: CatalogConfig, source: str, out: str, pictures: list[Listed], num_ignored: int, held: lease.Lease
+    config: CatalogConfig, source: str, out: str, pictures: list[Listed], others: frozenset[str], held: lease.Lease
 ) -> CatalogResult:
     """Brings a catalog whose images are read up to date with the ``pictures`` of its source."""
     known = _known_rows(out)
     groups = _age_groups(config, out if known is not None else None)
-    labels = _labels(config, pictures, groups)
+    labels = _labels(config, pictures, others, groups)
     settings = _settings(config, labels.age_groups)
     if known is not None:
         check_unchanged(out, "another catalog", catalogs.settings(out), settings)
+    layouts.check_labelled(config.layout, labels)
 
     new, changed, gone, relabelled = _difference(known, pictures, labels)
     generation = _next_generation(out)
@@ -103,7 +107,7 @@ def _add_images(
     units = _units(_told_apart(new + changed, out, generation), labels, config, generation)
     units += _tombstones(gone, generation, len(units))
     if units:
-        fractions = None if config.split_column else splits.parse_fractions(config.split)
+        fractions = None if config.split_column or labels.has_splits else splits.parse_fractions(config.split)
         writer = PartWriter(out, metadata, config.pack, fractions)
         start_ray()
         with ImageProgress("cataloging", len(new) + len(changed) + len(gone)) as progress:
@@ -116,7 +120,8 @@ def _add_images(
     _write_findings(out, metadata, findings)
     rows = _with_group_names(rows, labels.age_groups)
     group_names = labels.age_groups.names if labels.age_groups else ()
-    return CatalogResult(len(new), len(changed), len(gone), len(rows), num_ignored, findings, rows, group_names)
+    counts = (len(new), len(changed), len(gone), len(rows), len(others))
+    return CatalogResult(*counts, findings, rows, group_names, labels.unused_columns)
 
 
 def _is_read(config: CatalogConfig) -> bool:
@@ -220,15 +225,17 @@ def _age_groups(config: CatalogConfig, grown: str | None) -> AgeGroups | None:
     return catalogs.age_groups(grown) if grown else None
 
 
-def _labels(config: CatalogConfig, pictures: list[Listed], groups: AgeGroups | None) -> Labels:
+def _labels(config: CatalogConfig, pictures: list[Listed], others: frozenset[str], groups: AgeGroups | None) -> Labels:
     label_source = LabelSource(
         age_groups=groups,
+        root=storage.absolute(config.source),
+        other_files=others,
         csv_bytes=storage.read_bytes(storage.absolute(config.csv)) if config.csv else None,
         **{column: getattr(config, column) for column in CSV_COLUMNS},
     )
     labels = layouts.LAYOUTS[config.layout]([item.relative for item in pictures], label_source)
     if labels.age_groups is None and config.layout != "unlabelled":
-        labels = Labels(labels.by_path, AgeGroups.parse(DEFAULT_AGE_GROUPS), labels.missing_files)
+        labels = replace(labels, age_groups=AgeGroups.parse(DEFAULT_AGE_GROUPS))
     return labels
 
 
@@ -308,7 +315,8 @@ def _units(pictures: list[Listed], labels: Labels, config: CatalogConfig, genera
 def _facts(item: Listed, label: Label) -> dict[str, Any]:
     facts = {"uri": item.uri, "version": item.version, "size_bytes": item.size_bytes}
     facts |= {name: getattr(label, name) for name in LABEL_FIELDS}
-    return {**facts, "split": label.split, "label_error": label.error}
+    error = f"line {label.line} of the CSV: {label.error}" if label.error and label.line else label.error
+    return {**facts, "split": label.split, "label_error": error}
 
 
 def _tombstones(gone: list[dict[str, Any]], generation: int, first: int) -> list[pa.Table]:
@@ -340,12 +348,14 @@ def _source_findings(
     found = []
     for name in sorted(labels.missing_files):
         row = {"uri": storage.join(source, name), "version": ""}
-        found.append(quality.finding(row, "missing_file", "the CSV names it, and it is not there"))
+        found.append(quality.finding(row, "missing_file", labels.why_missing[name]))
     if config.layout == "class_folders":
         used = {item.relative.split("/")[0] for item in pictures}
         for folder in sorted(set(storage.list_folders(source)) - used):
             uri = storage.join(source, folder)
             ours = (f"{storage.absolute(config.out)}/", f"{tables.beside(config.out)}/")
+            if layouts.is_in_system_folder(f"{folder}/"):
+                continue
             if not any(our.startswith(f"{uri}/") for our in ours):  # the catalog may stand in its source
                 row = {"uri": uri, "version": ""}
                 found.append(quality.finding(row, "empty_class", "the class folder holds no image"))
