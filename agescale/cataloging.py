@@ -107,8 +107,7 @@ def _add_images(
     units = _units(_told_apart(new + changed, out, generation), labels, config, generation)
     units += _tombstones(gone, generation, len(units))
     if units:
-        fractions = None if config.split_column or labels.has_splits else splits.parse_fractions(config.split)
-        writer = PartWriter(out, metadata, config.pack, fractions)
+        writer = PartWriter(out, metadata, config.pack, _fractions(config, labels))
         start_ray()
         with ImageProgress("cataloging", len(new) + len(changed) + len(gone)) as progress:
             for _ in run_units(units, writer, progress, num_cpus=1):
@@ -129,6 +128,16 @@ def _is_read(config: CatalogConfig) -> bool:
     return config.inspect or config.layout != "unlabelled"
 
 
+def _fractions(config: CatalogConfig, labels: Labels) -> splits.Fractions | None:
+    """Shares of the splits of images whose label tells none: of folders without a val, those in train."""
+    train, val, test = splits.parse_fractions(config.split)
+    if config.split_column:
+        return None
+    if not labels.has_splits:
+        return train, val, test
+    return (train / (train + val), val / (train + val), 0.0) if train + val else (1.0, 0.0, 0.0)
+
+
 def _metadata(out: str, settings: dict[str, Any]) -> dict[str, Any]:
     """What every part says. The identity, drawn when a catalog is born, tells it from a later one at the same path."""
     known = catalogs.metadata(out) if catalogs.list_parts(out) else {"id": uuid.uuid4().hex}
@@ -144,7 +153,7 @@ def _write_findings(out: str, metadata: dict[str, Any], findings: pa.Table) -> N
 class PartWriter:
     """Reads the images of one unit of the listing and writes them as one part of the catalog. Runs in a Ray task.
 
-    ``fractions`` are None where the labels name the split.
+    ``fractions`` are the shares of the splits of rows whose label tells none, or None.
     """
 
     def __init__(self, out: str, metadata: dict[str, Any], pack: int, fractions: splits.Fractions | None) -> None:
@@ -161,7 +170,7 @@ class PartWriter:
                 rows = list(pool.map(self._inspect, rows))
         for row in rows:
             key = row["subject"] or row.get("content_hash")
-            if self.fractions and key:
+            if self.fractions and key and row["split"] is None:
                 row["split"] = splits.assign(key, self.fractions)
         table = pa.Table.from_pylist(rows, schema=self.schema)
         row_group_size = catalogs.ROW_GROUP_ROWS if is_read else None

@@ -101,7 +101,8 @@ def class_folders(paths: Sequence[str], source: LabelSource) -> Labels:
     """One folder a class, directly below the source or below ``train``, ``val`` and ``test``: ``25-49/y.jpg``.
 
     Without ``--age-groups`` the groups are the folders: with bounds where every name is a range, else names only. One
-    folder an age (``007/x.jpg``) makes no groups, as ranges that overlap do not. Raises ValueError for folders above
+    folder an age (``007/x.jpg``) makes no groups, as ranges that overlap do not. Where there is no ``val``, what is in
+    ``train`` is told no split, so that some of it becomes one. Raises ValueError for folders above
     the classes that are no splits.
     """
     parts_of = {path: PurePosixPath(path).parts for path in paths}
@@ -115,10 +116,11 @@ def class_folders(paths: Sequence[str], source: LabelSource) -> Labels:
     if groups is None:
         groups = _groups_of(Counter(class_name(parts[0]) for parts in parts_of.values() if len(parts) > 1))
     by_path = {}
+    told = {SPLIT_NAMES[top.lower()] for top in tops} if has_splits else set()
     for path, parts in parts_of.items():
         label = _class_label(parts[0], groups) if len(parts) > 1 else Label(error="in no class folder")
         split = SPLIT_NAMES[class_name(path.split("/")[0]).lower()] if has_splits and "/" in path else None
-        by_path[path] = replace(label, split=split)
+        by_path[path] = replace(label, split=split if "val" in told or split == "test" else None)
     return Labels(by_path, groups, has_splits=has_splits)
 
 

@@ -129,6 +129,8 @@ def test_folders_of_splits_hold_class_folders() -> None:
     assert [label.group for label in labels.by_path.values()] == ["child", "child", "adult", "adult"]
     assert labels.has_splits
     assert labels.age_groups == AgeGroups.parse("adult,child")
+    no_val = class_folders(["train/child/a.jpg", "test/adult/c.jpg"], LabelSource())
+    assert [label.split for label in no_val.by_path.values()] == [None, "test"]  # some of the first will be val
     kept = class_folders(["train/child/a.jpg", "car/b/c.jpg"], LabelSource(AgeGroups.parse("train,car")))
     assert [label.group for label in kept.by_path.values()] == ["train", "car"]  # as they were asked for
 

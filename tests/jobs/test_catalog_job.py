@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from agescale import cataloging, catalogs, images, lease, listing, schema, splits, storage, tables
+from agescale import cataloging, catalogs, images, layouts, lease, listing, schema, splits, storage, tables
 from agescale.cataloging import CatalogResult, build_catalog, count_by_group_and_split
 from agescale.config import CatalogConfig
 
@@ -337,6 +337,16 @@ def test_folders_of_splits_make_the_splits_and_what_a_drive_keeps_is_left_out(
     assert kinds_of(out)["relabelled"] == 0
     counts = count_by_group_and_split(again)
     assert counts["child"] == {"train": 1, "val": 1, "test": 1}
+
+
+def test_of_folders_without_a_val_some_of_train_becomes_one() -> None:
+    folders, hashed = layouts.Labels({}, has_splits=True), layouts.Labels({})
+    assert cataloging._fractions(CatalogConfig("x", "y", split="0.6,0.2,0.2"), folders) == pytest.approx(
+        (0.75, 0.25, 0)
+    )
+    assert cataloging._fractions(CatalogConfig("x", "y", split="0,0,1"), folders) == (1, 0, 0)
+    assert cataloging._fractions(CatalogConfig("x", "y", split="0.6,0.2,0.2"), hashed) == (0.6, 0.2, 0.2)
+    assert cataloging._fractions(CatalogConfig("x", "y", split_column="split"), hashed) is None
 
 
 def test_findings_about_a_csv_name_its_lines(drawn_faces: Path, local_ray: None, tmp_path: Path) -> None:
