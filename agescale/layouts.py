@@ -128,30 +128,30 @@ def _check_levels(parts_of: Mapping[str, tuple[str, ...]], known: set[str], tops
     """Raises ValueError where the folders that should be classes seem to stand above them.
 
     That is where classes stand beside splits, and where names that are no ages have the same folders in them, or the
-    only one has images in its folders alone.
+    only one has folders in it and no image.
     """
+    what, where = (
+        "--layout class_folders",
+        "class folders stand directly below --source, or in train, val and test there",
+    )
     splits = sorted(top for top in tops if top.lower() in SPLIT_NAMES and top not in known)
-    where = "class folders stand directly below --source, or in train, val and test there"
     if splits and not has_splits:
-        other = min(tops - set(splits))
-        raise ValueError(f"--layout class_folders: {splits[0]}/ stands beside {other}/; {where}")
+        raise ValueError(f"{what}: {splits[0]}/ stands beside {min(tops - set(splits))}/; {where}")
     inside: dict[str, set[str]] = defaultdict(set)
     for path, parts in parts_of.items():
         if len(parts) == 1 and has_splits:
-            raise ValueError(f"--layout class_folders: {path} lies in a split and in no class folder; {where}")
+            raise ValueError(f"{what}: {path} lies in a split and in no class folder; {where}")
         if len(parts) > 1:
-            inside[class_name(parts[0])].add(parts[1] if len(parts) > 2 else "")
+            inside[class_name(parts[0])].update(parts[1:2] if len(parts) > 2 else ())
     if all(name in known or parse_interval(name) for name in inside):
         return
-    shared = [name for name, count in Counter(each for found in inside.values() for each in found).items() if count > 1]
-    is_above = any(shared) or (len(inside) == 1 and not any("" in found for found in inside.values()))
-    if is_above:
-        seen = next(
-            "/".join(parts[:2])
-            for parts in parts_of.values()
-            if len(parts) > 2 and (parts[1] in shared or not any(shared))
-        )
-        raise ValueError(f"--layout class_folders: folders in folders were seen, such as {seen}/; {where}")
+    times = Counter(name for names in inside.values() for name in names)
+    has_only_folders = len(inside) == 1 and all(len(parts) > 2 for parts in parts_of.values())
+    above = sorted(name for name, count in times.items() if count > 1 or has_only_folders)
+    if above:
+        top = next(top for top, names in inside.items() if above[0] in names)
+        seen = f"folders in folders were seen, such as {top}/{above[0]}/"
+        raise ValueError(f"{what}: {seen}; {where}; if {top} is a class, name all of them by --age-groups")
 
 
 def utkface(paths: Sequence[str], source: LabelSource) -> Labels:

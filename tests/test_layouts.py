@@ -140,8 +140,11 @@ def test_folders_of_splits_hold_class_folders() -> None:
     [
         (["train/a.jpg", "test/b.jpg"], "train/a.jpg lies in a split and in no class folder"),
         (["train/child/a.jpg", "old/b.jpg"], "train/ stands beside old/"),
-        (["faces/child/a.jpg", "faces/adult/b.jpg"], "folders in folders were seen, such as faces/child/"),
-        (["m/child/a.jpg", "m/adult/b.jpg", "f/adult/c.jpg"], "folders in folders were seen, such as m/adult/"),
+        (["faces/child/a.jpg", "faces/adult/b.jpg"], "folders in folders were seen, such as faces/adult/"),
+        (
+            ["m/child/a.jpg", "m/adult/b.jpg", "f/adult/c.jpg", "d.jpg"],
+            "folders in folders were seen, such as m/adult/",
+        ),
         (["train/m/child/a.jpg", "train/f/child/b.jpg"], "folders in folders were seen, such as m/child/"),
     ],
 )
