@@ -119,7 +119,7 @@ def class_folders(paths: Sequence[str], source: LabelSource) -> Labels:
     told = {SPLIT_NAMES[top.lower()] for top in tops} if has_splits else set()
     for path, parts in parts_of.items():
         label = _class_label(parts[0], groups) if len(parts) > 1 else Label(error="in no class folder")
-        split = SPLIT_NAMES[class_name(path.split("/")[0]).lower()] if has_splits and "/" in path else None
+        split = SPLIT_NAMES[class_name(PurePosixPath(path).parts[0]).lower()] if has_splits and parts else None
         by_path[path] = replace(label, split=split if "val" in told or split == "test" else None)
     return Labels(by_path, groups, has_splits=has_splits)
 
@@ -202,7 +202,7 @@ def csv_file(paths: Sequence[str], source: LabelSource) -> Labels:
         if path is None:
             name = row[image_column].strip().removeprefix("./")
             missing.append(name)
-            is_header = all(row[column] == column for column in columns)
+            is_header = all(row[column].strip() == column for column in columns)
             why = "which repeats the header" if is_header else files.why_not(name)
             why_missing.setdefault(name, f"line {row.line} of the CSV names it, {why}")
             continue
@@ -295,7 +295,7 @@ class _Row(dict[str, str]):
 def _read_csv(data: bytes) -> tuple[list[_Row], list[str]]:
     try:
         reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), skipinitialspace=True)
-        columns = [name.strip() for name in next(reader, [])]
+        columns = [name.strip() for name in next(filter(any, reader), [])]
         rows = []
         for cells in reader:
             if not cells:

@@ -416,7 +416,7 @@ def test_a_class_that_was_asked_for_by_the_name_unknown_is_one() -> None:
 
 
 def test_blanks_after_commas_and_capitals_in_the_header_do_not_count() -> None:
-    labels = read_csv('File_Name, Age, Who\n"a, b.jpg", "34", "x, y"\n', ["a, b.jpg"], subject_column="Who")
+    labels = read_csv('\n\nFile_Name, Age, Who\n"a, b.jpg", "34", "x, y"\n', ["a, b.jpg"], subject_column="Who")
     assert labels.by_path["a, b.jpg"] == Label(34, 35, subject="x, y")
 
 
