@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
+from agescale.labels import EXACT_YEARS as EXACT_YEARS
+from agescale.labels import class_name
+from agescale.labels import parse_range as parse_range
+
 MAX_AGE = 100
 """The age distribution has a point for each year 0..MAX_AGE; the last bin, [100, infinity), is open."""
-
-
-EXACT_YEARS = 1.001
-"""A label no wider than this is an exact age; float32 ages such as 12.3 may be a hair wider than a year."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,6 @@ class AgeGroups:
         if not self.groups:
             raise ValueError("age groups: at least one group is needed")
         names = self.names
-        if any("," in name or "=" in name for name in names):
-            raise ValueError(f"age groups: a name holds a comma or an equals sign: {'; '.join(names)}")
         if len(set(names)) != len(names):
             raise ValueError(f"age groups: a name stands twice in {', '.join(names)}")
         bounded = [g for g in self.groups if g.low is not None]
@@ -88,7 +87,7 @@ class AgeGroups:
         An exact age, an interval of one year, belongs where it starts: 24.3 to people aged 24.
         """
         index = self.index_of(low)
-        if index is None or high - low <= 1.001:  # the tables hold float32
+        if index is None or high - low <= EXACT_YEARS:
             return index
         group_high = self.groups[index].high
         return index if group_high is not None and high <= group_high else None
@@ -107,7 +106,8 @@ class AgeGroups:
 
     def format(self) -> str:
         """The text that ``parse`` reads back."""
-        return ",".join(_format_group(group) for group in self.groups)
+        text = ",".join(_format_group(group) for group in self.groups)
+        return _quoted(text) if text in PRESETS else text  # the one group of a preset's name
 
     @staticmethod
     def parse(text: str) -> AgeGroups:
@@ -115,19 +115,28 @@ class AgeGroups:
 
         Raises ValueError, in one line, for anything else.
         """
-        if text in PRESETS:
-            text = PRESETS[text]
-        items = [item.strip() for item in text.split(",") if item.strip()]
-        if not items:
+        text = PRESETS.get(text, text)
+        groups, rest = [], text
+        while rest.strip():
+            item = QUOTED_ITEM.match(rest)
+            if item is None or not (_needs_quotes(name := _unquoted(item)) or name in PRESETS):
+                item = ITEM.match(rest)
+                assert item is not None, "it ends at a comma, or with the text"
+                name = item["name"].strip()
+            rest = rest[item.end() :]
+            if item[0].strip().strip(","):
+                groups.append(_parse_group(item, name))
+        if not groups:
             raise ValueError(f"age groups: nothing in {text!r}; write name=low-high,... or one of {', '.join(PRESETS)}")
-        return AgeGroups(tuple(_parse_group(item) for item in items))
+        return AgeGroups(tuple(groups))
 
     @staticmethod
-    def from_names(names: list[str]) -> AgeGroups:
+    def from_names(names: Iterable[str]) -> AgeGroups:
         """Groups from class names: with bounds where every name is a range such as ``"25-49"`` or ``"75+"``.
 
         A range that ends above MAX_AGE, such as ``"100-116"``, is open.
         """
+        names = list(dict.fromkeys(map(class_name, names)))
         groups = []
         for name in names:
             interval = parse_range(name)
@@ -138,43 +147,44 @@ class AgeGroups:
         return AgeGroups(tuple(sorted(groups, key=lambda group: group.low or 0)))
 
 
-def parse_range(text: str) -> tuple[int, float] | None:
-    """The half-open interval of years of a range as people write it, or None where the text is no range.
-
-    >>> parse_range("25-49"), parse_range("60-"), parse_range("60+"), parse_range("7")
-    ((25, 50.0), (60, inf), (60, inf), (7, 8.0))
-    """
-    match = re.fullmatch(r"\s*(\d{1,3})\s*(?:(-|–|_|to|\+)\s*(\d{1,3})?)?\s*", text)
-    if match is None:
-        return None
-    low, sign, last = match.groups()
-    if sign is None:
-        return int(low), float(int(low) + 1)
-    if last is None:
-        return int(low), math.inf
-    if sign == "+" or int(last) < int(low):
-        return None
-    return int(low), float(int(last) + 1)
+BOUNDS = r"(?:=(?P<bounds>\s*[\[(][^\])=]*[\])]\s*|[^,]*))?(?:,|\Z)"
+ITEM = re.compile(rf"(?P<name>[^,=]*){BOUNDS}")
+QUOTED_ITEM = re.compile(rf'\s*"(?P<name>(?:[^"]|"")*)"\s*{BOUNDS}')
+"""A name in quotation marks, in which two stand for one. Only names that could not be told otherwise have them: the
+others keep them as a part of the name."""
 
 
-def _parse_group(item: str) -> AgeGroup:
-    name, sign, bounds = (part.strip() for part in item.partition("="))
-    if not name:
-        raise ValueError(f"age groups: {item!r} has no name; write name=low-high")
-    if not sign:
+def _needs_quotes(name: str) -> bool:
+    return name != name.strip() or not name or name.startswith('"') or "," in name or "=" in name
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _unquoted(item: re.Match[str]) -> str:
+    return item["name"].replace('""', '"')
+
+
+def _parse_group(item: re.Match[str], name: str) -> AgeGroup:
+    bounds, written = item["bounds"], item[0].removesuffix(",").strip()
+    if not item["name"].strip() and not written.startswith('"'):
+        raise ValueError(f"age groups: {written!r} has no name; write name=low-high")
+    if bounds is None:
         return AgeGroup(name)
     interval = parse_range(bounds)
     if interval is None:
-        raise ValueError(f"age groups: {item!r} is not name=low-high, for example teenager=13-19 or senior=60-")
+        raise ValueError(f"age groups: {written!r} is not name=low-high, for example teenager=13-19 or senior=60-")
     if interval[0] > MAX_AGE or MAX_AGE < interval[1] < math.inf:
-        raise ValueError(f"age groups: {item!r} ends above {MAX_AGE}; leave the last group open, such as {name}=75-")
+        raise ValueError(f"age groups: {written!r} ends above {MAX_AGE}; leave the last group open, such as {name}=75-")
     return AgeGroup(name, *interval)
 
 
 def _format_group(group: AgeGroup) -> str:
+    name = _quoted(group.name) if _needs_quotes(group.name) else group.name
     if group.low is None or group.high is None:
-        return group.name
-    return f"{group.name}={group.low}-" + ("" if math.isinf(group.high) else f"{int(group.high) - 1}")
+        return name
+    return f"{name}={group.low}-" + ("" if math.isinf(group.high) else f"{int(group.high) - 1}")
 
 
 PRESETS = {

@@ -68,6 +68,7 @@ class CatalogResult:
     findings: pa.Table
     rows: pa.Table | None = None
     group_names: tuple[str, ...] = ()
+    unused_columns: tuple[str, ...] = ()  # settings for columns of the CSV that seem to be known, and were not named
 
 
 def build_catalog(config: CatalogConfig) -> CatalogResult:
@@ -80,24 +81,27 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
         return _list_images(config, source, out)
     ours = (f"{out}/", f"{tables.beside(out)}/")
     listed = [item for item in listing.list_files(source) if not item.uri.startswith(ours)]
+    listed = [item for item in listed if not layouts.is_in_system_folder(item.relative)]
     pictures = [item for item in listed if images.is_image_name(item.relative)]
     if not pictures:
         raise changes.no_images(source, len(listed))
+    others = frozenset(item.relative for item in listed if not images.is_image_name(item.relative))
     tables.claim(out, "catalog")
     with lease.hold(out, tables.beside(out)) as held:
-        return _add_images(config, source, out, pictures, len(listed) - len(pictures), held)
+        return _add_images(config, source, out, pictures, others, held)
 
 
 def _add_images(
-    config: CatalogConfig, source: str, out: str, pictures: list[Listed], num_ignored: int, held: lease.Lease
+    config: CatalogConfig, source: str, out: str, pictures: list[Listed], others: frozenset[str], held: lease.Lease
 ) -> CatalogResult:
     """Brings a catalog whose images are read up to date with the ``pictures`` of its source."""
     known = _known_rows(out)
     groups = _age_groups(config, out if known is not None else None)
-    labels = _labels(config, pictures, groups)
+    labels = _labels(config, pictures, others, groups)
     settings = _settings(config, labels.age_groups)
     if known is not None:
         check_unchanged(out, "another catalog", catalogs.settings(out), settings)
+    layouts.check_labelled(config.layout, labels)
 
     new, changed, gone, relabelled = _difference(known, pictures, labels)
     generation = _next_generation(out)
@@ -105,8 +109,7 @@ def _add_images(
     units = _units(_told_apart(new + changed, out, generation), labels, config, generation)
     units += _tombstones(gone, generation, len(units))
     if units:
-        fractions = None if config.split_column else splits.parse_fractions(config.split)
-        writer = PartWriter(out, metadata, config.pack, fractions)
+        writer = PartWriter(out, metadata, config.pack, _fractions(config, labels))
         start_ray()
         with ImageProgress("cataloging", len(new) + len(changed) + len(gone)) as progress:
             for _ in run_units(units, writer, progress, num_cpus=1):
@@ -118,12 +121,23 @@ def _add_images(
     _write_findings(out, metadata, findings)
     rows = _with_group_names(rows, labels.age_groups)
     group_names = labels.age_groups.names if labels.age_groups else ()
-    return CatalogResult(len(new), len(changed), len(gone), len(rows), num_ignored, findings, rows, group_names)
+    counts = (len(new), len(changed), len(gone), len(rows), len(others))
+    return CatalogResult(*counts, findings, rows, group_names, labels.unused_columns)
 
 
 def _is_read(config: CatalogConfig) -> bool:
     """Whether every image is read, and not only listed."""
     return config.inspect or config.layout != "unlabelled"
+
+
+def _fractions(config: CatalogConfig, labels: Labels) -> splits.Fractions | None:
+    """Shares of the splits of images whose label tells none: of folders without a val, those in train."""
+    train, val, test = splits.parse_fractions(config.split)
+    if config.split_column:
+        return None
+    if not labels.has_splits:
+        return train, val, test
+    return (train / (train + val), val / (train + val), 0.0) if train + val else (1.0, 0.0, 0.0)
 
 
 def _metadata(out: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +155,7 @@ def _write_findings(out: str, metadata: dict[str, Any], findings: pa.Table) -> N
 class PartWriter:
     """Reads the images of one unit of the listing and writes them as one part of the catalog. Runs in a Ray task.
 
-    ``fractions`` are None where the labels name the split.
+    ``fractions`` are the shares of the splits of rows whose label tells none, or None.
     """
 
     def __init__(self, out: str, metadata: dict[str, Any], pack: int, fractions: splits.Fractions | None) -> None:
@@ -158,7 +172,7 @@ class PartWriter:
                 rows = list(pool.map(self._inspect, rows))
         for row in rows:
             key = row["subject"] or row.get("content_hash")
-            if self.fractions and key:
+            if self.fractions and key and row["split"] is None:
                 row["split"] = splits.assign(key, self.fractions)
         table = pa.Table.from_pylist(rows, schema=self.schema)
         row_group_size = catalogs.ROW_GROUP_ROWS if is_read else None
@@ -222,15 +236,17 @@ def _age_groups(config: CatalogConfig, grown: str | None) -> AgeGroups | None:
     return catalogs.age_groups(grown) if grown else None
 
 
-def _labels(config: CatalogConfig, pictures: list[Listed], groups: AgeGroups | None) -> Labels:
+def _labels(config: CatalogConfig, pictures: list[Listed], others: frozenset[str], groups: AgeGroups | None) -> Labels:
     label_source = LabelSource(
         age_groups=groups,
+        root=storage.absolute(config.source),
+        other_files=others,
         csv_bytes=storage.read_bytes(storage.absolute(config.csv)) if config.csv else None,
         **{column: getattr(config, column) for column in CSV_COLUMNS},
     )
     labels = layouts.LAYOUTS[config.layout]([item.relative for item in pictures], label_source)
     if labels.age_groups is None and config.layout != "unlabelled":
-        labels = Labels(labels.by_path, AgeGroups.parse(DEFAULT_AGE_GROUPS), labels.missing_files)
+        labels = replace(labels, age_groups=AgeGroups.parse(DEFAULT_AGE_GROUPS))
     return labels
 
 
@@ -310,7 +326,8 @@ def _units(pictures: list[Listed], labels: Labels, config: CatalogConfig, genera
 def _facts(item: Listed, label: Label) -> dict[str, Any]:
     facts = {"uri": item.uri, "version": item.version, "size_bytes": item.size_bytes}
     facts |= {name: getattr(label, name) for name in LABEL_FIELDS}
-    return {**facts, "split": label.split, "label_error": label.error}
+    error = f"line {label.line} of the CSV: {label.error}" if label.error and label.line else label.error
+    return {**facts, "split": label.split, "label_error": error}
 
 
 def _tombstones(gone: list[dict[str, Any]], generation: int, first: int) -> list[pa.Table]:
@@ -342,12 +359,14 @@ def _source_findings(
     found = []
     for name in sorted(labels.missing_files):
         row = {"uri": storage.join(source, name), "version": ""}
-        found.append(quality.finding(row, "missing_file", "the CSV names it, and it is not there"))
+        found.append(quality.finding(row, "missing_file", labels.why_missing[name]))
     if config.layout == "class_folders":
         used = {item.relative.split("/")[0] for item in pictures}
         for folder in sorted(set(storage.list_folders(source)) - used):
             uri = storage.join(source, folder)
             ours = (f"{storage.absolute(config.out)}/", f"{tables.beside(config.out)}/")
+            if layouts.is_in_system_folder(f"{folder}/"):
+                continue
             if not any(our.startswith(f"{uri}/") for our in ours):  # the catalog may stand in its source
                 row = {"uri": uri, "version": ""}
                 found.append(quality.finding(row, "empty_class", "the class folder holds no image"))

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale import catalogs, images, listing, schema, storage, tables
+from agescale import catalogs, images, layouts, listing, schema, storage, tables
 
 ROW_GROUP_ROWS = 10_000
 KNOWN_ROWS = 300_000
@@ -43,7 +43,10 @@ def select_images(listed: pa.Table, source: str, out: str) -> tuple[pa.Table, in
         listed = listed.filter(pc.invert(pc.starts_with(listed["uri"], f"{ours}/")))
     root = storage.join(source, "")
     is_picture = [
-        uri.startswith(root) and "/." not in uri[len(root) - 1 :] and images.is_image_name(uri)
+        uri.startswith(root)
+        and "/." not in uri[len(root) - 1 :]
+        and images.is_image_name(uri)
+        and not layouts.is_in_system_folder(uri[len(root) :])
         for uri in listed["uri"].to_pylist()
     ]
     pictures = listed.filter(pa.array(is_picture, pa.bool_()))

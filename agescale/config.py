@@ -39,15 +39,16 @@ class CatalogConfig:
     out: str
     """Folder of the catalog. The same command again adds what is new, changed or gone."""
     layout: Literal["class_folders", "csv", "utkface", "unlabelled"] = "unlabelled"
-    """How labels are told: one folder a class, a CSV, UTKFace file names, or not at all."""
+    """How labels are told: one folder a class (perhaps in train, val and test), a CSV, UTKFace file names, or not at
+    all."""
     csv: str | None = None
     """CSV of labels (layout csv); its image names are relative to --source."""
     image_column: str | None = None
     """Column of image names. Default: file_name, filename, image, path, file or ID, whichever there is."""
     label_column: str | None = None
-    """Column of ages, ranges such as 25-49, or class names."""
+    """Column of ages, ranges such as 25-49 or 60+, or class names."""
     age_column: str | None = None
-    """Column of exact ages, years. Default: age or real_age."""
+    """Column of ages or ranges, years. Default: age, real_age or apparent_age."""
     split_column: str | None = None
     """Column that says train, val or test; without it the split is a hash."""
     gender_column: str | None = None

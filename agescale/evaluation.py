@@ -53,6 +53,14 @@ class Rows:
 
 def evaluate(config: EvaluateConfig) -> str:
     """Writes the report and returns the URI of its page. Raises ValueError where there is nothing to judge."""
+    config = replace(
+        config,
+        catalog=storage.absolute(config.catalog),
+        predictions=storage.absolute(config.predictions),
+        against=config.against and storage.absolute(config.against),
+        gender_from=config.gender_from and storage.absolute(config.gender_from),
+        checkpoint=config.checkpoint and storage.absolute(config.checkpoint),
+    )
     catalogs.check_complete(config.catalog)
     predictions, metadata = read_predictions(config.predictions)
     groups = _groups(metadata)
@@ -74,11 +82,11 @@ def evaluate(config: EvaluateConfig) -> str:
         card = card | _card_of_checkpoint(config.checkpoint, metadata["run"]["model"])
     settings = catalogs.settings(config.catalog)
     about = {
-        "catalog": storage.absolute(config.catalog),
+        "catalog": config.catalog,
         "source": settings.get("source"),
         "layout": settings.get("layout"),
-        "predictions": storage.absolute(config.predictions),
-        "against": storage.absolute(config.against) if config.against else None,
+        "predictions": config.predictions,
+        "against": config.against or None,
         "checkpoint": config.checkpoint or metadata.get("checkpoint"),
         "model": metadata["run"]["model"],
         "age_groups": metadata["run"]["age_groups"],
@@ -295,7 +303,7 @@ def _why_nothing(result: SplitResult) -> str:
 
 def _card_of_checkpoint(uri: str, digest: str | None) -> dict[str, Any]:
     """What a checkpoint says of its model. Raises ValueError where the predictions are not of this model."""
-    checkpoint = checkpoints.read(storage.absolute(uri))
+    checkpoint = checkpoints.read(uri)
     if checkpoint.digest != digest:
         raise ValueError(f"{uri}: its model is {checkpoint.digest}, the predictions are of model {digest}")
     return checkpoint.card()

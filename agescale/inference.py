@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from agescale import age_cdf, catalogs, images, listing, schema, storage, tables
+from agescale import age_cdf, catalogs, images, layouts, listing, schema, storage, tables
 from agescale.catalogs import FaceOrError
 from agescale.predictor import Predictor
 from agescale.storage import StoreError
@@ -218,6 +218,7 @@ def list_photos(uri: str) -> dict[str, str]:
         if error.status != "missing":
             raise
         return {uri: ""}  # no folder: a photo must be meant
+    listed = [item for item in listed if not layouts.is_in_system_folder(item.relative)]
     pictures = {item.uri: item.version for item in listed if images.is_image_name(item.relative)}
     if not pictures:
         raise ValueError(f"{uri}: no image in this folder (a name that ends in {', '.join(images.EXTENSIONS)})")

@@ -200,3 +200,14 @@ def test_a_version_that_comes_back_is_another_row(tmp_path: Path) -> None:
     rows = [row for part in part_names(tmp_path) for row in rows_of(tmp_path, part) if not row["deleted"]]
     keys = [(row["uri"], row["version"]) for row in rows]
     assert len(set(keys)) == len(keys)
+
+
+def test_thumbnails_that_a_drive_keeps_are_no_images_of_a_listing_made_elsewhere() -> None:
+    uris = [
+        "s3://b/lost+found/in/a.jpg",
+        "s3://b/lost+found/in/@eaDir/a.jpg/THUMB.jpg",
+        "s3://b/lost+found/in/.x/b.jpg",
+    ]
+    listed = pa.table({"uri": uris, "version": ["1"] * 3, "size_bytes": [1] * 3}, schema=listing.ROWS)
+    pictures, num_ignored = changes.select_images(listed, "s3://b/lost+found/in", "s3://b/catalog")
+    assert (pictures["uri"].to_pylist(), num_ignored) == (uris[:1], 2)

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 FLOORS = (
-    {"schema", "age_groups", "config"},
+    {"schema", "labels", "age_groups", "config"},
     {
         "age_cdf",
         "layouts",

@@ -386,3 +386,10 @@ def test_a_scorer_refuses_in_one_line_what_it_cannot_score(checkpoint: str) -> N
     ):
         with pytest.raises(ValueError, match=words):
             scorer(batch)
+
+
+def test_the_thumbnails_that_a_drive_keeps_are_no_photos(tmp_path: Path) -> None:
+    for name in ("a.jpg", "@eaDir/a.jpg/THUMB.jpg", "b/.thumbnails/c.jpg", "#recycle/d.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert list(inference.list_photos(str(tmp_path))) == [str(tmp_path / "a.jpg")]

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from agescale import cataloging, catalogs, images, lease, listing, schema, splits, storage, tables
+from agescale import cataloging, catalogs, images, layouts, lease, listing, schema, splits, storage, tables
 from agescale.cataloging import CatalogResult, build_catalog, count_by_group_and_split
 from agescale.config import CatalogConfig
 
@@ -316,6 +316,57 @@ def test_a_changed_label_is_a_finding_and_the_fact_stays(csv_catalog: Path, draw
     assert rows_of(out) == before
 
 
+def test_folders_of_splits_make_the_splits_and_what_a_drive_keeps_is_left_out(
+    drawn_faces: Path, local_ray: None, tmp_path: Path
+) -> None:
+    pictures = picture_files(drawn_faces / "unlabelled")
+    names = ["train/child /a.jpg", "train/young, male/b.jpg", "valid/child/c.jpg", "test/child/d.jpg"]
+    thumbnails = ["@eaDir/a.jpg/THUMB.jpg", "train/child/@eaDir/a.jpg/THUMB.jpg", "lost+found/e.jpg"]
+    for name, picture in zip(names + thumbnails, pictures, strict=False):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, tmp_path / "in" / name)
+    out = tmp_path / "catalog"
+    result = build(tmp_path / "in", out, layout="class_folders")
+    assert result.num_current == 4
+    assert {(row["split"], row["group"]) for row in rows_of(out)} == {
+        *(("train", "child"), ("train", "young, male"), ("val", "child"), ("test", "child"))
+    }
+    assert result.group_names == ("child", "young, male")
+    again = build(tmp_path / "in", out, layout="class_folders")
+    assert (again.num_new, again.num_changed, again.num_current) == (0, 0, 4)
+    assert kinds_of(out)["relabelled"] == 0
+    counts = count_by_group_and_split(again)
+    assert counts["child"] == {"train": 1, "val": 1, "test": 1}
+
+
+def test_of_folders_without_a_val_some_of_train_becomes_one() -> None:
+    folders, hashed = layouts.Labels({}, has_splits=True), layouts.Labels({})
+    assert cataloging._fractions(CatalogConfig("x", "y", split="0.6,0.2,0.2"), folders) == pytest.approx(
+        (0.75, 0.25, 0)
+    )
+    assert cataloging._fractions(CatalogConfig("x", "y", split="0,0,1"), folders) == (1, 0, 0)
+    assert cataloging._fractions(CatalogConfig("x", "y", split="0.6,0.2,0.2"), hashed) == (0.6, 0.2, 0.2)
+    assert cataloging._fractions(CatalogConfig("x", "y", split_column="split"), hashed) is None
+
+
+def test_findings_about_a_csv_name_its_lines(drawn_faces: Path, local_ray: None, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name, picture in zip("abc", picture_files(drawn_faces / "unlabelled"), strict=False):
+        shutil.copy(picture, tmp_path / "in" / f"{name}.jpg")
+    (tmp_path / "in" / "d.heic").touch()
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,age,sex\na.jpg,30-39,f\nb.jpg,9-Mar,m\nd.heic,4,m\nC.jpg,5,m\n")
+    result = build(f"file://{tmp_path}/in", f"file://{tmp_path}/catalog", layout="csv", csv=f"file://{labels}")
+    assert result.unused_columns == ("--gender-column sex",)
+    found = {(storage.name_of(row["uri"]), row["kind"]): row["detail"] for row in result.findings.to_pylist()}
+    date = "a date, which spreadsheets make of ranges such as 3-9"
+    assert found["b.jpg", "unlabelled"] == f"line 3 of the CSV: age '9-Mar' is no number from 0 to 120: {date}"
+    assert found["c.jpg", "unlabelled"] == "the CSV has no row for it"
+    assert found["d.heic", "missing_file"] == "line 4 of the CSV names it, and its format is not taken"
+    why = "line 5 of the CSV names it, and it is not there; 'c.jpg' is, the same but for upper and lower case"
+    assert found["C.jpg", "missing_file"] == why
+
+
 @pytest.fixture
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs the job's command line and returns the one line with which it refuses."""
@@ -381,6 +432,11 @@ def test_what_cannot_work_is_refused_before_any_work(
     assert "overlap" in refused(*faces, "--layout", "utkface", "--age-groups", "a=0-20,b=20-")
     assert "--pack 4: pixels" in refused(*faces, "--layout", "utkface", "--pack", 4)
     assert "give --inspect with it" in refused(*faces, "--pack", 64)
+    assert "none of 29 images has a label" in refused(
+        *("--source", drawn_faces / "unlabelled", *out, "--layout", "utkface")
+    )
+    (tmp_path / "labels.csv").write_text("file,age\nin/a.jpg,3\n")
+    assert "none of its 1 rows names an image" in refused(*faces, "--layout", "csv", "--csv", tmp_path / "labels.csv")
     (tmp_path / "list.csv").write_text("file,etag\n")
     assert "--listing goes with --layout unlabelled" in refused(*faces, "--layout", "utkface", "--listing", "x.csv")
     assert "x.csv: not found" in refused(*faces, "--listing", tmp_path / "x.csv")

@@ -130,6 +130,16 @@ def test_the_job_writes_page_numbers_and_tables(tmp_path: Path) -> None:
     assert names == {"report.html", "metrics.json"} | {f"{table}.csv" for table in tables}
 
 
+def test_tables_and_report_may_be_told_as_file_uris(tmp_path: Path) -> None:
+    catalog = write_catalog(tmp_path / "catalog", ROWS)
+    predictions = write_predictions(tmp_path / "ages", of(ROWS))
+    uris = {"catalog": f"file://{catalog}", "predictions": f"file://{predictions}", "against": f"file://{predictions}"}
+    page = evaluate(EvaluateConfig(out=f"file://{tmp_path}/report", **uris))
+    assert page == str(tmp_path / "report" / "report.html")
+    about = json.loads((tmp_path / "report" / "metrics.json").read_text())["about"]
+    assert (about["catalog"], about["predictions"], about["against"]) == (catalog, predictions, predictions)
+
+
 def test_a_predicted_gender_is_judged_by_its_label_where_there_is_one(tmp_path: Path) -> None:
     rows = [image_row(i, "test", 30.0, gender="male" if i < 6 else None) for i in range(8)]
     said = [prediction(row, 31.0, gender="male" if i < 3 else "female") for i, row in enumerate(rows)]
