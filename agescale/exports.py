@@ -226,11 +226,17 @@ def _write_folder(out: str, batches: Iterable[pa.Table], reader: CurrentRows) ->
         if held:
             _write_part(out, number, held)
             number += 1
-        for name in storage.list_names(out)[number:]:  # of one that was cut short when there was more
-            storage.delete(storage.join(out, name))
+        for name in storage.list_names(out, prefix="part-", suffix=".parquet"):
+            if name >= _part_name(number):  # of one that was cut short when there was more
+                storage.delete(storage.join(out, name))
         storage.write_bytes(summary, json.dumps({"num_rows": reader.num_rows, "run": reader.run}).encode())
 
 
 def _write_part(out: str, number: int, held: Sequence[pa.Table]) -> None:
-    name = f"part-{number:06d}.parquet"
-    storage.write_table(storage.join(out, name), pa.concat_tables(held), BATCH_ROWS, scratch=tables.beside(out))
+    storage.write_table(
+        storage.join(out, _part_name(number)), pa.concat_tables(held), BATCH_ROWS, scratch=tables.beside(out)
+    )
+
+
+def _part_name(number: int) -> str:
+    return f"part-{number:06d}.parquet"
