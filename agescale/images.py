@@ -27,6 +27,11 @@ MAX_PIXELS = 100_000_000
 
 PACK_QUALITY = 95
 
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+"""Markers of a JPEG's frame header, by the kind of its coding."""
+LOSSY_FRAMES = (0xC0, 0xC1, 0xC2)
+"""Of these baseline, extended sequential and progressive DCT, Huffman coded."""
+
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS takes its place: Pillow's limit speaks through warnings, which threads lose
 Image.init()  # loads the format plugins once, before threads race for them
 
@@ -120,8 +125,31 @@ def _open(data: bytes) -> _Header:
         raise _unidentified(data) from None
     except Exception as error:  # the border: plugins raise whatever a broken file makes them raise
         raise ImageError("unreadable", _reason(error)) from error
-    is_plain_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
+    is_plain_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L") and _is_lossy_jpeg(data)
     return _describe(image, data if is_plain_jpeg else None)
+
+
+def _is_lossy_jpeg(data: bytes) -> bool:
+    """Whether a JPEG is of the kind that the fast decoder is made for: LOSSY_FRAMES of 8 bits, in 1 or 3 colours.
+
+    Scaling another kind, a lossless one, corrupts its memory and ends the process. Markers are looked for as libjpeg
+    does, up to the first frame header, so that both see the same one.
+    """
+    position = 2
+    while True:
+        position = data.find(b"\xff", position)
+        while 0 <= position < len(data) and data[position] == 0xFF:
+            position += 1
+        if not 0 <= position < len(data):
+            return False
+        marker, position = data[position], position + 1
+        if marker in FRAMES:
+            bits, colours = data[position + 2 : position + 3], data[position + 7 : position + 8]
+            return marker in LOSSY_FRAMES and bits == b"\x08" and colours in (b"\x01", b"\x03")
+        if marker == 0xDA:  # pixels, and no frame before them
+            return False
+        if marker not in (0x00, 0x01, *range(0xD0, 0xDA)):  # those have no length
+            position += int.from_bytes(data[position : position + 2])
 
 
 def _load(picture: Image.Image | Pixels) -> _Header:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -225,3 +227,61 @@ def test_packing_turns_the_picture_upright() -> None:
 
 def test_a_thumbnail_is_whole_and_small() -> None:
     assert images.upright_thumbnail(encode(gradient(600, 300), "JPEG"), 100).size == (100, 50)
+
+
+FUZZ = """
+import io, random, sys
+import numpy as np
+from PIL import Image
+from agescale import images
+
+draw = random.Random(0)
+pixels = np.random.default_rng(0).integers(0, 255, (96, 120, 3), np.uint8)
+smooth = Image.fromarray(pixels).resize((240, 180))
+pictures = []
+for mode in ("RGB", "L", "CMYK"):
+    for options in ({}, {"progressive": True}, {"restart_marker_blocks": 2}, {"subsampling": 0}):
+        buffer = io.BytesIO()
+        smooth.convert(mode).save(buffer, "JPEG", **({} if mode == "CMYK" and "subsampling" in options else options))
+        pictures.append(buffer.getvalue())
+num_faces = 0
+for number in range(int(sys.argv[1])):
+    data = bytearray(draw.choice(pictures))
+    frame = next(at for at in range(len(data)) if data[at] == 0xFF and data[at + 1] in (0xC0, 0xC2))
+    kind = draw.randrange(5)
+    if kind == 0:  # another kind of coding, lossless among them
+        data[frame + 1] = draw.choice([0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF])
+    elif kind == 1:  # another size, depth or number of colours
+        data[frame + draw.randrange(4, 18)] = draw.randrange(256)
+    elif kind == 2:  # any byte of the headers, tables included
+        for _ in range(draw.randrange(1, 5)):
+            data[draw.randrange(2, frame + 200)] = draw.randrange(256)
+    elif kind == 3:
+        del data[draw.randrange(len(data)) :]
+    else:
+        for _ in range(draw.randrange(1, 20)):
+            data[draw.randrange(len(data))] = draw.randrange(256)
+    try:
+        face = images.load_face(bytes(data), draw.choice([16, 32, 112]))
+        assert face.pixels.shape[2] == 3
+        num_faces += 1
+    except images.ImageError:
+        pass
+print(num_faces)
+"""
+
+
+def test_no_mutated_jpeg_ends_the_process_or_raises_what_is_foreign() -> None:
+    ended = subprocess.run([sys.executable, "-W", "ignore", "-c", FUZZ, "1500"], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert 100 < int(ended.stdout) < 1400, "some are pictures still, and some are none"
+
+
+@pytest.mark.parametrize("marker", [0xC3, 0xC7, 0xC9, 0xCB])
+def test_of_jpegs_only_those_of_the_usual_coding_go_to_the_fast_decoder(marker: int) -> None:
+    data = encode(gradient(), "JPEG")
+    assert images._is_lossy_jpeg(data)
+    frame = data.index(b"\xff\xc0\x00")
+    assert not images._is_lossy_jpeg(data[: frame + 1] + bytes([marker]) + data[frame + 2 :])
+    assert not images._is_lossy_jpeg(data[:frame])
+    assert not images._is_lossy_jpeg(data[: frame + 4] + b"\x0c" + data[frame + 5 :]), "12 bits"
