@@ -271,6 +271,25 @@ print(num_faces)
 """
 
 
+def lossless_jpeg(side: int) -> bytes:
+    """Grey of 128 in three colours, coded without loss (SOF3): every difference is 0, whose code is a single 0 bit."""
+
+    def segment(marker: int, payload: bytes) -> bytes:
+        return bytes([0xFF, marker]) + struct.pack(">H", len(payload) + 2) + payload
+
+    frame = segment(0xC3, struct.pack(">BHHB", 8, side, side, 3) + bytes([1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0]))
+    table = segment(0xC4, bytes([0, 1, *[0] * 15, 0]))
+    scan = segment(0xDA, bytes([3, 1, 0, 2, 0, 3, 0, 1, 0, 0]))
+    return b"\xff\xd8" + frame + table + scan + bytes(side * side * 3 // 8 + 1) + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("side", [64, 2000])
+def test_a_lossless_jpeg_is_a_picture_and_not_the_end_of_the_process(side: int) -> None:
+    assert not images._is_lossy_jpeg(lossless_jpeg(side)), "scaling it would corrupt the memory"
+    face = images.load_face(lossless_jpeg(side), 32)
+    assert (face.pixels == 128).all()
+
+
 def test_no_mutated_jpeg_ends_the_process_or_raises_what_is_foreign() -> None:
     ended = subprocess.run([sys.executable, "-W", "ignore", "-c", FUZZ, "1500"], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-2000:]
