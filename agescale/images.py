@@ -7,6 +7,7 @@ normalisation is not here but inside the model. Reads no files: bytes come from 
 from __future__ import annotations
 
 import io
+import re
 import threading
 from dataclasses import dataclass
 
@@ -122,6 +123,8 @@ def _open(data: bytes) -> _Header:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
+        if (pixels_only := _without_metadata(data)) != data:
+            return _open(pixels_only)
         raise _unidentified(data) from None
     except Exception as error:  # the border: plugins raise whatever a broken file makes them raise
         raise ImageError("unreadable", _reason(error)) from error
@@ -152,6 +155,23 @@ def _is_lossy_jpeg(data: bytes) -> bool:
             position += int.from_bytes(data[position : position + 2])
 
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def _without_metadata(data: bytes) -> bytes:
+    """A PNG without the chunks that its pixels do not need: one of them that is broken makes no picture unreadable."""
+    if not data.startswith(PNG_SIGNATURE):
+        return data
+    kept, position = [PNG_SIGNATURE], len(PNG_SIGNATURE)
+    while position < len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4])
+        name = data[position + 4 : position + 8]
+        if name[:1].isupper() or name == b"tRNS":
+            kept.append(data[position:end])
+        position = end
+    return b"".join(kept)
+
+
 def _load(picture: Image.Image | Pixels) -> _Header:
     image = _from_array(picture) if isinstance(picture, np.ndarray) else picture
     with _PILLOW_LOCK:
@@ -177,9 +197,16 @@ def _describe(image: Image.Image, plain_jpeg: bytes | None) -> _Header:
     if min(width, height) < MIN_SIDE:
         raise ImageError("too_small", f"{width}x{height} pixels, a side under {MIN_SIDE}")
     try:
-        orientation = image.getexif().get(0x0112, 1)  # decodes a PNG, hence after the limits
+        if not plain_jpeg:
+            image.load()
+    except MemoryError:
+        raise
     except Exception as error:  # the border
         raise ImageError("unreadable", _reason(error)) from error
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except Exception:  # noqa: BLE001 - the border: of pixels that are whole, with a nonsense for their EXIF data
+        orientation = 1
     if orientation not in range(1, 9):
         orientation = 1
     if orientation >= 5:
@@ -195,21 +222,38 @@ def _unidentified(data: bytes) -> ImageError:
     return ImageError("unsupported", f"{name} images are not taken; {', '.join(FORMATS)} are")
 
 
+DAMAGE = re.compile("premature end of data segment|bad Huffman code|found marker|before marker 0xd[0-7]")
+"""What libjpeg says where pixels are missing or guessed. Its other warnings tell of pictures that may well be whole."""
+
+
 def _decode(header: _Header, min_side: int | None) -> Pixels:
     """Upright RGB pixels (H, W, 3); a JPEG may come at half, quarter, ... scale with both sides at least min_side."""
     try:
         if header.plain_jpeg:
             try:
-                smallest = min_side or 0
-                pixels = simplejpeg.decode_jpeg(
-                    header.plain_jpeg, colorspace="RGB", min_height=smallest, min_width=smallest, min_factor=1
-                )
-                return _upright(pixels, header.orientation)
-            except ValueError:
-                pass  # strict about every irregularity; Pillow decides whether the picture is really broken
+                return _upright(_decode_jpeg(header.plain_jpeg, min_side or 0), header.orientation)
+            except ValueError as error:  # strict about every irregularity
+                if DAMAGE.search(str(error)):
+                    raise
         return _to_rgb(header.image, header.orientation)
+    except MemoryError:
+        raise
     except Exception as error:  # the border: the reason is recorded
         raise ImageError("unreadable", _reason(error)) from error
+
+
+def _decode_jpeg(data: bytes, min_side: int) -> Pixels:
+    """By the fast decoder, also where nothing but the end marker is missing. Raises ValueError."""
+    options = {"colorspace": "RGB", "min_height": min_side, "min_width": min_side, "min_factor": 1}
+    try:
+        return simplejpeg.decode_jpeg(data, **options)
+    except ValueError as error:
+        if "Premature end of JPEG file" not in str(error):
+            raise
+    try:
+        return simplejpeg.decode_jpeg(data + b"\xff\xd9", **options)
+    except ValueError as error:
+        raise ValueError(f"image file is truncated ({error})") from error
 
 
 def _to_rgb(image: Image.Image, orientation: int) -> Pixels:
@@ -218,6 +262,8 @@ def _to_rgb(image: Image.Image, orientation: int) -> Pixels:
         grey = grey >> 8 if grey.max(initial=0) > 255 else grey
         pixels = np.repeat(grey.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
         return _upright(pixels, orientation)
+    if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        image = image.convert("RGB")  # who wrote it knew of no transparency
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba)

@@ -304,3 +304,66 @@ def test_of_jpegs_only_those_of_the_usual_coding_go_to_the_fast_decoder(marker: 
     assert not images._is_lossy_jpeg(data[: frame + 1] + bytes([marker]) + data[frame + 2 :])
     assert not images._is_lossy_jpeg(data[:frame])
     assert not images._is_lossy_jpeg(data[: frame + 4] + b"\x0c" + data[frame + 5 :]), "12 bits"
+
+
+def chunk(name: bytes, payload: bytes, is_right: bool = True) -> bytes:
+    checksum = zlib.crc32(name + payload) ^ (not is_right)
+    return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", checksum)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        chunk(b"tEXt", b"Comment\0x", is_right=False),
+        chunk(b"gAMA", struct.pack(">I", 45455), is_right=False),
+        chunk(b"iCCP", b"profile\0\1nonsense"),
+        chunk(b"eXIf", b"not exif"),
+        chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n 8\nnonsense")),
+    ],
+)
+def test_a_png_whose_metadata_are_broken_is_the_picture_that_it_is(broken: bytes) -> None:
+    png = encode(gradient(), "PNG")
+    header_end = 8 + 12 + 13
+    face = images.load_face(png[:header_end] + broken + png[header_end:], 32)
+    assert (face.pixels == images.load_face(png, 32).pixels).all()
+
+
+def test_a_png_whose_pixels_are_broken_is_none() -> None:
+    png = encode(gradient(), "PNG")
+    start = png.index(b"IDAT") + 12
+    with pytest.raises(images.ImageError):
+        images.load_face(png[:start] + bytes(20) + png[start + 20 :], 32)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+@pytest.mark.parametrize("num_missing", [1, 2])
+def test_a_jpeg_that_lacks_its_end_marker_alone_is_whole(options: dict[str, bool], num_missing: int) -> None:
+    data = encode(gradient(), "JPEG", **options)
+    face = images.load_face(data[:-num_missing], 32)
+    assert (face.pixels == images.load_face(data, 32).pixels).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"restart_marker_blocks": 4}])
+def test_a_hole_in_the_middle_of_a_jpeg_is_damage_and_no_picture(options: dict[str, int]) -> None:
+    data = encode(gradient(240, 180), "JPEG", **options)
+    middle = len(data) // 2
+    with pytest.raises(images.ImageError, match="Corrupt JPEG data"):
+        images.load_face(data[:middle] + bytes(1000) + data[middle + 1000 :], 32)
+
+
+def test_a_bitmap_whose_alpha_nobody_set_is_opaque() -> None:
+    pixels = np.dstack([np.asarray(gradient())[::-1, :, ::-1], np.zeros((40, 60), np.uint8)]).tobytes()
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    info = struct.pack("<IiiHHIIiiII", 108, 60, 40, 1, 32, 3, len(pixels), 0, 0, 0, 0) + masks + bytes(52)
+    head = struct.pack("<2sIHHI", b"BM", 14 + len(info) + len(pixels), 0, 0, 14 + len(info))
+    face = images.load_face(head + info + pixels, 32)
+    assert (face.pixels == images.load_face(encode(gradient(), "BMP"), 32).pixels).all()
+
+
+def test_want_of_memory_is_not_the_pictures_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(images.simplejpeg, "decode_jpeg", no_room)
+    with pytest.raises(MemoryError):
+        images.load_face(encode(gradient(), "JPEG"), 32)
