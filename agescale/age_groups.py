@@ -12,9 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from agescale.labels import EXACT_YEARS as EXACT_YEARS
-from agescale.labels import class_name
-from agescale.labels import parse_range as parse_range
+from agescale.labels import EXACT_YEARS, class_name, parse_range
 
 MAX_AGE = 100
 """The age distribution has a point for each year 0..MAX_AGE; the last bin, [100, infinity), is open."""

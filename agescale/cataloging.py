@@ -79,9 +79,11 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
         raise ValueError(f"--out {out}: there are the photos themselves; give another folder")
     if not _is_read(config):
         return _list_images(config, source, out)
-    ours = (f"{out}/", f"{tables.beside(out)}/")
-    listed = [item for item in listing.list_files(source) if not item.uri.startswith(ours)]
-    listed = [item for item in listed if not layouts.is_in_system_folder(item.relative)]
+    listed = [
+        item
+        for item in listing.list_files(source)
+        if not item.uri.startswith(f"{out}/") and not layouts.is_in_system_folder(item.relative)
+    ]
     pictures = [item for item in listed if images.is_image_name(item.relative)]
     if not pictures:
         raise changes.no_images(source, len(listed))
@@ -364,10 +366,8 @@ def _source_findings(
         used = {item.relative.split("/")[0] for item in pictures}
         for folder in sorted(set(storage.list_folders(source)) - used):
             uri = storage.join(source, folder)
-            ours = (f"{storage.absolute(config.out)}/", f"{tables.beside(config.out)}/")
-            if layouts.is_in_system_folder(f"{folder}/"):
-                continue
-            if not any(our.startswith(f"{uri}/") for our in ours):  # the catalog may stand in its source
+            has_catalog = f"{storage.absolute(config.out)}/".startswith(f"{uri}/")  # it may stand in its source
+            if not has_catalog and not layouts.is_in_system_folder(f"{folder}/"):
                 row = {"uri": uri, "version": ""}
                 found.append(quality.finding(row, "empty_class", "the class folder holds no image"))
     for item, detail in relabelled:

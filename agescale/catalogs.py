@@ -44,9 +44,9 @@ def findings_uri(uri: str) -> str:
     return storage.join(tables.beside(uri), FINDINGS_NAME)
 
 
-def metadata(uri: str) -> dict[str, Any]:
-    """What all parts of a catalog say alike: its ``id`` and its ``settings``."""
-    return tables.read_metadata(storage.join(uri, part_names(uri)[0]), "catalog")
+def metadata(uri: str, part: str = "") -> dict[str, Any]:
+    """What all parts of a catalog say alike, asked of ``part`` where one is known: its ``id`` and its ``settings``."""
+    return tables.read_metadata(storage.join(uri, part or part_names(uri)[0]), "catalog")
 
 
 def settings(uri: str) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def check_complete(uri: str) -> None:
     """Raises ValueError where the job that makes the catalog did not come to its end."""
     names, findings = part_names(uri), findings_uri(uri)
     covered = tables.read_metadata(findings, "findings") if storage.exists(findings) else {}
-    if covered != {"id": metadata(uri)["id"], "parts": names}:
+    if covered != {"id": metadata(uri, names[0])["id"], "parts": names}:
         raise ValueError(f"{uri}: the catalog is not complete; run the same jobs/catalog.py command again")
 
 
@@ -89,6 +89,11 @@ def read_catalog(uri: str, columns: Sequence[str]) -> pa.Table:
     wanted = list(dict.fromkeys([*columns, "uri", "deleted"]))
     rows = pa.concat_tables([read_part(uri, part, wanted) for part in part_names(uri)])
     return current(rows).select([*columns, "part", "row"])
+
+
+def keys_of(rows: pa.Table) -> pa.Array:
+    """One text for the key (uri, version) of each row of either table."""
+    return pc.binary_join_element_wise(rows["uri"], rows["version"], "\n").combine_chunks()
 
 
 def current(rows: pa.Table) -> pa.Table:

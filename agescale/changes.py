@@ -156,8 +156,7 @@ class RangeLister:
 
         A file that was put back, after it was deleted or overwritten, is another row: (uri, version) stays a key.
         """
-        keys = [pc.binary_join_element_wise(table["uri"], table["version"], "\n") for table in (rows, known)]
-        is_back = pc.is_in(keys[0], value_set=keys[1].combine_chunks())
+        is_back = pc.is_in(catalogs.keys_of(rows), value_set=catalogs.keys_of(known))
         numbered = pc.binary_join_element_wise(rows["version"], str(self.generation), "@")
         return rows.set_column(1, CHANGES.field("version"), pc.if_else(is_back, numbered, rows["version"]))
 

@@ -21,8 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agescale import catalogs, checkpoints, images, metrics, report, schema, selection, storage, units
-from agescale.age_groups import EXACT_YEARS, AgeGroups
+from agescale.age_groups import AgeGroups
 from agescale.config import EvaluateConfig, parse_names
+from agescale.labels import EXACT_YEARS
 from agescale.metrics import Constant, Outcomes
 from agescale.report import ShownFace, SplitResult
 

@@ -140,13 +140,12 @@ class CurrentRows:
         if name not in names or not len(listed):
             return self.schema.empty_table(), len(listed)
         rows = storage.read_table(storage.join(self.predictions, name))
-        place = pc.index_in(_key(rows), value_set=_key(listed))
+        place = pc.index_in(catalogs.keys_of(rows), value_set=catalogs.keys_of(listed))
         is_current = pc.is_valid(place)
         rows, place = rows.filter(is_current), place.filter(is_current)
         num_not_scored = len(listed) - pc.count_distinct(place).as_py()
-        labels = {"gender": "label_gender", "ethnicity": "label_ethnicity", "group": "label_group"}
-        for column in (*CATALOG_COLUMNS, *LABELS.values()):
-            rows = rows.append_column(labels.get(column, column), listed[column].take(place))
+        for name, column in {**{name: name for name in CATALOG_COLUMNS}, **LABELS}.items():
+            rows = rows.append_column(name, listed[column].take(place))
         is_below = pc.starts_with(rows["uri"], f"{self.source}/")
         relative = pc.utf8_slice_codeunits(rows["uri"], len(self.source) + 1)
         rows = rows.append_column("file", pc.if_else(is_below, relative, rows["uri"]))
@@ -166,10 +165,6 @@ def _field(name: str) -> pa.Field:
     table = schema.PREDICTIONS if name in schema.PREDICTIONS.names else schema.CATALOG
     field = table.field(LABELS.get(name, name))
     return pa.field(name, field.type)
-
-
-def _key(rows: pa.Table) -> pa.Array:
-    return pc.binary_join_element_wise(rows["uri"], rows["version"], "\n").combine_chunks()
 
 
 def _probability_under(cdfs: pa.ChunkedArray, age: int) -> pa.Array:

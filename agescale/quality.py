@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale.age_groups import EXACT_YEARS, AgeGroups
+from agescale.age_groups import AgeGroups
+from agescale.labels import EXACT_YEARS
 from agescale.schema import FINDINGS
 
 FACTS = [

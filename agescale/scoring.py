@@ -77,13 +77,14 @@ def score(config: ScoreConfig) -> ScoreResult:
     _check(config)
     checkpoint = read_checkpoint(checkpoint_uri)
     parts = catalogs.part_names(catalog)
-    if catalogs.settings(catalog)["layout"] != "unlabelled":  # a bucket is scored while it is still being listed
+    about = catalogs.metadata(catalog, parts[0])
+    if about["settings"]["layout"] != "unlabelled":  # a bucket is scored while it is still being listed
         catalogs.check_complete(catalog)
     tables.claim(out, "predictions")
     summary_uri = units.summary_uri(out)
     with lease.hold(out, tables.beside(out)) as held:
         sizes = units.part_sizes(catalog, parts)
-        run = _begin(out, config, catalog, checkpoint, sum(sizes.values()))
+        run = _begin(out, config, catalog, about["id"], checkpoint, sum(sizes.values()))
         work = plan_work(out, units.cut(sizes, run["unit_rows"]), checkpoint.digest, parse_names(config.retry))
         progress = ImageProgress("scoring", work.num_rows)
         if work.todo:
@@ -190,16 +191,17 @@ def _check(config: ScoreConfig) -> None:
 
 
 def _begin(
-    out: str, config: ScoreConfig, catalog: str, checkpoint: checkpoints.Checkpoint, num_rows: int
+    out: str, config: ScoreConfig, catalog: str, catalog_id: str, checkpoint: checkpoints.Checkpoint, num_rows: int
 ) -> dict[str, Any]:
     """What the predictions in ``out`` belong to. Raises ValueError where those that stand belong to something else."""
-    before = units.read_run(out) if units.list_files(out) else {}
+    files = units.list_files(out)
+    before = units.run_of([storage.join(out, name) for name in files]) if files else {}
     unit_rows = config.unit_rows or before.get("unit_rows") or (1000 if num_rows <= MANY_ROWS else MAX_UNIT_ROWS)
     run = {
         "model": checkpoint.digest,
         "age_groups": checkpoint.spec.age_groups,
         "catalog": catalog,
-        "catalog_id": catalogs.metadata(catalog)["id"],
+        "catalog_id": catalog_id,
         "unit_rows": unit_rows,
         "split": ",".join(sorted(parse_names(config.split))),
         "mirror": config.mirror,

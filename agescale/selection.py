@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agescale import catalogs, schema, splits
-from agescale.age_groups import EXACT_YEARS, AgeGroups
+from agescale.age_groups import AgeGroups
+from agescale.labels import EXACT_YEARS
 
 LABEL_COLUMNS = [
     "uri", "version", "content_hash", "split", "age_low", "age_high", "group", "gender", "ethnicity", "subject",

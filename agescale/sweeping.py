@@ -33,11 +33,12 @@ from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from agescale import catalogs, checkpoints, lease, spaces, storage, sweep_report, training_plan, trials, validation
-from agescale.age_groups import EXACT_YEARS, AgeGroups
+from agescale.age_groups import AgeGroups
 from agescale.cluster import start_ray
 from agescale.config import EXECUTION_FIELDS, SweepConfig, TrainConfig
 from agescale.data import SharedFaces, num_gpus, uses_gpu
 from agescale.finetuning import format_phases, parse_phases
+from agescale.labels import EXACT_YEARS
 from agescale.spaces import Space
 from agescale.storage import StoreError
 from agescale.training import Diverged, Impossible, OutOfMemory, Shared, lasting_store_error, train

@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 import torch
 
 from agescale import catalogs, checkpoints, finetuning, selection, storage, units, weighting
-from agescale.age_groups import EXACT_YEARS, AgeGroups
+from agescale.age_groups import AgeGroups
 from agescale.age_model import AgeModel, ModelSpec, auxiliary_classes, build_spec_task, describe_blocks
 from agescale.config import EXECUTION_FIELDS, TrainConfig
+from agescale.labels import EXACT_YEARS
 from agescale.models import load_backbone_weights
 from agescale.tasks import Task
 

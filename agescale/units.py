@@ -111,16 +111,20 @@ def read_metadata(file: str) -> dict[str, Any]:
 def read_run(out: str, catalog: str = "") -> dict[str, Any]:
     """What the predictions in ``out`` belong to. Raises ValueError where there are none, or none that can be read, or
     where they are not of that ``catalog``."""
+    run = run_of(prediction_files(out))
+    if catalog and run["catalog_id"] != catalogs.metadata(catalog)["id"]:
+        raise ValueError(f"{out}: predictions of another catalog than {catalog}; theirs was {run['catalog']}")
+    return run
+
+
+def run_of(files: Sequence[str]) -> dict[str, Any]:
+    """The run of files of predictions, of which there is at least one. Raises ValueError where none can be read."""
     mistakes: list[ValueError] = []
-    for file in prediction_files(out):
+    for file in files:
         try:
-            run = dict(read_metadata(file)["run"])
+            return dict(read_metadata(file)["run"])
         except ValueError as mistake:  # a damaged file; the others say the same
             mistakes.append(mistake)
-            continue
-        if catalog and run["catalog_id"] != catalogs.metadata(catalog)["id"]:
-            raise ValueError(f"{out}: predictions of another catalog than {catalog}; theirs was {run['catalog']}")
-        return run
     raise mistakes[0]
 
 

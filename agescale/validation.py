@@ -14,7 +14,8 @@ from torch import Tensor
 
 from agescale import age_cdf
 from agescale.age_cdf import DecodeRule
-from agescale.age_groups import EXACT_YEARS, AgeGroups
+from agescale.age_groups import AgeGroups
+from agescale.labels import EXACT_YEARS
 from agescale.tasks import Task
 
 DIRECTIONS = {"loss": "min", "mae": "min", "worst_group_mae": "min", "accuracy": "max"}

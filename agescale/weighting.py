@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from agescale.age_groups import EXACT_YEARS, MAX_AGE
+from agescale.age_groups import MAX_AGE
+from agescale.labels import EXACT_YEARS
 
 KERNEL = np.exp(-0.5 * (np.arange(-2, 3) / 2) ** 2)
 """Size 5, sigma 2 years."""

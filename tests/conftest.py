@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fault_proxy import FaultProxy
@@ -45,6 +46,19 @@ def drawn_faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for layout in synthetic.LAYOUTS:
         synthetic.write_dataset(folder / layout, layout, num_faces=NUM_FACES, size=48)
     return folder
+
+
+def make_checkpoint(folder: Path, task: str = "distribution", age_groups: str = "25-years", **settings: Any) -> str:
+    """A checkpoint of a small model that has learned nothing, always the same."""
+    import torch
+
+    from agescale import checkpoints
+    from agescale.age_model import AgeModel, ModelSpec
+
+    torch.manual_seed(0)
+    model = AgeModel(ModelSpec(encoder="cnn", task=task, age_groups=age_groups, image_size=32, **settings))
+    checkpoints.save(str(folder), model.spec, model.state_dict(), checkpoints.Progress(), {})
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from agescale.age_groups import PRESETS, AgeGroup, AgeGroups, parse_range
+from agescale.age_groups import PRESETS, AgeGroup, AgeGroups
+from agescale.labels import parse_range
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -17,22 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from conftest import make_checkpoint
 from PIL import Image
 
 import agescale
-from agescale import age_cdf, checkpoints, images, inference, photos, schema, storage, synthetic
-from agescale.age_model import AgeModel, ModelSpec
+from agescale import age_cdf, images, inference, photos, schema, storage, synthetic
 from agescale.config import PredictConfig
 from agescale.predictor import Predictor
 
 SIZE = 64
-
-
-def make_checkpoint(folder: Path, task: str = "distribution", age_groups: str = "25-years", **settings: Any) -> str:
-    torch.manual_seed(0)
-    model = AgeModel(ModelSpec(encoder="cnn", task=task, age_groups=age_groups, image_size=32, **settings))
-    checkpoints.save(str(folder), model.spec, model.state_dict(), checkpoints.Progress(), {})
-    return str(folder)
 
 
 def draw_face(age: int = 30, format: str = "PNG", **options: Any) -> bytes:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from conftest import make_checkpoint
 from PIL import Image, ImageChops
 
 from agescale import age_cdf, checkpoints, images, listing, photos, schema, storage, synthetic
@@ -19,13 +20,6 @@ from agescale.photos import PhotoResult, predict
 from agescale.predictor import Predictor
 
 SIZE = 64
-
-
-def make_checkpoint(folder: Path, task: str = "distribution", age_groups: str = "25-years", **settings: Any) -> str:
-    torch.manual_seed(0)
-    model = AgeModel(ModelSpec(encoder="cnn", task=task, age_groups=age_groups, image_size=32, **settings))
-    checkpoints.save(str(folder), model.spec, model.state_dict(), checkpoints.Progress(), {})
-    return str(folder)
 
 
 @pytest.fixture(scope="module")

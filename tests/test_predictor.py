@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from conftest import make_checkpoint
 
-from agescale import age_cdf, checkpoints, schema
+from agescale import age_cdf, schema
 from agescale.age_groups import AgeGroups
-from agescale.age_model import AgeModel, ModelSpec
 from agescale.predictor import Predictor, prediction_columns
 from agescale.tasks import Prediction
 
@@ -20,13 +19,6 @@ from agescale.tasks import Prediction
 @pytest.fixture
 def images_NHWC() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
-
-
-def make_checkpoint(folder: Path, task: str, age_groups: str, **settings: Any) -> str:
-    torch.manual_seed(0)
-    model = AgeModel(ModelSpec(encoder="cnn", task=task, age_groups=age_groups, image_size=32, **settings))
-    checkpoints.save(str(folder), model.spec, model.state_dict(), checkpoints.Progress(), {})
-    return str(folder)
 
 
 @pytest.mark.parametrize("task", ["distribution", "classification", "regression", "ordinal"])

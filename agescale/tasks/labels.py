@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agescale.age_groups import EXACT_YEARS, MAX_AGE
+from agescale.age_groups import MAX_AGE
+from agescale.labels import EXACT_YEARS
 
 
 @dataclass(frozen=True, eq=False)
