@@ -89,7 +89,7 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
         raise changes.no_images(source, len(listed))
     others = frozenset(item.relative for item in listed if not images.is_image_name(item.relative))
     tables.claim(out, "catalog")
-    with lease.hold(out, tables.beside(out)) as held:
+    with lease.hold(out, tables.beside(out), config.lease) as held:
         return _add_images(config, source, out, pictures, others, held)
 
 
@@ -410,7 +410,7 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
         small = _list_small(source, out)
     tables.claim(out, "catalog")
     counts: Counter[str] = Counter()
-    with lease.hold(out, tables.beside(out)) as held:
+    with lease.hold(out, tables.beside(out), config.lease) as held:
         names = catalogs.list_parts(out)
         settings = _settings(config, _age_groups(config, out if names else None))
         if names:

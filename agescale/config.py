@@ -71,6 +71,9 @@ class CatalogConfig:
     """Listing made elsewhere, in place of listing an unlabelled --source: Parquet or CSV with a header (a file, a
     folder of them, the manifest.json of an S3 inventory in Parquet), in any order. Columns: uri, or bucket and key, or
     key or name (below --source); version, etag or e_tag; size or size_bytes, where known."""
+    lease: bool = True
+    """Keep other jobs out of --out meanwhile. --no-lease: do not, where the store cannot (it knows no writes on a
+    condition) and you do."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,9 @@ class TrainConfig:
     cache: Literal["auto", "always", "never"] = "auto"
     """Keep decoded images in the object store between epochs; auto: if they fill under half of it. Not part of the
     run's identity."""
+    lease: bool = True
+    """Keep other jobs out of --out meanwhile. --no-lease: do not, where the store cannot (it knows no writes on a
+    condition) and you do. Not part of the run's identity."""
 
 
 @dataclass(frozen=True)
@@ -232,6 +238,9 @@ class SweepConfig:
     """Where to train; auto takes GPUs where the cluster has them."""
     seed: int = 0
     """Seed of proposals and of every trial."""
+    lease: bool = True
+    """Keep other jobs out of --out meanwhile. --no-lease: do not, where the store cannot (it knows no writes on a
+    condition) and you do."""
 
 
 @dataclass(frozen=True)
@@ -261,6 +270,9 @@ class ScoreConfig:
     """Score these rows again too, by their status, such as unreachable,missing."""
     max_failed_fraction: float = 0.1
     """Share of the rows scored by this run that may fail; above it the table is complete, and the exit code 3."""
+    lease: bool = True
+    """Keep other jobs out of --out meanwhile. --no-lease: do not, where the store cannot (it knows no writes on a
+    condition) and you do."""
 
 
 @dataclass(frozen=True)
@@ -313,6 +325,9 @@ class TableConfig:
     """Ages such as 18,21: a column probability_under_18 for each, the probability of being younger."""
     where: str = ""
     """Only rows for which this pandas query over all these columns holds, such as "status == 'ok' and age < 25"."""
+    lease: bool = True
+    """Keep other jobs out of --out meanwhile. --no-lease: do not, where the store cannot (it knows no writes on a
+    condition) and you do."""
 
 
 @dataclass(frozen=True)
@@ -337,7 +352,7 @@ class EvaluateConfig:
     """Checkpoint to describe. Default: the one that the predictions name."""
 
 
-EXECUTION_FIELDS = ("out", "num_workers", "cpus_per_worker", "gpus_per_worker", "device", "cache")
+EXECUTION_FIELDS = ("out", "num_workers", "cpus_per_worker", "gpus_per_worker", "device", "cache", "lease")
 """Settings of TrainConfig that change where and how fast a run runs, not what it is."""
 
 

@@ -68,7 +68,7 @@ def export(config: TableConfig) -> Exported:
             with storage.open_whole(out) as file:
                 _write_parquet(file, batches, reader.schema)
         else:
-            _write_folder(out, batches, reader)
+            _write_folder(out, batches, reader, config.lease)
     return Exported(reader.num_rows, reader.num_not_scored)
 
 
@@ -201,7 +201,7 @@ def _write_parquet(file: BinaryIO, batches: Iterable[pa.Table], table_schema: pa
             writer.write_table(rows)
 
 
-def _write_folder(out: str, batches: Iterable[pa.Table], reader: CurrentRows) -> None:
+def _write_folder(out: str, batches: Iterable[pa.Table], reader: CurrentRows, has_lease: bool) -> None:
     """Parts of PART_ROWS rows or a little more. Raises ValueError where anything else stands than an export that was
     cut short."""
     summary = units.summary_uri(out)
@@ -210,7 +210,7 @@ def _write_folder(out: str, batches: Iterable[pa.Table], reader: CurrentRows) ->
         raise ValueError(f"{out}: there are other files already; give another --out, or delete it")
     for folder in (tables.beside(out), out):
         storage.check_writable(folder)
-    with lease.hold(out, tables.beside(out)):
+    with lease.hold(out, tables.beside(out), has_lease):
         storage.write_bytes(begun, b"{}")
         number, held = 0, [reader.schema.empty_table()]
         for rows in batches:

@@ -3,8 +3,11 @@
 A folder in, a ``Lease`` out, for as long as the job runs. On disk it is a lock of the kernel's on ``.lock``, free again
 as soon as its holder is dead. On S3 it is the object ``.lease.json``, which its holder writes anew every few seconds;
 one that stands unchanged for ``EXPIRES_S`` belongs to nobody any more. All writes of it are conditional on what the
-writer saw last, so that of several jobs one wins, and no two clocks are compared. It guards no single write: outputs
-whose names their input decides come to no harm by two jobs, which only do the same work twice.
+writer saw last, so that of several jobs one wins, and no two clocks are compared; a store that refuses no write on a
+condition that does not hold is found out when a lease is taken.
+
+Who writes what another job would spoil proves the lease right before (``Claim.prove``, in any process). That leaves the
+moment between the proof and the write, so files are created conditionally too, where they must not stand twice.
 """
 
 from __future__ import annotations
@@ -21,10 +24,11 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from agescale import storage
-from agescale.storage import StoreError
+from agescale.storage import NoConditions, StoreError
 
 LOCK_NAME = ".lock"
 LEASE_NAME = ".lease.json"
@@ -42,25 +46,50 @@ class Held(ValueError):
     """Another job has the folder."""
 
 
+def clock() -> float:
+    """Seconds since some moment, counted also while the machine sleeps, where it can tell."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 @contextlib.contextmanager
-def hold(out: str, folder: str = "") -> Iterator[Lease]:
-    """Keeps the folder ``out`` for this job, until the block ends. Raises Held where another job works there.
+def hold(out: str, folder: str = "", is_wanted: bool = True) -> Iterator[Lease]:
+    """Keeps the folder ``out`` for this job, until the block ends. Raises Held where another job works there, and
+    ValueError where the store cannot keep it for one job alone.
 
     Lock and lease lie in ``folder``, by default in ``out`` itself. On S3 it may wait ``EXPIRES_S`` for a lease whose
-    holder was killed, and says so on stderr.
+    holder was killed, and says so on stderr. Without ``is_wanted`` nothing is taken, and all checks and proofs hold.
     """
-    lease = Lease(storage.absolute(out), folder)
-    with _lease(lease) if storage.is_remote(lease.out) else _lock(lease):
+    lease = Lease(storage.absolute(out), folder, is_wanted)
+    if is_wanted:
+        with _lease(lease) if storage.is_remote(lease.out) else _lock(lease):
+            yield lease
+    else:
         yield lease
 
 
-class Lease:
-    """What the holder of a folder has in hand: ``check`` says whether it still has it."""
+@dataclass(frozen=True)
+class Claim:
+    """By which any process of a job proves that the folder ``out`` is still the job's. Small, because it travels."""
 
-    def __init__(self, out: str, folder: str = "") -> None:
+    out: str
+    uri: str  # of the lock or the lease
+    holder: str  # empty where the job has taken none
+
+    def prove(self) -> None:
+        """Asks the store, now. Raises Held where the folder is another job's, or nobody's; StoreError where there is no
+        answer. Costs one small read."""
+        if self.holder and _holder(self.uri).get("id") != self.holder:
+            raise _taken_over(self.out)
+
+
+class Lease:
+    """What the holder of a folder has in hand: ``check`` and ``prove`` say whether it still has it."""
+
+    def __init__(self, out: str, folder: str = "", is_wanted: bool = True) -> None:
         self.out = out
         self.folder = folder or out
-        self.uri = storage.join(self.folder, LEASE_NAME)
+        self.uri = storage.join(self.folder, LEASE_NAME if storage.is_remote(out) else LOCK_NAME)
+        self.is_wanted = is_wanted
         self.holder = {"id": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid(), "since": _now()}
         self.num_renewals = 0
         self.etag: str | None = None
@@ -71,19 +100,28 @@ class Lease:
     def check(self) -> None:
         """Raises Held where another job has the folder now, or may have it. Asks nobody, so it costs nothing."""
         if self.is_lost:
-            raise Held(f"{self.out}: another job has taken over and goes on there; this one stops")
+            raise _taken_over(self.out)
         if self.silent_s > EXPIRES_S:
             hint = "another job may have taken over; run the same command again to continue"
             raise Held(f"{self.out}: could not be written to for {self.silent_s:.0f} s, so {hint}")
 
     @property
+    def claim(self) -> Claim:
+        return Claim(self.out, self.uri, str(self.holder["id"]) if self.is_wanted else "")
+
+    def prove(self) -> None:
+        """As ``check``, but asks the store (``Claim.prove``): to be called right before a write."""
+        self.check()
+        self.claim.prove()
+
+    @property
     def silent_s(self) -> float:
-        return time.monotonic() - self.renewed_at
+        return clock() - self.renewed_at
 
     def write(self, expected_etag: str | None, num_attempts: int | None = None) -> bool:
         """Creates, renews or takes over the lease, if nobody else has written it since."""
         for _ in range(MAX_LOST_ANSWERS):
-            asked_at = time.monotonic()
+            asked_at = clock()
             self.num_renewals += 1
             data = json.dumps({**self.holder, "renewals": self.num_renewals}).encode()
             etag = storage.write_if(self.uri, data, expected_etag, num_attempts)
@@ -95,6 +133,14 @@ class Lease:
                 return False
         raise StoreError("unreachable", f"{self.uri}: the answers to {MAX_LOST_ANSWERS} writes were lost")
 
+    def check_store(self) -> None:
+        """Raises ValueError where the store lets a second job take what this one has: it knows no conditions."""
+        for condition, expected_etag in (("If-None-Match", None), ("If-Match", '"none"')):
+            if storage.write_if(self.uri, b"{}", expected_etag) is not None:
+                with contextlib.suppress(StoreError):
+                    storage.delete(self.uri)
+                raise _without_conditions(self.out, f"ignores {condition}")
+
     def renew(self) -> None:
         """Runs beside the job. What the store does not answer now, it is asked again at the next renewal."""
         while not self.ended.wait(RENEW_S) and not self.is_lost:
@@ -104,7 +150,11 @@ class Lease:
 
 @contextlib.contextmanager
 def _lease(lease: Lease) -> Iterator[None]:
-    _take(lease)
+    try:
+        _take(lease)
+        lease.check_store()
+    except NoConditions:
+        raise _without_conditions(lease.out, "refuses all writes on a condition") from None
     thread = threading.Thread(target=lease.renew, name="agescale-lease", daemon=True)
     thread.start()
     try:
@@ -125,11 +175,11 @@ def _take(lease: Lease) -> None:
         if etag is None:
             continue  # given back meanwhile
         if seen is None:
-            seen, seen_at = etag, time.monotonic()
+            seen, seen_at = etag, clock()
             name = _name(_holder(lease.uri))
             print(f"{lease.out}: waiting {EXPIRES_S:.0f} s, because {name} may still run", file=sys.stderr, flush=True)
         is_alive = etag != seen
-        has_expired = not is_alive and time.monotonic() - seen_at > EXPIRES_S
+        has_expired = not is_alive and clock() - seen_at > EXPIRES_S
         if has_expired and lease.write(seen):
             return
         if is_alive or has_expired:
@@ -139,7 +189,7 @@ def _take(lease: Lease) -> None:
 
 @contextlib.contextmanager
 def _lock(lease: Lease) -> Iterator[None]:
-    path = os.path.join(lease.folder, LOCK_NAME)
+    path = lease.uri
     try:
         os.makedirs(lease.folder, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -156,6 +206,15 @@ def _lock(lease: Lease) -> Iterator[None]:
         json.dump(lease.holder, file)
         file.flush()
         yield
+
+
+def _taken_over(out: str) -> Held:
+    return Held(f"{out}: another job has taken over and goes on there; this one stops")
+
+
+def _without_conditions(out: str, what: str) -> ValueError:
+    reason = f"this store {what}, so it cannot keep two jobs apart"
+    return ValueError(f"{out}: {reason}; make sure that no other job writes there, and give --no-lease")
 
 
 def _refusal(out: str, holder: dict[str, Any]) -> Held:

@@ -82,7 +82,7 @@ def score(config: ScoreConfig) -> ScoreResult:
         catalogs.check_complete(catalog)
     tables.claim(out, "predictions")
     summary_uri = units.summary_uri(out)
-    with lease.hold(out, tables.beside(out)) as held:
+    with lease.hold(out, tables.beside(out), config.lease) as held:
         sizes = units.part_sizes(catalog, parts)
         run = _begin(out, config, catalog, about["id"], checkpoint, sum(sizes.values()))
         work = plan_work(out, units.cut(sizes, run["unit_rows"]), checkpoint.digest, parse_names(config.retry))

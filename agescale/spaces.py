@@ -223,11 +223,17 @@ def to_arguments(config: TrainConfig) -> list[str]:
 
     >>> to_arguments(TrainConfig(encoder="cnn", widths=(16, 32), phases="all:2@1e-3"))
     ['--widths', '16', '32', '--phases', 'all:2@1e-3']
+    >>> to_arguments(TrainConfig(refit=True, lease=False))
+    ['--refit', '--no-lease']
     """
     default, arguments = TrainConfig(), []
     for field in fields(TrainConfig):
         value = getattr(config, field.name)
-        if value != getattr(default, field.name):
+        if value == getattr(default, field.name):
+            continue
+        if isinstance(value, bool):
+            arguments.append(f"--{'' if value else 'no-'}{field.name.replace('_', '-')}")
+        else:
             values = value if isinstance(value, tuple) else (value,)
             arguments += [f"--{field.name.replace('_', '-')}", *map(str, values)]
     return arguments

@@ -89,6 +89,13 @@ class StoreError(OSError):
         return StoreError, (self.status, str(self), self.stops_the_job)
 
 
+class NoConditions(StoreError):
+    """The store refuses writes that are to take place on a condition only; others it may take."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NoConditions, (self.status, str(self), self.stops_the_job)
+
+
 def absolute(uri: str) -> str:
     """``uri`` without ``file://``, user directory or relative parts, so that it means the same in every process."""
     if uri.startswith("file://"):
@@ -509,7 +516,13 @@ def _written(uri: str, data: bytes, scratch: str | None) -> Iterator[str]:
 def write_new(uri: str, data: bytes, scratch: str | None = None) -> bool:
     """As ``write_bytes``, but False, and nothing is written, where the object stands already, whoever wrote it."""
     if is_remote(uri):
-        return write_if(uri, data, None) is not None
+        try:
+            return write_if(uri, data, None) is not None
+        except NoConditions:  # what is left is the moment between the look and the write
+            if exists(uri):
+                return False
+            write_bytes(uri, data)
+            return True
     with _explained(uri), _written(uri, data, scratch) as temporary:
         try:
             os.link(temporary, uri)
@@ -585,7 +598,7 @@ def write_if(uri: str, data: bytes, expected_etag: str | None, num_attempts: int
     """Writes an object on S3 if it still has that etag (None: if there is none), and returns its new etag.
 
     None where it is not so, and nothing was written; unless an answer was lost and the write then tried again, which
-    finds what it wrote itself.
+    finds what it wrote itself. Raises NoConditions where the store has none.
     """
     condition = {"IfNoneMatch": "*"} if expected_etag is None else {"IfMatch": expected_etag}
     bucket, key = _bucket_and_key(uri)
@@ -597,6 +610,8 @@ def write_if(uri: str, data: bytes, expected_etag: str | None, num_attempts: int
             answer = _answer(error)
             if answer and _code(answer) in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"):
                 return None
+            if answer and _code(answer) == "NotImplemented":
+                raise NoConditions("unreachable", f"{uri}: the store knows no writes on a condition") from error
             raise
 
     return _retried(uri, put, num_attempts)
@@ -615,8 +630,13 @@ def check_writable(uri: str) -> None:
                 file.write(b"x")
         return
     probe = join(uri, ".agescale-write-check")
-    if write_if(probe, b"", expected_etag='"none"') is not None:
-        delete(probe)  # of a store that knows no conditions
+    try:
+        is_written = write_if(probe, b"", expected_etag='"none"') is not None
+    except NoConditions:
+        write_bytes(probe, b"")
+        is_written = True
+    if is_written:
+        delete(probe)
 
 
 def read_table(uri: str, columns: list[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:

@@ -65,6 +65,7 @@ SHARED_FIELDS = (
     "gpus_per_worker",
     "device",
     "seed",
+    "lease",
 )
 """Settings of a sweep that are those of every trial."""
 MIN_BATCH_SIZE = 4
@@ -90,7 +91,7 @@ def sweep(config: SweepConfig, base: TrainConfig) -> SweepResult:
     out, space = config.out, _with_absolute_weights(spaces.load(config.space))
     selected = _check(config, base, space)
     storage.check_writable(out)
-    with lease.hold(out) as held:
+    with lease.hold(out, is_wanted=config.lease) as held:
         trials.begin(out, _identity(config, base, space, selected.run["data"]))
         known = trials.read_trials(out)
         proposals = Proposals(config, space, known, trials.read_curves(out, known), build_scheduler(config))

@@ -138,7 +138,7 @@ def train(
     if plan.loaded:
         print(f"weights: {config.weights}: {plan.loaded}", flush=True)
     storage.check_writable(out)
-    with lease.hold(out):
+    with lease.hold(out, is_wanted=config.lease):
         _fit(config, selected.run, plan, splits, model, callbacks, shared)
     return checkpoints.read(storage.join(out, "last")).progress
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import random
 import signal
 import socket
@@ -22,12 +23,17 @@ from collections.abc import Sequence
 from types import TracebackType
 from urllib.parse import unquote, urlsplit
 
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
 ERRORS = {
     "slow_down": ("503 Slow Down", "SlowDown", "Please reduce your request rate."),
     "expired": ("400 Bad Request", "ExpiredToken", "The provided token has expired."),
     "denied": ("403 Forbidden", "AccessDenied", "Access Denied"),
     "internal": ("500 Internal Server Error", "InternalError", "We encountered an internal error. Please try again."),
 }
+NO_CONDITIONS = ("501 Not Implemented", "NotImplemented", "A header implies functionality that is not implemented.")
 PAGES = {"login": b"<html><body><form>Please log in</form></body></html>", "empty": b""}
 """What a proxy on the way answers instead, with status 200."""
 KINDS = (*ERRORS, *PAGES, "unanswered", "lost", "reset", "cut", "stall", "latency")
@@ -39,7 +45,8 @@ OPERATIONS = ("GET", "LIST", "HEAD", "PUT", "POST", "DELETE")
 class FaultProxy:
     """``kinds`` of faults on a ``fraction`` of ``operations`` (LIST is the GET of a listing, GET that of an object).
 
-    ``requests`` counts by (operation, "/bucket/key"), ``faults`` by kind, ``bytes_sent`` what clients were sent.
+    ``requests`` counts by (operation, "/bucket/key"), ``faults`` by kind, ``bytes_sent`` what clients were sent. Writes
+    on a condition are kept as such, or the conditions ignored, or such writes refused, as stores do that know none.
     """
 
     def __init__(
@@ -51,10 +58,12 @@ class FaultProxy:
         seed: int = 0,
         seconds: float = 3600,
         port: int = 0,
+        conditions: str = "kept",
     ) -> None:
         assert set(kinds) <= set(KINDS), f"{kinds}: of {KINDS}"
         self.upstream, self.port = urlsplit(upstream), port
         self.kinds, self.fraction, self.operations = kinds, fraction, operations
+        self.conditions = conditions
         self.seconds = seconds  # how long `stall` and `latency` last
         self.random = random.Random(seed)
         self.requests: Counter[tuple[str, str]] = Counter()
@@ -96,6 +105,11 @@ class FaultProxy:
                 answer = _error(kind, with_body=operation != "HEAD")
             elif kind in PAGES:
                 answer = _page(PAGES[kind])
+            elif operation == "PUT" and b"\r\nif-" in head.lower() and self.conditions != "kept":
+                is_refused = self.conditions == "refused"
+                answer = (
+                    _error("no_conditions", True) if is_refused else await self._ask(_unconditional(head, body), body)
+                )
             else:
                 answer = await self._ask(head, body) if kind != "unanswered" else b""
             await self._send(answer if kind != "lost" else b"", kind, writer)
@@ -143,10 +157,21 @@ class FaultProxy:
 
 
 def _error(kind: str, with_body: bool) -> bytes:
-    status, code, message = ERRORS[kind]
+    status, code, message = ERRORS.get(kind, NO_CONDITIONS)
     body = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{message}</Message></Error>' if with_body else ""
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\nConnection: close"
     return f"{head}\r\n\r\n{body}".encode()
+
+
+def _unconditional(head: bytes, body: bytes) -> bytes:
+    """The head of a request without its conditions, signed anew, because signatures cover them."""
+    line, *lines = head.decode().split("\r\n")[:-2]
+    method, target, _ = line.split(" ")
+    headers = dict(each.split(": ", 1) for each in lines if not each.lower().startswith("if-"))
+    request = AWSRequest(method, f"http://{headers['Host']}{target}", headers, body)
+    credentials = Credentials(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
+    S3SigV4Auth(credentials, "s3", "us-east-1").add_auth(request)
+    return "\r\n".join([line, *(f"{name}: {value}" for name, value in request.headers.items()), "", ""]).encode()
 
 
 def _page(body: bytes) -> bytes:

@@ -6,12 +6,14 @@ import errno
 import fcntl
 import itertools
 import os
+import pickle
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -181,3 +183,78 @@ def test_a_job_that_cannot_renew_its_lease_learns_of_it(proxy: FaultProxy, out_o
         proxy.fraction = 0
         wait_until(lambda: held.silent_s < 1)
         held.check()
+
+
+def test_whoever_lost_the_folder_cannot_prove_it_in_any_process(out: str) -> None:
+    with ExitStack() as stack:
+        held = stack.enter_context(lease.hold(out))
+        claim = pickle.loads(pickle.dumps(held.claim))
+        held.prove()
+        claim.prove()
+        if storage.is_remote(out):
+            other = lease.Lease(out)
+            wait_until(lambda: other.write(storage.etag(held.uri)))
+        else:
+            os.unlink(held.uri)
+            stack.enter_context(lease.hold(out))
+        for prove in (claim.prove, held.prove):  # the second one whether or not a renewal has told it
+            with pytest.raises(lease.Held, match="another job has taken over"):
+                prove()
+
+
+def test_a_folder_given_back_is_nobodys_to_prove(out_on_s3: str) -> None:
+    with lease.hold(out_on_s3) as held:
+        pass
+    with pytest.raises(lease.Held):
+        held.claim.prove()
+
+
+def test_a_machine_that_slept_has_lost_its_lease(out_on_s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_S", 600)
+    awake = time.clock_gettime
+    with lease.hold(out_on_s3) as held:
+        held.check()
+        asleep = {time.CLOCK_BOOTTIME: 3600}  # which no other clock counts
+        monkeypatch.setattr(time, "clock_gettime", lambda which: awake(which) + asleep.get(which, 0))
+        with pytest.raises(lease.Held, match="could not be written to for 36"):
+            held.check()
+
+
+@pytest.mark.parametrize("conditions", ["ignored", "refused"])
+def test_a_store_without_conditions_cannot_keep_a_folder_and_is_used_without_a_lease(
+    conditions: str, proxy: FaultProxy, out_on_s3: str
+) -> None:
+    proxy.conditions = conditions
+    with (
+        pytest.raises(ValueError, match=rf"^{out_on_s3}: this store {conditions[:-1]}.*--no-lease$"),
+        lease.hold(out_on_s3),
+    ):
+        pass
+    assert storage.list_names(out_on_s3) == []
+    storage.check_writable(out_on_s3)
+    with lease.hold(out_on_s3, is_wanted=False) as held, lease.hold(out_on_s3, is_wanted=False):
+        held.check()
+        held.prove()
+        assert storage.write_new(f"{out_on_s3}/unit", b"1")
+    assert storage.list_names(out_on_s3) == ["unit"]
+    proxy.conditions = "kept"
+    assert not storage.write_new(f"{out_on_s3}/unit", b"2")
+
+
+def test_a_store_that_knows_one_condition_only_is_no_better(
+    s3: str, out_on_s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_if = storage.write_if
+
+    def ignore_matches(uri: str, data: bytes, expected_etag: str | None, *rest: int | None) -> str | None:
+        return write_if(uri, data, expected_etag and storage.etag(uri), *rest)
+
+    monkeypatch.setattr(storage, "write_if", ignore_matches)
+    with pytest.raises(ValueError, match="ignores If-Match, so it cannot keep two jobs apart"), lease.hold(out_on_s3):
+        pass
+
+
+def test_no_lease_takes_none_on_disk_either(tmp_path: Path) -> None:
+    with lease.hold(str(tmp_path), is_wanted=False), lease.hold(str(tmp_path), is_wanted=False) as held:
+        held.prove()
+    assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fault_proxy import FaultProxy
 from PIL import Image
 
 from agescale import cataloging, catalogs, images, layouts, lease, listing, schema, splits, storage, tables
@@ -508,3 +509,20 @@ def test_a_wrong_secret_is_one_clear_line(faces_on_s3: str, tmp_path: Path, run_
     assert done.stderr.startswith(f"error: {faces_on_s3}: access refused")
     assert "check the credentials in the environment" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_store_without_conditional_writes_wants_a_word_from_the_user(
+    faces_on_s3: str, counter: FaultProxy, run_job: Callable[..., Any]
+) -> None:
+    counter.conditions = "ignored"
+    out = "s3://faces/catalogs/without-conditions"
+    command = ("jobs/catalog.py", "--source", faces_on_s3, "--out", out)
+    done = run_job(*command, env={"AWS_ENDPOINT_URL": counter.url})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {out}: this store ignores If-None-Match")
+    assert done.stderr.endswith("--no-lease\n")
+    assert done.stderr.count("\n") == 1
+    assert catalogs.list_parts(out) == []
+    done = run_job(*command, "--no-lease", env={"AWS_ENDPOINT_URL": counter.url})
+    assert done.returncode == 0, done.stderr
+    assert len(rows_of(out)) > 0
