@@ -108,7 +108,8 @@ def _add_images(
     new, changed, gone, relabelled = _difference(known, pictures, labels)
     generation = _next_generation(out)
     metadata = _metadata(out, settings)
-    units = _units(_told_apart(new + changed, out, generation), labels, config, generation)
+    units = _units(_told_apart(new, out, generation), labels, generation, first=0, replaces=False)
+    units += _units(_told_apart(changed, out, generation), labels, generation, first=len(units), replaces=True)
     units += _tombstones(gone, generation, len(units))
     if units:
         writer = PartWriter(out, metadata, config.pack, _fractions(config, labels))
@@ -150,6 +151,7 @@ def _metadata(out: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 def _write_findings(out: str, metadata: dict[str, Any], findings: pa.Table) -> None:
     covered = {"id": metadata["id"], "parts": catalogs.part_names(out)}
+    catalogs.keep_footers(out)
     findings = findings.cast(schema.with_metadata("findings", covered))
     storage.write_table(catalogs.findings_uri(out), findings)
 
@@ -162,13 +164,13 @@ class PartWriter:
 
     def __init__(self, out: str, metadata: dict[str, Any], pack: int, fractions: splits.Fractions | None) -> None:
         self.out = out
-        self.schema = schema.with_metadata("catalog", metadata)
+        self.metadata = metadata
         self.pack = pack
         self.fractions = fractions
 
     def __call__(self, unit: pa.Table) -> pa.Table:
-        part, is_read = unit["part"][0].as_py(), unit["is_read"][0].as_py()
-        rows = unit.drop_columns(["part", "is_read"]).to_pylist()
+        part, is_read, replaces = (unit[name][0].as_py() for name in UNIT_FIELDS)
+        rows = unit.drop_columns(UNIT_FIELDS).to_pylist()
         if is_read:
             with read_pool() as pool:
                 rows = list(pool.map(self._inspect, rows))
@@ -176,7 +178,8 @@ class PartWriter:
             key = row["subject"] or row.get("content_hash")
             if self.fractions and key and row["split"] is None:
                 row["split"] = splits.assign(key, self.fractions)
-        table = pa.Table.from_pylist(rows, schema=self.schema)
+        part_schema = schema.with_metadata("catalog", {**self.metadata, "replaces": replaces})
+        table = pa.Table.from_pylist(rows, schema=part_schema)
         row_group_size = catalogs.ROW_GROUP_ROWS if is_read else None
         tables.write_part(self.out, part, table, row_group_size)
         return pa.table({"num_rows": [len(table)]})
@@ -311,8 +314,8 @@ def _next_generation(out: str) -> int:
     return 1 + max(map(catalogs.listing_of, catalogs.list_parts(out)), default=0)
 
 
-def _units(pictures: list[Listed], labels: Labels, config: CatalogConfig, generation: int) -> list[pa.Table]:
-    """Tables of rows to read and write, one a part.
+def _units(pictures: list[Listed], labels: Labels, generation: int, first: int, replaces: bool) -> list[pa.Table]:
+    """Tables of rows to read and write, one a part, numbered from ``first`` on.
 
     Rows stand in the order of a hash of their names: every run of rows is then a fair sample, which is what training
     shuffles, while names in the order of a bucket often are in the order of ages.
@@ -322,7 +325,10 @@ def _units(pictures: list[Listed], labels: Labels, config: CatalogConfig, genera
     now = dt.datetime.now(dt.UTC)
     rows = [{"listed_at": now, "deleted": False, **_facts(item, labels.by_path[item.relative])} for item in order]
     starts = range(0, len(rows), part_rows)
-    return [_unit(rows[start : start + part_rows], generation, index, True) for index, start in enumerate(starts)]
+    return [
+        _unit(rows[start : start + part_rows], generation, first + index, True, replaces)
+        for index, start in enumerate(starts)
+    ]
 
 
 def _facts(item: Listed, label: Label) -> dict[str, Any]:
@@ -336,7 +342,7 @@ def _tombstones(gone: list[dict[str, Any]], generation: int, first: int) -> list
     now = dt.datetime.now(dt.UTC)
     rows = [{"uri": row["uri"], "version": row["version"], "listed_at": now, "deleted": True} for row in gone]
     chunks = [rows[start : start + LISTED_PART_ROWS] for start in range(0, len(rows), LISTED_PART_ROWS)]
-    return [_unit(chunk, generation, first + index, False) for index, chunk in enumerate(chunks)]
+    return [_unit(chunk, generation, first + index, False, True) for index, chunk in enumerate(chunks)]
 
 
 LISTED_FIELDS = ("uri", "version", "size_bytes", "listed_at", "deleted", "label_error", "split", *LABEL_FIELDS)
@@ -345,13 +351,17 @@ UNIT_SCHEMA = pa.schema(
         *(schema.CATALOG.field(name) for name in LISTED_FIELDS),
         pa.field("part", pa.string()),
         pa.field("is_read", pa.bool_()),
+        pa.field("replaces", pa.bool_()),
     ]
 )
+UNIT_FIELDS = ["part", "is_read", "replaces"]
+"""Of a unit as a whole, not of its rows."""
 
 
-def _unit(rows: list[dict[str, Any]], generation: int, index: int, is_read: bool) -> pa.Table:
+def _unit(rows: list[dict[str, Any]], generation: int, index: int, is_read: bool, replaces: bool) -> pa.Table:
     part = f"part-{generation:05d}-{index:06d}.parquet"
-    return pa.Table.from_pylist([{**row, "part": part, "is_read": is_read} for row in rows], schema=UNIT_SCHEMA)
+    of_unit = dict(zip(UNIT_FIELDS, (part, is_read, replaces), strict=True))
+    return pa.Table.from_pylist([{**row, **of_unit} for row in rows], schema=UNIT_SCHEMA)
 
 
 def _source_findings(
@@ -416,7 +426,7 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
         if names:
             check_unchanged(out, "another catalog", catalogs.settings(out), settings)
         metadata = _metadata(out, settings)
-        known, generation = changes.known_parts(out, names), _next_generation(out)
+        known, generation = catalogs.read_parts(out) if names else [], _next_generation(out)
         lister = changes.RangeLister(source, out, metadata, generation, known, LISTED_PART_ROWS)
         with ImageProgress("cataloging", total=None) as progress:
             for summary in _run_lister(lister, files, small, progress):

@@ -7,15 +7,17 @@ it covers. A catalog gets an identity when it is born, which all its parts and f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale import schema, storage, tables
+from agescale import footers, schema, storage, tables
 from agescale.age_groups import AgeGroups
 from agescale.images import Face, ImageError, Picture, load_face
 from agescale.storage import StoreError
@@ -36,8 +38,52 @@ def part_names(uri: str) -> list[str]:
     """Names of a catalog's parts, oldest listing first. Raises ValueError where there is none."""
     names = list_parts(uri)
     if not names:
-        raise tables.nothing_there(uri, "catalog", "make one with jobs/catalog.py --source PHOTOS --out CATALOG")
+        raise _no_catalog(uri)
     return names
+
+
+def _no_catalog(uri: str) -> ValueError:
+    return tables.nothing_there(uri, "catalog", "make one with jobs/catalog.py --source PHOTOS --out CATALOG")
+
+
+LAST = "\U0010ffff"
+"""Sorts behind every letter that a name may hold."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the footer of a part says."""
+
+    name: str
+    num_rows: int
+    first: str  # the least URI in it
+    last: str  # the greatest
+    replaces: bool  # whether it names images that were in the catalog before; rows of the others stand in other parts
+
+
+def read_parts(uri: str) -> list[Part]:
+    """All parts of a catalog, oldest listing first. Costs a listing and a file, and a footer for each part that came
+    since the catalog was last complete. Raises ValueError where there is none."""
+    said = footers.read(uri, "catalog", lambda file: asdict(ask_part(file)))
+    if not said:
+        raise _no_catalog(uri)
+    return [Part(**facts) for facts in said.values()]
+
+
+def ask_part(file: str) -> Part:
+    """Reads the footer of one part."""
+    footer = storage.read_footer(file)
+    first, last = storage.column_range(footer, "uri")
+    try:
+        said = schema.read_metadata(footer.schema.to_arrow_schema(), "catalog")
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return Part(storage.name_of(file), footer.num_rows, first or "", last or LAST, said.get("replaces", True))
+
+
+def keep_footers(uri: str) -> None:
+    """Keeps what the parts say in one file, for the next ``read_parts``. Only for who holds the catalog's lease."""
+    footers.keep(uri, "catalog", {part.name: asdict(part) for part in read_parts(uri)})
 
 
 def findings_uri(uri: str) -> str:
@@ -114,12 +160,57 @@ def listing_of(part: str) -> int:
     return int(part.split("-")[1])
 
 
-def superseded(uri: str, listing: int) -> pa.ChunkedArray:
-    """URIs that a later listing names again: the rows that this one gave them are not current."""
-    later = [name for name in part_names(uri) if listing_of(name) > listing]
-    return pa.chunked_array(
-        [storage.read_table(storage.join(uri, name), ["uri"])["uri"].combine_chunks() for name in later], pa.string()
-    )
+class Superseded:
+    """Which rows are not current, because a later listing names their image again.
+
+    Of the later listings only parts that replace rows are read, and only once where they have at most MAX_HELD_ROWS
+    together; else, part by part, what lies between the URIs that are asked for. So memory does not grow with a catalog.
+    """
+
+    MAX_HELD_ROWS = 1_000_000
+    PROBED_ROWS = 200_000  # URIs of later listings that are compared at once
+
+    def __init__(self, uri: str, parts: Sequence[Part]) -> None:
+        self.uri = uri
+        self.parts = [part for part in parts if part.replaces]
+        self.can_hold = sum(part.num_rows for part in self.parts) <= self.MAX_HELD_ROWS
+
+    def among(self, rows: pa.Table, listing: int) -> pa.Array:
+        """Whether the image of each of ``rows`` (column uri) of that listing is named by a later one: bool (N,)."""
+        uris = rows["uri"].combine_chunks()
+        is_named = np.zeros(len(uris), bool)
+        later = [part for part in self.parts if listing_of(part.name) > listing]
+        if later and len(uris):
+            extent = pc.min_max(uris).as_py()
+            later = [part for part in later if part.first <= extent["max"] and part.last >= extent["min"]]
+            for again in self._uris(later, extent["min"], extent["max"]):
+                is_named[pc.index_in(again, value_set=uris).drop_null().to_numpy()] = True
+        return pa.array(is_named)
+
+    def _uris(self, parts: Sequence[Part], low: str, high: str) -> Iterator[pa.Array]:
+        """URIs of ``parts``, at least those from ``low`` to ``high``."""
+        held: list[pa.Array] = []
+        for part in parts:
+            if self.can_hold:
+                held.append(self._held[part.name])
+            else:
+                between = (pc.field("uri") >= low) & (pc.field("uri") <= high)
+                held.append(_read_uris(storage.join(self.uri, part.name), between))
+            if sum(map(len, held)) >= self.PROBED_ROWS:
+                yield pa.concat_arrays(held)
+                held = []
+        if held:
+            yield pa.concat_arrays(held)
+
+    @cached_property
+    def _held(self) -> Mapping[str, pa.Array]:
+        names = [part.name for part in self.parts]
+        with storage.read_pool() as pool:
+            return dict(zip(names, pool.map(lambda name: _read_uris(storage.join(self.uri, name)), names), strict=True))
+
+
+def _read_uris(file: str, filters: pc.Expression | None = None) -> pa.Array:
+    return storage.read_table(file, ["uri"], filters)["uri"].combine_chunks()
 
 
 def can_be_read(uri: str, but: pa.ChunkedArray) -> bool:

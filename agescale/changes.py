@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agescale import catalogs, images, layouts, listing, schema, storage, tables
+from agescale.catalogs import Part
 
 ROW_GROUP_ROWS = 10_000
 KNOWN_ROWS = 300_000
@@ -53,26 +54,6 @@ def select_images(listed: pa.Table, source: str, out: str) -> tuple[pa.Table, in
     return pictures, len(listed) - len(pictures)
 
 
-@dataclass(frozen=True)
-class KnownPart:
-    """A part of a catalog, and the least and the greatest URI in it."""
-
-    name: str
-    num_rows: int
-    first: str
-    last: str
-
-
-def known_parts(out: str, names: Sequence[str]) -> list[KnownPart]:
-    """What the footers of a catalog's parts tell."""
-    with storage.read_pool() as pool:
-        found = pool.map(lambda name: storage.column_range(storage.join(out, name), "uri"), names)
-        return [
-            KnownPart(name, num_rows, first or "", last or listing.LAST)
-            for name, (num_rows, first, last) in zip(names, found, strict=True)
-        ]
-
-
 @dataclass(frozen=True, eq=False)
 class RangeLister:
     """Lists a range of names and writes what differs from the catalog, a part after the other. Runs in a Ray task.
@@ -84,7 +65,7 @@ class RangeLister:
     out: str
     metadata: dict[str, Any]  # of every part of the catalog
     generation: int
-    known: list[KnownPart]  # of the listings before, oldest first
+    known: list[Part]  # of the listings before, oldest first
     part_rows: int
 
     def __call__(self, unit: pa.Table) -> Iterator[pa.Table]:
@@ -99,9 +80,9 @@ class RangeLister:
         """Takes the listing of a range, in the order of URIs, and yields how many rows of each window are what."""
         prefix = f"part-{self.generation:05d}-{number:04d}"
         names = [name for name in catalogs.list_parts(self.out) if name.startswith(prefix)]
-        written = known_parts(self.out, names)
+        written = [catalogs.ask_part(storage.join(self.out, name)) for name in names]
         new_names = (f"{prefix}{index:06d}.parquet" for index in itertools.count(len(written)))
-        waiting = CHANGES.empty_table()
+        waiting = {False: CHANGES.empty_table(), True: CHANGES.empty_table()}  # by whether they replace known rows
         with storage.read_pool() as pool:
             for pictures, num_ignored, low, high in self._windows(listed, after, until):
                 counts = Counter(num_rows=len(pictures), num_ignored=num_ignored)
@@ -111,15 +92,18 @@ class RangeLister:
                     new, changed, gone = _compare(here, catalogs.current(known))
                     new, changed = (self._told_apart(rows, known) for rows in (new, changed))
                     counts.update(num_new=len(new), num_changed=len(changed), num_deleted=len(gone))
-                    rows = pa.concat_tables([new, changed, gone]).sort_by("uri")
                     before = self._read(written, start, end, pool)["uri"].combine_chunks()
-                    waiting = pa.concat_tables([waiting, rows.filter(pc.invert(pc.is_in(rows["uri"], before)))])
-                    while len(waiting) >= self.part_rows:
-                        self._write(next(new_names), waiting.slice(0, self.part_rows))
-                        waiting = waiting.slice(self.part_rows)
+                    for replaces, rows in ((False, new), (True, pa.concat_tables([changed, gone]).sort_by("uri"))):
+                        rows = rows.filter(pc.invert(pc.is_in(rows["uri"], before)))
+                        held = pa.concat_tables([waiting[replaces], rows])
+                        while len(held) >= self.part_rows:
+                            self._write(next(new_names), held.slice(0, self.part_rows), replaces)
+                            held = held.slice(self.part_rows)
+                        waiting[replaces] = held
                 yield pa.Table.from_pylist([{name: counts[name] for name in COUNTS}])
-        if len(waiting):
-            self._write(next(new_names), waiting)
+        for replaces, rows in waiting.items():
+            if len(rows):
+                self._write(next(new_names), rows, replaces)
 
     def _windows(
         self, listed: Iterable[pa.Table], after: str, until: str | None
@@ -142,9 +126,9 @@ class RangeLister:
             raise no_images(self.source, num_ignored)
         window = pa.concat_tables(held)
         _check_order(window["uri"], low)
-        yield window, num_ignored, low, listing.LAST if until is None else storage.join(self.source, until)
+        yield window, num_ignored, low, catalogs.LAST if until is None else storage.join(self.source, until)
 
-    def _read(self, parts: Sequence[KnownPart], start: str, end: str, pool: Executor) -> pa.Table:
+    def _read(self, parts: Sequence[Part], start: str, end: str, pool: Executor) -> pa.Table:
         """Rows of ``parts`` with ``start`` < URI <= ``end``, in the order of the parts."""
         wanted = (pc.field("uri") > start) & (pc.field("uri") <= end)
         files = [storage.join(self.out, part.name) for part in parts if part.last > start and part.first <= end]
@@ -160,8 +144,8 @@ class RangeLister:
         numbered = pc.binary_join_element_wise(rows["version"], str(self.generation), "@")
         return rows.set_column(1, CHANGES.field("version"), pc.if_else(is_back, numbered, rows["version"]))
 
-    def _write(self, name: str, rows: pa.Table) -> None:
-        table_schema = schema.with_metadata("catalog", self.metadata)
+    def _write(self, name: str, rows: pa.Table, replaces: bool) -> None:
+        table_schema = schema.with_metadata("catalog", {**self.metadata, "replaces": replaces})
         now = pa.scalar(dt.datetime.now(dt.UTC), schema.CATALOG.field("listed_at").type)
         columns = {field.name: pa.nulls(len(rows), field.type) for field in table_schema}
         columns |= {"listed_at": pa.repeat(now, len(rows)), **{name: rows[name] for name in rows.column_names}}
@@ -169,7 +153,7 @@ class RangeLister:
         tables.write_part(self.out, name, table, ROW_GROUP_ROWS)
 
 
-def _split(known: Sequence[KnownPart], low: str, high: str) -> Iterator[tuple[str, str]]:
+def _split(known: Sequence[Part], low: str, high: str) -> Iterator[tuple[str, str]]:
     """Cuts a range of URIs at the ends of parts, where the catalog has more than KNOWN_ROWS in it."""
     parts = [part for part in known if part.last > low and part.first <= high]
     ends = [*sorted({part.last for part in parts if part.last < high}), high]

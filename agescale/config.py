@@ -254,8 +254,8 @@ class ScoreConfig:
     out: str
     """Folder of the predictions. The same command again scores only what is missing."""
     unit_rows: int | None = None
-    """Catalog rows of one output file, which is the unit of work: at most 10,000. Default: as the predictions began,
-    that is 1,000, or 10,000 where the catalog has more than a million rows."""
+    """Catalog rows of one output file, which is the unit of work: at most 10,000. Default: a tenth of the part of the
+    catalog, but at least 1,000 and at most 10,000."""
     batch_size: int = 64
     """Images of one forward pass."""
     split: str = ""

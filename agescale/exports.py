@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from itertools import groupby
 from operator import attrgetter
 from typing import BinaryIO
@@ -23,6 +22,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from agescale import age_cdf, catalogs, formats, lease, schema, selection, storage, tables, units
+from agescale.catalogs import Part
 from agescale.config import TableConfig, parse_names
 from agescale.progress import ImageProgress
 from agescale.units import Unit
@@ -57,8 +57,11 @@ def export(config: TableConfig) -> Exported:
     run = units.read_run(predictions, catalog)
     catalogs.check_complete(catalog)
     columns = _columns(config, out)
-    all_units = units.list_units(catalog, catalogs.part_names(catalog), run["unit_rows"])
-    reader = CurrentRows(catalog, predictions, run, str(catalogs.settings(catalog).get("source")), columns, config)
+    parts = catalogs.read_parts(catalog)
+    all_units = units.cut(parts, run["unit_rows"])
+    reader = CurrentRows(
+        catalog, parts, predictions, run, str(catalogs.settings(catalog).get("source")), columns, config
+    )
     with ImageProgress("exporting", sum(map(len, all_units))) as progress:
         batches = _batches(reader.read(all_units, progress), reader.schema)
         if out.endswith(".csv"):
@@ -102,6 +105,7 @@ class CurrentRows:
     def __init__(
         self,
         catalog: str,
+        parts: Sequence[Part],
         predictions: str,
         run: dict[str, object],
         source: str,
@@ -115,7 +119,7 @@ class CurrentRows:
         self.where = config.where
         self.schema = pa.schema([_field(name) for name in columns])
         self.splits = parse_names(str(run["split"]))
-        self.superseded = lru_cache(maxsize=2)(partial(catalogs.superseded, catalog))
+        self.superseded = catalogs.Superseded(catalog, parts)
         self.num_rows = self.num_not_scored = 0
 
     def read(self, all_units: Sequence[Unit], progress: ImageProgress) -> Iterator[pa.Table]:
@@ -126,7 +130,7 @@ class CurrentRows:
                 part_units = list(of_part)
                 whole = Unit(part, 0, part_units[-1].stop)
                 listed = units.listed_rows(self.catalog, whole, self.splits, (*CATALOG_COLUMNS, *LABELS.values()))
-                listed = units.current_rows(listed, self.superseded(catalogs.listing_of(part)))
+                listed = listed.filter(pc.invert(self.superseded.among(listed, catalogs.listing_of(part))))
                 tasks = (pool.submit(self._unit, unit, units.rows_of(unit, listed), names) for unit in part_units)
                 for unit, (rows, num_not_scored) in zip(part_units, catalogs.ahead(tasks, UNITS_AHEAD), strict=True):
                     self.num_rows += len(rows)

@@ -2,7 +2,7 @@
 
 The catalog is cut into units (``units.py``), each of which becomes one file, whole or not at all, and is never scored
 again while that stands: a killed job loses the units under way, and the same command scores what is missing. A start
-costs a listing and the footers of the parts, whatever is done already. Within a unit a pool of threads reads and
+costs a listing of either table, whatever is done already (``footers``). Within a unit a pool of threads reads and
 decodes ahead of the model; only the units' names and counts pass through Ray.
 
     <out>/part-...-rows-...-<model>.parquet
@@ -16,9 +16,9 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +27,8 @@ import ray.data
 import torch
 from ray.util import metrics
 
-from agescale import catalogs, checkpoints, lease, schema, storage, tables, units
+from agescale import catalogs, checkpoints, footers, lease, schema, storage, tables, units
+from agescale.catalogs import Part
 from agescale.cluster import allocator_environment, start_ray
 from agescale.config import ScoreConfig, check_unchanged, parse_names
 from agescale.data import check_resources, num_gpus, run_units, uses_gpu
@@ -36,14 +37,14 @@ from agescale.progress import ImageProgress
 from agescale.storage import StoreError, read_pool
 from agescale.units import MAX_UNIT_ROWS, Unit
 
-MANY_ROWS = 1_000_000
-"""Rows of a catalog from which on units are as large as they may be: the fewer files, the faster a start."""
 MAX_TASK_UNITS = 16
 """Units of one Ray task, where there are so many units that the tasks themselves would cost time."""
 MIN_PROCESS_ROWS = 500
 """A process takes about as long to start as a CPU takes to score so many images."""
 STORE_STATUSES = {"missing", "forbidden", "unreachable"}
 """Where all images of a unit have these, it may be the store's fault and not theirs."""
+KEEP_S = 300.0
+"""Pause between two copies of what the files say, so that the start after a kill reads few of their footers."""
 PROCESS_BYTES = 2**30
 """What a scoring process needs besides its weights: torch, Ray, and the images that are decoded ahead."""
 
@@ -76,16 +77,16 @@ def score(config: ScoreConfig) -> ScoreResult:
     checkpoint_uri = storage.absolute(config.checkpoint)
     _check(config)
     checkpoint = read_checkpoint(checkpoint_uri)
-    parts = catalogs.part_names(catalog)
-    about = catalogs.metadata(catalog, parts[0])
+    parts = catalogs.read_parts(catalog)
+    about = catalogs.metadata(catalog, parts[0].name)
     if about["settings"]["layout"] != "unlabelled":  # a bucket is scored while it is still being listed
         catalogs.check_complete(catalog)
     tables.claim(out, "predictions")
     summary_uri = units.summary_uri(out)
     with lease.hold(out, tables.beside(out), config.lease) as held:
-        sizes = units.part_sizes(catalog, parts)
-        run = _begin(out, config, catalog, about["id"], checkpoint, sum(sizes.values()))
-        work = plan_work(out, units.cut(sizes, run["unit_rows"]), checkpoint.digest, parse_names(config.retry))
+        said = footers.read(out, "predictions", units.read_counts)
+        run = _begin(out, list(said), config, catalog, about["id"], checkpoint)
+        work = plan_work(said, units.cut(parts, run["unit_rows"]), checkpoint.digest, parse_names(config.retry))
         progress = ImageProgress("scoring", work.num_rows)
         if work.todo:
             storage.delete(summary_uri)
@@ -93,14 +94,19 @@ def score(config: ScoreConfig) -> ScoreResult:
             workers = _workers(config, work)
             card = {**checkpoint.card(), "mirror": config.mirror}
             metadata = {"run": run, "checkpoint": checkpoint_uri, "model_card": card}
-            scorer = UnitScorer(catalog, checkpoint_uri, out, metadata, config, workers)
+            replacing = tuple(part for part in parts if part.replaces)
+            scorer = UnitScorer(catalog, replacing, checkpoint_uri, out, metadata, config, workers)
             with progress:
                 result = _run(work, scorer, progress, held)
         else:
-            result = ScoreResult(_add(work.standing.values()), {}, 0.0)
+            result = ScoreResult(_by_status(work.standing), {}, 0.0)
         if work.todo or not storage.exists(summary_uri):
             summary = {**run, "checkpoint": checkpoint_uri, "num_rows": result.num_rows, "by_status": result.by_status}
-            summary |= {"num_units": len(work.units), "catalog_parts": parts, "images_per_s": result.images_per_s}
+            summary |= {
+                "num_units": len(work.units),
+                "catalog_parts": [part.name for part in parts],
+                "images_per_s": result.images_per_s,
+            }
             summary |= {"versions": checkpoints.library_versions()}
             storage.write_bytes(summary_uri, json.dumps(summary, indent=1).encode())
     return result
@@ -115,24 +121,32 @@ def _run(work: Work, scorer: UnitScorer, progress: ImageProgress, held: lease.Le
     images_left = metrics.Gauge("agescale_images_left", "Images that are not scored yet")
     images_per_s = metrics.Gauge("agescale_images_per_s", "Images scored a second since the job began")
     standing, scored_now = dict(work.standing), Counter[str]()
+    kept_at = time.monotonic()
     for task in run_units(work.tasks(num_workers), ScoringActor, progress, **options):
         held.check()
         standing |= json.loads(task["standing"])
+        if time.monotonic() - kept_at > KEEP_S:
+            footers.keep(scorer.out, "predictions", standing)
+            kept_at = time.monotonic()
         scored_now.update(json.loads(task["scored_now"]))
         progress.note = f"{scored_now.total() - scored_now['ok']} failed"
         images_left.set(max(0, work.num_rows - progress.done))
         images_per_s.set(progress.images_per_s)
+    footers.keep(scorer.out, "predictions", standing)
     rate = scored_now.total() / max(time.monotonic() - progress.started, 1e-9)
-    return ScoreResult(_add(standing.values()), dict(scored_now), round(rate, 1))
+    return ScoreResult(_by_status(standing), dict(scored_now), round(rate, 1))
+
+
+Said = Mapping[str, Mapping[str, Mapping[str, int]]]
+"""What files of predictions say, by their names: ``units.read_counts``."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """A catalog's units by the names of their files, the counts by status of those that stand, and what is to do."""
+    """A catalog's units by the names of their files, what those say that stand, and what is to do."""
 
     units: dict[str, Unit]
-    standing: dict[str, dict[str, int]]
-    gone: dict[str, dict[str, int]]  # of these, rows of images that have changed or gone: they are not scored again
+    standing: Said
     retry: tuple[str, ...]  # statuses of rows to be scored again
 
     @cached_property
@@ -145,8 +159,10 @@ class Work:
         return sum(self._num_retried(name) or len(self.units[name]) for name in self.todo)
 
     def _num_retried(self, name: str) -> int:
-        standing, gone = self.standing.get(name, {}), self.gone.get(name, {})
-        return sum(standing.get(status, 0) - gone.get(status, 0) for status in self.retry)
+        if not self.retry or name not in self.standing:
+            return 0
+        statuses, gone = (self.standing[name][key] for key in ("statuses", "gone"))
+        return sum(statuses.get(status, 0) - gone.get(status, 0) for status in self.retry)
 
     def tasks(self, num_workers: int) -> list[pa.Table]:
         """What is to do, a table a Ray task, a row a unit."""
@@ -156,25 +172,16 @@ class Work:
         return [pa.Table.from_pylist(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
-def plan_work(out: str, all_units: Sequence[Unit], model: str, retry: tuple[str, ...]) -> Work:
-    """What is to do in ``out`` for the model with that digest. Costs one listing, and the footers of what stands."""
+def plan_work(said: Said, all_units: Sequence[Unit], model: str, retry: tuple[str, ...]) -> Work:
+    """What is to do for the model with that digest, where files that say so stand."""
     by_name = {unit.file_name(model): unit for unit in all_units}
-    names = sorted(by_name.keys() & set(units.list_files(out)))
-    with read_pool() as pool:
-        said = list(pool.map(lambda name: units.read_metadata(storage.join(out, name)), names))
-    standing, gone = ({name: each[key] for name, each in zip(names, said, strict=True)} for key in ("statuses", "gone"))
-    return Work(by_name, standing, gone, retry)
+    return Work(by_name, {name: counts for name, counts in said.items() if name in by_name}, retry)
 
 
-def read_statuses(file: str) -> dict[str, int]:
-    """Counts by status of one file of predictions, from its footer."""
-    return dict(units.read_metadata(file)["statuses"])
-
-
-def _add(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def _by_status(standing: Said) -> dict[str, int]:
     total: Counter[str] = Counter()
-    for each in counts:
-        total.update(each)
+    for counts in standing.values():
+        total.update(counts["statuses"])
     return dict(total.most_common())
 
 
@@ -191,18 +198,22 @@ def _check(config: ScoreConfig) -> None:
 
 
 def _begin(
-    out: str, config: ScoreConfig, catalog: str, catalog_id: str, checkpoint: checkpoints.Checkpoint, num_rows: int
+    out: str,
+    names: Sequence[str],
+    config: ScoreConfig,
+    catalog: str,
+    catalog_id: str,
+    checkpoint: checkpoints.Checkpoint,
 ) -> dict[str, Any]:
-    """What the predictions in ``out`` belong to. Raises ValueError where those that stand belong to something else."""
-    files = units.list_files(out)
-    before = units.run_of([storage.join(out, name) for name in files]) if files else {}
-    unit_rows = config.unit_rows or before.get("unit_rows") or (1000 if num_rows <= MANY_ROWS else MAX_UNIT_ROWS)
+    """What the predictions in ``out`` belong to. Raises ValueError where those that stand, with these ``names``, belong
+    to something else."""
+    before = units.run_of([storage.join(out, name) for name in names]) if names else {}
     run = {
         "model": checkpoint.digest,
         "age_groups": checkpoint.spec.age_groups,
         "catalog": catalog,
         "catalog_id": catalog_id,
-        "unit_rows": unit_rows,
+        "unit_rows": config.unit_rows or before.get("unit_rows"),
         "split": ",".join(sorted(parse_names(config.split))),
         "mirror": config.mirror,
     }
@@ -234,6 +245,7 @@ class UnitScorer:
     """What a scoring process needs to know; small, because it travels to each of them."""
 
     catalog: str
+    replacing: tuple[Part, ...]  # parts of the catalog when scoring began
     checkpoint: str
     out: str
     metadata: dict[str, Any]
@@ -257,10 +269,10 @@ class ScoringActor:
         self.use_packed = catalogs.can_use_packed(pack, spec.image_size, spec.center_crop)
         self.pool = read_pool()
         self.num_scored = metrics.Counter("agescale_images_scored", "Images scored, by status", tag_keys=("status",))
-        self.superseded = lru_cache(maxsize=2)(partial(catalogs.superseded, scorer.catalog))
+        self.superseded = catalogs.Superseded(scorer.catalog, scorer.replacing)
 
     def __call__(self, task: pa.Table) -> pa.Table:
-        standing: dict[str, dict[str, int]] = {}
+        standing: dict[str, Mapping[str, Mapping[str, int]]] = {}
         scored_now: Counter[str] = Counter()
         num_rows = 0
         for row in task.to_pylist():
@@ -274,24 +286,24 @@ class ScoringActor:
         texts = {"standing": [json.dumps(standing)], "scored_now": [json.dumps(scored_now)]}
         return pa.table({"num_rows": [num_rows], **texts})
 
-    def _score(self, unit: Unit, name: str) -> tuple[dict[str, int], Counter[str]]:
-        """Writes the file of a unit. Returns counts by status: of the file, and of what was scored for it now."""
+    def _score(self, unit: Unit, name: str) -> tuple[Mapping[str, Mapping[str, int]], Counter[str]]:
+        """Writes the file of a unit. Returns what the file says, and counts by status of what was scored for it now."""
         output = storage.join(self.scorer.out, name)
         if storage.exists(output):  # written by a process that died before it could say so
-            return read_statuses(output), Counter()
+            return units.read_counts(output), Counter()
         predictions = self._predict(self._current_rows(unit))
-        scored = Counter(predictions["status"].to_pylist())
+        scored = _count(predictions)
         has_none = bool(scored) and set(scored) <= STORE_STATUSES
         if has_none and not catalogs.can_be_read(self.scorer.catalog, predictions["uri"]):
             status, error = predictions["status"][0].as_py(), predictions["error"][0].as_py()
             hint = "no image that was tried could be read; is the source there? The same command continues"
             raise StoreError(status, f"{error}; {hint}")
-        statuses = _count(predictions)
-        if not tables.write_new_part(self.scorer.out, name, self._as_part(predictions, statuses, {})):
-            return read_statuses(output), Counter()  # a process that was thought dead has written it meanwhile
-        return statuses, scored
+        counts: dict[str, Mapping[str, int]] = {"statuses": scored, "gone": {}}
+        if not tables.write_new_part(self.scorer.out, name, self._as_part(predictions, counts)):
+            return units.read_counts(output), Counter()  # a process that was thought dead has written it meanwhile
+        return counts, scored
 
-    def _retry(self, unit: Unit, name: str) -> tuple[dict[str, int], Counter[str]]:
+    def _retry(self, unit: Unit, name: str) -> tuple[Mapping[str, Mapping[str, int]], Counter[str]]:
         """Writes the file of a unit anew, its failed rows scored again. Returns what ``_score`` does."""
         before = storage.read_table(storage.join(self.scorer.out, name))
         is_retried = pc.is_in(before["status"], pa.array(parse_names(self.scorer.config.retry)))
@@ -300,17 +312,16 @@ class ScoringActor:
         retried = before["uri"].filter(pc.and_(is_retried, is_current)).combine_chunks()
         again = self._predict(rows.filter(pc.is_in(rows["uri"], retried)))
         predictions = _replace_rows(before, again)
-        statuses, gone = _count(predictions), _count(before.filter(pc.invert(is_current)))
-        tables.write_part(self.scorer.out, name, self._as_part(predictions, statuses, gone))
-        return statuses, _count(again)
+        counts = {"statuses": _count(predictions), "gone": _count(before.filter(pc.invert(is_current)))}
+        tables.write_part(self.scorer.out, name, self._as_part(predictions, counts))
+        return counts, _count(again)
 
     def _current_rows(self, unit: Unit) -> pa.Table:
         rows = units.listed_rows(self.scorer.catalog, unit, parse_names(self.scorer.config.split))
-        return units.current_rows(rows, self.superseded(catalogs.listing_of(unit.part)))
+        return rows.filter(pc.invert(self.superseded.among(rows, catalogs.listing_of(unit.part))))
 
-    def _as_part(self, predictions: pa.Table, statuses: Mapping[str, int], gone: Mapping[str, int]) -> pa.Table:
-        """A unit's file: its metadata have counts by status, and those of images that had changed or gone."""
-        metadata = {**self.scorer.metadata, "statuses": statuses, "gone": gone}
+    def _as_part(self, predictions: pa.Table, counts: Mapping[str, Mapping[str, int]]) -> pa.Table:
+        metadata = {**self.scorer.metadata, **counts}
         return predictions.cast(schema.with_metadata("predictions", metadata))
 
     def _predict(self, rows: pa.Table) -> pa.Table:

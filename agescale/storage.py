@@ -442,7 +442,7 @@ def list_names(uri: str, prefix: str = "", suffix: str = "") -> list[str]:
         entries = [e.name for e in os.scandir(uri) if e.is_file()] if os.path.isdir(uri) else []
     else:
         try:
-            entries = [name_of(key) for key in _keys_in(uri) if not key.endswith("/")]
+            entries = [name_of(key) for key, _ in _objects_in(uri)]
         except StoreError as error:
             if error.status != "missing":
                 raise
@@ -450,9 +450,27 @@ def list_names(uri: str, prefix: str = "", suffix: str = "") -> list[str]:
     return sorted(name for name in entries if name.startswith(prefix) and name.endswith(suffix))
 
 
-def _keys_in(uri: str) -> Iterator[str]:
+def list_versions(uri: str) -> dict[str, str]:
+    """The files directly in a folder, by name, each with what changes when it is written anew: its etag on S3, else its
+    size, inode and time of modification. Empty where the folder does not exist."""
+    uri = absolute(uri)
+    found: dict[str, str] = {}
+    if is_remote(uri):
+        for key, etag in _objects_in(uri):
+            found[name_of(key)] = etag
+    elif os.path.isdir(uri):
+        for entry in os.scandir(uri):
+            with contextlib.suppress(FileNotFoundError):  # gone since
+                if entry.is_file():
+                    status = entry.stat()
+                    found[entry.name] = f"{status.st_size}-{status.st_ino}-{status.st_mtime_ns}"
+    return dict(sorted(found.items()))
+
+
+def _objects_in(uri: str) -> Iterator[tuple[str, str]]:
+    """Keys of the objects directly below ``uri``, and their etags."""
     for page in list_pages(uri, Prefix=_bucket_and_key(f"{uri}/")[1], Delimiter="/"):
-        yield from (info["Key"] for info in page.get("Contents", ()))
+        yield from ((info["Key"], info.get("ETag", "")) for info in page.get("Contents", ()) if info["Key"][-1] != "/")
 
 
 def any_name(uri: str) -> str | None:
@@ -675,15 +693,19 @@ def num_rows(uri: str) -> int:
         return int(pq.read_metadata(file).num_rows)
 
 
-def column_range(uri: str, column: str) -> tuple[int, Any, Any]:
-    """Rows of a Parquet file and the least and the greatest value of ``column``, from its footer; None: not told."""
+def read_footer(uri: str) -> pq.FileMetaData:
+    """What the footer of a Parquet file says."""
     with _parquet_file(uri) as file:
-        metadata = pq.read_metadata(file)
-    index = metadata.schema.to_arrow_schema().get_field_index(column)
-    found = [metadata.row_group(group).column(index).statistics for group in range(metadata.num_row_groups)]
+        return pq.read_metadata(file)
+
+
+def column_range(footer: pq.FileMetaData, column: str) -> tuple[Any, Any]:
+    """The least and the greatest value of ``column``; None where the footer does not tell."""
+    index = footer.schema.to_arrow_schema().get_field_index(column)
+    found = [footer.row_group(group).column(index).statistics for group in range(footer.num_row_groups)]
     if not found or not all(statistics and statistics.has_min_max for statistics in found):
-        return metadata.num_rows, None, None
-    return metadata.num_rows, min(each.min for each in found), max(each.max for each in found)
+        return None, None
+    return min(each.min for each in found), max(each.max for each in found)
 
 
 def iter_batches(uri: str) -> Iterator[pa.RecordBatch]:

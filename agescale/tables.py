@@ -42,6 +42,12 @@ def list_parts(uri: str, kind: str) -> list[str]:
     return [name for name in storage.list_names(uri, suffix=".parquet") if PARTS[kind].fullmatch(name)]
 
 
+def list_versions(uri: str, kind: str) -> dict[str, str]:
+    """``list_parts``, each with what changes when it is written anew."""
+    versions = storage.list_versions(uri)
+    return {name: version for name, version in versions.items() if PARTS[kind].fullmatch(name)}
+
+
 def nothing_there(uri: str, kind: str, how: str) -> ValueError:
     """What to say where no table of that kind stands, but maybe something else; ``how`` says how to make one."""
     other = next((schema.NOUNS[each] for each in PARTS if list_parts(uri, each)), None)
@@ -64,7 +70,8 @@ def claim(out: str, kind: str) -> None:
     has_no_neighbour = "/" not in out.removeprefix("s3://") if storage.is_remote(out) else os.path.ismount(out)
     if has_no_neighbour:
         raise ValueError(f"{out}: a table needs a folder below, such as --out {storage.join(out, kind)}")
-    if not list_parts(out, kind) and (stranger := storage.any_name(out)):
+    stranger = storage.any_name(out)
+    if stranger and not PARTS[kind].fullmatch(stranger) and not list_parts(out, kind):
         raise ValueError(
             f"{out}: there are other files already ({stranger}), and a table of {schema.NOUNS[kind]} has a folder of "
             "its own; give another --out"

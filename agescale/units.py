@@ -7,7 +7,8 @@ id, unit_rows, split, mirror. Runs no model and writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agescale import catalogs, storage, tables
+from agescale.catalogs import Part
 
 SUMMARY_NAME = "summary.json"
 """Beside the table: that all units stand, and their counts by status. Written last."""
-MAX_UNIT_ROWS = 10_000
+MIN_UNIT_ROWS, MAX_UNIT_ROWS = 1000, 10_000
 
 
 @dataclass(frozen=True)
@@ -42,30 +44,29 @@ class Unit:
         return f"{self.part.removesuffix('.parquet')}-rows-{self.start:09d}-{self.stop:09d}-{model}.parquet"
 
 
-def part_sizes(catalog: str, parts: Sequence[str]) -> dict[str, int]:
-    """Rows of each part. Reads footers only."""
-    with storage.read_pool() as pool:
-        return dict(
-            zip(parts, pool.map(lambda part: storage.num_rows(storage.join(catalog, part)), parts), strict=True)
-        )
+def cut(parts: Iterable[Part], unit_rows: int | None) -> list[Unit]:
+    """The units of a catalog's parts, in their order, of ``unit_rows`` rows each.
 
-
-def cut(sizes: Mapping[str, int], unit_rows: int) -> list[Unit]:
-    """The units of parts with so many rows, in the parts' order.
-
-    >>> cut({"part-a": 5, "part-b": 2}, unit_rows=3)
-    [Unit(part='part-a', start=0, stop=3), Unit(part='part-a', start=3, stop=5), Unit(part='part-b', start=0, stop=2)]
+    With None each part decides by its own size, whatever else the catalog has or will have: into ten units, but of at
+    least MIN_UNIT_ROWS and at most MAX_UNIT_ROWS.
     """
     return [
-        Unit(part, start, min(start + unit_rows, num_rows))
-        for part, num_rows in sizes.items()
-        for start in range(0, num_rows, unit_rows)
+        Unit(part.name, start, min(start + num, part.num_rows))
+        for part in parts
+        for num in [unit_rows or rows_of_units(part.num_rows)]
+        for start in range(0, part.num_rows, num)
     ]
 
 
-def list_units(catalog: str, parts: Sequence[str], unit_rows: int) -> list[Unit]:
-    """Every unit of the catalog, in the order of its parts."""
-    return cut(part_sizes(catalog, parts), unit_rows)
+def rows_of_units(num_rows: int) -> int:
+    """Rows of each unit of a part of ``num_rows``.
+
+    >>> [rows_of_units(num_rows) for num_rows in (300, 1024, 25_003, 100_000, 1_000_000)]
+    [300, 1024, 2501, 10000, 10000]
+    """
+    if num_rows < 2 * MIN_UNIT_ROWS:
+        return max(num_rows, 1)
+    return min(max(math.ceil(num_rows / 10), MIN_UNIT_ROWS), MAX_UNIT_ROWS)
 
 
 def listed_rows(catalog: str, unit: Unit, splits: Sequence[str], columns: Sequence[str] = ()) -> pa.Table:
@@ -85,11 +86,6 @@ def rows_of(unit: Unit, listed: pa.Table) -> pa.Table:
     return listed.slice(first, stop - first)
 
 
-def current_rows(rows: pa.Table, superseded: pa.ChunkedArray) -> pa.Table:
-    """Of the ``listed_rows`` of a unit those that no later listing names again (``catalogs.superseded``)."""
-    return rows.filter(pc.invert(pc.is_in(rows["uri"], superseded.combine_chunks())))
-
-
 def list_files(out: str) -> list[str]:
     """Names of the files of a table of predictions; none where none stands."""
     return tables.list_parts(out, "predictions")
@@ -106,6 +102,13 @@ def prediction_files(out: str) -> list[str]:
 def read_metadata(file: str) -> dict[str, Any]:
     """What a file of predictions says: its ``run``, its ``model_card``, its counts by status, the ``statuses``."""
     return tables.read_metadata(file, "predictions")
+
+
+def read_counts(file: str) -> dict[str, dict[str, int]]:
+    """Counts by status of one file of predictions: ``statuses`` of all rows, and ``gone`` of those that are not scored
+    again, because their image has changed or gone since."""
+    said = read_metadata(file)
+    return {"statuses": said["statuses"], "gone": said["gone"]}
 
 
 def read_run(out: str, catalog: str = "") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -61,8 +61,9 @@ def verify(config: VerifyConfig) -> Verification:
     catalog, predictions = storage.absolute(config.catalog), storage.absolute(config.predictions)
     run = units.read_run(predictions, catalog)
     catalogs.check_complete(catalog)
-    parts = catalogs.part_names(catalog)
-    all_units = units.list_units(catalog, parts, run["unit_rows"])
+    parts = catalogs.read_parts(catalog)
+    superseded = catalogs.Superseded(catalog, parts)
+    all_units = units.cut(parts, run["unit_rows"])
     expected = {unit.file_name(run["model"]) for unit in all_units}
     names = set(storage.list_names(predictions))  # whatever lies there, others read too
 
@@ -85,10 +86,10 @@ def verify(config: VerifyConfig) -> Verification:
             missing.append(found.missing)
             num_missing += len(found.missing)
         if num_missing >= MAX_HELD_ROWS:
-            tell(_without_row(catalog, parts, missing))
+            tell(_without_row(superseded, missing))
             missing, num_missing = [], 0
     if missing:
-        tell(_without_row(catalog, parts, missing))
+        tell(_without_row(superseded, missing))
     tell([f"{name}: of no unit of this catalog and model" for name in sorted(names - expected)])
     tell(_wrong_summary(predictions, None if num_problems else by_status))
     counts = dict(by_status.most_common())
@@ -245,16 +246,15 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _without_row(catalog: str, parts: Sequence[str], missing: Sequence[pa.Table]) -> list[str]:
+def _without_row(superseded: catalogs.Superseded, missing: Sequence[pa.Table]) -> list[str]:
     """Of listed rows without a prediction those that must have one: no later listing names their image again."""
-    rows = pa.concat_tables(missing)
-    for part in parts:
-        listing = part.rpartition("-")[0]  # part-<listing>: as text it comes after the parts of all listings before
-        is_before = pc.less(rows["part"], listing)
-        if pc.any(is_before).as_py():
-            later = storage.read_table(storage.join(catalog, part), ["uri"])["uri"]
-            is_superseded = pc.and_(is_before, pc.is_in(rows["uri"], later.combine_chunks()))
-            rows = rows.filter(pc.invert(is_superseded))
+    by_listing: dict[int, list[pa.Table]] = defaultdict(list)
+    for rows in missing:  # each of one unit
+        by_listing[catalogs.listing_of(rows["part"][0].as_py())].append(rows)
+    rows = pa.concat_tables(
+        rows.filter(pc.invert(superseded.among(rows, listing)))
+        for listing, rows in ((listing, pa.concat_tables(held)) for listing, held in by_listing.items())
+    )
     by_file = rows.group_by("file").aggregate([("uri", "count"), ("uri", "min")]).sort_by("file")
     return [
         f"{each['file']}: {_count(each['uri_count'], 'image')} of the catalog without a row, such as {each['uri_min']}"

@@ -58,7 +58,7 @@ def main(config: ScaleConfig) -> None:
 def measure(folder: Path, num_rows: int) -> tuple[list[str], dict[str, float]]:
     catalog, out = str(folder / "catalog"), str(folder / "ages")
     write_catalog(catalog, num_rows)
-    all_units = units.list_units(catalog, catalogs.part_names(catalog), units.MAX_UNIT_ROWS)
+    all_units = units.cut(catalogs.read_parts(catalog), None)
     write_predictions(catalog, out, all_units[: len(all_units) // 2])
     ends = {"restart at half": step("start", catalog, out), "start": step("start", catalog, str(folder / "none"))}
     write_predictions(catalog, out, all_units[len(all_units) // 2 :])
@@ -72,7 +72,7 @@ def measure(folder: Path, num_rows: int) -> tuple[list[str], dict[str, float]]:
 def write_catalog(catalog: str, num_rows: int) -> None:
     """Adds the parts that are missing; rows of a smaller catalog are among those of a larger one."""
     assert num_rows % LISTED_PART_ROWS == 0, "whole parts only"
-    metadata = {"id": CATALOG_ID, "settings": {"layout": "unlabelled", "source": "s3://bucket"}}
+    metadata = {"id": CATALOG_ID, "replaces": False, "settings": {"layout": "unlabelled", "source": "s3://bucket"}}
     settings = schema.with_metadata("catalog", metadata)
     listed_at = pa.scalar(dt.datetime(2026, 1, 1, tzinfo=dt.UTC), schema.CATALOG.field("listed_at").type)
     names = [f"part-00001-{number:010d}.parquet" for number in range(num_rows // LISTED_PART_ROWS)]
@@ -92,7 +92,7 @@ def write_catalog(catalog: str, num_rows: int) -> None:
 
 def write_predictions(catalog: str, out: str, some_units: list[units.Unit]) -> None:
     num_rows = units.MAX_UNIT_ROWS
-    run = {"model": MODEL, "age_groups": GROUPS, "unit_rows": num_rows, "split": "", "mirror": False}
+    run = {"model": MODEL, "age_groups": GROUPS, "unit_rows": None, "split": "", "mirror": False}
     run |= {"catalog": catalog, "catalog_id": CATALOG_ID}
     metadata = {"run": run, "checkpoint": "none", "model_card": {}, "statuses": {"ok": num_rows}, "gone": {}}
     table_schema = schema.with_metadata("predictions", metadata)
@@ -125,13 +125,13 @@ def step(name: str, catalog: str, out: str) -> dict[str, float]:
 
 
 def run_step(name: str, catalog: str, out: str) -> None:
-    from agescale import scoring, verification
+    from agescale import footers, scoring, verification
     from agescale.config import VerifyConfig
 
     started = time.monotonic()
     if name == "start":
-        all_units = units.list_units(catalog, catalogs.part_names(catalog), units.MAX_UNIT_ROWS)
-        work = scoring.plan_work(out, all_units, MODEL, ())
+        all_units = units.cut(catalogs.read_parts(catalog), None)
+        work = scoring.plan_work(footers.read(out, "predictions", units.read_counts), all_units, MODEL, ())
         num_standing = len(all_units) // 2 if storage.exists(out) else 0
         assert sum(len(task) for task in work.tasks(num_workers=1)) == len(all_units) - num_standing
     else:

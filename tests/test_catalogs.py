@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from agescale import catalogs, schema, storage
+from agescale import catalogs, footers, schema, storage, tables
 from agescale.images import Face, ImageError
 from agescale.storage import StoreError
 
@@ -55,10 +56,52 @@ def test_current_are_the_newest_rows_that_are_not_deleted(grown: str) -> None:
     assert catalogs.read_catalog(grown, ["version"]).column_names == ["version", "part", "row"]
 
 
-def test_rows_of_a_part_that_later_listings_name_are_superseded(grown: str) -> None:
-    assert sorted(catalogs.superseded(grown, 1).to_pylist()) == ["/b", "/b", "/b", "/c", "/d"]
-    assert catalogs.superseded(grown, 2).to_pylist() == ["/b", "/b"]
-    assert catalogs.superseded(grown, 4).to_pylist() == []
+@pytest.mark.parametrize("max_held_rows", [0, 5])
+def test_rows_that_later_listings_name_are_superseded(
+    grown: str, max_held_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogs.Superseded, "MAX_HELD_ROWS", max_held_rows)
+    monkeypatch.setattr(catalogs.Superseded, "PROBED_ROWS", 2)
+    superseded = catalogs.Superseded(grown, catalogs.read_parts(grown))
+    rows = pa.table({"uri": ["/a", "/b", "/c", "/d", "/e"]})
+    assert superseded.among(rows, 1).to_pylist() == [False, True, True, True, False]
+    assert superseded.among(rows, 2).to_pylist() == [False, True, False, False, False]
+    assert superseded.among(rows, 4).to_pylist() == [False] * 5
+    assert superseded.among(rows.slice(0, 0), 1).to_pylist() == []
+
+
+def test_later_listings_that_replace_nothing_are_not_read(grown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [replace(part, replaces=part.name.startswith("part-00003")) for part in catalogs.read_parts(grown)]
+    read: list[str] = []
+    monkeypatch.setattr(catalogs, "_read_uris", lambda file, *_: read.append(file) or pa.array(["/b"]))
+    superseded = catalogs.Superseded(grown, parts)
+    assert superseded.among(pa.table({"uri": ["/a", "/b"]}), 1).to_pylist() == [False, True]
+    assert [storage.name_of(file) for file in read] == ["part-00003-000000.parquet"]
+
+
+def test_what_the_parts_say_is_read_from_one_file_as_long_as_they_stand_as_they_were(
+    grown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    ask = catalogs.ask_part
+    monkeypatch.setattr(catalogs, "ask_part", lambda file: asked.append(storage.name_of(file)) or ask(file))
+    parts = catalogs.read_parts(grown)
+    assert [(part.num_rows, part.first, part.last) for part in parts[:3]] == [
+        (2, "/a", "/b"),
+        (1, "/c", "/c"),
+        (2, "/b", "/d"),
+    ]
+    catalogs.keep_footers(grown)
+    asked.clear()
+    assert catalogs.read_parts(grown) == parts
+    assert asked == []
+    changed = write_part(Path(grown), 4, [{"uri": "/x"}, {"uri": "/y"}])
+    added = write_part(Path(grown), 5, [{"uri": "/z"}])
+    assert [part.last for part in catalogs.read_parts(grown)][-2:] == ["/y", "/z"]
+    assert sorted(asked) == [changed, added]
+    storage.write_bytes(storage.join(tables.beside(grown), footers.NAME), b"damaged")
+    asked.clear()
+    assert len(catalogs.read_parts(grown)) == len(asked) == 7
 
 
 def test_a_catalog_is_complete_when_its_findings_cover_its_parts(grown: str) -> None:

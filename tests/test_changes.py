@@ -35,10 +35,9 @@ def part_names(out: Path) -> list[str]:
 
 
 def lister(out: Path, generation: int, part_rows: int) -> changes.RangeLister:
-    known = [name for name in part_names(out) if int(name.split("-")[1]) < generation]
-    return changes.RangeLister(
-        "/faces", str(out), METADATA, generation, changes.known_parts(str(out), known), part_rows
-    )
+    names = [name for name in part_names(out) if catalogs.listing_of(name) < generation]
+    known = [catalogs.ask_part(str(out / name)) for name in names]
+    return changes.RangeLister("/faces", str(out), METADATA, generation, known, part_rows)
 
 
 def update(out: Path, objects: Objects, generation: int, cuts: list[str] | None = None, part_rows: int = 3) -> Counter:
@@ -83,7 +82,9 @@ def test_growth_is_noted_exactly_and_what_is_unchanged_writes_nothing(tmp_path: 
         "num_deleted": 2,
         "num_ignored": 1,
     }
-    added = rows_of(tmp_path, part_names(tmp_path)[-1])
+    new, replaced = part_names(tmp_path)[-2:]
+    assert [catalogs.ask_part(str(tmp_path / name)).replaces for name in (new, replaced)] == [False, True]
+    added = sorted(rows_of(tmp_path, new) + rows_of(tmp_path, replaced), key=lambda row: row["uri"])
     assert [(row["uri"], row["version"], row["deleted"], row["size_bytes"]) for row in added] == [
         ("/faces/b.jpg", "2", False, 1),
         ("/faces/bb.jpg", "1", False, 1),
@@ -121,11 +122,13 @@ def test_whatever_happens_to_a_source_the_catalog_is_what_it_holds(
             "num_deleted": len(before) - len(both),
             "num_ignored": 0,
         }
-        added = [
-            row for part in part_names(tmp_path) if f"-{generation:05d}-" in part for row in rows_of(tmp_path, part)
-        ]
-        assert len(added) == sum(counts[name] for name in ("num_new", "num_changed", "num_deleted"))
-        assert [row["uri"] for row in added] == sorted(row["uri"] for row in added)
+        parts = [part for part in part_names(tmp_path) if catalogs.listing_of(part) == generation]
+        added = {part: rows_of(tmp_path, part) for part in parts}
+        assert sum(map(len, added.values())) == sum(counts[name] for name in ("num_new", "num_changed", "num_deleted"))
+        for part, rows in added.items():
+            assert [row["uri"] for row in rows] == sorted(row["uri"] for row in rows)
+            replaces = catalogs.ask_part(str(tmp_path / part)).replaces
+            assert {row["uri"].removeprefix("/faces/") in before for row in rows} == {replaces}
     listed = [row for part in part_names(tmp_path) for row in rows_of(tmp_path, part) if not row["deleted"]]
     assert len({(row["uri"], row["version"]) for row in listed}) == len(listed), "a key stands once"
 

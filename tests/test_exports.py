@@ -34,7 +34,7 @@ def write_part(catalog: str, listing: int, rows: list[dict[str, Any]]) -> None:
 def score(catalog: str, out: str) -> None:
     """Predicts what each unit lists, as if it had been scored before the listings that came later."""
     run = {"model": "beef", "catalog": catalog, "catalog_id": "7", "split": "", "unit_rows": UNIT_ROWS}
-    for unit in units.list_units(catalog, catalogs.part_names(catalog), UNIT_ROWS):
+    for unit in units.cut(catalogs.read_parts(catalog), UNIT_ROWS):
         rows = units.listed_rows(catalog, unit, []).select(["uri", "version"]).to_pylist()
         predicted = [predict(row) for row in rows if not row["uri"].endswith("/e.jpg")]
         table = pa.Table.from_pylist(predicted, schema.with_metadata("predictions", {"run": run, "statuses": {}}))

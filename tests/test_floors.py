@@ -20,6 +20,7 @@ FLOORS = (
         "augment",
         "storage",
         "tables",
+        "footers",
         "catalogs",
         "datasets",
         "changes",

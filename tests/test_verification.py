@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -52,12 +53,14 @@ class Table:
 
     def score(self) -> None:
         """Predicts what is current in the units that have no file yet."""
-        for unit in units.list_units(self.catalog, catalogs.part_names(self.catalog), UNIT_ROWS):
+        parts = catalogs.read_parts(self.catalog)
+        superseded = catalogs.Superseded(self.catalog, parts)
+        for unit in units.cut(parts, UNIT_ROWS):
             if not storage.exists(self.file(unit)):
                 rows = units.listed_rows(
                     self.catalog, unit, self.run["split"].split(",") if self.run["split"] else None
                 )
-                rows = units.current_rows(rows, catalogs.superseded(self.catalog, catalogs.listing_of(unit.part)))
+                rows = rows.filter(pc.invert(superseded.among(rows, catalogs.listing_of(unit.part))))
                 self.write(unit, [predicted(row) for row in rows.select(["uri", "version"]).to_pylist()])
         self.write_summary()
 
@@ -260,7 +263,7 @@ def test_a_run_that_did_not_end_or_counted_something_else_is_told(table: Table) 
 
 def test_more_problems_than_are_told_are_counted(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "MAX_PROBLEMS", 3)
-    for unit in units.list_units(table.catalog, catalogs.part_names(table.catalog), UNIT_ROWS):
+    for unit in units.cut(catalogs.read_parts(table.catalog), UNIT_ROWS):
         table.change(unit, set_value(0, model="beef"))
     found = table.verify()
     assert (len(found.problems), found.num_problems) == (3, NUM_UNITS)
@@ -311,7 +314,7 @@ def test_missing_rows_are_found_however_few_are_held_at_once(table: Table, monke
     monkeypatch.setattr(verification, "MAX_HELD_ROWS", 2)
     grow(table)
     table.score()
-    for unit in units.list_units(table.catalog, catalogs.part_names(table.catalog), UNIT_ROWS):
+    for unit in units.cut(catalogs.read_parts(table.catalog), UNIT_ROWS):
         table.change(unit, lambda rows: rows.clear())
     numbers = [int(problem.split(": ")[1].split()[0]) for problem in table.verify().problems]
     assert numbers == [3, 2, 1, 2, 3, 2]

@@ -269,6 +269,9 @@ def test_a_grown_folder_adds_what_is_new_changed_or_gone(drawn_faces: Path, tmp_
     grown = build(source, out, layout="utkface")
     added = {name: rows for name, rows in part_sizes(out).items() if name not in before}
     assert sum(added.values()) == 3  # only these were read
+    replacing = [name for name in added if catalogs.ask_part(str(out / name)).replaces]
+    named = storage.read_tables([str(out / name) for name in replacing], ["uri"])["uri"]
+    assert sorted(named.to_pylist()) == sorted([changed, gone])
     assert (grown.num_new, grown.num_changed, grown.num_deleted, grown.num_current) == (1, 1, 1, 9)
     rows = {row["uri"]: row for row in rows_of(out)}
     assert set(rows) == set(picture_files(source))
@@ -469,7 +472,7 @@ def test_from_s3_comes_the_same_catalog_as_from_disk(
     assert "age group" in done.stdout
     assert done.stderr == ""  # Ray keeps its news to itself
     beside = tables.beside(out)
-    assert set(storage.list_names(beside)) == {"ages.png", "classes.png", "findings.parquet"}
+    assert set(storage.list_names(beside)) == {"ages.png", "classes.png", "findings.parquet", "footers.parquet"}
     assert storage.list_names(out) == catalogs.list_parts(out)
     assert storage.read_bytes(f"{beside}/ages.png").startswith(b"\x89PNG")
     catalogs.check_complete(out)

@@ -278,7 +278,7 @@ def test_a_zombie_does_not_replace_what_its_successor_has_written(
     row = {"output": path.name, "num_retried": 0, **vars(unit)}
     (ended,) = actor(pa.Table.from_pylist([row])).to_pylist()
     assert path.read_bytes() == before
-    assert json.loads(ended["standing"]) == {path.name: scoring.read_statuses(str(path))}
+    assert json.loads(ended["standing"]) == {path.name: units.read_counts(str(path))}
     assert json.loads(ended["scored_now"]) == {}
 
 
@@ -292,7 +292,7 @@ def test_what_a_dead_process_had_finished_is_taken_and_counted(
     out = tmp_path / "out"
     shutil.copytree(predictions, out)
     names = sorted(path.name for path in out.glob("part-*.parquet"))
-    work = scoring.Work({name: Unit("no such part", 0, 5) for name in names}, {}, {}, ())  # it would crash if it scored
+    work = scoring.Work({name: Unit("no such part", 0, 5) for name in names}, {}, ())  # it would crash if it scored
     actor = scoring.ScoringActor(unit_scorer(catalog, checkpoint, str(out)))
     (ended,) = (actor(task).to_pylist()[0] for task in work.tasks(num_workers=1)[:1])
     assert json.loads(ended["standing"]).keys() == {names[0]}
@@ -302,7 +302,7 @@ def test_what_a_dead_process_had_finished_is_taken_and_counted(
 def unit_scorer(catalog: str, checkpoint: str, out: str) -> scoring.UnitScorer:
     config = ScoreConfig(catalog, checkpoint, out)
     metadata = {"run": {"model": checkpoints.read(checkpoint).digest}}
-    return scoring.UnitScorer(catalog, checkpoint, out, metadata, config, scoring.Workers(1, 1, "cpu"))
+    return scoring.UnitScorer(catalog, (), checkpoint, out, metadata, config, scoring.Workers(1, 1, "cpu"))
 
 
 def test_scoring_begins_on_the_first_parts_of_a_bucket_that_is_still_listed(checkpoint: str, tmp_path: Path) -> None:
