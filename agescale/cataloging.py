@@ -15,7 +15,7 @@ import re
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,7 +97,8 @@ def _add_images(
     config: CatalogConfig, source: str, out: str, pictures: list[Listed], others: frozenset[str], held: lease.Lease
 ) -> CatalogResult:
     """Brings a catalog whose images are read up to date with the ``pictures`` of its source."""
-    known = _known_rows(out)
+    _remove_late_parts(out)
+    parts, known = catalogs.list_parts(out), _known_rows(out)
     groups = _age_groups(config, out if known is not None else None)
     labels = _labels(config, pictures, others, groups)
     settings = _settings(config, labels.age_groups)
@@ -106,26 +107,39 @@ def _add_images(
     layouts.check_labelled(config.layout, labels)
 
     new, changed, gone, relabelled = _difference(known, pictures, labels)
-    generation = _next_generation(out)
     metadata = _metadata(out, settings)
+    generation = changes.begin_listing(out, metadata["id"], num_ranges=0)
     units = _units(_told_apart(new, out, generation), labels, generation, first=0, replaces=False)
     units += _units(_told_apart(changed, out, generation), labels, generation, first=len(units), replaces=True)
     units += _tombstones(gone, generation, len(units))
     if units:
-        writer = PartWriter(out, metadata, config.pack, _fractions(config, labels))
+        writer = PartWriter(out, metadata, config.pack, _fractions(config, labels), held.claim)
         start_ray()
         with ImageProgress("cataloging", len(new) + len(changed) + len(gone)) as progress:
             for _ in run_units(units, writer, progress, num_cpus=1):
                 held.check()
 
-    rows = catalogs.read_catalog(out, [*quality.FACTS, "gender", "ethnicity"])
+    parts += [unit["part"][0].as_py() for unit in units]
+    rows = catalogs.read_catalog(out, [*quality.FACTS, "gender", "ethnicity"], parts)
     findings = quality.find(rows, labels.age_groups, config.layout != "unlabelled")
     findings = pa.concat_tables([findings, _source_findings(source, config, pictures, labels, relabelled)])
-    _write_findings(out, metadata, findings)
+    _write_findings(out, metadata, findings, parts, held)
+    changes.end_listing(out, generation)
     rows = _with_group_names(rows, labels.age_groups)
     group_names = labels.age_groups.names if labels.age_groups else ()
     counts = (len(new), len(changed), len(gone), len(rows), len(others))
     return CatalogResult(*counts, findings, rows, group_names, labels.unused_columns)
+
+
+def _remove_late_parts(out: str) -> None:
+    """Deletes what a job that was thought dead added, after the catalog was complete, to a listing before. Its images
+    are in other parts, and nobody has read it, because the catalog has not been complete since."""
+    findings = catalogs.findings_uri(out)
+    covered = tables.read_metadata(findings, "findings")["parts"] if storage.exists(findings) else []
+    newest = max(map(catalogs.listing_of, covered), default=0)
+    for part in catalogs.list_parts(out):
+        if part not in covered and catalogs.listing_of(part) <= newest:
+            storage.delete(storage.join(out, part))
 
 
 def _is_read(config: CatalogConfig) -> bool:
@@ -144,15 +158,24 @@ def _fractions(config: CatalogConfig, labels: Labels) -> splits.Fractions | None
 
 
 def _metadata(out: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """What every part says. The identity, drawn when a catalog is born, tells it from a later one at the same path."""
-    known = catalogs.metadata(out) if catalogs.list_parts(out) else {"id": uuid.uuid4().hex}
+    """What every part says. The identity, drawn when a catalog is born, tells it from a later one at the same path; a
+    job that was killed before its first part may yet write one."""
+    if catalogs.list_parts(out):
+        known = catalogs.metadata(out)
+    else:
+        known = next(iter(changes.read_begun(out).values()), {"id": uuid.uuid4().hex})
     return {"id": known["id"], "settings": settings}
 
 
-def _write_findings(out: str, metadata: dict[str, Any], findings: pa.Table) -> None:
-    covered = {"id": metadata["id"], "parts": catalogs.part_names(out)}
+def _write_findings(
+    out: str, metadata: dict[str, Any], findings: pa.Table, parts: Sequence[str], held: lease.Lease
+) -> None:
+    """Findings about those ``parts``: where others stand when they are read, they are of no complete catalog."""
+    covered = {"id": metadata["id"], "parts": list(parts)}
+    held.prove()
     catalogs.keep_footers(out)
     findings = findings.cast(schema.with_metadata("findings", covered))
+    held.prove()
     storage.write_table(catalogs.findings_uri(out), findings)
 
 
@@ -162,8 +185,16 @@ class PartWriter:
     ``fractions`` are the shares of the splits of rows whose label tells none, or None.
     """
 
-    def __init__(self, out: str, metadata: dict[str, Any], pack: int, fractions: splits.Fractions | None) -> None:
+    def __init__(
+        self,
+        out: str,
+        metadata: dict[str, Any],
+        pack: int,
+        fractions: splits.Fractions | None,
+        claim: lease.Claim,
+    ) -> None:
         self.out = out
+        self.claim = claim
         self.metadata = metadata
         self.pack = pack
         self.fractions = fractions
@@ -181,7 +212,8 @@ class PartWriter:
         part_schema = schema.with_metadata("catalog", {**self.metadata, "replaces": replaces})
         table = pa.Table.from_pylist(rows, schema=part_schema)
         row_group_size = catalogs.ROW_GROUP_ROWS if is_read else None
-        tables.write_part(self.out, part, table, row_group_size)
+        self.claim.prove()
+        tables.write_new_part(self.out, part, table, row_group_size)  # else another execution of this task wrote it
         return pa.table({"num_rows": [len(table)]})
 
     def _inspect(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -310,10 +342,6 @@ def _rounded(value: Any) -> Any:
     return round(value, 3) if isinstance(value, float) and math.isfinite(value) else value
 
 
-def _next_generation(out: str) -> int:
-    return 1 + max(map(catalogs.listing_of, catalogs.list_parts(out)), default=0)
-
-
 def _units(pictures: list[Listed], labels: Labels, generation: int, first: int, replaces: bool) -> list[pa.Table]:
     """Tables of rows to read and write, one a part, numbered from ``first`` on.
 
@@ -426,16 +454,20 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
         if names:
             check_unchanged(out, "another catalog", catalogs.settings(out), settings)
         metadata = _metadata(out, settings)
-        known, generation = catalogs.read_parts(out) if names else [], _next_generation(out)
-        lister = changes.RangeLister(source, out, metadata, generation, known, LISTED_PART_ROWS)
+        changes.seal_begun(out, metadata)
+        known = catalogs.read_parts(out) if catalogs.list_parts(out) else []
+        ranges = [] if files or small is not None else _ranges(source)
+        generation = changes.begin_listing(out, metadata["id"], num_ranges=len(ranges) or 1)
+        lister = changes.RangeLister(source, out, metadata, generation, known, LISTED_PART_ROWS, held.claim)
         with ImageProgress("cataloging", total=None) as progress:
-            for summary in _run_lister(lister, files, small, progress):
+            for summary in _run_lister(lister, ranges, small or _sorted_rows(files, source), progress):
                 held.check()
                 counts.update(summary)
                 changed, deleted = counts["num_changed"], counts["num_deleted"]
                 progress.note = f"{counts['num_new']} new, {changed} changed, {deleted} deleted"
         findings = schema.FINDINGS.empty_table()
-        _write_findings(out, metadata, findings)
+        _write_findings(out, metadata, findings, catalogs.part_names(out), held)
+        changes.end_listing(out, generation)
     return CatalogResult(
         num_new=counts["num_new"],
         num_changed=counts["num_changed"],
@@ -462,21 +494,25 @@ def _list_small(source: str, out: str) -> list[pa.Table] | None:
     return listed
 
 
+def _ranges(source: str) -> list[pa.Table]:
+    """Units of listing (``changes.RANGE``), some for each CPU of the cluster."""
+    start_ray()
+    num_ranges = min(MAX_RANGES, RANGES_PER_CPU * int(ray.cluster_resources().get("CPU", 1)))
+    ranges = enumerate(listing.cut(source, num_ranges))
+    return [pa.table([[number], [after], [until]], schema=changes.RANGE) for number, (after, until) in ranges]
+
+
 def _run_lister(
-    lister: changes.RangeLister, files: list[str], small: list[pa.Table] | None, progress: ImageProgress
+    lister: changes.RangeLister, units: list[pa.Table], listed: Iterable[pa.Table], progress: ImageProgress
 ) -> Iterator[dict[str, int]]:
-    """What each window of the listing brought: one that was made elsewhere, a small one that is here, or the source."""
-    if not files and small is None:
-        start_ray()
-        num_ranges = min(MAX_RANGES, RANGES_PER_CPU * int(ray.cluster_resources().get("CPU", 1)))
-        ranges = enumerate(listing.cut(lister.source, num_ranges))
-        units = [pa.table([[number], [after], [until]], schema=changes.RANGE) for number, (after, until) in ranges]
+    """What each window of the listing brought: of the source, in ``units``, or else of what is ``listed`` already."""
+    if units:
         context = ray.data.DataContext.get_current().copy()
         context.target_max_block_size = 1  # else a task's summaries would come when it ends, and not as it goes on
         with ray.data.DataContext.current(context):
             yield from run_units(units, lister, progress, num_cpus=1)
         return
-    for window in lister.update(small or _sorted_rows(files, lister.source), number=0):
+    for window in lister.update(listed, number=0):
         (summary,) = window.to_pylist()
         yield summary
         progress.add(summary["num_rows"], progress.note)

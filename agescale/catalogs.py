@@ -78,7 +78,8 @@ def ask_part(file: str) -> Part:
         said = schema.read_metadata(footer.schema.to_arrow_schema(), "catalog")
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    return Part(storage.name_of(file), footer.num_rows, first or "", last or LAST, said.get("replaces", True))
+    last = last or (LAST if footer.num_rows else "")
+    return Part(storage.name_of(file), footer.num_rows, first or "", last, said.get("replaces", True))
 
 
 def keep_footers(uri: str) -> None:
@@ -126,14 +127,15 @@ def read_part(uri: str, part: str, columns: Sequence[str]) -> pa.Table:
     return table.append_column("row", pa.array(np.arange(len(table)), pa.int64()))
 
 
-def read_catalog(uri: str, columns: Sequence[str]) -> pa.Table:
-    """``columns`` of the current rows (the newest of each URI, unless deleted), with ``part`` and ``row`` added.
+def read_catalog(uri: str, columns: Sequence[str], parts: Sequence[str] = ()) -> pa.Table:
+    """``columns`` of the current rows (the newest of each URI, unless deleted), with ``part`` and ``row`` added. Reads
+    these ``parts``, by default all.
 
     Never ask for ``image`` here: it would hold all pictures at once; ``load_faces`` reads them where they are needed.
     """
     assert "image" not in columns, "images are read by load_faces"
     wanted = list(dict.fromkeys([*columns, "uri", "deleted"]))
-    rows = pa.concat_tables([read_part(uri, part, wanted) for part in part_names(uri)])
+    rows = pa.concat_tables([read_part(uri, part, wanted) for part in parts or part_names(uri)])
     return current(rows).select([*columns, "part", "row"])
 
 

@@ -2,14 +2,21 @@
 
 For images that are only listed. Listing and catalog are compared a window at a time, and parts are written as they
 come, so memory is flat however large both are. Reads no image, and knows nothing of labels.
+
+A listing is begun by a file of its number beside the catalog, which only one job can create, and its parts are written
+one by one in each range of names, each of which only one process can create, too. So of a job that was thought dead and
+the one that took its place no two can add the same row: the other one seals what was begun, by an empty part behind the
+last of each range, which is where the first one's next part would stand, however late it is written.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import itertools
+import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale import catalogs, images, layouts, listing, schema, storage, tables
+from agescale import catalogs, images, layouts, lease, listing, schema, storage, tables
 from agescale.catalogs import Part
 
 ROW_GROUP_ROWS = 10_000
@@ -31,6 +38,68 @@ KNOWN = pa.schema([schema.CATALOG.field(name) for name in ("uri", "version", "de
 LISTING_SUFFIX = r"@\d+$"
 """What a version ends in that came back: the number of the listing that found it again."""
 CHANGES = pa.schema([*listing.ROWS, schema.CATALOG.field("deleted")])
+
+
+BEGUN = re.compile(r"listing-(\d{5,})\.json")
+"""Beside a catalog: a listing that has begun and not ended, the catalog's id, and how many ranges of names it has."""
+
+
+def begin_listing(out: str, catalog_id: str, num_ranges: int) -> int:
+    """The number of a new listing, which no other has or will have, whoever else begins one meanwhile.
+
+    ``num_ranges``: of names, whose parts are to be sealed by whoever takes over (``seal_begun``); 0 where a catalog is
+    read only when it is complete, so that a late part is noticed, and removed by the next job.
+    """
+    numbers = [*map(catalogs.listing_of, catalogs.list_parts(out)), *read_begun(out)]
+    number = 1 + max(numbers, default=0)
+    said = json.dumps({"id": catalog_id, "num_ranges": num_ranges}).encode()
+    while not storage.write_new(_begun_uri(out, number), said, scratch=tables.beside(out)):
+        number += 1
+    return number
+
+
+def read_begun(out: str) -> dict[int, dict[str, Any]]:
+    """What the listings that have begun and not ended say, by their numbers."""
+    names = storage.list_names(tables.beside(out))
+    begun = {
+        int(found[1]): storage.join(tables.beside(out), name) for name in names if (found := BEGUN.fullmatch(name))
+    }
+    return {number: json.loads(storage.read_bytes(uri)) for number, uri in begun.items()}
+
+
+def _begun_uri(out: str, number: int) -> str:
+    return storage.join(tables.beside(out), f"listing-{number:05d}.json")
+
+
+def seal_begun(out: str, metadata: Mapping[str, Any]) -> None:
+    """Ends the listings that other jobs have begun: none of their processes can add a part behind this."""
+    ranges = [(number, each) for number, said in read_begun(out).items() for each in range(said["num_ranges"])]
+    if ranges:
+        with storage.read_pool() as pool:
+            list(pool.map(lambda each: _seal(out, part_prefix(*each), metadata), ranges))
+
+
+def _seal(out: str, prefix: str, metadata: Mapping[str, Any]) -> None:
+    """Puts an empty part behind the others of a range, unless one stands there."""
+    empty = schema.CATALOG.empty_table().cast(schema.with_metadata("catalog", {**metadata, "replaces": False}))
+    while True:
+        names = [name for name in catalogs.list_parts(out) if name.startswith(prefix)]
+        if names and storage.num_rows(storage.join(out, names[-1])) == 0:
+            return
+        tables.write_new_part(out, f"{prefix}{len(names):06d}.parquet", empty)
+
+
+def end_listing(out: str, number: int) -> None:
+    """Says that the listing of that number has ended; and those before it, where no later one can get their numbers."""
+    newest = max(map(catalogs.listing_of, catalogs.list_parts(out)), default=0)
+    for begun in read_begun(out):
+        if begun in (number, *range(newest + 1)):
+            storage.delete(_begun_uri(out, begun))
+
+
+def part_prefix(number: int, range_number: int) -> str:
+    """What the names of the parts of a range of names begin with."""
+    return f"part-{number:05d}-{range_number:04d}"
 
 
 def no_images(source: str, num_others: int) -> ValueError:
@@ -58,7 +127,8 @@ def select_images(listed: pa.Table, source: str, out: str) -> tuple[pa.Table, in
 class RangeLister:
     """Lists a range of names and writes what differs from the catalog, a part after the other. Runs in a Ray task.
 
-    A task that runs again, because its node was lost, goes on behind the parts that it wrote the first time.
+    A task that runs again, because its node was lost, goes on behind the parts that it wrote the first time. Raises
+    Held where another job has taken over.
     """
 
     source: str
@@ -67,6 +137,7 @@ class RangeLister:
     generation: int
     known: list[Part]  # of the listings before, oldest first
     part_rows: int
+    claim: lease.Claim
 
     def __call__(self, unit: pa.Table) -> Iterator[pa.Table]:
         (a_range,) = unit.to_pylist()
@@ -78,9 +149,11 @@ class RangeLister:
         self, listed: Iterable[pa.Table], number: int, after: str = "", until: str | None = None
     ) -> Iterator[pa.Table]:
         """Takes the listing of a range, in the order of URIs, and yields how many rows of each window are what."""
-        prefix = f"part-{self.generation:05d}-{number:04d}"
+        prefix = part_prefix(self.generation, number)
         names = [name for name in catalogs.list_parts(self.out) if name.startswith(prefix)]
         written = [catalogs.ask_part(storage.join(self.out, name)) for name in names]
+        if any(not part.num_rows for part in written):
+            raise lease.taken_over(self.out)
         new_names = (f"{prefix}{index:06d}.parquet" for index in itertools.count(len(written)))
         waiting = {False: CHANGES.empty_table(), True: CHANGES.empty_table()}  # by whether they replace known rows
         with storage.read_pool() as pool:
@@ -95,15 +168,13 @@ class RangeLister:
                     before = self._read(written, start, end, pool)["uri"].combine_chunks()
                     for replaces, rows in ((False, new), (True, pa.concat_tables([changed, gone]).sort_by("uri"))):
                         rows = rows.filter(pc.invert(pc.is_in(rows["uri"], before)))
-                        held = pa.concat_tables([waiting[replaces], rows])
-                        while len(held) >= self.part_rows:
-                            self._write(next(new_names), held.slice(0, self.part_rows), replaces)
-                            held = held.slice(self.part_rows)
-                        waiting[replaces] = held
+                        waiting[replaces] = pa.concat_tables([waiting[replaces], rows])
+                        while len(waiting[replaces]) >= self.part_rows:
+                            self._add_part(next(new_names), waiting, replaces)
                 yield pa.Table.from_pylist([{name: counts[name] for name in COUNTS}])
-        for replaces, rows in waiting.items():
-            if len(rows):
-                self._write(next(new_names), rows, replaces)
+        for replaces in waiting:
+            while len(waiting[replaces]):
+                self._add_part(next(new_names), waiting, replaces)
 
     def _windows(
         self, listed: Iterable[pa.Table], after: str, until: str | None
@@ -144,13 +215,30 @@ class RangeLister:
         numbered = pc.binary_join_element_wise(rows["version"], str(self.generation), "@")
         return rows.set_column(1, CHANGES.field("version"), pc.if_else(is_back, numbered, rows["version"]))
 
-    def _write(self, name: str, rows: pa.Table, replaces: bool) -> None:
+    def _add_part(self, name: str, waiting: dict[bool, pa.Table], replaces: bool) -> None:
+        """Writes the first of the rows that are ``waiting``, of those that replace known ones or of the others, as the
+        next part, and takes them out of ``waiting``.
+
+        Where that part stands already, another execution of this task wrote it, or this one and the answer was lost:
+        then what is in it is taken out.
+        """
+        self.claim.prove()
+        rows = waiting[replaces].slice(0, self.part_rows)
+        if tables.write_new_part(self.out, name, self._as_part(rows, replaces), ROW_GROUP_ROWS):
+            waiting[replaces] = waiting[replaces].slice(len(rows))
+            return
+        there = storage.read_table(storage.join(self.out, name), ["uri"])["uri"].combine_chunks()
+        if not len(there):
+            raise lease.taken_over(self.out)
+        for key, table in waiting.items():
+            waiting[key] = table.filter(pc.invert(pc.is_in(table["uri"], there)))
+
+    def _as_part(self, rows: pa.Table, replaces: bool) -> pa.Table:
         table_schema = schema.with_metadata("catalog", {**self.metadata, "replaces": replaces})
         now = pa.scalar(dt.datetime.now(dt.UTC), schema.CATALOG.field("listed_at").type)
         columns = {field.name: pa.nulls(len(rows), field.type) for field in table_schema}
         columns |= {"listed_at": pa.repeat(now, len(rows)), **{name: rows[name] for name in rows.column_names}}
-        table = pa.table(list(columns.values()), schema=table_schema)
-        tables.write_part(self.out, name, table, ROW_GROUP_ROWS)
+        return pa.table(list(columns.values()), schema=table_schema)
 
 
 def _split(known: Sequence[Part], low: str, high: str) -> Iterator[tuple[str, str]]:

@@ -79,7 +79,7 @@ class Claim:
         """Asks the store, now. Raises Held where the folder is another job's, or nobody's; StoreError where there is no
         answer. Costs one small read."""
         if self.holder and _holder(self.uri).get("id") != self.holder:
-            raise _taken_over(self.out)
+            raise taken_over(self.out)
 
 
 class Lease:
@@ -100,7 +100,7 @@ class Lease:
     def check(self) -> None:
         """Raises Held where another job has the folder now, or may have it. Asks nobody, so it costs nothing."""
         if self.is_lost:
-            raise _taken_over(self.out)
+            raise taken_over(self.out)
         if self.silent_s > EXPIRES_S:
             hint = "another job may have taken over; run the same command again to continue"
             raise Held(f"{self.out}: could not be written to for {self.silent_s:.0f} s, so {hint}")
@@ -208,7 +208,7 @@ def _lock(lease: Lease) -> Iterator[None]:
         yield
 
 
-def _taken_over(out: str) -> Held:
+def taken_over(out: str) -> Held:
     return Held(f"{out}: another job has taken over and goes on there; this one stops")
 
 

@@ -85,9 +85,9 @@ def write_part(uri: str, name: str, table: pa.Table, row_group_size: int | None 
     storage.write_table(storage.join(uri, name), table, row_group_size, scratch=beside(uri))
 
 
-def write_new_part(uri: str, name: str, table: pa.Table) -> bool:
+def write_new_part(uri: str, name: str, table: pa.Table, row_group_size: int | None = None) -> bool:
     """As ``write_part``, but False, and nothing is written, where the part stands already."""
-    return storage.write_new(storage.join(uri, name), storage.as_parquet(table), scratch=beside(uri))
+    return storage.write_new(storage.join(uri, name), storage.as_parquet(table, row_group_size), scratch=beside(uri))
 
 
 def stored_cdfs(column: pa.ChunkedArray) -> np.ndarray:

@@ -12,10 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from agescale import catalogs, changes, listing, schema, storage
+from agescale import catalogs, changes, lease, listing, schema, storage
 
 SETTINGS = {"source": "/faces", "layout": "unlabelled"}
 METADATA = {"id": "1", "settings": SETTINGS}
+NOBODYS = lease.Claim("", "", holder="")
 Objects = dict[str, str]
 """Versions by relative path: what a source holds."""
 
@@ -37,7 +38,7 @@ def part_names(out: Path) -> list[str]:
 def lister(out: Path, generation: int, part_rows: int) -> changes.RangeLister:
     names = [name for name in part_names(out) if catalogs.listing_of(name) < generation]
     known = [catalogs.ask_part(str(out / name)) for name in names]
-    return changes.RangeLister("/faces", str(out), METADATA, generation, known, part_rows)
+    return changes.RangeLister("/faces", str(out), METADATA, generation, known, part_rows, NOBODYS)
 
 
 def update(out: Path, objects: Objects, generation: int, cuts: list[str] | None = None, part_rows: int = 3) -> Counter:

@@ -301,6 +301,39 @@ def test_after_a_kill_the_same_command_completes_the_catalog(
     assert without_time[0] == without_time[1]
 
 
+def test_a_late_part_of_a_job_that_was_thought_dead_is_refused_or_removed(
+    drawn_faces: Path, tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = drawn_faces / "utkface", str(tmp_path / "catalog")
+    left: list[Any] = []
+
+    def die(units: list[pa.Table], writer: cataloging.PartWriter, *_: object, **__: object) -> Iterator[dict[str, Any]]:
+        left.extend([units[0], writer])
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cataloging, "run_units", die)
+        with pytest.raises(ZeroDivisionError):
+            build(source, out, layout="utkface")
+    build(source, out, layout="utkface")
+    before, about = rows_of(out), catalogs.metadata(out)
+    unit, writer = left
+    with pytest.raises(lease.Held, match="another job has taken over"):
+        writer(unit)
+    assert rows_of(out) == before
+
+    writer.claim = lease.Claim("", "", holder="")  # proved the moment before
+    writer(unit)
+    assert catalogs.metadata(out) == about
+    assert rows_of(out) == before, "it is of an older listing"
+    with pytest.raises(ValueError, match="not complete"):
+        catalogs.check_complete(out)
+    assert build(source, out, layout="utkface").num_new == 0
+    catalogs.check_complete(out)
+    assert rows_of(out) == before
+    assert sum(part_sizes(out).values()) == len(before), "no row stands twice"
+
+
 def test_a_changed_label_is_a_finding_and_the_fact_stays(csv_catalog: Path, drawn_faces: Path, tmp_path: Path) -> None:
     out, labels = tmp_path / "catalog", drawn_faces / "csv" / "labels.csv"
     shutil.copytree(csv_catalog, out)
