@@ -331,6 +331,24 @@ class TableConfig:
 
 
 @dataclass(frozen=True)
+class CompactConfig:
+    """Write a catalog of many nights, and predictions of it, anew as tables of few files: the nights go on with those.
+    The same command continues."""
+
+    catalog: str
+    """Catalog that has grown; it is only read."""
+    out: str
+    """Folder of the new catalog: the current rows, in whole parts."""
+    predictions: str = ""
+    """Predictions of the catalog; only read as well."""
+    out_predictions: str = ""
+    """Folder of the same predictions, of the new catalog."""
+    lease: bool = True
+    """Keep other jobs out of the new folders meanwhile. --no-lease: do not, where the store cannot (it knows no writes
+    on a condition) and you do."""
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """Judge predictions against a catalog's labels: metrics.json, tables, and one report.html."""
 

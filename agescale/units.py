@@ -44,6 +44,15 @@ class Unit:
         return f"{self.part.removesuffix('.parquet')}-rows-{self.start:09d}-{self.stop:09d}-{model}.parquet"
 
 
+def part_of(file_name: str) -> str:
+    """The part that a file of predictions is of.
+
+    >>> part_of("part-00001-000000-rows-000002000-000003000-3ab5.parquet")
+    'part-00001-000000.parquet'
+    """
+    return f"{file_name.partition('-rows-')[0]}.parquet"
+
+
 def cut(parts: Iterable[Part], unit_rows: int | None) -> list[Unit]:
     """The units of a catalog's parts, in their order, of ``unit_rows`` rows each.
 

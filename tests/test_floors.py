@@ -57,6 +57,7 @@ FLOORS = (
         "photos",
         "verification",
         "exports",
+        "compaction",
         "command_line",
     },
     {"cluster", "cataloging", "data", "training", "sweeping", "scoring"},

@@ -1,0 +1,171 @@
+"""A catalog that has seen many nights, and predictions of it, as new tables of few files.
+
+A complete catalog in; a catalog of its current rows out, in whole parts, and for predictions of the one predictions of
+the other. Nothing is listed, read or scored for it, and the nights go on with the new tables as with the old, which are
+only read and stay right all the while. What a part or a file of predictions holds, the old catalog decides, and it
+appears whole or not at all: so the same command continues after a kill. Needs no Ray; memory is that of some parts.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from agescale import catalogs, changes, footers, lease, schema, storage, tables, units
+from agescale.catalogs import Part
+from agescale.config import CompactConfig, check_unchanged
+from agescale.progress import ImageProgress
+
+LISTED_PART_ROWS, READ_PART_ROWS = 100_000, 1024
+"""Rows of a new part where images were only listed, and where they were read and may be packed. It may hold fewer,
+because what is not current falls out, but for the last old part in it no more."""
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """Parts and rows of the catalogs, and files and rows of the predictions, before and after."""
+
+    num_parts: tuple[int, int]
+    num_rows: tuple[int, int]
+    num_files: tuple[int, int]
+    num_predicted: int
+
+
+def compact(config: CompactConfig) -> Compacted:
+    """Writes ``config.out``, and ``config.out_predictions`` where there are predictions. Raises ValueError, before
+    anything is written, where tables do not belong together or an --out is something else's."""
+    old, new = storage.absolute(config.catalog), storage.absolute(config.out)
+    if bool(config.predictions) != bool(config.out_predictions):
+        raise ValueError("--predictions and --out-predictions go together")
+    catalogs.check_complete(old)
+    predictions = storage.absolute(config.predictions) if config.predictions else ""
+    run = units.read_run(predictions, old) if predictions else {}
+    parts = catalogs.read_parts(old)
+    tables.claim(new, "catalog")
+    with lease.hold(new, tables.beside(new), config.lease) as held:
+        metadata = _write_catalog(old, parts, new, held)
+    new_parts = catalogs.read_parts(new)
+    num_files, num_predicted = (0, 0), 0
+    if predictions:
+        out = storage.absolute(config.out_predictions)
+        tables.claim(out, "predictions")
+        with lease.hold(out, tables.beside(out), config.lease) as held:
+            run = {**run, "catalog": new, "catalog_id": metadata["id"]}
+            num_files, num_predicted = _write_predictions(predictions, new, new_parts, out, run, held)
+    num_rows = sum(part.num_rows for part in parts), sum(part.num_rows for part in new_parts)
+    return Compacted((len(parts), len(new_parts)), num_rows, num_files, num_predicted)
+
+
+def _write_catalog(old: str, parts: Sequence[Part], new: str, held: lease.Lease) -> dict[str, Any]:
+    """Writes the parts of the new catalog that do not stand yet; returns what each of them says."""
+    about = catalogs.metadata(old, parts[-1].name)
+    was_listed = not about["settings"].get("inspect") and about["settings"]["layout"] == "unlabelled"
+    metadata = _begin(old, about, parts, new)
+    if storage.exists(catalogs.findings_uri(new)):  # it is whole, and may have grown since
+        return metadata
+    superseded = catalogs.Superseded(old, parts)
+    standing = set(catalogs.list_parts(new))
+    with ImageProgress("compacting", sum(part.num_rows for part in parts)) as progress:
+        for number, group in enumerate(_groups(parts, LISTED_PART_ROWS if was_listed else READ_PART_ROWS)):
+            name = f"part-{metadata['compacted']['listing']:05d}-{number:06d}.parquet"
+            if name not in standing:
+                held.prove()
+                of_parts = [_current_rows(old, part, superseded) for part in group]
+                rows = pa.concat_tables(of_parts)
+                if was_listed:
+                    rows = rows.sort_by("uri")
+                said = {**metadata, "replaces": False, "from": [part.name for part in group]}
+                rows = rows.cast(schema.with_metadata("catalog", said))
+                row_group_rows = changes.ROW_GROUP_ROWS if was_listed else catalogs.ROW_GROUP_ROWS
+                tables.write_new_part(new, name, rows, row_group_rows)
+            progress.add(sum(part.num_rows for part in group))
+    held.prove()
+    catalogs.keep_footers(new)
+    covered = schema.with_metadata("findings", {"id": metadata["id"], "parts": catalogs.part_names(new)})
+    storage.write_table(catalogs.findings_uri(new), catalogs.read_findings(old).cast(covered))
+    return metadata
+
+
+def _begin(old: str, about: dict[str, Any], parts: Sequence[Part], new: str) -> dict[str, Any]:
+    """What every part of the new catalog says. Its listing has the number of the old one's last, because versions of
+    rows may end in it (``changes``). Raises ValueError where something else stands there."""
+    of = {"id": about["id"], "listing": catalogs.listing_of(parts[-1].name), "num_parts": len(parts)}
+    names = catalogs.list_parts(new)
+    known: dict[str, Any] = catalogs.metadata(new, names[0]) if names else {"id": uuid.uuid4().hex, "compacted": of}
+    before: dict[str, Any] = known.get("compacted", {})
+    check_unchanged(new, f"another catalog than {old} compacted as it is now", before, of)
+    return {"id": known["id"], "settings": about["settings"], "compacted": of}
+
+
+def _groups(parts: Sequence[Part], least_rows: int) -> Iterator[list[Part]]:
+    """Runs of parts that have so many rows together; the last one may have fewer."""
+    group: list[Part] = []
+    for part in parts:
+        group.append(part)
+        if sum(each.num_rows for each in group) >= least_rows:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _current_rows(catalog: str, part: Part, superseded: catalogs.Superseded) -> pa.Table:
+    rows = storage.read_table(storage.join(catalog, part.name)).replace_schema_metadata(None)
+    rows = rows.filter(pc.invert(rows["deleted"]))
+    return rows.filter(pc.invert(superseded.among(rows, catalogs.listing_of(part.name))))
+
+
+def _write_predictions(
+    predictions: str, new: str, new_parts: Sequence[Part], out: str, run: dict[str, Any], held: lease.Lease
+) -> tuple[tuple[int, int], int]:
+    """Writes the file of each new unit all of whose images have been scored; the others are left to jobs/score.py.
+    Returns the numbers of files, before and after, and of rows."""
+    files = units.list_files(predictions)
+    of_part = {part: list(names) for part, names in groupby(files, key=units.part_of)}
+    said = units.read_metadata(storage.join(predictions, files[0]))
+    standing: dict[str, Mapping[str, Any]] = {**footers.read(out, "predictions", units.read_counts)}
+    if standing:
+        check_unchanged(out, "another table of predictions", units.run_of([storage.join(out, min(standing))]), run)
+    splits = run["split"].split(",") if run["split"] else []
+    all_units = units.cut(new_parts, run["unit_rows"])
+    with ImageProgress("compacting predictions", sum(map(len, all_units))) as progress, storage.read_pool() as pool:
+        for part, of_new in groupby(all_units, key=attrgetter("part")):
+            missing = [unit for unit in of_new if unit.file_name(run["model"]) not in standing]
+            if missing:
+                held.prove()
+                sources = tables.read_metadata(storage.join(new, part), "catalog").get("from", ())
+                names = [name for source in sources for name in of_part.get(source, ())]
+                known = pool.map(lambda name: storage.read_table(storage.join(predictions, name)), names)
+                scored = pa.concat_tables([schema.PREDICTIONS.empty_table(), *known])
+                for unit in missing:
+                    rows = _scored_rows(units.listed_rows(new, unit, splits), scored)
+                    if rows is not None:
+                        counts: Mapping[str, Any] = {"statuses": Counter(rows["status"].to_pylist()), "gone": {}}
+                        table_schema = schema.with_metadata("predictions", {**said, "run": run, **counts})
+                        tables.write_new_part(out, unit.file_name(run["model"]), rows.cast(table_schema))
+                        standing[unit.file_name(run["model"])] = counts
+            progress.add(next(each.num_rows for each in new_parts if each.name == part))
+    held.prove()
+    footers.keep(out, "predictions", standing)
+    by_status: Counter[str] = Counter()
+    for counts in standing.values():
+        by_status.update(counts["statuses"])
+    if len(standing) == len(all_units):
+        summary = {**run, "num_rows": by_status.total(), "by_status": dict(by_status), "num_units": len(all_units)}
+        storage.write_bytes(units.summary_uri(out), json.dumps(summary, indent=1).encode())
+    return (len(files), len(standing)), by_status.total()
+
+
+def _scored_rows(listed: pa.Table, scored: pa.Table) -> pa.Table | None:
+    """The predictions of the ``listed`` images, in their order; None where one of them has none."""
+    place = pc.index_in(catalogs.keys_of(listed), value_set=catalogs.keys_of(scored))
+    return None if place.null_count else scored.take(place).replace_schema_metadata(None)
