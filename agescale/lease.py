@@ -76,6 +76,10 @@ class Lease:
             hint = "another job may have taken over; run the same command again to continue"
             raise Held(f"{self.out}: could not be written to for {self.silent_s:.0f} s, so {hint}")
 
+    def prove(self) -> None:
+        """Raises Held unless the store says now that the folder is this job's."""
+        prove(self.folder, str(self.holder["id"]))
+
     @property
     def silent_s(self) -> float:
         return time.monotonic() - self.renewed_at
@@ -100,6 +104,21 @@ class Lease:
         while not self.ended.wait(RENEW_S) and not self.is_lost:
             with contextlib.suppress(StoreError):
                 self.is_lost = not self.write(self.etag, num_attempts=1)
+
+
+def prove(folder: str, holder_id: str) -> None:
+    """Raises Held unless lock or lease in ``folder`` names that holder now. Any process of its job may ask."""
+    if storage.is_remote(folder):
+        holder = _holder(storage.join(folder, LEASE_NAME))
+    else:
+        try:
+            holder = _parsed(storage.read_bytes(storage.join(folder, LOCK_NAME)))
+        except StoreError as error:
+            if error.status != "missing":
+                raise
+            holder = {}
+    if holder.get("id") != holder_id:
+        raise Held(f"{folder}: {_name(holder)} has taken over and goes on there; this one stops")
 
 
 @contextlib.contextmanager

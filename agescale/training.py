@@ -49,6 +49,7 @@ from agescale.objective import Mixed, batch_loss
 from agescale.progress import ImageProgress
 from agescale.storage import StoreError
 from agescale.training_plan import Plan, Selected
+from agescale.writers import Writer
 
 MAX_FAILURES = 3
 """Deaths of workers that a run survives by itself; then the same command continues it."""
@@ -72,13 +73,16 @@ class StoreWatch(ray.train.UserCallback):
                     raise error
 
 
-def lasting_store_error(error: BaseException | None) -> StoreError | None:
-    """What a store has answered, and will answer each time: a full disk, say, but not the silence of a bucket.
+def lasting_store_error(error: BaseException | None) -> StoreError | lease.Held | None:
+    """What a store has answered, and will answer each time: a full disk, or that another job has the run, say, but not
+    the silence of a bucket.
 
     It is ``error`` itself, or has caused it, however deep Ray wrapped it; else None.
     """
     while error is not None:
         original = getattr(error, "cause", None) or error
+        if isinstance(original, lease.Held):
+            return original
         if isinstance(original, StoreError):
             may_pass = original.status == "unreachable" and "://" in str(original)
             return None if may_pass else original
@@ -91,7 +95,7 @@ def said_once() -> Iterator[None]:
     """Keeps Ray Train from showing the traceback of a store's answer that ends the job, which says it in one line."""
     try:
         yield
-    except StoreError as error:
+    except (StoreError, lease.Held) as error:
         if lasting_store_error(error):
             logging.getLogger("ray.train").setLevel(logging.CRITICAL + 1)
         raise
@@ -127,28 +131,36 @@ def train(
     """
     out = storage.absolute(config.out)
     selected = training_plan.select(config, shared.selected if shared else None)
-    finished = runs.check_same(out, selected.run)
-    if finished is not None:
-        print(f"{out}: this run is finished, after {finished.epochs_done} epochs; nothing to do")
-        return finished
+    progress = runs.check_same(out, selected.run)
+    if progress is not None and progress.is_finished and runs.is_over(out):
+        return _say_finished(out, progress)
     try:
         plan, splits, model = training_plan.build_plan(config, selected)
     except ValueError as error:
         raise Impossible(str(error)) from error
-    if plan.loaded:
-        print(f"weights: {config.weights}: {plan.loaded}", flush=True)
     storage.check_writable(out)
-    with lease.hold(out):
-        _fit(config, selected.run, plan, splits, model, callbacks, shared)
-    return checkpoints.read(storage.join(out, "last")).progress
+    with lease.hold(out) as held:
+        writer = Writer(out, str(held.holder["id"]))
+        progress = runs.begin(out, selected.run, writer)
+        if progress is not None and progress.is_finished:
+            return _say_finished(out, progress)
+        if plan.loaded:
+            print(f"weights: {config.weights}: {plan.loaded}", flush=True)
+        _fit(config, plan, splits, model, writer, callbacks, shared)
+        return checkpoints.read(storage.join(out, "last")).progress
+
+
+def _say_finished(out: str, progress: Progress) -> Progress:
+    print(f"{out}: this run is finished, after {progress.epochs_done} epochs; nothing to do")
+    return progress
 
 
 def _fit(
     config: TrainConfig,
-    run: dict[str, Any],
     plan: Plan,
     splits: dict[str, pa.Table],
     model: AgeModel,
+    writer: Writer,
     callbacks: tuple[ray.train.UserCallback, ...],
     shared: Shared | None,
 ) -> None:
@@ -158,12 +170,12 @@ def _fit(
     check_resources(config.num_workers, config.cpus_per_worker, config.gpus_per_worker * use_gpu, extra_cpus=1)
     gpus = {"GPU": config.gpus_per_worker} if use_gpu else {}
     print(f"training on {config.num_workers} x {'GPU' if use_gpu else 'CPU'}", flush=True)
-    runs.begin(plan.out, run)
 
     datasets = {name: _dataset(config, split, name, shared) for name, split in splits.items()}
     labels = {name: {column: split[column].to_numpy() for column in LABEL_COLUMNS} for name, split in splits.items()}
     loop = {
         "plan": plan,
+        "writer": writer,
         "initial_weights": ray.put(model.state_dict()),
         "labels": ray.put(labels),
         "num_train": datasets["train"][1],
@@ -264,6 +276,8 @@ def train_fn_per_worker(loop: dict[str, Any]) -> str | None:
     labels = {split: _to_tensors(columns, device) for split, columns in ray.get(loop["labels"]).items()}
     ema = finetuning.build_ema(model, config.ema_decay) if config.ema_decay else None
     judged = cast(AgeModel, ema.module) if ema is not None else model
+    if rank == 0:
+        runs.take_over(plan.out, loop["writer"])  # from one that died, or seems to have
     progress, optimizer_state = _restore(plan, model, ema)
 
     phase_index: int | None = None
@@ -309,7 +323,7 @@ def train_fn_per_worker(loop: dict[str, Any]) -> str | None:
                 "ema": ema.state_dict() if ema is not None else {},
                 "optimizer": optimizer.state_dict(),
             }
-            runs.save(plan, progress, judged.state_dict(), training)
+            progress = runs.save(plan, progress, judged.state_dict(), training, loop["writer"])
             _print_epoch(plan, progress)
         metrics = {key: value for key, value in entry.items() if isinstance(value, int | float)}
         ray.train.report({**metrics, "best_value": progress.best_value})

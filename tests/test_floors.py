@@ -53,6 +53,7 @@ FLOORS = (
         "sweep_report",
         "evaluation",
         "lease",
+        "writers",
         "photos",
         "verification",
         "exports",

@@ -267,6 +267,26 @@ def test_ctrl_c_amid_a_training_is_an_interruption(config: TrainConfig, tmp_path
     thread.join()
 
 
+def test_a_training_whose_folder_another_job_has_taken_ends_in_one_line(config: TrainConfig, tmp_path: Path) -> None:
+    """Its processes find out at their next write, though the job that has started them stands still."""
+    out = tmp_path / "run"
+    long = replace(config, out=str(out), phases="all:500@1e-3", patience=500)
+
+    def take() -> None:
+        for _ in range(600):
+            if (out / "last" / "config.json").exists():
+                (out / lease.LOCK_NAME).write_text('{"id": "another", "host": "b", "pid": 7, "since": "today"}')
+                return
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    with pytest.raises(lease.Held, match=r"another job \(host b, pid 7, since today\) has taken over"):
+        train(long)
+    thread.join()
+    assert checkpoints.read(str(out / "last")).progress.epochs_done < 20
+
+
 FULL = storage.StoreError("unreachable", "/runs/last/weights.pt: [Errno 28] No space left on device")
 REFUSED = storage.StoreError("forbidden", "s3://b/last/weights.pt: access refused", stops_the_job=True)
 SILENT = storage.StoreError("unreachable", "s3://b/last/weights.pt: no answer in time")
