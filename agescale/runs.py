@@ -1,6 +1,7 @@
 """A run is its output folder; what stands there, and what comes next in it.
 
     <out>/run.json          what the run is: its settings and the images it learns from
+    <out>/images.parquet    these images, their labels, and the parts of the catalog that they come from
     <out>/last/             the checkpoint that training goes on from, after every epoch
     <out>/best/             the checkpoint with the best validation metric
     <out>/history.parquet   a row an epoch, derived from last/
@@ -18,11 +19,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from agescale import checkpoints, lease, storage, validation, writers
+from agescale import checkpoints, lease, storage, training_plan, validation, writers
 from agescale.checkpoints import Checkpoint, Progress, StateDict
 from agescale.config import TrainConfig, check_unchanged
 from agescale.finetuning import Phase
-from agescale.training_plan import Plan
+from agescale.training_plan import Plan, Selected
 from agescale.writers import Writer
 
 RUN_NAME, HISTORY_NAME = "run.json", "history.parquet"
@@ -41,7 +42,7 @@ def check_same(out: str, run: dict[str, Any]) -> Progress | None:
     known = DEFAULTS | old  # a setting may be newer than the run
     check_unchanged(out, "another run", known, new)
     if before["data"] != run["data"]:
-        raise ValueError(f"{out}: the catalog has changed since this run began; give another --out")
+        raise ValueError(f"{out}: other images than this run began with; give another --out")
     last = storage.join(out, "last")
     return checkpoints.read(last).progress if checkpoints.exists(last) else None
 
@@ -56,12 +57,18 @@ def is_over(out: str) -> bool:
     return kept.progress == newest.progress and _is_history(out, newest.progress)
 
 
-def begin(out: str, run: dict[str, Any], writer: Writer) -> Progress | None:
-    """Says what the run is for the job that holds it, and takes it over. Returns what ``check_same`` does."""
+def begin(out: str, selected: Selected, writer: Writer, pins_images: bool = True) -> Progress | None:
+    """Says what the run is for the job that holds it, and takes it over. Returns what ``check_same`` does.
+
+    A trial of a sweep pins no images: the sweep has done it.
+    """
     with writer.writing():
-        check_same(out, run)
-        storage.write_bytes(storage.join(out, RUN_NAME), json.dumps(run, indent=1).encode())
         storage.remove_partial(out)
+        check_same(out, selected.run)
+        if not storage.exists(storage.join(out, RUN_NAME)):
+            if pins_images:
+                training_plan.pin_images(out, selected)
+            storage.write_bytes(storage.join(out, RUN_NAME), json.dumps(selected.run, indent=1).encode())
     take_over(out, writer)
     last = storage.join(out, "last")
     return checkpoints.read(last).progress if checkpoints.exists(last) else None

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -123,14 +124,19 @@ class Shared:
 
 
 def train(
-    config: TrainConfig, callbacks: tuple[ray.train.UserCallback, ...] = (), shared: Shared | None = None
+    config: TrainConfig,
+    callbacks: tuple[ray.train.UserCallback, ...] = (),
+    shared: Shared | None = None,
+    selected: Selected | None = None,
 ) -> Progress:
     """Trains, or continues, or says that there is nothing left to do. Returns the progress of the finished run.
 
-    Raises ValueError, before anything is started, for settings that cannot work.
+    ``selected`` are the images of another run that differs in nothing of this. Raises ValueError, before anything is
+    started, for settings that cannot work.
     """
     out = storage.absolute(config.out)
-    selected = training_plan.select(config, shared.selected if shared else None)
+    known = selected or (shared.selected if shared else None)
+    selected = training_plan.select(config, storage.join(out, runs.RUN_NAME), known)
     progress = runs.check_same(out, selected.run)
     if progress is not None and progress.is_finished and runs.is_over(out):
         return _say_finished(out, progress)
@@ -141,7 +147,7 @@ def train(
     storage.check_writable(out)
     with lease.hold(out) as held:
         writer = Writer(out, str(held.holder["id"]))
-        progress = runs.begin(out, selected.run, writer)
+        progress = runs.begin(out, selected, writer, pins_images=shared is None)
         if progress is not None and progress.is_finished:
             return _say_finished(out, progress)
         if plan.loaded:
@@ -200,8 +206,11 @@ def _fit(
                 worker_runtime_env=allocator_environment(),
             ),
             torch_config=ray.train.torch.TorchConfig(timeout_s=STALL_TIMEOUT_S),
-            datasets={name: dataset for name, (dataset, _) in datasets.items()},
-            dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
+            datasets={
+                "train": partial(_from_the_next_epoch, datasets["train"][0], plan.out),
+                "val": datasets["val"][0],
+            },
+            dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=_in_order()),
         )
         try:
             diverged = trainer.fit().return_value
@@ -252,6 +261,21 @@ def _dataset(config: TrainConfig, rows: pa.Table, split: str, shared: Shared | N
             print(f"{len(rows) - num_images:,} of the {split} split's {len(rows):,} images cannot be read: left out")
         return (dataset.randomize_block_order(seed=seed) if seed else dataset), num_images
     return decoded_dataset(rows, decoder, seed), len(rows)
+
+
+def _from_the_next_epoch(dataset: ray.data.Dataset, out: str) -> ray.data.Dataset:
+    """The images of training, such that their order in each epoch is that of a run which nothing has disturbed. Ray
+    Train asks for them whenever it starts training processes; their order is that of seed and number of the pass."""
+    last = storage.join(out, "last")
+    dataset.context._execution_idx = checkpoints.read(last).progress.epochs_done if checkpoints.exists(last) else 0
+    return dataset
+
+
+def _in_order() -> ray.data.ExecutionOptions:
+    """Ray Train's own options, but that blocks come, and are dealt out, in their order and not as they are ready."""
+    options = ray.train.DataConfig.default_ingest_options()
+    options.preserve_order = True
+    return options
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -12,19 +12,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
 from agescale import checkpoints, finetuning, lease, runs, storage, writers
+from agescale.age_groups import AgeGroups
 from agescale.age_model import ModelSpec
 from agescale.checkpoints import Progress
 from agescale.config import TrainConfig
-from agescale.training_plan import Plan
+from agescale.training_plan import Plan, Selected
 from agescale.writers import Writer
 
 MAES = (9.0, 5.0, 6.0)
 """Of each epoch: the second one is the best."""
-RUN = {"settings": {}, "data": "d"}
+SELECTED = Selected(pa.table({"uri": ["a.jpg", "b.jpg"]}), AgeGroups.parse("25-years"), {"settings": {}, "data": "d"})
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -69,7 +71,7 @@ def held(out: str) -> Iterator[Writer]:
 def go_on(out: str, until: int = len(MAES)) -> None:
     """One job: takes the run over, and trains up to an epoch."""
     with held(out) as writer:
-        progress = runs.begin(out, RUN, writer) or Progress(metric="mae")
+        progress = runs.begin(out, SELECTED, writer) or Progress(metric="mae")
         while progress.epochs_done < until:
             progress = save_epoch(out, progress, writer)
 
@@ -156,7 +158,7 @@ def kill_at(out: str, index: int, monkeypatch: pytest.MonkeyPatch, same_job: boo
 
 def process(out: str, writer: Writer, begins: bool) -> None:
     if begins:
-        runs.begin(out, RUN, writer)
+        runs.begin(out, SELECTED, writer)
     runs.take_over(out, writer)
     last = f"{out}/last"
     progress = checkpoints.read(last).progress if checkpoints.exists(last) else Progress(metric="mae")
@@ -167,7 +169,7 @@ def process(out: str, writer: Writer, begins: bool) -> None:
 def test_a_process_that_was_started_again_and_lives_writes_no_more(out: str) -> None:
     """Both are of the job that holds the run: the first one seemed dead, with its machine away."""
     with held(out) as writer:
-        before = save_epoch(out, runs.begin(out, RUN, writer) or Progress(metric="mae"), writer)
+        before = save_epoch(out, runs.begin(out, SELECTED, writer) or Progress(metric="mae"), writer)
         process(out, writer, begins=False)
         check_finished(out)
         with pytest.raises(lease.Held, match="epoch 3 stands there, of another process"):
@@ -195,9 +197,9 @@ def test_what_killed_writers_left_goes_with_the_next_holder(tmp_path: Path) -> N
 
 def test_who_has_lost_the_run_writes_and_removes_nothing(out: str) -> None:
     with held(out) as first:
-        progress = save_epoch(out, runs.begin(out, RUN, first) or Progress(metric="mae"), first)
+        progress = save_epoch(out, runs.begin(out, SELECTED, first) or Progress(metric="mae"), first)
     with held(out) as second:
-        again = runs.begin(out, RUN, second)
+        again = runs.begin(out, SELECTED, second)
         assert again == progress
         save_epoch(out, again, second)
         before = state_of(out)
@@ -223,7 +225,7 @@ def test_a_process_that_stood_still_at_a_write_after_its_proof_spoils_nothing_on
     """It has proved its lease; then another job takes the run over and trains on; then it wakes up and writes."""
     out = out_on_s3
     with held(out) as first:
-        progress = save_epoch(out, runs.begin(out, RUN, first) or Progress(metric="mae"), first)
+        progress = save_epoch(out, runs.begin(out, SELECTED, first) or Progress(metric="mae"), first)
     _give_back_to(out, first)
     states: list[dict[str, bytes]] = []
 
@@ -259,7 +261,7 @@ def test_on_disk_the_next_holder_waits_for_a_process_amid_its_writes(
     monkeypatch.setattr(writers, "POLL_S", 0.01)
     out = str(tmp_path / "run")
     with held(out) as first:
-        progress = save_epoch(out, runs.begin(out, RUN, first) or Progress(metric="mae"), first)
+        progress = save_epoch(out, runs.begin(out, SELECTED, first) or Progress(metric="mae"), first)
     is_paused, goes_on = threading.Event(), threading.Event()
 
     def pause(what: str, uri: str) -> None:
