@@ -5,15 +5,19 @@
     training-<digest>.pt         what continuing needs besides (only where training goes on)
 
 A new version of a checkpoint first writes files under new names, then replaces config.json, which names them, and then
-removes the old ones: whatever dies meanwhile, the folder holds the old checkpoint or the new one.
+removes those that the old one named: whatever dies meanwhile, the folder holds the old checkpoint or the new one, and
+no writer removes what another one has written. Each file has its SHA-256 in config.json, and the run's best weights
+theirs in its progress, so that a checkpoint proves of which epoch it is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import platform
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from typing import Any
@@ -21,8 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agescale import storage
+from agescale import storage, writers
 from agescale.age_model import AgeModel, ModelSpec, build_spec_task
+from agescale.writers import Writer
 
 FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
@@ -34,26 +39,47 @@ DEFAULTS = {one.name: one.default for one in fields(ModelSpec) if one.default is
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training is: epochs done, their history (one dict each), the best metric, whether it is over."""
+    """How far training is: epochs done, their history (one dict each), the best metric, whether it is over.
+
+    ``best_sha256`` is that of the weights file of the best epoch.
+    """
 
     epochs_done: int = 0
     history: tuple[dict[str, Any], ...] = ()
     metric: str = ""
     best_epoch: int | None = None
     best_value: float | None = None
+    best_sha256: str = ""
     is_finished: bool = False
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint's config.json. ``provenance``: where the model comes from (settings, data, licences, versions)."""
+    """A checkpoint's config.json. ``provenance``: where the model comes from (settings, data, licences, versions).
+
+    ``epoch`` is that of its weights, ``progress`` that of the run when it was written.
+    """
 
     spec: ModelSpec
     weights_file: str
     weights_sha256: str
     training_file: str | None = None
+    training_sha256: str | None = None
+    epoch: int = 0
     progress: Progress = Progress()
     provenance: dict[str, Any] = field(default_factory=dict)
+    holder: str = ""  # of the run, who wrote it
+
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 by the name of each file that it needs."""
+        needed = {self.weights_file: self.weights_sha256}
+        return needed | ({self.training_file: str(self.training_sha256)} if self.training_file else {})
+
+    @property
+    def is_best(self) -> bool:
+        """Whether its weights are those of the best epoch that its progress tells of."""
+        return self.weights_sha256 == self.progress.best_sha256
 
     @property
     def digest(self) -> str:
@@ -89,21 +115,77 @@ def save(
     progress: Progress,
     provenance: dict[str, Any],
     training: dict[str, Any] | None = None,
+    writer: Writer | None = None,
 ) -> Checkpoint:
-    """Writes a checkpoint, replacing an older one in the same folder."""
-    weights_file, weights_sha256 = _write_tensors(uri, "weights", weights)
-    training_file = _write_tensors(uri, "training", training)[0] if training is not None else None
-    checkpoint = Checkpoint(spec, weights_file, weights_sha256, training_file, progress, provenance)
-    _write_config(uri, checkpoint)
-    for name in storage.list_names(uri, suffix=".pt"):
-        if name not in (weights_file, training_file):
-            storage.delete(storage.join(uri, name))
+    """Writes a checkpoint of the last epoch of ``progress``, replacing an older one in the same folder. Raises Held,
+    and the older one stays, where the run is not the writer's any more."""
+    with _replaced(uri, writer) as write:
+        weights_file, weights_sha256 = _write_tensors(uri, "weights", weights)
+        training_file, training_sha256 = _write_tensors(uri, "training", training) if training else (None, None)
+        if progress.best_epoch == progress.epochs_done:
+            progress = replace(progress, best_sha256=weights_sha256)
+        checkpoint = Checkpoint(
+            spec, weights_file, weights_sha256, training_file, training_sha256, progress.epochs_done, progress,
+            provenance, writer.holder if writer else "",
+        )  # fmt: skip
+        write(checkpoint)
     return checkpoint
 
 
-def update_progress(uri: str, progress: Progress) -> None:
-    """Replaces the progress that a checkpoint tells of; the model and its digest stay."""
-    _write_config(uri, replace(read(uri), progress=progress))
+def copy_weights(source: str, checkpoint: Checkpoint, uri: str, writer: Writer | None = None) -> None:
+    """Writes the checkpoint in ``source``, without what only continuing needs, into the folder ``uri``."""
+    data = read_file(source, checkpoint.weights_file, checkpoint.weights_sha256)
+    with _replaced(uri, writer) as write:
+        storage.write_bytes(storage.join(uri, checkpoint.weights_file), data)
+        holder = writer.holder if writer else ""
+        write(replace(checkpoint, training_file=None, training_sha256=None, holder=holder))
+
+
+def update(uri: str, writer: Writer | None = None, **changes: Any) -> None:
+    """Replaces some of what a checkpoint tells; the model and its digest stay."""
+    with _replaced(uri, writer) as write:
+        write(replace(read(uri), **changes))
+
+
+def remove_strays(uri: str) -> None:
+    """Removes files of tensors that config.json does not name: their writer was killed, or has lost the run."""
+    named = _named_files(storage.join(uri, CONFIG_NAME))
+    for name in storage.list_names(uri, suffix=".pt"):
+        if name not in named:
+            storage.delete(storage.join(uri, name))
+
+
+@contextlib.contextmanager
+def _replaced(uri: str, writer: Writer | None) -> Iterator[Callable[[Checkpoint], None]]:
+    """Lets the block write tensors and then, by the function that it gets, the config.json that names them."""
+    config = storage.join(uri, CONFIG_NAME)
+    seen, before = writers.seen(config) if writer else None, _named_files(config)
+
+    def write(checkpoint: Checkpoint) -> None:
+        data = json.dumps(_as_json(checkpoint), indent=1).encode()
+        if writer is None:
+            storage.write_bytes(config, data)
+        else:
+            writer.replace(config, data, seen)
+        for name in before - checkpoint.files.keys():
+            storage.delete(storage.join(uri, name))
+
+    if writer is not None:
+        writer.prove()
+    yield write
+
+
+def _named_files(config: str) -> set[str]:
+    """Names of the files that a config.json names; none where it is not there, or says nothing."""
+    try:
+        values = json.loads(storage.read_bytes(config))
+        return {name for name in (values["weights_file"], values["training_file"]) if isinstance(name, str)}
+    except storage.StoreError as error:
+        if error.status != "missing":
+            raise
+    except (ValueError, KeyError, TypeError):
+        pass
+    return set()
 
 
 def read(uri: str) -> Checkpoint:
@@ -127,8 +209,11 @@ def read(uri: str) -> Checkpoint:
         weights_file=values["weights_file"],
         weights_sha256=values["weights_sha256"],
         training_file=values["training_file"],
+        training_sha256=values.get("training_sha256"),
+        epoch=values.get("epoch", 0),
         progress=Progress(**{**progress, "history": tuple(progress["history"])}),
         provenance=values["provenance"],
+        holder=values.get("holder", ""),
     )
 
 
@@ -171,12 +256,34 @@ def load_into(model: AgeModel, uri: str, sha256: str = "") -> str:
 def load_training(uri: str, checkpoint: Checkpoint) -> dict[str, Any]:
     """What ``save`` got as ``training``."""
     assert checkpoint.training_file is not None, "this checkpoint cannot be continued"
-    return load_tensors(uri, checkpoint.training_file)
+    return load_tensors(uri, checkpoint.training_file, checkpoint.training_sha256)
+
+
+def check_files(uri: str, checkpoint: Checkpoint) -> None:
+    """Raises ValueError, in one line, where a file of the checkpoint is gone, or is not what was written."""
+    for name, sha256 in checkpoint.files.items():
+        read_file(uri, name, sha256)
 
 
 def load_tensors(uri: str, name: str, sha256: str | None = None) -> dict[str, Any]:
     """Tensors of a file that torch.save wrote (never code: ``weights_only``). Raises ValueError on a wrong checksum."""
-    return read_tensors(storage.join(uri, name), sha256)
+    return tensors_in(storage.join(uri, name), read_file(uri, name, sha256))
+
+
+def read_file(uri: str, name: str, sha256: str | None) -> bytes:
+    """A file that a checkpoint names. Raises ValueError where it is gone, or has another checksum."""
+    try:
+        data = storage.read_bytes(storage.join(uri, name))
+    except storage.StoreError as error:
+        if error.status != "missing":
+            raise
+        raise ValueError(f"{uri}/{name}: the checkpoint is damaged: this file, which it needs, is gone") from error
+    if sha256 and storage.sha256(data) != sha256:
+        raise ValueError(
+            f"{uri}/{name}: the checkpoint is damaged: this file of {len(data):,} bytes is not the one that was "
+            f"written (its SHA-256 is {storage.sha256(data)[:16]}..., not {sha256[:16]}...)"
+        )
+    return data
 
 
 def read_tensors(uri: str, sha256: str | None = None) -> dict[str, Any]:
@@ -184,6 +291,10 @@ def read_tensors(uri: str, sha256: str | None = None) -> dict[str, Any]:
     found = storage.sha256(data)
     if sha256 and found != sha256.lower():
         raise ValueError(f"{uri}: its SHA-256 is {found}, not {sha256}")
+    return tensors_in(uri, data)
+
+
+def tensors_in(uri: str, data: bytes) -> dict[str, Any]:
     try:
         values: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises half a dozen types for files that are no state dicts
@@ -206,15 +317,17 @@ def _write_tensors(uri: str, stem: str, values: dict[str, Any]) -> tuple[str, st
     return name, sha256
 
 
-def _write_config(uri: str, checkpoint: Checkpoint) -> None:
-    values = {
+def _as_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
         "format_version": FORMAT_VERSION,
         "digest": checkpoint.digest,
+        "epoch": checkpoint.epoch,
         "model": asdict(checkpoint.spec),
         "weights_file": checkpoint.weights_file,
         "weights_sha256": checkpoint.weights_sha256,
         "training_file": checkpoint.training_file,
+        "training_sha256": checkpoint.training_sha256,
         "progress": asdict(checkpoint.progress),
         "provenance": checkpoint.provenance,
+        "holder": checkpoint.holder,
     }
-    storage.write_bytes(storage.join(uri, CONFIG_NAME), json.dumps(values, indent=1).encode())

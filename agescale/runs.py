@@ -1,50 +1,101 @@
 """A run is its output folder; what stands there, and what comes next in it.
 
     <out>/run.json          what the run is: its settings and the images it learns from
+    <out>/images.parquet    these images, their labels, and the parts of the catalog that they come from
     <out>/last/             the checkpoint that training goes on from, after every epoch
     <out>/best/             the checkpoint with the best validation metric
     <out>/history.parquet   a row an epoch, derived from last/
 
-``last/`` decides; the others are brought up to date with it, so a death in between is mended by the next start.
+``last/`` decides; the others are brought up to date with it wherever a process begins, and before ``last/`` goes on, so
+a death in between is mended by whoever comes next. Who writes has the run, and proves it (see ``writers``).
 """
 
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
 
-from agescale import checkpoints, storage, validation
-from agescale.checkpoints import Progress, StateDict
+from agescale import checkpoints, lease, storage, training_plan, validation, writers
+from agescale.checkpoints import Checkpoint, Progress, StateDict
 from agescale.config import TrainConfig, check_unchanged
 from agescale.finetuning import Phase
-from agescale.training_plan import Plan
+from agescale.training_plan import Plan, Selected
+from agescale.writers import Writer
+
+RUN_NAME, HISTORY_NAME = "run.json", "history.parquet"
+MAX_CLAIMS = 5
 
 DEFAULTS = json.loads(json.dumps(asdict(TrainConfig())))
 
 
 def check_same(out: str, run: dict[str, Any]) -> Progress | None:
-    """The progress of a finished run in ``out``; ValueError where another run stands there."""
-    if not storage.exists(storage.join(out, "run.json")):
+    """The progress of the run in ``out``, None where it has not finished an epoch. Only reads. Raises ValueError where
+    another run stands there."""
+    if not storage.exists(storage.join(out, RUN_NAME)):
         return None
-    before = json.loads(storage.read_bytes(storage.join(out, "run.json")))
+    before = json.loads(storage.read_bytes(storage.join(out, RUN_NAME)))
     old, new = before["settings"], run["settings"]
     known = DEFAULTS | old  # a setting may be newer than the run
     check_unchanged(out, "another run", known, new)
     if before["data"] != run["data"]:
-        raise ValueError(f"{out}: the catalog has changed since this run began; give another --out")
+        raise ValueError(f"{out}: other images than this run began with; give another --out")
     last = storage.join(out, "last")
-    if not checkpoints.exists(last):
-        return None
-    _derive(out)
-    progress = checkpoints.read(last).progress
-    return progress if progress.is_finished else None
+    return checkpoints.read(last).progress if checkpoints.exists(last) else None
 
 
-def begin(out: str, run: dict[str, Any]) -> None:
-    storage.write_bytes(storage.join(out, "run.json"), json.dumps(run, indent=1).encode())
+def is_over(out: str) -> bool:
+    """Whether the run in ``out`` has finished, and all that it leaves is whole."""
+    last, best = storage.join(out, "last"), storage.join(out, "best")
+    newest = checkpoints.read(last)
+    if not newest.progress.is_finished or not checkpoints.exists(best):
+        return False
+    kept = checkpoints.read(best)
+    return kept.progress == newest.progress and _is_history(out, newest.progress)
+
+
+def begin(out: str, selected: Selected, writer: Writer, pins_images: bool = True) -> Progress | None:
+    """Says what the run is for the job that holds it, and takes it over. Returns what ``check_same`` does.
+
+    A trial of a sweep pins no images: the sweep has done it.
+    """
+    with writer.writing():
+        storage.remove_partial(out)
+        check_same(out, selected.run)
+        if not storage.exists(storage.join(out, RUN_NAME)):
+            if pins_images:
+                training_plan.pin_images(out, selected)
+            storage.write_bytes(storage.join(out, RUN_NAME), json.dumps(selected.run, indent=1).encode())
+    take_over(out, writer)
+    last = storage.join(out, "last")
+    return checkpoints.read(last).progress if checkpoints.exists(last) else None
+
+
+def take_over(out: str, writer: Writer) -> None:
+    """Makes the run this process's, of all that may still live: mends what a killed one left, and removes what that was
+    about to write."""
+    with writer.writing():
+        for folder in (storage.join(out, "last"), storage.join(out, "best")):
+            if checkpoints.exists(folder):
+                _claim(folder, writer)
+                checkpoints.remove_strays(folder)
+            storage.remove_partial(folder)
+        _derive(out, writer)
+
+
+def _claim(folder: str, writer: Writer) -> None:
+    """Replaces config.json, so that on S3 what a process before this one still wants to write there is refused."""
+    for num_left in reversed(range(MAX_CLAIMS)):
+        try:
+            checkpoints.update(folder, writer, holder=f"{writer.holder} {uuid.uuid4().hex}")
+            return
+        except lease.Held:  # that process was faster, just now
+            writer.prove()
+            if not num_left:
+                raise
 
 
 def next_phase(phases: tuple[Phase, ...], progress: Progress, patience: int) -> int | None:
@@ -73,26 +124,61 @@ def extend(progress: Progress, entry: dict[str, Any], plan: Plan) -> Progress:
     return replace(progress, is_finished=is_finished)
 
 
-def save(plan: Plan, progress: Progress, judged: StateDict, training: dict[str, Any]) -> None:
-    """Writes last/, with the weights that were validated and what going on needs besides, then what derives from it."""
+def save(plan: Plan, progress: Progress, judged: StateDict, training: dict[str, Any], writer: Writer) -> Progress:
+    """Writes last/, with the weights that were validated and what going on needs besides, then what derives from it.
+    Returns the progress that it tells."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in judged.items()}
     spec = replace(plan.spec, decode=progress.history[-1]["decode"])
-    checkpoints.save(storage.join(plan.out, "last"), spec, weights, progress, plan.provenance, training)
-    _derive(plan.out)
+    last = storage.join(plan.out, "last")
+    with writer.writing():
+        _derive(plan.out, writer)
+        _check_next(last, progress)
+        saved = checkpoints.save(last, spec, weights, progress, plan.provenance, training, writer)
+        _derive(plan.out, writer)
+    return saved.progress
 
 
-def _derive(out: str) -> None:
+def _check_next(last: str, progress: Progress) -> None:
+    """Raises Held where another process, which this one's job has started in its place, is further."""
+    epochs_done = checkpoints.read(last).progress.epochs_done if checkpoints.exists(last) else 0
+    if epochs_done != progress.epochs_done - 1:
+        raise lease.Held(f"{last}: epoch {epochs_done} stands there, of another process; this one stops")
+
+
+def _derive(out: str, writer: Writer) -> None:
     """Brings best/ and history.parquet up to date with last/."""
     best, last = storage.join(out, "best"), storage.join(out, "last")
+    if not checkpoints.exists(last):
+        return
     newest = checkpoints.read(last)
     progress = newest.progress
-    kept = checkpoints.read(best).progress if checkpoints.exists(best) else None
-    if progress.best_epoch == progress.epochs_done and (kept is None or kept.history != progress.history):
-        weights = checkpoints.load_tensors(last, newest.weights_file, newest.weights_sha256)
-        checkpoints.save(best, newest.spec, weights, progress, newest.provenance)
-    elif progress.is_finished and kept is not None and not kept.is_finished:
-        checkpoints.update_progress(best, progress)
-    _write_history(out, progress)
+    kept = checkpoints.read(best) if checkpoints.exists(best) else None
+    if kept is None or kept.weights_sha256 != progress.best_sha256:
+        if not newest.is_best:
+            newest = _fall_back(out, newest, writer)
+            progress = newest.progress
+        checkpoints.copy_weights(last, newest, best, writer)
+    elif kept.progress != progress and (newest.is_best or progress.is_finished):
+        checkpoints.update(best, writer, progress=progress)
+    history = storage.join(out, HISTORY_NAME)
+    seen = writers.seen(history)
+    if not _is_history(out, progress):
+        writer.prove()
+        writer.replace(history, storage.as_parquet(_as_history(progress)), seen)
+
+
+def _fall_back(out: str, newest: Checkpoint, writer: Writer) -> Checkpoint:
+    """Makes the last epoch the best one, where the weights of the best one are gone, and says so."""
+    progress = newest.progress
+    print(f"{out}/best: not the weights of epoch {progress.best_epoch}; those of epoch {newest.epoch} replace them")
+    history = (*progress.history[:-1], {**progress.history[-1], "is_best": True})
+    value = progress.history[-1][f"val_{progress.metric}"]
+    progress = replace(
+        progress, history=history, best_epoch=newest.epoch, best_value=value, best_sha256=newest.weights_sha256
+    )
+    last = storage.join(out, "last")
+    checkpoints.update(last, writer, progress=progress)
+    return checkpoints.read(last)
 
 
 HISTORY_SCHEMA = pa.schema(
@@ -105,7 +191,10 @@ HISTORY_SCHEMA = pa.schema(
 )  # fmt: skip
 
 
-def _write_history(out: str, progress: Progress) -> None:
-    uri = storage.join(out, "history.parquet")
-    if not storage.exists(uri) or storage.num_rows(uri) != len(progress.history):
-        storage.write_table(uri, pa.Table.from_pylist(list(progress.history), schema=HISTORY_SCHEMA))
+def _as_history(progress: Progress) -> pa.Table:
+    return pa.Table.from_pylist(list(progress.history), schema=HISTORY_SCHEMA)
+
+
+def _is_history(out: str, progress: Progress) -> bool:
+    uri = storage.join(out, HISTORY_NAME)
+    return storage.exists(uri) and storage.read_table(uri).equals(_as_history(progress))

@@ -531,6 +531,17 @@ def _written(uri: str, data: bytes, scratch: str | None) -> Iterator[str]:
             os.unlink(temporary)
 
 
+PARTIAL = re.compile(r"\..+\.[a-z0-9_]{8}")
+"""Name of a file that ``write_bytes`` is writing."""
+
+
+def remove_partial(folder: str) -> None:
+    """Removes what killed writers left unfinished in a folder on disk, in which nobody else may be writing."""
+    if not is_remote(folder):
+        for name in filter(PARTIAL.fullmatch, list_names(folder, prefix=".")):
+            delete(join(folder, name))
+
+
 def write_new(uri: str, data: bytes, scratch: str | None = None) -> bool:
     """As ``write_bytes``, but False, and nothing is written, where the object stands already, whoever wrote it."""
     if is_remote(uri):

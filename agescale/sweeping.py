@@ -92,6 +92,8 @@ def sweep(config: SweepConfig, base: TrainConfig) -> SweepResult:
     selected = _check(config, base, space)
     storage.check_writable(out)
     with lease.hold(out, is_wanted=config.lease) as held:
+        if not storage.exists(storage.join(out, trials.SWEEP_NAME)):
+            training_plan.pin_images(out, selected)
         trials.begin(out, _identity(config, base, space, selected.run["data"]))
         known = trials.read_trials(out)
         proposals = Proposals(config, space, known, trials.read_curves(out, known), build_scheduler(config))
@@ -139,7 +141,7 @@ def _conclude(config: SweepConfig, base: TrainConfig, selected: Selected, num_to
         if config.refit and not num_left:
             print("training the winner on training and validation images together", flush=True)
             folder = storage.join(out, f"refit/{winner.name}")
-            train(replace(best, refit=True, epochs=rows[0]["epochs"], out=folder))
+            train(replace(best, refit=True, epochs=rows[0]["epochs"], out=folder), selected=selected)
             refit = storage.join(folder, "best")
     report = sweep_report.write_report(
         out, _about(config, selected, rows, num_to_begin, disk_bytes), rows, curves, command
@@ -226,11 +228,11 @@ def _check(config: SweepConfig, base: TrainConfig, space: Space) -> Selected:
             raise ValueError(f"--weights {item}: ENCODER=FILE is needed, such as torchvision/vgg16=vgg16.pth")
     if config.searcher == "grid":
         spaces.grid(space, config.seed)
-    selected = training_plan.select(base)
+    selected = training_plan.select(base, storage.join(config.out, trials.SWEEP_NAME))
     for point in spaces.examples(space):
         try:
             planned = config_of(config, base, Trial(0, point, {}))
-            plan, _, _ = training_plan.build_plan(planned, training_plan.select(planned, selected))
+            plan, _, _ = training_plan.build_plan(planned, training_plan.select(planned, known=selected))
         except (ValueError, TypeError) as error:
             raise ValueError(f"--space {config.space}: {json.dumps(point)}: {error}") from error
         if plan.metric != "mae" and config.objective != "accuracy":

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -49,6 +50,7 @@ from agescale.objective import Mixed, batch_loss
 from agescale.progress import ImageProgress
 from agescale.storage import StoreError
 from agescale.training_plan import Plan, Selected
+from agescale.writers import Writer
 
 MAX_FAILURES = 3
 """Deaths of workers that a run survives by itself; then the same command continues it."""
@@ -72,13 +74,16 @@ class StoreWatch(ray.train.UserCallback):
                     raise error
 
 
-def lasting_store_error(error: BaseException | None) -> StoreError | None:
-    """What a store has answered, and will answer each time: a full disk, say, but not the silence of a bucket.
+def lasting_store_error(error: BaseException | None) -> StoreError | lease.Held | None:
+    """What a store has answered, and will answer each time: a full disk, or that another job has the run, say, but not
+    the silence of a bucket.
 
     It is ``error`` itself, or has caused it, however deep Ray wrapped it; else None.
     """
     while error is not None:
         original = getattr(error, "cause", None) or error
+        if isinstance(original, lease.Held):
+            return original
         if isinstance(original, StoreError):
             may_pass = original.status == "unreachable" and "://" in str(original)
             return None if may_pass else original
@@ -91,7 +96,7 @@ def said_once() -> Iterator[None]:
     """Keeps Ray Train from showing the traceback of a store's answer that ends the job, which says it in one line."""
     try:
         yield
-    except StoreError as error:
+    except (StoreError, lease.Held) as error:
         if lasting_store_error(error):
             logging.getLogger("ray.train").setLevel(logging.CRITICAL + 1)
         raise
@@ -119,36 +124,49 @@ class Shared:
 
 
 def train(
-    config: TrainConfig, callbacks: tuple[ray.train.UserCallback, ...] = (), shared: Shared | None = None
+    config: TrainConfig,
+    callbacks: tuple[ray.train.UserCallback, ...] = (),
+    shared: Shared | None = None,
+    selected: Selected | None = None,
 ) -> Progress:
     """Trains, or continues, or says that there is nothing left to do. Returns the progress of the finished run.
 
-    Raises ValueError, before anything is started, for settings that cannot work.
+    ``selected`` are the images of another run that differs in nothing of this. Raises ValueError, before anything is
+    started, for settings that cannot work.
     """
     out = storage.absolute(config.out)
-    selected = training_plan.select(config, shared.selected if shared else None)
-    finished = runs.check_same(out, selected.run)
-    if finished is not None:
-        print(f"{out}: this run is finished, after {finished.epochs_done} epochs; nothing to do")
-        return finished
+    known = selected or (shared.selected if shared else None)
+    selected = training_plan.select(config, storage.join(out, runs.RUN_NAME), known)
+    progress = runs.check_same(out, selected.run)
+    if progress is not None and progress.is_finished and runs.is_over(out):
+        return _say_finished(out, progress)
     try:
         plan, splits, model = training_plan.build_plan(config, selected)
     except ValueError as error:
         raise Impossible(str(error)) from error
-    if plan.loaded:
-        print(f"weights: {config.weights}: {plan.loaded}", flush=True)
     storage.check_writable(out)
-    with lease.hold(out, is_wanted=config.lease):
-        _fit(config, selected.run, plan, splits, model, callbacks, shared)
-    return checkpoints.read(storage.join(out, "last")).progress
+    with lease.hold(out, is_wanted=config.lease) as held:
+        writer = Writer(held.claim)
+        progress = runs.begin(out, selected, writer, pins_images=shared is None)
+        if progress is not None and progress.is_finished:
+            return _say_finished(out, progress)
+        if plan.loaded:
+            print(f"weights: {config.weights}: {plan.loaded}", flush=True)
+        _fit(config, plan, splits, model, writer, callbacks, shared)
+        return checkpoints.read(storage.join(out, "last")).progress
+
+
+def _say_finished(out: str, progress: Progress) -> Progress:
+    print(f"{out}: this run is finished, after {progress.epochs_done} epochs; nothing to do")
+    return progress
 
 
 def _fit(
     config: TrainConfig,
-    run: dict[str, Any],
     plan: Plan,
     splits: dict[str, pa.Table],
     model: AgeModel,
+    writer: Writer,
     callbacks: tuple[ray.train.UserCallback, ...],
     shared: Shared | None,
 ) -> None:
@@ -158,12 +176,12 @@ def _fit(
     check_resources(config.num_workers, config.cpus_per_worker, config.gpus_per_worker * use_gpu, extra_cpus=1)
     gpus = {"GPU": config.gpus_per_worker} if use_gpu else {}
     print(f"training on {config.num_workers} x {'GPU' if use_gpu else 'CPU'}", flush=True)
-    runs.begin(plan.out, run)
 
     datasets = {name: _dataset(config, split, name, shared) for name, split in splits.items()}
     labels = {name: {column: split[column].to_numpy() for column in LABEL_COLUMNS} for name, split in splits.items()}
     loop = {
         "plan": plan,
+        "writer": writer,
         "initial_weights": ray.put(model.state_dict()),
         "labels": ray.put(labels),
         "num_train": datasets["train"][1],
@@ -188,8 +206,11 @@ def _fit(
                 worker_runtime_env=allocator_environment(),
             ),
             torch_config=ray.train.torch.TorchConfig(timeout_s=STALL_TIMEOUT_S),
-            datasets={name: dataset for name, (dataset, _) in datasets.items()},
-            dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
+            datasets={
+                "train": partial(_from_the_next_epoch, datasets["train"][0], plan.out),
+                "val": datasets["val"][0],
+            },
+            dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=_in_order()),
         )
         try:
             diverged = trainer.fit().return_value
@@ -242,6 +263,21 @@ def _dataset(config: TrainConfig, rows: pa.Table, split: str, shared: Shared | N
     return decoded_dataset(rows, decoder, seed), len(rows)
 
 
+def _from_the_next_epoch(dataset: ray.data.Dataset, out: str) -> ray.data.Dataset:
+    """The images of training, such that their order in each epoch is that of a run which nothing has disturbed. Ray
+    Train asks for them whenever it starts training processes; their order is that of seed and number of the pass."""
+    last = storage.join(out, "last")
+    dataset.context._execution_idx = checkpoints.read(last).progress.epochs_done if checkpoints.exists(last) else 0
+    return dataset
+
+
+def _in_order() -> ray.data.ExecutionOptions:
+    """Ray Train's own options, but that blocks come, and are dealt out, in their order and not as they are ready."""
+    options = ray.train.DataConfig.default_ingest_options()
+    options.preserve_order = True
+    return options
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # in each training process
 
@@ -264,6 +300,8 @@ def train_fn_per_worker(loop: dict[str, Any]) -> str | None:
     labels = {split: _to_tensors(columns, device) for split, columns in ray.get(loop["labels"]).items()}
     ema = finetuning.build_ema(model, config.ema_decay) if config.ema_decay else None
     judged = cast(AgeModel, ema.module) if ema is not None else model
+    if rank == 0:
+        runs.take_over(plan.out, loop["writer"])  # from one that died, or seems to have
     progress, optimizer_state = _restore(plan, model, ema)
 
     phase_index: int | None = None
@@ -309,7 +347,7 @@ def train_fn_per_worker(loop: dict[str, Any]) -> str | None:
                 "ema": ema.state_dict() if ema is not None else {},
                 "optimizer": optimizer.state_dict(),
             }
-            runs.save(plan, progress, judged.state_dict(), training)
+            progress = runs.save(plan, progress, judged.state_dict(), training, loop["writer"])
             _print_epoch(plan, progress)
         metrics = {key: value for key, value in entry.items() if isinstance(value, int | float)}
         ray.train.report({**metrics, "best_value": progress.best_value})

@@ -28,6 +28,9 @@ TENSOR_FILES = (".pt", ".pth", ".bin")
 """Initial weights that end so are a file of tensors; other paths are a checkpoint's folder."""
 
 
+IMAGES_NAME = "images.parquet"
+
+
 @dataclass(frozen=True)
 class Plan:
     """All that is decided before the first process starts, and what each worker is given."""
@@ -54,17 +57,51 @@ class Selected:
     run: dict[str, Any]
 
 
-def select(config: TrainConfig, known: Selected | None = None) -> Selected:
-    """The rows that a run learns from and is validated on, after everything that selects and changes them. ``known``
-    are those of another run that differs in nothing of this."""
+def select(config: TrainConfig, begun: str = "", known: Selected | None = None) -> Selected:
+    """The rows that a run learns from and is validated on, after everything that selects and changes them.
+
+    Where ``begun`` stands, the run.json or sweep.json beside which ``pin_images`` kept them, they are what it began
+    with, whatever the catalog has become since. ``known`` are those of another run that differs in nothing of this.
+    """
     _check_ranges(config)
     if known is not None:
         return replace(known, run={"settings": _identity(config), "data": known.run["data"]})
     catalog = storage.absolute(config.catalog)
-    catalogs.check_complete(catalog)
     age_groups = _age_groups(config)
-    rows = _rows(config, catalog, age_groups)
+    rows = _pinned_images(begun, catalog) if begun and storage.exists(begun) else None
+    if rows is None:
+        catalogs.check_complete(catalog)
+        rows = _rows(config, catalog, age_groups).replace_schema_metadata(_origin(catalog))
     return Selected(rows, age_groups, {"settings": _identity(config), "data": selection.fingerprint(rows)})
+
+
+def _origin(catalog: str) -> dict[str, str]:
+    """What names the listing of a catalog that images were chosen from."""
+    parts = catalogs.part_names(catalog)
+    return {"catalog_id": catalogs.metadata(catalog, parts[0])["id"], "parts": json.dumps(parts)}
+
+
+def pin_images(folder: str, selected: Selected) -> None:
+    """Keeps the images of a run, or of a sweep, that begins in ``folder``, with their labels and their places in the
+    catalog: it goes on with them when the catalog has grown, or its labels were mended."""
+    storage.write_table(storage.join(folder, IMAGES_NAME), selected.rows)
+
+
+def _pinned_images(begun: str, catalog: str) -> pa.Table | None:
+    """What ``pin_images`` kept beside ``begun``, or None. Raises ValueError where it is of no use."""
+    folder = begun.rpartition("/")[0]
+    uri = storage.join(folder, IMAGES_NAME)
+    if not storage.exists(uri):
+        return None
+    try:
+        rows = storage.read_table(uri)
+        born = (rows.schema.metadata or {})[b"catalog_id"].decode()
+    except (pa.ArrowInvalid, KeyError) as error:
+        hint = "delete it: the images are then chosen from the catalog once more"
+        raise ValueError(f"{uri}: damaged, no table of a run's images; {hint}") from error
+    if born != catalogs.metadata(catalog)["id"]:
+        raise ValueError(f"{catalog}: not the catalog that {folder} began with; give another --out")
+    return rows
 
 
 def build_plan(config: TrainConfig, selected: Selected) -> tuple[Plan, dict[str, pa.Table], AgeModel]:

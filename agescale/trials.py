@@ -1,6 +1,7 @@
 """The trials of a sweep, as they stand in its folder: what each tried, how it went, and which is best.
 
     <out>/sweep.json          what the sweep is; another one is refused
+    <out>/images.parquet      the images that its trials learn from
     <out>/trials/0007.json    the settings of a trial, and how it ended
     <out>/runs/0007/          its run (see ``runs``); of those that are over, only the best keeps a checkpoint
 

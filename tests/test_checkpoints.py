@@ -91,7 +91,7 @@ def test_dying_between_the_files_leaves_the_old_checkpoint(
 
 def test_the_digest_names_what_is_computed_and_not_how_training_went(tmp_path: Path, model: AgeModel) -> None:
     first = save(tmp_path, model)
-    checkpoints.update_progress(str(tmp_path), Progress(epochs_done=9, is_finished=True))
+    checkpoints.update(str(tmp_path), progress=Progress(epochs_done=9, is_finished=True))
     again = checkpoints.read(str(tmp_path))
     assert again.progress.is_finished
     assert again.digest == first.digest

@@ -54,6 +54,7 @@ FLOORS = (
         "report",
         "sweep_report",
         "evaluation",
+        "writers",
         "photos",
         "verification",
         "exports",

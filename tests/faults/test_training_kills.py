@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from running_job import ROOT, RunningJob
 
-from agescale import synthetic
+from agescale import checkpoints, synthetic
 
 NUM_EPOCHS = 4
 
@@ -80,3 +80,7 @@ def test_a_killed_worker_is_replaced_and_a_killed_driver_continues_with_the_same
     history = second.history()
     assert [row["epoch"] for row in history] == list(range(1, NUM_EPOCHS + 1))
     assert history[: len(before_driver)] == before_driver, "epochs that were done are not done again"
+    best = checkpoints.read(str(out / "best"))
+    assert best.is_best
+    assert best.epoch == min(history, key=lambda row: float(str(row["val_mae"])))["epoch"]
+    checkpoints.check_files(str(out / "best"), best)

@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import ray.exceptions
+import ray.train
 import torch
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from torchvision.models import resnet18
@@ -110,7 +112,7 @@ def test_a_finished_run_says_so_and_does_nothing(
 ) -> None:
     before = {item.relative: item.version for item in listing.list_files(run)}
     progress = train(replace(config, out=run, num_workers=7, device="cpu"))  # how it runs is not what it is
-    assert progress.epochs_done == 2
+    assert progress.epochs_done == 1
     assert "finished, after 2 epochs" in capsys.readouterr().out
     assert {item.relative: item.version for item in listing.list_files(run)} == before
 
@@ -267,6 +269,70 @@ def test_ctrl_c_amid_a_training_is_an_interruption(config: TrainConfig, tmp_path
     thread.join()
 
 
+def test_a_training_whose_folder_another_job_has_taken_ends_in_one_line(config: TrainConfig, tmp_path: Path) -> None:
+    """Its processes find out at their next write, though the job that has started them stands still."""
+    out = tmp_path / "run"
+    long = replace(config, out=str(out), phases="all:500@1e-3", patience=500)
+
+    def take() -> None:
+        for _ in range(600):
+            if (out / "last" / "config.json").exists():
+                (out / lease.LOCK_NAME).write_text('{"id": "another", "host": "b", "pid": 7, "since": "today"}')
+                return
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    with pytest.raises(lease.Held, match=r"another job \(host b, pid 7, since today\) has taken over"):
+        train(long)
+    thread.join()
+    assert checkpoints.read(str(out / "last")).progress.epochs_done < 20
+
+
+@pytest.mark.parametrize("cache", ["always", "never"])
+def test_a_run_that_was_cut_off_ends_with_the_weights_of_an_undisturbed_one_though_its_catalog_has_grown(
+    cache: Literal["always", "never"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several parts, a block of images each, so that their order counts; labels are mended meanwhile, too."""
+    monkeypatch.setattr(data, "CHUNK_ROWS", 12)
+    faces, out = tmp_path / "faces", str(tmp_path / "catalog")
+    add = CatalogConfig(source=str(faces), layout="utkface", split="0.8,0.2,0", pack=32, out=out)
+    for seed in (1, 2):
+        synthetic.write_dataset(faces, "utkface", num_faces=30, size=32, seed=seed)
+        build_catalog(add)
+    config = TrainConfig(
+        catalog=out, image_size=16, batch_size=8, phases="all:3@1e-3", augmentation="light", patience=9, cache=cache
+    )
+    undisturbed, cut_off = str(tmp_path / "undisturbed"), str(tmp_path / "cut-off")
+    train(replace(config, out=undisturbed))
+
+    class Cut(ray.train.UserCallback):
+        """Ends the training after its first epoch, as a death of all its processes at once would."""
+
+        def after_report(self, run_context: object, metrics: list[dict[str, Any]], checkpoint: object) -> None:
+            if checkpoints.read(f"{cut_off}/last").progress.epochs_done == 1:
+                raise lease.Held("killed")
+
+    with pytest.raises(lease.Held, match="killed"):
+        train(replace(config, out=cut_off), (Cut(),))
+    assert checkpoints.read(f"{cut_off}/last").progress.epochs_done == 1
+    synthetic.write_dataset(faces, "utkface", num_faces=30, size=32, seed=3)
+    build_catalog(add)
+    train(replace(config, out=cut_off))
+
+    for folder in ("last", "best"):
+        ours, theirs = (checkpoints.read(f"{run}/{folder}") for run in (cut_off, undisturbed))
+        assert ours.provenance["num_images"] == theirs.provenance["num_images"]
+        assert (ours.epoch, ours.weights_sha256) == (theirs.epoch, theirs.weights_sha256)
+    with pytest.raises(ValueError, match="seed was 0, is 1"):
+        train(replace(config, out=cut_off, seed=1))
+    shutil.rmtree(out)
+    shutil.rmtree(f"{out}.agescale")
+    build_catalog(add)
+    with pytest.raises(ValueError, match=r"not the catalog that .*cut-off began with"):
+        train(replace(config, out=cut_off))
+
+
 FULL = storage.StoreError("unreachable", "/runs/last/weights.pt: [Errno 28] No space left on device")
 REFUSED = storage.StoreError("forbidden", "s3://b/last/weights.pt: access refused", stops_the_job=True)
 SILENT = storage.StoreError("unreachable", "s3://b/last/weights.pt: no answer in time")
@@ -341,7 +407,7 @@ def test_every_technique_at_once_trains_and_its_heads_predict(config: TrainConfi
         max_images=40, ema_decay=0.9, out=str(tmp_path / "run"),
     )  # fmt: skip
     progress = train(everything)
-    assert progress.epochs_done == 2
+    assert progress.epochs_done == 1
     checkpoint = checkpoints.read(str(tmp_path / "run" / "best"))
     assert checkpoint.spec.genders == ("female", "male")
     assert checkpoint.provenance["num_images"]["train"] == 40
