@@ -19,7 +19,9 @@ NAMES = ["child", "teenager", "adult", "senior"]
 ABOUT = {
     "catalog": "/data/catalog", "source": "s3://bucket/faces", "layout": "csv", "predictions": "/data/predictions",
     "against": None,
-    "checkpoint": "runs/train/best", "model": "0123abcd", "age_groups": "life-stages", "gender_from": None,
+    "checkpoint": "runs/train/best", "model": "0123abcd",
+    "age_groups": "life-stages", "model_age_groups": "life-stages",
+    "gender_from": None,
     "include_findings": False, "asked_splits": "test,val", "report_split": "test",
 }  # fmt: skip
 CARD = {
