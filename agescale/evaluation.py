@@ -27,6 +27,7 @@ from agescale.config import EvaluateConfig, parse_names
 from agescale.labels import EXACT_YEARS
 from agescale.metrics import Constant, Outcomes
 from agescale.report import ShownFace, SplitResult
+from agescale.tasks import TASKS
 
 CATALOG_COLUMNS = ("uri", "version", "age_low", "age_high", "group", "subject", "gender", "ethnicity", "split")
 PREDICTION_COLUMNS = (
@@ -47,8 +48,8 @@ class Rows:
     split_N: np.ndarray  # names, or None
     status_N: np.ndarray  # of the prediction, or NOT_PREDICTED
     is_excluded_N: np.ndarray
-    age_std_N: np.ndarray
-    probability_N: np.ndarray  # of the predicted group
+    age_std_N: np.ndarray  # and
+    probability_N: np.ndarray  # of the predicted group: NaN also where a model does not learn how sure it is
     parts: dict[str, tuple[np.ndarray, list[str]]]  # of PARTS: index into the names, -1 = unknown
     heads: dict[str, tuple[np.ndarray, np.ndarray]]  # labels and what an auxiliary head says, as indices, -1 = nothing
 
@@ -77,7 +78,13 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
     names = list(groups.names) if groups else []
     predictions = read_predictions(config.predictions, groups)[0]
     catalog = _read_catalog(config)
+    card = metadata.get("model_card") or {}
+    if config.checkpoint:
+        card = card | _card_of_checkpoint(config.checkpoint, metadata["run"]["model"])
     rows = _join(config, catalog, predictions, groups)
+    if card.get("task") in TASKS and not TASKS[card["task"]].learns_spread:
+        unknown_N = np.full(len(rows.table), np.nan)
+        rows = replace(rows, age_std_N=unknown_N, probability_N=unknown_N)
     splits = _splits(config.split, rows)
     findings = _findings_by_split(config.catalog, rows)
     others = _others(config, catalog, groups)
@@ -89,9 +96,6 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
     if config.against and not central.comparisons:
         raise ValueError(f"--against {config.against}: of the judged faces of {central.name} it has scored none")
 
-    card = metadata.get("model_card") or {}
-    if config.checkpoint:
-        card = card | _card_of_checkpoint(config.checkpoint, metadata["run"]["model"])
     settings = catalogs.settings(config.catalog)
     about = {
         "catalog": config.catalog,
@@ -261,6 +265,8 @@ def _judge(
         summary["baselines"][name]["labels_of"] = source
     skipped_N = in_split_N & ~rows.is_excluded_N & (rows.status_N != "ok")
     statuses, numbers = np.unique(rows.status_N[skipped_N].astype(str), return_counts=True)
+    parts = {"decade": metrics.decades(outcomes.true_age_N)}
+    parts |= {key: (code_N[judged_N], of) for key, (code_N, of) in rows.parts.items()}
     gate = metrics.age_gate(outcomes.true_age_N, outcomes.predicted_age_N)
     return SplitResult(
         name=split or "unsplit",
@@ -268,10 +274,8 @@ def _judge(
         metrics=counts | summary,
         confusion=metrics.confusion_matrix(outcomes.true_group_N, outcomes.predicted_group_N, len(names)),
         by_group=metrics.by_group(outcomes, names),
-        breakdowns={
-            "decade": metrics.breakdown(outcomes, *metrics.decades(outcomes.true_age_N)),
-            **{key: metrics.breakdown(outcomes, code_N[judged_N], of) for key, (code_N, of) in rows.parts.items()},
-        },
+        breakdowns={key: metrics.breakdown(outcomes, *part) for key, part in parts.items()},
+        worst={key: metrics.worst_part(outcomes, *part) for key, part in parts.items()},
         gate=gate if any(row["num_rows"] for row in gate) else [],
         comparisons=comparisons,
         not_scored=dict(zip(statuses.tolist(), numbers.tolist(), strict=True)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -266,6 +267,22 @@ def test_packed_faces_are_shown_and_missing_ones_have_a_placeholder(tmp_path: Pa
     page = (tmp_path / "report" / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") >= 10
     assert "cannot be read any more" in page
+
+
+def test_a_regression_shows_neither_spread_nor_probability(tmp_path: Path) -> None:
+    rows, predictions = made_up_tables(60)
+    judge(tmp_path / "distribution", rows, predictions)
+    page = (tmp_path / "distribution" / "report" / "report.html").read_text()
+    assert "Most confidently wrong" in page
+    assert re.search(r"</b> ± \d", page)
+    judge(tmp_path / "regression", rows, predictions, card=CARD | {"task": "regression"})
+    page = (tmp_path / "regression" / "report" / "report.html").read_text()
+    assert "The worst" in page
+    assert "Most confidently wrong" not in page
+    assert "±" not in page
+    captions = re.findall(r"<figcaption>\s*<div><b>.*?</figcaption>", page, flags=re.DOTALL)
+    assert captions
+    assert not any("%" in caption for caption in captions)
 
 
 def test_the_checkpoint_describes_a_model_that_the_predictions_do_not(tmp_path: Path) -> None:
