@@ -170,6 +170,15 @@ def prediction_columns(cdf_NA: np.ndarray, groups: AgeGroups | None, rule: Decod
     >>> columns["age"].round(2).tolist(), columns["group"].tolist(), columns["group_probability"].round(2).tolist()
     ([13.329999923706055], ['teenager'], [0.6000000238418579])
     """
+    return {
+        "age": decode_age(cdf_NA, rule).astype(np.float32),
+        "age_std": std(cdf_NA).astype(np.float32),
+        **group_columns(cdf_NA, groups),
+    }
+
+
+def group_columns(cdf_NA: np.ndarray, groups: AgeGroups | None) -> dict[str, Any]:
+    """Those of ``prediction_columns`` that depend on the age groups: of any groups, whatever the model was made for."""
     num_faces = len(cdf_NA)
     names: np.ndarray = np.full(num_faces, None, dtype=object)
     probability = np.full(num_faces, np.nan, dtype=np.float32)
@@ -179,9 +188,4 @@ def prediction_columns(cdf_NA: np.ndarray, groups: AgeGroups | None, rule: Decod
         probability = np.take_along_axis(probs_NG, best_N[:, None], axis=1)[:, 0].astype(np.float32)
         has_group_N = probability > 0
         names[has_group_N] = np.array(groups.names, dtype=object)[best_N[has_group_N]]
-    return {
-        "age": decode_age(cdf_NA, rule).astype(np.float32),
-        "age_std": std(cdf_NA).astype(np.float32),
-        "group": names,
-        "group_probability": probability,
-    }
+    return {"group": names, "group_probability": probability}

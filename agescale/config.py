@@ -325,6 +325,9 @@ class TableConfig:
     """Ages such as 18,21: a column probability_under_18 for each, the probability of being younger."""
     where: str = ""
     """Only rows for which this pandas query over all these columns holds, such as "status == 'ok' and age < 25"."""
+    age_groups: str | None = None
+    """Age groups with bounds, as in jobs/catalog.py, in which group and group_probability are told; they derive from
+    the predicted distributions. Default: the model's."""
     lease: bool = True
     """Keep other jobs out of --out meanwhile. --no-lease: do not, where the store cannot (it knows no writes on a
     condition) and you do."""
@@ -366,6 +369,9 @@ class EvaluateConfig:
     """Judge rows with findings too (duplicates, conflicting labels)."""
     split: str = "test,val"
     """Splits to judge; the first is what the report is about."""
+    age_groups: str | None = None
+    """Age groups to judge in, with bounds, as in jobs/catalog.py: they derive from the predicted distributions, nothing
+    is scored again. Default: the catalog's where they have bounds, else the model's."""
     checkpoint: str | None = None
     """Checkpoint to describe. Default: the one that the predictions name."""
 

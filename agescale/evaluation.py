@@ -7,6 +7,7 @@ and which faces are shown is decided here; the numbers come from ``metrics``. Ne
 * A row is judged where it is not excluded (findings), was scored, and has a label that can be compared.
 * An exact age (an interval of at most one year) is the age ``age_low``. A wider interval counts for the groups only,
   and only where it lies within one. Where the groups have names only, the true group is the catalog's class name.
+* Groups are a view: other ones than the model's derive from its ``age_cdf``, as the model's own did.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale import catalogs, checkpoints, images, metrics, report, schema, selection, storage, units
+from agescale import catalogs, checkpoints, images, metrics, report, schema, selection, storage, tables, units
 from agescale.age_groups import AgeGroups
 from agescale.config import EvaluateConfig, parse_names
 from agescale.labels import EXACT_YEARS
 from agescale.metrics import Constant, Outcomes
 from agescale.report import ShownFace, SplitResult
+from agescale.tasks import TASKS
 
 CATALOG_COLUMNS = ("uri", "version", "age_low", "age_high", "group", "subject", "gender", "ethnicity", "split")
 PREDICTION_COLUMNS = (
@@ -46,14 +48,22 @@ class Rows:
     split_N: np.ndarray  # names, or None
     status_N: np.ndarray  # of the prediction, or NOT_PREDICTED
     is_excluded_N: np.ndarray
-    age_std_N: np.ndarray
-    probability_N: np.ndarray  # of the predicted group
+    age_std_N: np.ndarray  # and
+    probability_N: np.ndarray  # of the predicted group: NaN also where a model does not learn how sure it is
     parts: dict[str, tuple[np.ndarray, list[str]]]  # of PARTS: index into the names, -1 = unknown
     heads: dict[str, tuple[np.ndarray, np.ndarray]]  # labels and what an auxiliary head says, as indices, -1 = nothing
 
 
-def evaluate(config: EvaluateConfig) -> str:
-    """Writes the report and returns the URI of its page. Raises ValueError where there is nothing to judge."""
+@dataclass(frozen=True)
+class Evaluated:
+    """Where the report is, and what of it is worth a line."""
+
+    page: str  # URI
+    notes: list[str]
+
+
+def evaluate(config: EvaluateConfig) -> Evaluated:
+    """Writes the report. Raises ValueError, before anything is written, where there is nothing to judge."""
     config = replace(
         config,
         catalog=storage.absolute(config.catalog),
@@ -63,24 +73,29 @@ def evaluate(config: EvaluateConfig) -> str:
         checkpoint=config.checkpoint and storage.absolute(config.checkpoint),
     )
     catalogs.check_complete(config.catalog)
-    predictions, metadata = read_predictions(config.predictions)
-    groups = _groups(metadata)
+    metadata = units.read_metadata(units.prediction_files(config.predictions)[0])
+    groups = _groups(config, config.predictions, metadata)
     names = list(groups.names) if groups else []
+    predictions = read_predictions(config.predictions, groups)[0]
     catalog = _read_catalog(config)
+    card = metadata.get("model_card") or {}
+    if config.checkpoint:
+        card = card | _card_of_checkpoint(config.checkpoint, metadata["run"]["model"])
     rows = _join(config, catalog, predictions, groups)
+    if card.get("task") in TASKS and not TASKS[card["task"]].learns_spread:
+        unknown_N = np.full(len(rows.table), np.nan)
+        rows = replace(rows, age_std_N=unknown_N, probability_N=unknown_N)
     splits = _splits(config.split, rows)
     findings = _findings_by_split(config.catalog, rows)
     others = _others(config, catalog, groups)
     results = [_judge(name, rows, names, findings.get(name, {}), others) for name in splits]
     central = next((result for result in results if result.metrics["num_rows"]), None)
     if central is None:
-        raise ValueError("; ".join(_why_nothing(result) for result in results))
+        names_only = "" if units.says_ages(metadata) else f"; the model knows the groups {', '.join(names)} and no ages"
+        raise ValueError("; ".join(_why_nothing(result) for result in results) + names_only)
     if config.against and not central.comparisons:
         raise ValueError(f"--against {config.against}: of the judged faces of {central.name} it has scored none")
 
-    card = metadata.get("model_card") or {}
-    if config.checkpoint:
-        card = card | _card_of_checkpoint(config.checkpoint, metadata["run"]["model"])
     settings = catalogs.settings(config.catalog)
     about = {
         "catalog": config.catalog,
@@ -90,7 +105,8 @@ def evaluate(config: EvaluateConfig) -> str:
         "against": config.against or None,
         "checkpoint": config.checkpoint or metadata.get("checkpoint"),
         "model": metadata["run"]["model"],
-        "age_groups": metadata["run"]["age_groups"],
+        "age_groups": groups.format() if groups else None,
+        "model_age_groups": metadata["run"]["age_groups"],
         "gender_from": config.gender_from or None,
         "include_findings": config.include_findings,
         "asked_splits": config.split,
@@ -98,16 +114,30 @@ def evaluate(config: EvaluateConfig) -> str:
     }
     faces = _shown_faces(config.catalog, settings, rows, central.name, names, float(card.get("center_crop") or 1.0))
     ordered = [central, *(result for result in results if result is not central)]
-    return report.write_report(storage.absolute(config.out), about, card, names, ordered, faces)
+    page = report.write_report(storage.absolute(config.out), about, card, names, ordered, faces)
+    return Evaluated(page, _notes(about))
 
 
-def read_predictions(uri: str) -> tuple[pa.Table, dict[str, Any]]:
-    """The first face of every scored image, and the metadata of the files, which must all be of one model."""
+def _notes(about: dict[str, Any]) -> list[str]:
+    judged, own = about["age_groups"], about["model_age_groups"]
+    return [] if judged == own else [f'age groups: {judged} (the model\'s own: --age-groups "{own}")']
+
+
+def read_predictions(uri: str, groups: AgeGroups | None = None) -> tuple[pa.Table, dict[str, Any]]:
+    """The first face of every scored image, and the metadata of the files, which must all be of one model.
+
+    Its group is one of ``groups`` where these are given and derive from what it says, else one of the model's.
+    """
     files = units.prediction_files(uri)
     metadata = [units.read_metadata(file) for file in files]
     if len(models := {found["run"]["model"] for found in metadata}) > 1:
         raise ValueError(f"{uri}: predictions of {len(models)} models stand there; score each into a folder of its own")
-    table = storage.read_tables(files, PREDICTION_COLUMNS)
+    if groups is None or groups == _own_groups(metadata[0]) or not units.says_ages(metadata[0]):
+        table = storage.read_tables(files, PREDICTION_COLUMNS)
+    else:  # file by file, because distributions are large
+        columns = [*PREDICTION_COLUMNS, "age_cdf"]
+        parts = (tables.regrouped(storage.read_table(file, columns), groups) for file in files)
+        table = pa.concat_tables([part.drop_columns(["age_cdf"]) for part in parts])
     table = table.filter(pc.equal(table["face"], 0)).drop_columns(["face"])
     return _one_each(table), metadata[0]
 
@@ -120,10 +150,24 @@ def _one_each(table: pa.Table) -> pa.Table:
     return table.take(first).drop_columns(["is_bad", "position"])
 
 
-def _groups(metadata: dict[str, Any]) -> AgeGroups | None:
+def _own_groups(metadata: dict[str, Any]) -> AgeGroups | None:
     """The age groups that predictions were made in."""
     groups = metadata["run"]["age_groups"]
     return AgeGroups.parse(groups) if groups else None
+
+
+def _groups(config: EvaluateConfig, predictions: str, metadata: dict[str, Any]) -> AgeGroups | None:
+    """The age groups in which predictions with that ``metadata`` are judged: those asked for, else the catalog's where
+    the predictions can be told in them, else their own. Raises ValueError where they cannot be told as asked."""
+    own = _own_groups(metadata)
+    if config.age_groups is not None:
+        return units.parse_view(config.age_groups, predictions, metadata)
+    of_catalog = catalogs.age_groups(config.catalog)
+    if own is None or of_catalog is None:
+        return own
+    if units.says_ages(metadata):
+        return of_catalog if of_catalog.is_bounded else own
+    return of_catalog if set(of_catalog.names) == set(own.names) else own  # the same names, which have bounds by now
 
 
 def _read_catalog(config: EvaluateConfig) -> pa.Table:
@@ -172,13 +216,16 @@ def _join(config: EvaluateConfig, catalog: pa.Table, predictions: pa.Table, grou
 
 
 def _others(config: EvaluateConfig, catalog: pa.Table, groups: AgeGroups | None) -> Rows | None:
-    """What ``config.against`` says of the same rows. Of other age groups it says nothing that could be compared."""
+    """What ``config.against`` says of the same rows, in the same ``groups`` where it can be told in them; of other ones
+    it says nothing that could be compared."""
     if not config.against:
         return None
-    predictions, metadata = read_predictions(config.against)
-    its_groups = _groups(metadata)
-    others = _join(replace(config, predictions=config.against), catalog, predictions, its_groups)
-    if its_groups != groups:
+    metadata = units.read_metadata(units.prediction_files(config.against)[0])
+    own = _own_groups(metadata)
+    view = groups if own and groups and groups.is_bounded and units.says_ages(metadata) else own
+    predictions = read_predictions(config.against, view)[0]
+    others = _join(replace(config, predictions=config.against), catalog, predictions, view)
+    if view != groups:
         unknown_N = np.full(len(others.table), -1)
         others = replace(others, outcomes=replace(others.outcomes, true_group_N=unknown_N))
     return others
@@ -218,6 +265,8 @@ def _judge(
         summary["baselines"][name]["labels_of"] = source
     skipped_N = in_split_N & ~rows.is_excluded_N & (rows.status_N != "ok")
     statuses, numbers = np.unique(rows.status_N[skipped_N].astype(str), return_counts=True)
+    parts = {"decade": metrics.decades(outcomes.true_age_N)}
+    parts |= {key: (code_N[judged_N], of) for key, (code_N, of) in rows.parts.items()}
     gate = metrics.age_gate(outcomes.true_age_N, outcomes.predicted_age_N)
     return SplitResult(
         name=split or "unsplit",
@@ -225,10 +274,8 @@ def _judge(
         metrics=counts | summary,
         confusion=metrics.confusion_matrix(outcomes.true_group_N, outcomes.predicted_group_N, len(names)),
         by_group=metrics.by_group(outcomes, names),
-        breakdowns={
-            "decade": metrics.breakdown(outcomes, *metrics.decades(outcomes.true_age_N)),
-            **{key: metrics.breakdown(outcomes, code_N[judged_N], of) for key, (code_N, of) in rows.parts.items()},
-        },
+        breakdowns={key: metrics.breakdown(outcomes, *part) for key, part in parts.items()},
+        worst={key: metrics.worst_part(outcomes, *part) for key, part in parts.items()},
         gate=gate if any(row["num_rows"] for row in gate) else [],
         comparisons=comparisons,
         not_scored=dict(zip(statuses.tolist(), numbers.tolist(), strict=True)),

@@ -22,6 +22,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from agescale import age_cdf, catalogs, formats, lease, schema, selection, storage, tables, units
+from agescale.age_groups import AgeGroups
 from agescale.catalogs import Part
 from agescale.config import TableConfig, parse_names
 from agescale.progress import ImageProgress
@@ -57,11 +58,11 @@ def export(config: TableConfig) -> Exported:
     run = units.read_run(predictions, catalog)
     catalogs.check_complete(catalog)
     columns = _columns(config, out)
+    groups = _groups(config, predictions)
     parts = catalogs.read_parts(catalog)
     all_units = units.cut(parts, run["unit_rows"])
-    reader = CurrentRows(
-        catalog, parts, predictions, run, str(catalogs.settings(catalog).get("source")), columns, config
-    )
+    source = str(catalogs.settings(catalog).get("source"))
+    reader = CurrentRows(catalog, parts, predictions, run, source, columns, config.where, groups)
     with ImageProgress("exporting", sum(map(len, all_units))) as progress:
         batches = _batches(reader.read(all_units, progress), reader.schema)
         if out.endswith(".csv"):
@@ -89,6 +90,13 @@ def _columns(config: TableConfig, out: str) -> tuple[str, ...]:
     return (*dict.fromkeys(columns), *(f"{UNDER}{age}" for age in dict.fromkeys(ages)))
 
 
+def _groups(config: TableConfig, predictions: str) -> AgeGroups | None:
+    """The age groups that are not the model's own. Raises ValueError where there can be no such."""
+    if config.age_groups is None:
+        return None
+    return units.parse_view(config.age_groups, predictions, units.read_metadata(units.prediction_files(predictions)[0]))
+
+
 def _is_list(name: str) -> bool:
     return name in schema.PREDICTIONS.names and pa.types.is_list(schema.PREDICTIONS.field(name).type)
 
@@ -110,13 +118,15 @@ class CurrentRows:
         run: dict[str, object],
         source: str,
         columns: Sequence[str],
-        config: TableConfig,
+        where: str,
+        groups: AgeGroups | None,
     ) -> None:
         self.catalog = catalog
         self.predictions = predictions
         self.run = run
         self.source = source
-        self.where = config.where
+        self.where = where
+        self.groups = groups
         self.schema = pa.schema([_field(name) for name in columns])
         self.splits = parse_names(str(run["split"]))
         self.superseded = catalogs.Superseded(catalog, parts)
@@ -147,6 +157,8 @@ class CurrentRows:
         place = pc.index_in(catalogs.keys_of(rows), value_set=catalogs.keys_of(listed))
         is_current = pc.is_valid(place)
         rows, place = rows.filter(is_current), place.filter(is_current)
+        if self.groups:
+            rows = tables.regrouped(rows, self.groups)
         num_not_scored = len(listed) - pc.count_distinct(place).as_py()
         for name, column in {**{name: name for name in CATALOG_COLUMNS}, **LABELS}.items():
             rows = rows.append_column(name, listed[column].take(place))

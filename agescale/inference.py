@@ -276,7 +276,7 @@ def _results(rows: pa.Table, predictor: Predictor) -> Iterator[Prediction]:
     cdf_NA = tables.stored_cdfs(rows["age_cdf"])  # of the rows that have one
     low_N, high_N = age_cdf.central_interval(cdf_NA, age_cdf.INTERVAL_SHARE)
     distributions = zip(cdf_NA, zip(low_N.tolist(), high_N.tolist(), strict=True), strict=True)
-    has_spread = predictor.spec.task != "regression"
+    has_spread = predictor.task.learns_spread
     names = [each.name for each in fields(Prediction) if each.name not in ("age_cdf", "interval")]
     for row, has_age in zip(rows.select(names).to_pylist(), rows["age_cdf"].is_valid().to_pylist(), strict=True):
         cdf_A, interval = next(distributions) if has_age else (None, None)

@@ -94,7 +94,7 @@ def predict(config: PredictConfig) -> PhotoResult:
         _check_out(storage.absolute(config.out), photos)
     predictor = Predictor(storage.absolute(config.checkpoint), find_device(config.device), config.mirror)
     rows = predict_images(predictor, (Source(uri, version) for uri, version in photos.items()), BATCH_SIZE)
-    has_spread = predictor.spec.task != "regression"
+    has_spread = predictor.task.learns_spread
     told = [_told(row, has_spread) for row in rows.to_pylist()]
     words = [in_words(row) for row in told]
     if draw:
@@ -138,6 +138,8 @@ def _told(row: dict[str, Any], has_spread: bool = True) -> dict[str, Any]:
     if has_spread and row["age_cdf"] is not None:
         low_N, high_N = age_cdf.central_interval(np.array([row["age_cdf"]]), INTERVAL_SHARE)
         told |= {"age_lower": float(low_N[0]), "age_upper": float(high_N[0])}
+    if not has_spread and row["age_cdf"] is not None:
+        told |= {"age_std": None, "group_probability": None}
     return told
 
 
@@ -162,7 +164,7 @@ def in_words(told: dict[str, Any]) -> Words:
         age=f"{told['age']:.0f}" if told["age"] is not None else "",
         interval=f"{told['age_lower']:.0f}-{told['age_upper']:.0f}" if told["age_lower"] is not None else "",
         group=told["group"] or "",
-        group_probability=f"{100 * told['group_probability']:.0f} %" if told["group"] else "",
+        group_probability=f"{100 * told['group_probability']:.0f} %" if told["group_probability"] is not None else "",
         gender=f"{told['gender']} ({100 * told['gender_probability']:.0f} %)" if told["gender"] else "",
         status=told["status"] + error,
     )

@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from agescale import plots, storage
-from agescale.metrics import GATE_AGE, Outcomes
+from agescale.metrics import GATE_AGE, LEAST, Outcomes
 from agescale.plots import Figure
 
 UNKNOWN: tuple[Any, ...] = (None, "", [], {})
@@ -51,6 +51,7 @@ class SplitResult:
     confusion: np.ndarray
     by_group: list[dict[str, Any]]
     breakdowns: dict[str, list[dict[str, Any]]]
+    worst: dict[str, dict[str, Any] | None]  # of each breakdown its worst part
     gate: list[dict[str, Any]]
     comparisons: dict[str, list[dict[str, Any]]]  # with another model, over "all" and part by part; {} = not asked for
     not_scored: dict[str, int]
@@ -147,28 +148,26 @@ def verdicts(result: SplitResult, group_names: Sequence[str]) -> list[str]:
             high = (m["intervals"]["mae"] or [0, m["mae"]])[1]
             line += "." if high < constant["mae"] else ". So the model is not clearly better than that."
         found.append(line.rstrip(".") + ".")
-        interval = m["intervals"]["bias"]
-        if interval is not None and interval[0] <= 0 <= interval[1]:
-            found.append("No bias over all: the mean error could as well be zero.")
-        else:
-            found.append(f"On average it says {abs(m['bias']):.1f} years too {'old' if m['bias'] > 0 else 'young'}.")
+        found += _worst_part("decade", result.worst.get("decade"))
+        found.append(_bias(m, result.breakdowns.get("decade", [])))
+        if constant["cs_at_5"] is not None and m["cs_at_5"] < constant["cs_at_5"]:
+            found.append(
+                f"{_percent(m['cs_at_5'])} of its ages are at most 5 years off, fewer than the "
+                f"{_percent(constant['cs_at_5'])} of always saying {constant['age']:g}."
+            )
     elif m["accuracy"] is not None:
         found.append(
             f"{_percent(m['accuracy'])} of the faces are put into the right group; there are no exact ages to compare."
         )
     found += [_comparison(row) for row in result.comparisons.get("all", [])]
-    for key, rows in result.breakdowns.items():
-        found += _worst_part(BREAKDOWNS[key], rows)
-    recalls = [row for row in result.by_group if row["support"] >= FEW]
-    if len(recalls) > 1:
-        least = min(recalls, key=lambda row: row["recall"])
-        found.append(
-            f"The group found least often is {least['name']}: {_percent(least['recall'])} of its {least['support']:,}."
-        )
+    for key, worst in result.worst.items():
+        found += _worst_part(key, worst) if key != "decade" else []
+    found += _least_found(result.by_group)
     minors = next((row for row in result.gate if row["name"] == f"all under {GATE_AGE}" and row["num_rows"]), None)
     if minors:
         found.append(
-            f"{_percent(minors['wrong'])} of the {minors['num_rows']:,} minors would pass as {GATE_AGE} or older."
+            f"{_percent(minors['wrong'])} of the {minors['num_rows']:,} minors would pass as {GATE_AGE} or older"
+            f"{_few(minors['num_rows'], [minors['wrong_low'], minors['wrong_high']])}."
         )
     for key, head in m.get("auxiliary", {}).items():
         if head["num_rows"]:
@@ -180,15 +179,63 @@ def verdicts(result: SplitResult, group_names: Sequence[str]) -> list[str]:
     return found
 
 
-def _worst_part(label: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    known = [row for row in rows if row["mae"] is not None and row["num_with_age"] >= FEW]
+def _worst_part(key: str, worst: Mapping[str, Any] | None) -> list[str]:
+    """For whom the ages are worst, how sure that is, and of whom nothing is known."""
+    if worst is None:
+        return []
+    who = f"people of {worst['name']}" if key == "decade" else f"{worst['name']} (by {BREAKDOWNS[key]})"
+    others = f"{worst['others'] or 'the others'} {worst['mae_others']:.1f}"
+    off = f"{worst['mae']:.1f} years off, {_side(worst['bias'])} on average"
+    if number(worst["mae"], "{:.1f}") == number(abs(worst["bias"]), "{:.1f}"):
+        off = _side(worst["bias"], "years ")
+    line = f"Worst for {who}: {off}; {others}. "
+    few = f"These are only {worst['num_with_age']:,} faces. " if worst["num_with_age"] < FEW else ""
+    line += f"{few}The difference is {number(worst['difference'], '{:.1f}')} years"
+    if worst["difference_low"] is not None:
+        line += f" ({_interval([worst['difference_low'], worst['difference_high']], '{:.1f}')})"
+    is_clear = worst["difference_low"] is not None and worst["difference_low"] > 0
+    line += ", hardly chance." if is_clear else ", which may be chance."
+    if worst["too_few"]:
+        counts = ", ".join(f"{name} ({count})" for name, count in worst["too_few"].items())
+        line += f" Too few faces to say anything: {counts}."
+    return [line]
+
+
+def _bias(m: Mapping[str, Any], decades: Sequence[Mapping[str, Any]]) -> str:
+    """Whether ages are too old or too young, over all and, which may balance out, by decade of age."""
+    biased = [
+        f"{row['name']} {number(row['bias'], '{:+.1f}')}"
+        for row in decades
+        if row["bias_low"] is not None and row["num_with_age"] >= LEAST and row["bias_low"] * row["bias_high"] > 0
+    ]
+    interval = m["intervals"]["bias"]
+    ends = f" ({_interval(interval, '{:+.1f}')})" if interval else ""
+    is_balanced = interval is not None and interval[0] <= 0 <= interval[1]
+    line = f"Over all it says {_side(m['bias'], 'years ')} on average{ends}"
+    if biased:
+        return f"{line}, {'but' if is_balanced else 'and'} by decade of age: {', '.join(biased)} years."
+    return f"{line}, which may be chance." if is_balanced else f"{line}."
+
+
+def _side(bias: float, unit: str = "") -> str:
+    return f"{abs(bias):.1f} {unit}too {'old' if bias > 0 else 'young'}"
+
+
+def _least_found(by_group: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The group that is found least often."""
+    known = [row for row in by_group if row["support"] >= LEAST]
     if len(known) < 2:
         return []
-    worst, best = max(known, key=lambda row: row["mae"]), min(known, key=lambda row: row["mae"])
-    extremes = f"{worst['name']} is {worst['mae']:.1f} years off and {best['name']} {best['mae']:.1f}"
-    is_clear = worst["mae_low"] is not None and best["mae_high"] is not None and worst["mae_low"] > best["mae_high"]
-    doubt = "" if is_clear else "; their intervals overlap, so this may be chance"
-    return [f"Worst and best by {label}, where there are {FEW} faces or more: {extremes}{doubt}."]
+    least = min(known, key=lambda row: row["recall"])
+    few = _few(least["support"], [least["recall_low"], least["recall_high"]])
+    return [
+        f"The group found least often is {least['name']}: {_percent(least['recall'])} of its {least['support']:,}{few}."
+    ]
+
+
+def _few(num_rows: int, bounds: Sequence[float | None]) -> str:
+    """What to add to the share of so many faces."""
+    return f" (few faces: {_interval(bounds, '{:.1%}')})" if num_rows < FEW else ""
 
 
 def _comparison(row: Mapping[str, Any]) -> str:
@@ -204,8 +251,11 @@ def _comparison(row: Mapping[str, Any]) -> str:
         often = "more" if difference > 0 else "less"
         said = f"its groups are {_percent(abs(difference))} {often} often right than those of the other model"
     is_clear = low is not None and low * high > 0
-    doubt = "" if is_clear else "; the interval of this difference holds zero, so it may be chance"
-    return f"On the {row['num_rows']:,} faces that both have scored {said}{doubt}."
+    interval = (
+        f" (difference {_interval([low, high], '{:+.2f}' if key == 'mae' else '{:+.1%}')})" if low is not None else ""
+    )
+    doubt = "" if is_clear else ", which may be chance"
+    return f"On the {row['num_rows']:,} faces that both have scored {said}{interval}{doubt}."
 
 
 def _headline(result: SplitResult, key: str, title: str, meaning: str, baseline: str, what: str) -> dict[str, Any]:

@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from agescale import schema, storage
+from agescale import age_cdf, schema, storage
+from agescale.age_groups import AgeGroups
 
 SUFFIX = ".agescale"
 
@@ -94,3 +96,16 @@ def stored_cdfs(column: pa.ChunkedArray) -> np.ndarray:
     """The values of an ``age_cdf`` column that are not null, int32 (N, 101), as ``age_cdf`` takes them."""
     values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
     return np.concatenate([np.zeros(0, np.int32), *values]).reshape(-1, 101)
+
+
+def regrouped(rows: pa.Table, groups: AgeGroups) -> pa.Table:
+    """Rows of predictions with ``group`` and ``group_probability`` in these ``groups``, from their ``age_cdf``: what
+    the same model would have said had it been made for them. Rows without a distribution have no group."""
+    has_ages_N = pc.is_valid(rows["age_cdf"]).to_numpy(zero_copy_only=False)
+    derived = age_cdf.group_columns(stored_cdfs(rows["age_cdf"]), groups)
+    for name, values in derived.items():
+        column_N = np.full(len(rows), None, dtype=object)
+        column_N[has_ages_N] = values
+        field = schema.PREDICTIONS.field(name)
+        rows = rows.set_column(rows.schema.get_field_index(name), field, pa.array(column_N, field.type))
+    return rows

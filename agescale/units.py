@@ -8,7 +8,7 @@ id, unit_rows, split, mirror. Runs no model and writes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agescale import catalogs, storage, tables
+from agescale.age_groups import AgeGroups
 from agescale.catalogs import Part
 
 SUMMARY_NAME = "summary.json"
@@ -138,6 +139,27 @@ def run_of(files: Sequence[str]) -> dict[str, Any]:
         except ValueError as mistake:  # a damaged file; the others say the same
             mistakes.append(mistake)
     raise mistakes[0]
+
+
+def says_ages(metadata: Mapping[str, Any]) -> bool:
+    """Whether rows of predictions with such ``read_metadata`` have ages, from which any age groups derive: all models
+    but those that only choose among groups without bounds."""
+    card = metadata.get("model_card") or {}
+    return card.get("task") != "classification" or AgeGroups.parse(metadata["run"]["age_groups"]).is_bounded
+
+
+def parse_view(text: str, predictions: str, metadata: Mapping[str, Any]) -> AgeGroups:
+    """The age groups of ``--age-groups``, for ``tables.regrouped``. Raises ValueError where these predictions, which
+    say that ``metadata``, can be told in no others than their own."""
+    groups = AgeGroups.parse(text)
+    if not groups.is_bounded:
+        raise ValueError(f"--age-groups {text}: names without bounds; write name=low-high, such as teenager=13-19")
+    if not says_ages(metadata):
+        raise ValueError(
+            f"--age-groups: {predictions} has no ages to derive groups from, its model only chooses among "
+            f"{metadata['run']['age_groups']}; leave it out, or train on groups with bounds"
+        )
+    return groups
 
 
 def summary_uri(out: str) -> str:

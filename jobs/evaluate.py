@@ -11,7 +11,10 @@ from agescale.evaluation import evaluate
 
 
 def main(config: EvaluateConfig) -> None:
-    print(f"report: {evaluate(config)}")
+    done = evaluate(config)
+    for note in done.notes:
+        print(note)
+    print(f"report: {done.page}")
 
 
 if __name__ == "__main__":

@@ -176,3 +176,15 @@ def test_to_a_bucket_a_file_goes_whole(night: tuple[str, str], s3: str) -> None:
     with pytest.raises(ZeroDivisionError):
         write_half(f"{s3}/exported/half.csv")
     assert not storage.exists(f"{s3}/exported/half.csv")
+
+
+def test_age_groups_are_a_view_of_the_table(night: tuple[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "table.parquet"
+    export(TableConfig(*night, str(out), age_groups="minor=0-17,adult=18-", where="group == 'minor'"))
+    rows = rows_of(str(out))
+    assert {(row["file"], row["group"], row["group_probability"]) for row in rows} == {
+        ("a.jpg", "minor", 1), ("=b.jpg", "minor", 1),
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="--age-groups old,young: names without bounds"):
+        export(TableConfig(*night, str(tmp_path / "none.csv"), age_groups="old,young"))
+    assert not (tmp_path / "none.csv").exists()

@@ -217,3 +217,45 @@ def test_a_comparison_counts_what_both_say_and_knows_what_it_cannot() -> None:
     assert (nothing["num_rows"], nothing["num_with_age"], nothing["mae"], nothing["accuracy"]) == (10, 0, None, None)
     assert (same["num_with_age"], same["mae_difference"], same["mae_difference_low"]) == (30, 0.0, None)
     assert (same["num_with_group"], same["accuracy_difference"]) == (0, None)
+
+
+def parts_of(num_faces: int, num_parts: int, seed: int, extra: float = 0.0) -> tuple[Outcomes, np.ndarray, list[str]]:
+    """Errors of the same kind in every part, but for ``extra`` years in the last one."""
+    rng = np.random.default_rng(seed)
+    part_N = rng.integers(0, num_parts, num_faces)
+    said_N = 40 + rng.normal(0, 6, num_faces) + np.where(part_N == num_parts - 1, extra, 0)
+    none = np.full(num_faces, -1)
+    outcomes = Outcomes(np.full(num_faces, 40.0), said_N, none, none, np.arange(num_faces), 0)
+    return outcomes, part_N, [f"part {index}" for index in range(num_parts)]
+
+
+@pytest.mark.parametrize("num_parts", [2, 5])
+def test_the_worst_of_equal_parts_is_rarely_told_apart_and_one_that_is_worse_nearly_always(num_parts: int) -> None:
+    def is_clear(seed: int, extra: float) -> bool:
+        worst = metrics.worst_part(*parts_of(200, num_parts, seed, extra))
+        assert worst is not None
+        return bool(worst["difference_low"] > 0) and (not extra or worst["name"] == f"part {num_parts - 1}")
+
+    assert sum(is_clear(seed, extra=0.0) for seed in range(60)) <= 8
+    assert sum(is_clear(seed, extra=12.0) for seed in range(20)) >= 18
+
+
+def test_no_part_is_the_worst_of_one_or_of_too_few() -> None:
+    outcomes, part_N, names = parts_of(60, 2, seed=0)
+    assert metrics.worst_part(outcomes, np.zeros_like(part_N), names) is None
+    assert metrics.worst_part(outcomes.where(part_N < 2), np.where(np.arange(60) < 4, 1, 0), names) is None
+    assert metrics.worst_part(replace(outcomes, predicted_age_N=np.full(60, np.nan)), part_N, names) is None
+
+
+def test_the_pictures_of_one_person_stand_or_fall_together_in_a_difference() -> None:
+    outcomes, part_N, names = parts_of(200, 2, seed=0, extra=4.0)
+    alone = metrics.worst_part(outcomes, part_N, names)
+    people = metrics.worst_part(replace(outcomes, unit_N=np.arange(200) % 8), part_N, names)
+    doubled = metrics.worst_part(
+        Outcomes(*(np.tile(getattr(outcomes, name), 2) for name in ("true_age_N", "predicted_age_N", "true_group_N",
+                 "predicted_group_N", "unit_N")), num_groups=0), np.tile(part_N, 2), names)  # fmt: skip
+    assert alone is not None
+    assert people is not None
+    assert doubled is not None
+    assert doubled["difference_low"] == pytest.approx(alone["difference_low"], abs=0.3)
+    assert people["difference"] == alone["difference"]

@@ -175,6 +175,8 @@ def test_a_regression_claims_no_interval(tmp_path: Path) -> None:
     (said,) = predict_photos(checkpoint, draw_face(tmp_path / "face.jpg")).words
     assert said.interval == ""
     assert said.caption() == f"{said.age} years, {said.group}"
+    assert said.group
+    assert said.group_probability == ""
 
 
 def test_what_is_told_is_numbers_and_the_same_as_in_words(tmp_path: Path, checkpoint: str) -> None:

@@ -19,7 +19,9 @@ NAMES = ["child", "teenager", "adult", "senior"]
 ABOUT = {
     "catalog": "/data/catalog", "source": "s3://bucket/faces", "layout": "csv", "predictions": "/data/predictions",
     "against": None,
-    "checkpoint": "runs/train/best", "model": "0123abcd", "age_groups": "life-stages", "gender_from": None,
+    "checkpoint": "runs/train/best", "model": "0123abcd",
+    "age_groups": "life-stages", "model_age_groups": "life-stages",
+    "gender_from": None,
     "include_findings": False, "asked_splits": "test,val", "report_split": "test",
 }  # fmt: skip
 CARD = {
@@ -54,6 +56,11 @@ def result(outcomes: Outcomes, name: str = "test") -> SplitResult:
             "decade": metrics.breakdown(outcomes, *metrics.decades(outcomes.true_age_N)),
             "gender": metrics.breakdown(outcomes, part_N, ["female", "male"]),
             "ethnicity": [],
+        },
+        worst={
+            "decade": metrics.worst_part(outcomes, *metrics.decades(outcomes.true_age_N)),
+            "gender": metrics.worst_part(outcomes, part_N, ["female", "male"]),
+            "ethnicity": None,
         },
         gate=metrics.age_gate(outcomes.true_age_N, outcomes.predicted_age_N),
         comparisons={},
@@ -139,13 +146,53 @@ def test_an_empty_card_and_an_unreadable_face_do_not_stop_the_report() -> None:
     assert "true: 0" in text
 
 
-def test_verdicts_name_who_fares_worst_and_how_sure_that_is() -> None:
+def test_verdicts_name_who_fares_worst_and_whether_that_may_be_chance() -> None:
     outcomes = made_up()
     worse_N = np.where(np.arange(len(outcomes)) % 2, outcomes.predicted_age_N + 12, outcomes.predicted_age_N)
     lines = " ".join(report.verdicts(result(replace(outcomes, predicted_age_N=worse_N)), NAMES))
-    assert re.search(r"by gender, .*: male is 1\d\.\d years off and female \d\.\d\.", lines)
-    assert "years too old" in lines
-    assert "their intervals overlap" in " ".join(report.verdicts(result(outcomes), NAMES))
+    said = r"Worst for male \(by gender\): 1\d\.\d years off, 1\d\.\d too old on average; female \d\.\d\."
+    assert re.search(said + r" The difference is \d\.\d years \(\d\.\d to \d+\.\d\), hardly chance\.", lines)
+    alike = " ".join(report.verdicts(result(outcomes), NAMES))
+    assert re.search(r"\(by gender\).*The difference is .* \(−\d\.\d to \d\.\d\), which may be chance", alike)
+
+
+def of_decades(errors: dict[int, tuple[int, float]], spread: float = 3.0) -> Outcomes:
+    """So many faces of each decade of age, so many years too old on average: by age, (count, bias)."""
+    rng, ages, said = np.random.default_rng(0), [], []
+    for age, (count, bias) in errors.items():
+        ages += [float(age)] * count
+        said += list(age + bias + rng.normal(0, spread, count))
+    none = np.full(len(ages), -1)
+    return Outcomes(np.array(ages), np.array(said), none, none, np.arange(len(ages)), 4)
+
+
+def test_the_first_lines_name_the_worst_decade_with_its_count_however_few_its_faces_are() -> None:
+    outcomes = of_decades({15: (7, 13.0), 25: (114, 0.0), 65: (11, -16.0), 85: (3, 9.0)})
+    first, second, third, *_ = report.verdicts(result(outcomes), NAMES)
+    assert re.match(r"The predicted age is \d\.\d years off on average", first)
+    assert second.startswith("Worst for people of 60-69: 17.3 years too young; the others 3.3.")
+    assert "These are only 11 faces. The difference is 14.1 years (12.2 to 15.8), hardly chance." in second
+    assert second.endswith("Too few faces to say anything: 80-89 (3).")
+    assert re.search(
+        r"too young on average \(.*\), but by decade of age: 10-19 \+1\d\.\d, 60-69 −1\d\.\d years\.$", third
+    )
+    assert "No bias" not in " ".join((first, second, third))
+
+
+def test_a_worst_decade_that_differs_by_chance_is_said_to() -> None:
+    lines = " ".join(report.verdicts(result(of_decades(dict.fromkeys((15, 25, 35, 45), (40, 0.0)))), NAMES))
+    assert re.search(r"Worst for people of \d\d-\d\d: .* which may be chance\.", lines)
+    assert re.search(r"Over all it says .* on average \(−\d\.\d to \+\d\.\d\), which may be chance\.", lines)
+
+
+def test_a_share_of_near_ages_below_that_of_one_constant_is_remarked() -> None:
+    far = of_decades({25: (60, 7.0), 65: (20, 7.0)}, spread=0.1)
+    judged = result(far)
+    assert judged.metrics["cs_at_5"] == 0
+    constant = judged.metrics["baselines"]["median_age"]
+    constant |= {"age": 25.0, "cs_at_5": 0.75}
+    assert any(line.startswith("0.0 % of its ages are at most 5") for line in (
+        text.replace("\N{NO-BREAK SPACE}", " ") for text in report.verdicts(judged, NAMES)))  # fmt: skip
 
 
 def test_a_model_that_beats_nothing_is_told_so() -> None:
@@ -164,10 +211,11 @@ def test_a_comparison_says_who_is_better_and_how_sure_that_is() -> None:
     assert "by gender" in text
     difference = worse.comparisons["all"][0]["mae_difference"]
     said = f"On the 300 faces that both have scored its ages are {-difference:.2f} years closer to the truth"
-    assert any(line == f"{said} than those of the other model." for line in report.verdicts(worse, NAMES))
+    (line,) = (line for line in report.verdicts(worse, NAMES) if line.startswith(said))
+    assert re.search(r"than those of the other model \(difference −\d+\.\d\d to −\d+\.\d\d\)\.$", line)
     noise_N = np.random.default_rng(1).normal(0, 0.5, len(one))
     alike = compared_with(replace(one, predicted_age_N=one.predicted_age_N + noise_N))
-    assert any("holds zero, so it may be chance" in line for line in report.verdicts(alike, NAMES))
+    assert any("to +0." in line and "which may be chance" in line for line in report.verdicts(alike, NAMES))
     same = compared_with(one)
     assert any("0.00 years" in line and "may be chance" in line for line in report.verdicts(same, NAMES))
     groups = made_up(has_ages=False)

@@ -57,6 +57,7 @@ class Ordinal:
     losses: ClassVar[tuple[str, ...]] = ("coral", "corn")
     reads: ClassVar[Reads] = "features"
     predicts_age: ClassVar[bool] = True
+    learns_spread: ClassVar[bool] = True
     metric: ClassVar[str] = "mae"
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agescale import catalogs, checkpoints, images, schema, storage, synthetic, units
+from agescale import age_cdf, catalogs, checkpoints, images, schema, storage, synthetic, units
 from agescale.age_groups import AgeGroups
 from agescale.age_model import ModelSpec
 from agescale.config import EvaluateConfig
@@ -72,11 +73,13 @@ def write_predictions(
     return str(folder)
 
 
-def judge(tmp_path: Path, rows: list[dict], predictions: list[dict], findings=(), groups=GROUPS, **config: Any) -> dict:
+def judge(
+    tmp_path: Path, rows: list[dict], predictions: list[dict], findings=(), groups=GROUPS, card=CARD, **config: Any
+) -> dict:
     """The numbers of metrics.json for these tables."""
     evaluate(EvaluateConfig(
         catalog=write_catalog(tmp_path / "catalog", rows, findings),
-        predictions=write_predictions(tmp_path / "predictions", predictions, groups),
+        predictions=write_predictions(tmp_path / "predictions", predictions, groups, model_card=card),
         out=str(tmp_path / "report"), **config,
     ))  # fmt: skip
     return json.loads((tmp_path / "report" / "metrics.json").read_text(), parse_constant=pytest.fail)
@@ -134,7 +137,7 @@ def test_tables_and_report_may_be_told_as_file_uris(tmp_path: Path) -> None:
     catalog = write_catalog(tmp_path / "catalog", ROWS)
     predictions = write_predictions(tmp_path / "ages", of(ROWS))
     uris = {"catalog": f"file://{catalog}", "predictions": f"file://{predictions}", "against": f"file://{predictions}"}
-    page = evaluate(EvaluateConfig(out=f"file://{tmp_path}/report", **uris))
+    page = evaluate(EvaluateConfig(out=f"file://{tmp_path}/report", **uris)).page
     assert page == str(tmp_path / "report" / "report.html")
     about = json.loads((tmp_path / "report" / "metrics.json").read_text())["about"]
     assert (about["catalog"], about["predictions"], about["against"]) == (catalog, predictions, predictions)
@@ -206,7 +209,8 @@ def test_ranges_count_for_groups_only_and_only_within_one_group(tmp_path: Path) 
 def test_groups_without_bounds_are_judged_by_class_name(tmp_path: Path) -> None:
     rows = [image_row(i, "test", None, group=name) for i, name in enumerate(["YOUNG", "OLD", "OLD", "MIDDLE"])]
     predictions = [prediction(row, None, group="OLD") for row in rows]
-    test = judge(tmp_path, rows, predictions, groups="YOUNG,MIDDLE,OLD")["test"]
+    card = {"task": "classification"}
+    test = judge(tmp_path, rows, predictions, groups="YOUNG,MIDDLE,OLD", card=card)["test"]
     assert test["accuracy"] == 0.5
     assert test["mae"] is None
     assert test["intervals"]["mae"] is None
@@ -265,13 +269,29 @@ def test_packed_faces_are_shown_and_missing_ones_have_a_placeholder(tmp_path: Pa
     assert "cannot be read any more" in page
 
 
+def test_a_regression_shows_neither_spread_nor_probability(tmp_path: Path) -> None:
+    rows, predictions = made_up_tables(60)
+    judge(tmp_path / "distribution", rows, predictions)
+    page = (tmp_path / "distribution" / "report" / "report.html").read_text()
+    assert "Most confidently wrong" in page
+    assert re.search(r"</b> ± \d", page)
+    judge(tmp_path / "regression", rows, predictions, card=CARD | {"task": "regression"})
+    page = (tmp_path / "regression" / "report" / "report.html").read_text()
+    assert "The worst" in page
+    assert "Most confidently wrong" not in page
+    assert "±" not in page
+    captions = re.findall(r"<figcaption>\s*<div><b>.*?</figcaption>", page, flags=re.DOTALL)
+    assert captions
+    assert not any("%" in caption for caption in captions)
+
+
 def test_the_checkpoint_describes_a_model_that_the_predictions_do_not(tmp_path: Path) -> None:
     spec = ModelSpec("torchvision/resnet18", "distribution", GROUPS, image_size=96)
     checkpoint = checkpoints.save(str(tmp_path / "best"), spec, {}, checkpoints.Progress(), {"data_license": "CC-BY"})
     catalog = write_catalog(tmp_path / "catalog", ROWS)
     predictions = write_predictions(tmp_path / "predictions", of(ROWS), model_card=None, model=checkpoint.digest)
     config = EvaluateConfig(catalog, predictions, str(tmp_path / "out"), checkpoint=str(tmp_path / "best"))
-    page = Path(evaluate(config)).read_text()
+    page = Path(evaluate(config).page).read_text()
     assert "torchvision/resnet18" in page
     assert "CC-BY" in page
     another = write_predictions(tmp_path / "another", of(ROWS), model="abad")
@@ -307,9 +327,78 @@ def test_two_models_are_compared_on_what_both_have_scored(tmp_path: Path) -> Non
 
 def test_other_age_groups_are_not_compared_but_ages_are(tmp_path: Path) -> None:
     said = of(ROWS)
-    other = write_predictions(tmp_path / "against", [row | {"group": None} for row in said], "minor=0-17,major=18-")
+    names = {"groups": "minor,major", "model_card": {"task": "classification"}}  # from which no others derive
+    other = write_predictions(tmp_path / "against", [row | {"group": "major"} for row in said], **names)
     row = judge(tmp_path, ROWS, said, against=other)["test"]["against"]
     assert (row["num_with_age"], row["num_with_group"], row["accuracy"]) == (3, 0, None)
+
+
+LIFE, HALVES = "child=0-12,teenager=13-19,adult=20-59,senior=60-", "young=0-29,middle=30-49,old=50-"
+
+
+def told_in(rows: list[dict], groups: str) -> list[dict]:
+    """What one and the same model says of each of ``rows``, scored for these groups: never quite the truth."""
+    probs_NA = np.random.default_rng(0).dirichlet(np.ones(101), len(rows)) + 3 * np.eye(101)[[
+        (3 * index) % 101 for index in range(len(rows))]]  # fmt: skip
+    cdf_NA = age_cdf.encode(probs_NA)
+    columns = age_cdf.prediction_columns(cdf_NA, AgeGroups.parse(groups))
+    keys = ("age", "age_std", "group", "group_probability")
+    return [
+        prediction(row, None, age_cdf=cdf_NA[index].astype(np.int32)) | {key: columns[key][index] for key in keys}
+        for index, row in enumerate(rows)
+    ]
+
+
+AGED = [image_row(i, "test", float(i)) for i in range(60)]
+
+
+@pytest.mark.parametrize("asked_by", ["option", "catalog"])
+def test_other_groups_than_the_models_equal_scoring_anew_with_a_model_of_them(tmp_path: Path, asked_by: str) -> None:
+    catalog = write_catalog(tmp_path / "catalog", AGED, age_groups=HALVES if asked_by == "catalog" else LIFE)
+    asked = {"age_groups": HALVES} if asked_by == "option" else {}
+    stored = write_predictions(tmp_path / "stored", told_in(AGED, LIFE), LIFE)
+    anew = write_predictions(tmp_path / "anew", told_in(AGED, HALVES), HALVES)
+    reports = []
+    for name, predictions in (("derived", stored), ("anew", anew)):
+        done = evaluate(EvaluateConfig(catalog, predictions, str(tmp_path / name), **asked))
+        assert done.notes == ([f'age groups: {HALVES} (the model\'s own: --age-groups "{LIFE}")'] * (name == "derived"))
+        reports.append(json.loads((tmp_path / name / "metrics.json").read_text()))
+        assert ("which are not those of the model" in (tmp_path / name / "report.html").read_text()) == (
+            name == "derived"
+        )
+    assert reports[0]["test"] == reports[1]["test"]
+    assert reports[0]["test"]["num_with_group"] == 60
+    assert (tmp_path / "derived" / "confusion.csv").read_text() == (tmp_path / "anew" / "confusion.csv").read_text()
+    own = evaluate(EvaluateConfig(catalog, stored, str(tmp_path / "own"), age_groups=LIFE))
+    assert own.notes == []
+    assert "senior" in (tmp_path / "own" / "confusion.csv").read_text()
+
+
+def test_two_models_of_different_groups_are_compared_in_the_same_ones(tmp_path: Path) -> None:
+    against = write_predictions(tmp_path / "against", told_in(AGED, HALVES), HALVES)
+    row = judge(tmp_path, AGED, told_in(AGED, LIFE), against=against)["test"]["against"]
+    assert (row["num_with_group"], row["accuracy_difference"], row["mae_difference"]) == (60, 0, 0)
+
+
+def test_groups_of_names_only_have_no_others_and_say_so_in_one_line(tmp_path: Path) -> None:
+    rows = [image_row(i, "test", None, group=name) for i, name in enumerate(["YOUNG", "OLD"])]
+    said = [prediction(row, None, group="OLD") for row in rows]
+    facts = {"groups": "YOUNG,OLD", "model_card": {"task": "classification"}}
+    predictions = write_predictions(tmp_path / "predictions", said, **facts)
+    catalog = write_catalog(tmp_path / "catalog", rows, age_groups="YOUNG,OLD")
+    config = EvaluateConfig(catalog, predictions, str(tmp_path / "out"), age_groups=LIFE)
+    with pytest.raises(ValueError, match="has no ages to derive groups from, its model only chooses among YOUNG,OLD"):
+        evaluate(config)
+    with pytest.raises(ValueError, match="--age-groups YOUNG,OLD: names without bounds"):
+        evaluate(replace(config, age_groups="YOUNG,OLD"))
+    bounds = "YOUNG=0-29,OLD=30-"  # given to the same names later
+    aged = [image_row(i, "test", 10.0 + 50 * i) for i in range(2)]
+    later = write_catalog(tmp_path / "later", aged, age_groups=bounds)
+    evaluate(replace(config, catalog=later, age_groups=None))
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["test"]["accuracy"] == 0.5
+    others = write_catalog(tmp_path / "others", aged, age_groups=LIFE)
+    with pytest.raises(ValueError, match=r"2 have no label .*; the model knows the groups YOUNG, OLD and no ages"):
+        evaluate(replace(config, catalog=others, age_groups=None))
 
 
 def test_a_comparison_without_a_common_face_is_refused(tmp_path: Path) -> None:
