@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,7 +37,11 @@ def color_at_corners(pixels: np.ndarray) -> list[tuple[bool, bool]]:
 UPRIGHT = [(False, False), (True, False), (False, True), (True, True)]
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP", "WEBP", "GIF"])
+HEIF = pytest.param("HEIF", marks=pytest.mark.skipif("HEIF" not in images.FORMATS, reason="without the extra heif"))
+AVIF = pytest.param("AVIF", marks=pytest.mark.skipif("AVIF" not in images.FORMATS, reason="Pillow before 11.3"))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", AVIF, HEIF])
 def test_every_format_decodes_to_the_same_upright_picture(format: str) -> None:
     face = images.load_face(encode(gradient(), format), 32)
     assert face.pixels.shape == (32, 32, 3)
@@ -46,7 +51,7 @@ def test_every_format_decodes_to_the_same_upright_picture(format: str) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", AVIF])
 def test_exif_orientation_is_undone(orientation: int, format: str) -> None:
     undo = {1: [], 2: [0], 3: [3], 4: [1], 5: [5], 6: [4], 7: [6], 8: [2]}[orientation]
     inverse = {0: 0, 1: 1, 2: 4, 3: 3, 4: 2, 5: 5, 6: 6}
@@ -110,7 +115,9 @@ BAD = {
     "PNG without pixels": (png_header(50, 50), "unreadable", "."),
     "one pixel": (encode(Image.new("RGB", (1, 1)), "PNG"), "too_small", "1x1"),
     "thin": (encode(Image.new("RGB", (300, 7)), "PNG"), "too_small", "300x7"),
-    "TIFF": (encode(gradient(), "TIFF"), "unsupported", "TIFF"),
+    "PPM": (encode(gradient(), "PPM"), "unsupported", "PPM"),
+    "JPEG XL": (b"\xff\x0a" + bytes(50), "unsupported", "JPEG XL"),
+    "JPEG 2000": (encode(gradient(), "JPEG2000"), "unsupported", "JPEG 2000"),
 }
 
 
@@ -367,3 +374,121 @@ def test_want_of_memory_is_not_the_pictures_fault(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(images.simplejpeg, "decode_jpeg", no_room)
     with pytest.raises(MemoryError):
         images.load_face(encode(gradient(), "JPEG"), 32)
+
+
+def test_xmp_alone_turns_no_picture() -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    assert images.inspect(encode(gradient(64, 48), "JPEG", xmp=xmp)) == (64, 48)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_blanks_before_a_file_are_no_harm(format: str) -> None:
+    data = encode(gradient(), format)
+    face = images.load_face(b"\xef\xbb\xbf\r\n" + data, 32)
+    assert (face.pixels == images.load_face(data, 32).pixels).all()
+
+
+@pytest.mark.parametrize("name", [b"tEXt", b"zTXt", b"iTXt"])
+@pytest.mark.parametrize("is_before", [True, False])
+def test_a_png_may_have_any_length_of_text(name: bytes, is_before: bool) -> None:
+    text = b"x" * 2_000_000
+    starts = {b"tEXt": b"c\0", b"zTXt": b"c\0\0", b"iTXt": b"c\0\1\0\0\0"}
+    texts = chunk(name, starts[name] + (text if name == b"tEXt" else zlib.compress(text))) * 40
+    png = encode(gradient(), "PNG")
+    at = 8 + 12 + 13 if is_before else len(png) - 12
+    face = images.load_face(png[:at] + texts + png[at:], 32)
+    assert (face.pixels == images.load_face(png, 32).pixels).all()
+
+
+def test_a_jpeg_of_which_much_is_left_over_is_damaged_and_some_padding_is_no_harm() -> None:
+    data = encode(gradient(240, 180), "JPEG")
+    end = len(data) - 2
+    for rest in (b"ab", bytes(100), b"\xff" * 100):
+        assert images.inspect(data[:end] + rest + data[end:]) == (240, 180)
+    with pytest.raises(images.ImageError, match=r"9\d extraneous bytes"):
+        images.inspect(data[:end] + b"x" * 100 + data[end:])
+
+
+def test_a_progressive_jpeg_cut_between_two_scans_is_truncated() -> None:
+    data = encode(gradient(240, 180), "JPEG", progressive=True)
+    scans = [at for at in range(len(data)) if data.startswith(b"\xff\xda", at)]
+    assert len(scans) > 5
+    for scan in scans[1:]:
+        with pytest.raises(images.ImageError, match="truncated"):
+            images.inspect(data[:scan])
+    assert images.inspect(data[:-2]) == (240, 180)
+
+
+def test_scans_without_end_cost_no_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(gradient(240, 180), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    assert images.inspect(data[:-2] + 100 * data[last:-2] + data[-2:]) == (240, 180)
+    monkeypatch.setattr(images, "MAX_SCANNED_PIXELS", 100 * 240 * 180)
+    with pytest.raises(images.ImageError, match=r"240x180 pixels, coded in 1\d\d scans") as caught:
+        images.inspect(data[:-2] + 100 * data[last:-2] + data[-2:])
+    assert caught.value.status == "too_large"
+
+
+@pytest.mark.parametrize("size", [(70_000, 20), (200_000, 200)])
+def test_what_no_jpeg_can_hold_is_not_packed_and_says_so(size: tuple[int, int]) -> None:
+    data = encode(Image.new("L", size), "PNG")
+    assert images.inspect(data) == size
+    with pytest.raises(images.ImageError, match="no JPEG may") as caught:
+        images.pack(data, 128)
+    assert caught.value.status == "too_large"
+
+
+def test_the_budget_is_never_overdrawn_and_nobody_is_passed_for_ever() -> None:
+    budget, order = images.Budget(10), []
+
+    def work(name: str, num_bytes: int) -> None:
+        with budget.take(num_bytes):
+            order.append(name)
+
+    with ThreadPoolExecutor(2) as pool:
+        with budget.take(8):
+            large = pool.submit(work, "larger than all", 99)
+            while not budget._turn.locked():
+                pass
+            small = pool.submit(work, "small", 1)
+            order.append("first")
+        large.result()
+        small.result()
+    assert order == ["first", "larger than all", "small"]
+
+
+def test_pictures_in_flight_share_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    take = images.Budget.take
+
+    def noted(self: images.Budget, num_bytes: int) -> object:
+        taken.append(num_bytes)
+        return take(self, num_bytes)
+
+    monkeypatch.setattr(images.Budget, "take", noted)
+    for data in (encode(gradient(800, 800), "JPEG"), encode(gradient(800, 800), "JPEG", progressive=True)):
+        images.load_face(data, 100)
+    images.load_face(encode(gradient(800, 800), "PNG"), 100)
+    num_pixels = 800 * 800
+    assert taken == [3 * num_pixels // 64, 3 * num_pixels // 64 + 6 * num_pixels, images.PIXEL_BYTES * num_pixels]
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+from agescale import images
+
+images.load_face(np.zeros((64, 64, 3), np.uint8), 32)  # loads torch
+data = open(sys.argv[1], "rb").read()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+images.load_face(data, 32)
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+"""
+
+
+def test_a_picture_with_alpha_takes_the_memory_that_the_budget_counts(tmp_path: Path) -> None:
+    side = 6000
+    (tmp_path / "large.png").write_bytes(encode(Image.new("RGBA", (side, side), (10, 20, 30, 128)), "PNG"))
+    ended = subprocess.run([sys.executable, "-c", MEMORY, tmp_path / "large.png"], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout) < 1.3 * images.PIXEL_BYTES * side**2  # the square is copied once more, by torch
