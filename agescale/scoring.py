@@ -305,7 +305,9 @@ class ScoringActor:
 
     def _retry(self, unit: Unit, name: str) -> tuple[Mapping[str, Mapping[str, int]], Counter[str]]:
         """Writes the file of a unit anew, its failed rows scored again. Returns what ``_score`` does."""
-        before = storage.read_table(storage.join(self.scorer.out, name))
+        output = storage.join(self.scorer.out, name)
+        version = storage.version(output)
+        before = storage.read_table(output)
         is_retried = pc.is_in(before["status"], pa.array(parse_names(self.scorer.config.retry)))
         rows = self._current_rows(unit)
         is_current = pc.is_in(before["uri"], rows["uri"].combine_chunks())
@@ -313,7 +315,8 @@ class ScoringActor:
         again = self._predict(rows.filter(pc.is_in(rows["uri"], retried)))
         predictions = _replace_rows(before, again)
         counts = {"statuses": _count(predictions), "gone": _count(before.filter(pc.invert(is_current)))}
-        tables.write_part(self.scorer.out, name, self._as_part(predictions, counts))
+        if not tables.replace_part(self.scorer.out, name, self._as_part(predictions, counts), str(version)):
+            return units.read_counts(output), Counter()  # a process that was thought dead has written it meanwhile
         return counts, _count(again)
 
     def _current_rows(self, unit: Unit) -> pa.Table:

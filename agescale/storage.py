@@ -462,8 +462,7 @@ def list_versions(uri: str) -> dict[str, str]:
         for entry in os.scandir(uri):
             with contextlib.suppress(FileNotFoundError):  # gone since
                 if entry.is_file():
-                    status = entry.stat()
-                    found[entry.name] = f"{status.st_size}-{status.st_ino}-{status.st_mtime_ns}"
+                    found[entry.name] = _file_version(entry.stat())
     return dict(sorted(found.items()))
 
 
@@ -562,6 +561,40 @@ def write_new(uri: str, data: bytes, scratch: str | None = None) -> bool:
                 return False
             os.replace(temporary, uri)
     return True
+
+
+def version(uri: str) -> str | None:
+    """What tells one writing of an object from the next; None where there is none."""
+    if is_remote(uri):
+        return etag(uri)
+    with _explained(uri):
+        try:
+            return _file_version(os.stat(uri))
+        except FileNotFoundError:
+            return None
+
+
+def _file_version(status: os.stat_result) -> str:
+    return f"{status.st_size}-{status.st_ino}-{status.st_mtime_ns}"
+
+
+def write_over(uri: str, data: bytes, expected: str, scratch: str | None = None) -> bool:
+    """As ``write_bytes``, but False, and nothing is written, where that version does not stand there (any more)."""
+    if is_remote(uri):
+        try:
+            return write_if(uri, data, expected) is not None
+        except NoConditions:  # what is left is the moment between the look and the write
+            is_there = version(uri) == expected
+            if is_there:
+                write_bytes(uri, data)
+            return is_there
+    with _explained(uri), _written(uri, data, scratch) as temporary, open(uri, "rb") as standing:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(standing, fcntl.LOCK_EX)  # of two writers the second finds that the name is another file's
+        is_there = _file_version(os.fstat(standing.fileno())) == version(uri) == expected
+        if is_there:
+            os.replace(temporary, uri)
+        return is_there
 
 
 @contextlib.contextmanager

@@ -82,14 +82,15 @@ def claim(out: str, kind: str) -> None:
         storage.check_writable(folder)
 
 
-def write_part(uri: str, name: str, table: pa.Table, row_group_size: int | None = None) -> None:
-    """Writes a part; until it is whole it lies in the folder beside, where no reader looks."""
-    storage.write_table(storage.join(uri, name), table, row_group_size, scratch=beside(uri))
-
-
 def write_new_part(uri: str, name: str, table: pa.Table, row_group_size: int | None = None) -> bool:
-    """As ``write_part``, but False, and nothing is written, where the part stands already."""
+    """Writes a part; until it is whole it lies in the folder beside, where no reader looks. False, and nothing is
+    written, where the part stands already."""
     return storage.write_new(storage.join(uri, name), storage.as_parquet(table, row_group_size), scratch=beside(uri))
+
+
+def replace_part(uri: str, name: str, table: pa.Table, expected: str) -> bool:
+    """Writes a part anew. False, and nothing is written, where another one than that ``storage.version`` stands."""
+    return storage.write_over(storage.join(uri, name), storage.as_parquet(table), expected, scratch=beside(uri))
 
 
 def stored_cdfs(column: pa.ChunkedArray) -> np.ndarray:

@@ -6,8 +6,8 @@ nothing, and judges no ages (``evaluation`` does).
 
 A unit's file holds each image that its part lists there at most once, and nothing else. It must hold those that no
 later listing names again. The others, which have changed or gone since, may stand or not: that depends on whether they
-were scored before or after. No two units can hold the same key (uri, version), because no catalog lists one twice: what
-comes back as it had been gets a version of its own (see ``changes``).
+were scored before or after. No two units hold the same key (uri, version): no catalog lists one twice, as what comes
+back as it had been gets a version of its own (see ``changes``), so it is looked for in the predictions alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from operator import attrgetter
 from typing import Any
@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from agescale import catalogs, schema, storage, units
+from agescale import catalogs, keys, schema, storage, units
 from agescale.age_groups import AgeGroups
 from agescale.config import VerifyConfig, parse_names
 from agescale.storage import StoreError
@@ -79,15 +79,18 @@ def verify(config: VerifyConfig) -> Verification:
         num_problems += len(more)
 
     tell(_unscored(sorted(expected - names)))
-    for found in _check_units(catalog, predictions, run, all_units, names):
-        by_status.update(found.by_status)
-        tell(found.problems)
-        if found.missing is not None:
-            missing.append(found.missing)
-            num_missing += len(found.missing)
-        if num_missing >= MAX_HELD_ROWS:
-            tell(_without_row(superseded, missing))
-            missing, num_missing = [], 0
+    with keys.HashCount() as count:
+        for found in _check_units(catalog, predictions, run, all_units, names):
+            by_status.update(found.by_status)
+            tell(found.problems)
+            count.add(found.hashes)
+            if found.missing is not None:
+                missing.append(found.missing)
+                num_missing += len(found.missing)
+            if num_missing >= MAX_HELD_ROWS:
+                tell(_without_row(superseded, missing))
+                missing, num_missing = [], 0
+        tell(_in_two_files(predictions, sorted(names & expected), count.twice()))
     if missing:
         tell(_without_row(superseded, missing))
     tell([f"{name}: of no unit of this catalog and model" for name in sorted(names - expected)])
@@ -106,6 +109,7 @@ class UnitFindings:
     by_status: dict[str, int]
     problems: list[str]
     missing: pa.Table | None = None
+    hashes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))  # of its keys, where these are right
 
 
 def _unscored(names: list[str]) -> list[str]:
@@ -161,7 +165,31 @@ def _check_unit(file: str, listed: pa.Table, run: dict[str, Any]) -> UnitFinding
     missing, wrong_keys = _compare_keys(listed, rows)
     if missing is not None:
         missing = missing.append_column("file", pa.array([name] * len(missing), pa.string()))
-    return UnitFindings(by_status, [f"{name}: {problem}" for problem in problems + wrong_keys], missing)
+    told = [f"{name}: {problem}" for problem in problems + wrong_keys]
+    if wrong_keys:
+        return UnitFindings(by_status, told, missing)
+    return UnitFindings(by_status, told, missing, keys.hashes_of(catalogs.keys_of(rows)))
+
+
+def _in_two_files(predictions: str, names: Sequence[str], twice: np.ndarray) -> list[str]:
+    """A line for each file that holds keys which a file before it holds too, whose hashes are among ``twice``."""
+    if not len(twice):
+        return []
+    file_of: dict[str, str] = {}
+    problems = []
+    for name in names:
+        try:
+            rows = storage.read_table(storage.join(predictions, name), ["uri", "version"])
+        except (StoreError, pa.ArrowInvalid):
+            continue  # told already
+        found = catalogs.keys_of(rows)
+        suspects = dict.fromkeys(found.filter(pa.array(np.isin(keys.hashes_of(found), twice))).to_pylist())
+        again = [key for key in suspects if key in file_of]
+        if again:
+            uris = pa.chunked_array([[key.partition("\n")[0] for key in again]])
+            problems += [f"{name}: {each}" for each in _describe(uris, f"that {file_of[again[0]]} has too")]
+        file_of |= {key: file_of.get(key, name) for key in suspects}
+    return problems
 
 
 def _other_columns(found: pa.Schema) -> str:
@@ -224,10 +252,10 @@ def _compare_keys(listed: pa.Table, rows: pa.Table) -> tuple[pa.Table | None, li
     ):
         return None, []
     wanted = listed.append_column("face", pa.array(np.zeros(len(listed)), pa.int32()))
-    keys = rows.select(KEY)
-    missing = wanted.join(keys, KEY, join_type="left anti").select(["uri", "part"])
-    not_listed = keys.join(wanted.select(KEY), KEY, join_type="left anti")
-    twice = keys.group_by(KEY).aggregate([([], "count_all")])
+    found = rows.select(KEY)
+    missing = wanted.join(found, KEY, join_type="left anti").select(["uri", "part"])
+    not_listed = found.join(wanted.select(KEY), KEY, join_type="left anti")
+    twice = found.group_by(KEY).aggregate([([], "count_all")])
     problems = _describe(not_listed["uri"], "that the catalog does not list here")
     problems += _describe(twice["uri"].filter(pc.greater(twice["count_all"], 1)), "more than once")
     return missing if len(missing) else None, problems

@@ -26,7 +26,7 @@ def write_part(catalog: str, listing: int, rows: list[dict[str, Any]]) -> None:
     listed = [{"version": "1", "deleted": False, **row, "uri": f"s3://photos/in/{row['uri']}"} for row in rows]
     metadata = {"id": "7", "settings": {"source": "s3://photos/in"}}
     table = pa.Table.from_pylist(listed, schema.with_metadata("catalog", metadata))
-    tables.write_part(catalog, f"part-{listing:05d}-000000.parquet", table)
+    tables.write_new_part(catalog, f"part-{listing:05d}-000000.parquet", table)
     covered = schema.with_metadata("findings", {"id": "7", "parts": catalogs.part_names(catalog)})
     storage.write_table(catalogs.findings_uri(catalog), covered.empty_table())
 
@@ -38,7 +38,7 @@ def score(catalog: str, out: str) -> None:
         rows = units.listed_rows(catalog, unit, []).select(["uri", "version"]).to_pylist()
         predicted = [predict(row) for row in rows if not row["uri"].endswith("/e.jpg")]
         table = pa.Table.from_pylist(predicted, schema.with_metadata("predictions", {"run": run, "statuses": {}}))
-        tables.write_part(out, unit.file_name("beef"), table)
+        tables.write_new_part(out, unit.file_name("beef"), table)
 
 
 def predict(row: dict[str, Any]) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def test_a_mistake_is_told_and_leaves_what_stood_there(
 def test_predictions_of_another_catalog_are_refused(night: tuple[str, str], tmp_path: Path) -> None:
     other = str(tmp_path / "other")
     table = schema.with_metadata("catalog", {"id": "8", "settings": {}}).empty_table()
-    tables.write_part(other, "part-00001-000000.parquet", table)
+    tables.write_new_part(other, "part-00001-000000.parquet", table)
     with pytest.raises(ValueError, match=f"ages: predictions of another catalog than {other}; theirs was "):
         export(TableConfig(other, night[1], str(tmp_path / "table.csv")))
 

@@ -24,6 +24,7 @@ FLOORS = (
         "catalogs",
         "datasets",
         "changes",
+        "keys",
         "lease",
         "listing",
         "units",

@@ -41,7 +41,7 @@ def predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         table = pa.Table.from_pylist(
             [row(number, **values) for values in rows], schema.with_metadata("predictions", {})
         )
-        tables.write_part("predictions", name, table)
+        tables.write_new_part("predictions", name, table)
     storage.write_bytes(units.summary_uri("predictions"), b"{}")
 
 

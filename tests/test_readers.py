@@ -50,10 +50,10 @@ def write_tables(folder: str) -> tuple[str, str]:
         listed = [{"uri": f"/photos/{name}", "version": "1", "deleted": False} for name in names]
         listed = [row | ({"image": b"JPEG", "age_low": 5.0} if number else {}) for row in listed]
         rows = pa.Table.from_pylist(listed, schema.with_metadata("catalog", metadata))
-        tables.write_part(catalog, part, rows, 2)
+        tables.write_new_part(catalog, part, rows, 2)
         scored = [predicted(name, ages_of.get(name)) for name in names]
         rows = pa.Table.from_pylist(scored, schema.with_metadata("predictions", {"run": {}}))
-        tables.write_part(out, units.Unit(part, 0, 4).file_name("beef"), rows)
+        tables.write_new_part(out, units.Unit(part, 0, 4).file_name("beef"), rows)
     storage.write_table(catalogs.findings_uri(catalog), schema.with_metadata("findings", {}).empty_table())
     storage.write_bytes(units.summary_uri(out), b"{}")
     return catalog, out

@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -130,6 +131,34 @@ def test_objects_on_s3_are_written_only_over_what_the_writer_knows(s3: str) -> N
     assert storage.read_bytes(uri) == b"2"
     storage.delete(uri)
     assert storage.write_if(uri, b"3", second) is None
+
+
+def test_a_file_is_written_over_only_where_the_one_that_was_read_still_stands(folder: str) -> None:
+    uri = storage.join(folder, "unit")
+    assert storage.version(uri) is None
+    storage.write_bytes(uri, b"one")
+    read = storage.version(uri)
+    assert read
+    assert storage.write_over(uri, b"two", read)
+    assert not storage.write_over(uri, b"TWO", read)
+    assert storage.read_bytes(uri) == b"two"
+    assert storage.list_names(folder) == ["unit"]
+
+
+def test_of_many_that_write_over_the_same_file_one_does(folder: str) -> None:
+    uri = storage.join(folder, "unit")
+    storage.write_bytes(uri, b"one")
+    read = str(storage.version(uri))
+    begin = threading.Barrier(8)
+
+    def write(number: int) -> bool:
+        begin.wait()
+        return storage.write_over(uri, f"by {number}".encode(), read)
+
+    with ThreadPoolExecutor(8) as pool:
+        have_written = list(pool.map(write, range(8)))
+    assert sum(have_written) == 1
+    assert storage.read_bytes(uri) == f"by {have_written.index(True)}".encode()
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

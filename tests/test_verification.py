@@ -384,3 +384,15 @@ def test_the_job_says_in_one_line_that_all_is_right_and_ends_with_3_if_not(
     assert wrong.stdout == f"{THIRD_UNIT.file_name(MODEL)}: not scored yet\n"
     assert wrong.stderr.startswith(f"error: {table.out}: not right, 1 problem; ")
     assert len(wrong.stderr.splitlines()) == 1
+
+
+def test_a_key_in_two_files_is_told_though_each_file_is_right_by_itself(table: Table) -> None:
+    again = {"uri": "/photos/03 ü.jpg"}
+    part = table.list_again([again, {"uri": "/photos/new.jpg"}], 2)  # as of a job that listed while another one did
+    table.score()
+    found = table.verify()
+    first, second = Unit("part-00001-000000.parquet", 3, 5).file_name(MODEL), Unit(part, 0, 2).file_name(MODEL)
+    assert found.problems == (f"{second}: 1 row that {first} has too, such as {again['uri']}",)
+    table.change(Unit("part-00001-000000.parquet", 3, 5), lambda rows: rows.pop(0))
+    table.write_summary()
+    assert table.verify().problems == (), "it is scored where it is current"

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,31 @@ def test_a_zombie_does_not_replace_what_its_successor_has_written(
     (ended,) = actor(pa.Table.from_pylist([row])).to_pylist()
     assert path.read_bytes() == before
     assert json.loads(ended["standing"]) == {path.name: units.read_counts(str(path))}
+    assert json.loads(ended["scored_now"]) == {}
+
+
+def test_a_zombie_that_scores_again_does_not_replace_what_its_successor_has_written(
+    catalog: str, checkpoint: str, predictions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(predictions, out)
+    path = next(path for path in sorted(out.iterdir()) if "unreadable" in units.read_counts(str(path))["statuses"])
+    first, _, rows = path.name.partition("-rows-")
+    unit = Unit(f"{first}.parquet", *map(int, rows.split("-")[:2]))
+    scorer = unit_scorer(catalog, checkpoint, str(out))
+    actor = scoring.ScoringActor(replace(scorer, config=replace(scorer.config, retry="unreadable")))
+    task = pa.Table.from_pylist([{"output": path.name, "num_retried": 1, **vars(unit)}])
+    replace_part, written = tables.replace_part, []
+
+    def sleep_before(*arguments: Any) -> bool:
+        monkeypatch.setattr(tables, "replace_part", replace_part)
+        actor(task)  # the other one, from beginning to end
+        written.append(path.read_bytes())
+        return replace_part(*arguments)
+
+    monkeypatch.setattr(tables, "replace_part", sleep_before)
+    (ended,) = actor(task).to_pylist()
+    assert path.read_bytes() == written[0]
     assert json.loads(ended["scored_now"]) == {}
 
 
