@@ -155,7 +155,7 @@ def test_findings_and_packed_images_come_along(tmp_path: Path) -> None:
     for listing, rows in enumerate(listings, start=1):
         metadata = schema.with_metadata("catalog", {"id": "1", "settings": settings})
         rows = [{"version": "1", "deleted": False, "image": row["uri"].encode(), "age_low": 3.0, **row} for row in rows]
-        tables.write_part(catalog, f"part-{listing:05d}-000000.parquet", pa.Table.from_pylist(rows, metadata), 256)
+        tables.write_new_part(catalog, f"part-{listing:05d}-000000.parquet", pa.Table.from_pylist(rows, metadata), 256)
     covered = schema.with_metadata("findings", {"id": "1", "parts": catalogs.part_names(catalog)})
     findings = pa.Table.from_pylist([{"uri": "/b", "version": "1", "kind": "tiny", "detail": "small"}], covered)
     storage.write_table(catalogs.findings_uri(catalog), findings)
