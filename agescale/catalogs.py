@@ -7,7 +7,7 @@ it covers. A catalog gets an identity when it is born, which all its parts and f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -25,6 +25,8 @@ from agescale.storage import StoreError
 FINDINGS_NAME = "findings.parquet"
 NUM_PROBES = 3
 """Images of a part that are tried, where nothing of a unit could be read."""
+LISTED_ROWS = 100_000
+"""Rows that are Python's values at once."""
 ROW_GROUP_ROWS = 256
 """Rows of a row group in a part; the least that has to be read for one packed image."""
 
@@ -127,16 +129,27 @@ def read_part(uri: str, part: str, columns: Sequence[str]) -> pa.Table:
     return table.append_column("row", pa.array(np.arange(len(table)), pa.int64()))
 
 
-def read_catalog(uri: str, columns: Sequence[str], parts: Sequence[str] = ()) -> pa.Table:
+def read_catalog(
+    uri: str,
+    columns: Sequence[str],
+    parts: Sequence[str] = (),
+    choose: Callable[[pa.Table], pa.Table] = lambda rows: rows,
+) -> pa.Table:
     """``columns`` of the current rows (the newest of each URI, unless deleted), with ``part`` and ``row`` added. Reads
-    these ``parts``, by default all.
+    these ``parts``, by default all; of the rows of each keeps what ``choose`` leaves, so that no more is ever held.
 
     Never ask for ``image`` here: it would hold all pictures at once; ``load_faces`` reads them where they are needed.
     """
     assert "image" not in columns, "images are read by load_faces"
-    wanted = list(dict.fromkeys([*columns, "uri", "deleted"]))
-    rows = pa.concat_tables([read_part(uri, part, wanted) for part in parts or part_names(uri)])
-    return current(rows).select([*columns, "part", "row"])
+    chosen = [part for part in read_parts(uri) if not parts or part.name in parts]
+    superseded = Superseded(uri, chosen)
+    wanted, told = list(dict.fromkeys([*columns, "uri", "deleted"])), [*columns, "part", "row"]
+    found = []
+    for part in chosen:
+        rows = read_part(uri, part.name, wanted)
+        rows = superseded.current(rows.filter(pc.invert(rows["deleted"])), listing_of(part.name))
+        found.append(choose(rows.select(told)))
+    return pa.concat_tables(found)
 
 
 def keys_of(rows: pa.Table) -> pa.Array:
@@ -176,6 +189,10 @@ class Superseded:
         self.uri = uri
         self.parts = [part for part in parts if part.replaces]
         self.can_hold = sum(part.num_rows for part in self.parts) <= self.MAX_HELD_ROWS
+
+    def current(self, rows: pa.Table, listing: int) -> pa.Table:
+        """Of ``rows`` (column uri) of that listing those whose image no later one names."""
+        return rows.filter(pc.invert(self.among(rows, listing)))
 
     def among(self, rows: pa.Table, listing: int) -> pa.Array:
         """Whether the image of each of ``rows`` (column uri) of that listing is named by a later one: bool (N,)."""
@@ -243,14 +260,14 @@ def excluded(uri: str, kinds: Sequence[str] = schema.EXCLUDED_KINDS) -> pa.Table
 def group_indices(rows: pa.Table, groups: AgeGroups) -> np.ndarray:
     """Index into ``groups`` (N,) of each row's label (age_low, age_high, group), -1 where it falls into none."""
     known: dict[tuple[float | None, float | None, str | None], int] = {}
-    indices = np.empty(len(rows), np.int64)
-    columns = [rows[name].to_pylist() for name in ("age_low", "age_high", "group")]
-    for position, label in enumerate(zip(*columns, strict=True)):
-        if label not in known:
+    indices: list[np.ndarray] = [np.zeros(0, np.int64)]
+    for batch in rows.select(["age_low", "age_high", "group"]).to_batches(max_chunksize=LISTED_ROWS):
+        labels = list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+        for label in set(labels) - known.keys():
             index = groups.index_of_label(*label)
             known[label] = -1 if index is None else index
-        indices[position] = known[label]
-    return indices
+        indices.append(np.array([known[label] for label in labels], np.int64))
+    return np.concatenate(indices)
 
 
 def can_use_packed(pack: int, image_size: int, center_crop: float) -> bool:

@@ -121,7 +121,7 @@ def _groups(parts: Sequence[Part], least_rows: int) -> Iterator[list[Part]]:
 def _current_rows(catalog: str, part: Part, superseded: catalogs.Superseded) -> pa.Table:
     rows = storage.read_table(storage.join(catalog, part.name)).replace_schema_metadata(None)
     rows = rows.filter(pc.invert(rows["deleted"]))
-    return rows.filter(pc.invert(superseded.among(rows, catalogs.listing_of(part.name))))
+    return superseded.current(rows, catalogs.listing_of(part.name))
 
 
 def _write_predictions(

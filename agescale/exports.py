@@ -140,7 +140,7 @@ class CurrentRows:
                 part_units = list(of_part)
                 whole = Unit(part, 0, part_units[-1].stop)
                 listed = units.listed_rows(self.catalog, whole, self.splits, (*CATALOG_COLUMNS, *LABELS.values()))
-                listed = listed.filter(pc.invert(self.superseded.among(listed, catalogs.listing_of(part))))
+                listed = self.superseded.current(listed, catalogs.listing_of(part))
                 tasks = (pool.submit(self._unit, unit, units.rows_of(unit, listed), names) for unit in part_units)
                 for unit, (rows, num_not_scored) in zip(part_units, catalogs.ahead(tasks, UNITS_AHEAD), strict=True):
                     self.num_rows += len(rows)

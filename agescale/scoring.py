@@ -321,7 +321,7 @@ class ScoringActor:
 
     def _current_rows(self, unit: Unit) -> pa.Table:
         rows = units.listed_rows(self.scorer.catalog, unit, parse_names(self.scorer.config.split))
-        return rows.filter(pc.invert(self.superseded.among(rows, catalogs.listing_of(unit.part))))
+        return self.superseded.current(rows, catalogs.listing_of(unit.part))
 
     def _as_part(self, predictions: pa.Table, counts: Mapping[str, Mapping[str, int]]) -> pa.Table:
         metadata = {**self.scorer.metadata, **counts}

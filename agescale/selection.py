@@ -6,6 +6,7 @@ Rows in, rows out; every choice is a stable hash of the image, the same on every
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -21,28 +22,45 @@ LABEL_COLUMNS = [
 ]  # fmt: skip
 
 
-def labelled_rows(catalog: str) -> pa.Table:
-    """The rows that may be trained on or validated: labelled, current, without an excluding finding; LABEL_COLUMNS,
-    part and row, in the order of the catalog."""
-    rows = catalogs.read_catalog(catalog, LABEL_COLUMNS)
-    rows = rows.filter(pc.or_(pc.is_valid(rows["age_low"]), pc.is_valid(rows["group"])))
-    return _without_unfit(catalog, rows)
+LEARNED_SPLITS = pa.array(["train", "val"])
 
 
-def usable_rows(catalog: str) -> pa.Table:
+def labelled_rows(catalog: str, columns: Sequence[str] = LABEL_COLUMNS) -> pa.Table:
+    """The rows that are trained on or validated: labelled, current, without an excluding finding; ``columns``, part and
+    row, in the order of the catalog."""
+
+    def is_learned(rows: pa.Table) -> pa.ChunkedArray:
+        is_labelled = pc.or_(pc.is_valid(rows["age_low"]), pc.is_valid(rows["group"]))
+        return pc.and_(is_labelled, pc.is_in(rows["split"], LEARNED_SPLITS))
+
+    return _fit_rows(catalog, columns, lambda rows: rows.filter(is_learned(rows)))
+
+
+def usable_rows(catalog: str, columns: Sequence[str] = LABEL_COLUMNS) -> pa.Table:
     """Like ``labelled_rows``, for a task that needs no labels; a tenth of those without a split is put into val."""
-    rows = _without_unfit(catalog, catalogs.read_catalog(catalog, LABEL_COLUMNS))
-    if not rows["split"].null_count:
-        return rows
-    by_uri = [splits.assign(uri, (0.9, 0.1, 0.0)) for uri in rows["uri"].to_pylist()]
-    split = pc.coalesce(rows["split"], pa.chunked_array([by_uri], pa.string()))
-    return rows.set_column(rows.schema.get_field_index("split"), "split", split)
+
+    def with_split(rows: pa.Table) -> pa.Table:
+        if rows["split"].null_count:
+            by_uri = [splits.assign(uri, (0.9, 0.1, 0.0)) for uri in rows["uri"].to_pylist()]
+            split = pc.coalesce(rows["split"], pa.chunked_array([by_uri], pa.string()))
+            rows = rows.set_column(rows.schema.get_field_index("split"), "split", split)
+        return rows.filter(pc.is_in(rows["split"], LEARNED_SPLITS))
+
+    return _fit_rows(catalog, columns, with_split)
 
 
-def _without_unfit(catalog: str, rows: pa.Table) -> pa.Table:
+def _fit_rows(catalog: str, columns: Sequence[str], choose: Callable[[pa.Table], pa.Table]) -> pa.Table:
+    """What ``choose`` leaves of the current rows, without those that have an excluding finding."""
     unfit = catalogs.excluded(catalog, (*schema.EXCLUDED_KINDS, "leaking"))
-    rows = rows.join(unfit, keys=["uri", "version"], join_type="left anti")
-    return in_catalog_order(rows)
+    uris, keys = unfit["uri"].combine_chunks(), catalogs.keys_of(unfit)
+
+    def choose_fit(rows: pa.Table) -> pa.Table:
+        rows = choose(rows)
+        if pc.any(pc.is_in(rows["uri"], uris)).as_py():
+            rows = rows.filter(pc.invert(pc.is_in(catalogs.keys_of(rows), keys)))
+        return rows
+
+    return catalogs.read_catalog(catalog, columns, choose=choose_fit)
 
 
 def in_catalog_order(rows: pa.Table) -> pa.Table:
@@ -52,11 +70,12 @@ def in_catalog_order(rows: pa.Table) -> pa.Table:
 
 def fingerprint(rows: pa.Table) -> str:
     """Names the images and labels of a training run: 16 hex digits, whatever the order in the catalog."""
-    digest = hashlib.sha256()
     columns = ("version", "split", "age_low", "age_high", "group", "gender", "ethnicity")
-    for line in sorted(repr(values) for values in zip(*(rows[name].to_pylist() for name in columns), strict=True)):
-        digest.update(line.encode())
-    return digest.hexdigest()[:16]
+    total = 0
+    for batch in rows.select(columns).to_batches(max_chunksize=catalogs.LISTED_ROWS):
+        for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            total += int.from_bytes(hashlib.sha256(repr(values).encode()).digest())
+    return f"{total % 2**256:064x}"[:16]
 
 
 def fill_gender(rows: pa.Table, predictions: pa.Table) -> pa.Table:

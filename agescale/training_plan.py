@@ -29,6 +29,9 @@ TENSOR_FILES = (".pt", ".pth", ".bin")
 
 
 IMAGES_NAME = "images.parquet"
+"""Beside run.json and sweep.json: the images that a run, or all trainings of a sweep, learn from and are judged by."""
+LEARNED_COLUMNS = ["uri", "version", "split", "age_low", "age_high", "group", "gender", "ethnicity"]
+"""Of a catalog, where nothing else is asked for: 10,000,000 rows have to fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -162,10 +165,14 @@ def _age_groups(config: TrainConfig) -> AgeGroups:
 
 def _rows(config: TrainConfig, catalog: str, age_groups: AgeGroups) -> pa.Table:
     """What the run learns from and is validated on: the catalog's rows, after everything that selects and changes."""
-    rows = selection.usable_rows(catalog) if config.task == "reconstruction" else selection.labelled_rows(catalog)
+    choose = selection.usable_rows if config.task == "reconstruction" else selection.labelled_rows
+    has_choice = bool(config.coarse_labels or config.where or config.max_images is not None)
+    rows = choose(catalog, selection.LABEL_COLUMNS if has_choice else LEARNED_COLUMNS)
     if config.gender_from:
         predictions = storage.read_tables(units.prediction_files(config.gender_from), ["uri", "version", "gender"])
-        rows = selection.fill_gender(rows, predictions)
+        rows = selection.in_catalog_order(selection.fill_gender(rows, predictions))
+    if not has_choice:
+        return rows
     train, val = (rows.filter(pc.equal(rows["split"], split)) for split in ("train", "val"))
     if config.coarse_labels:
         train = selection.coarsen_labels(train, config.coarse_labels, age_groups)
@@ -205,6 +212,7 @@ def _splits(config: TrainConfig, rows: pa.Table, spec: ModelSpec, age_groups: Ag
     """The rows of train and val with labels as numbers: ``group`` and auxiliary classes as indices, -1 where unknown,
     and ``weight``, how much each image counts."""
     labels = {"group": catalogs.group_indices(rows, age_groups)}
+    rows = rows.select([*(name for name in LEARNED_COLUMNS if name != "version"), "part", "row"])
     classes = auxiliary_classes(spec)
     for column in ("gender", "ethnicity"):
         indices = pc.index_in(rows[column], pa.array(classes.get(column, ()), pa.string()))

@@ -280,7 +280,7 @@ def _without_row(superseded: catalogs.Superseded, missing: Sequence[pa.Table]) -
     for rows in missing:  # each of one unit
         by_listing[catalogs.listing_of(rows["part"][0].as_py())].append(rows)
     rows = pa.concat_tables(
-        rows.filter(pc.invert(superseded.among(rows, listing)))
+        superseded.current(rows, listing)
         for listing, rows in ((listing, pa.concat_tables(held)) for listing, held in by_listing.items())
     )
     by_file = rows.group_by("file").aggregate([("uri", "count"), ("uri", "min")]).sort_by("file")

@@ -41,7 +41,7 @@ def score(catalog: str, out: str, but: str = "nothing") -> None:
     for unit in units.cut(parts, 5):
         name = unit.file_name(MODEL)
         rows = units.listed_rows(catalog, unit, [])
-        rows = rows.filter(pa.compute.invert(superseded.among(rows, catalogs.listing_of(unit.part))))
+        rows = superseded.current(rows, catalogs.listing_of(unit.part))
         if but in rows["uri"].to_pylist() or storage.exists(storage.join(out, name)):
             continue
         keys = [{"uri": row["uri"], "version": row["version"]} for row in rows.to_pylist()]

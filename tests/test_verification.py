@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -60,7 +59,7 @@ class Table:
                 rows = units.listed_rows(
                     self.catalog, unit, self.run["split"].split(",") if self.run["split"] else None
                 )
-                rows = rows.filter(pc.invert(superseded.among(rows, catalogs.listing_of(unit.part))))
+                rows = superseded.current(rows, catalogs.listing_of(unit.part))
                 self.write(unit, [predicted(row) for row in rows.select(["uri", "version"]).to_pylist()])
         self.write_summary()
 
