@@ -24,8 +24,8 @@ from agescale.labels import EXACT_YEARS
 from agescale.models import load_backbone_weights
 from agescale.tasks import Task
 
-TENSOR_FILES = (".pt", ".pth", ".bin")
-"""Initial weights that end so are a file of tensors; other paths are a checkpoint's folder."""
+TENSOR_FILES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
+"""Initial weights that end so, in capitals or not, are a file of tensors; other paths are a checkpoint's folder."""
 
 
 IMAGES_NAME = "images.parquet"
@@ -275,16 +275,20 @@ def _initial_model(config: TrainConfig, spec: ModelSpec, phases: tuple[finetunin
     if not config.weights:
         return model, ""
     uri = storage.absolute(config.weights)
-    if is_stored and not config.weights.endswith(TENSOR_FILES):
+    if is_stored and not _is_file(config.weights):
         return model, checkpoints.load_into(model, uri, config.weights_sha256)
-    source = checkpoints.read_tensors(uri, config.weights_sha256) if is_stored else config.weights
+    source = checkpoints.read_state_dict(uri, config.weights_sha256) if is_stored else config.weights
     missing, unexpected = load_backbone_weights(model.encoder, source)
     return model, f"{_name_some('lacks', missing)}; {_name_some('has too much', unexpected)}"
 
 
 def _is_stored(weights: str) -> bool:
     """Whether initial weights are a file or a checkpoint, rather than a name of torchvision's."""
-    return weights.endswith(TENSOR_FILES) or "/" in weights
+    return _is_file(weights) or "/" in weights
+
+
+def _is_file(weights: str) -> bool:
+    return weights.lower().endswith(TENSOR_FILES)
 
 
 def absolute_weights(weights: str) -> str:
