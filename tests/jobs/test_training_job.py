@@ -305,7 +305,7 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_an_undisturbed_one_thou
         synthetic.write_dataset(faces, "utkface", num_faces=30, size=32, seed=seed)
         build_catalog(add)
     config = TrainConfig(
-        catalog=out, image_size=16, batch_size=8, phases="all:3@1e-3", augmentation="light", patience=9, cache=cache
+        catalog=out, image_size=16, batch_size=8, phases="all:2@1e-3", augmentation="light", patience=9, cache=cache
     )
     undisturbed, cut_off = str(tmp_path / "undisturbed"), str(tmp_path / "cut-off")
     train(replace(config, out=undisturbed))
@@ -324,7 +324,7 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_an_undisturbed_one_thou
     build_catalog(add)
     capsys.readouterr()
     train(replace(config, out=cut_off, num_workers=1))
-    assert f"{cut_off}: continues after epoch 1 of 3\n" in capsys.readouterr().out
+    assert f"{cut_off}: continues after epoch 1 of 2\n" in capsys.readouterr().out
 
     for folder in ("last", "best"):
         ours, theirs = (checkpoints.read(f"{run}/{folder}") for run in (cut_off, undisturbed))
@@ -435,7 +435,7 @@ def test_every_technique_at_once_trains_and_its_heads_predict(config: TrainConfi
         max_images=40, ema_decay=0.9, out=str(tmp_path / "run"),
     )  # fmt: skip
     progress = train(everything)
-    assert progress.epochs_done == 1
+    assert progress.epochs_done == 2
     checkpoint = checkpoints.read(str(tmp_path / "run" / "best"))
     assert checkpoint.spec.genders == ("female", "male")
     assert checkpoint.provenance["num_images"]["train"] == 40
