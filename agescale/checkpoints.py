@@ -17,7 +17,7 @@ import hashlib
 import io
 import json
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from typing import Any
@@ -197,12 +197,21 @@ def read(uri: str) -> Checkpoint:
             raise
         hint = "; a run keeps its best one in best/" if exists(storage.join(uri, "best")) else ""
         raise ValueError(f"{uri}: no checkpoint there (no {CONFIG_NAME}){hint}") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{uri}/{CONFIG_NAME}: not a checkpoint's JSON ({error})") from error
-    if values.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{uri}: checkpoint format {values.get('format_version')}, this agescale reads {FORMAT_VERSION}"
-        )
+    except ValueError as error:
+        raise ValueError(f"{uri}/{CONFIG_NAME}: damaged, not a checkpoint's JSON ({error})") from error
+    if not isinstance(values, dict) or "format_version" not in values:
+        raise ValueError(f"{uri}/{CONFIG_NAME}: not that of a checkpoint of agescale")
+    if values["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"{uri}: checkpoint format {values['format_version']}, this agescale reads {FORMAT_VERSION}")
+    try:
+        return _from_json(values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        hint = "damaged, or of a newer agescale"
+        raise ValueError(f"{uri}/{CONFIG_NAME}: {hint} ({reason})") from error
+
+
+def _from_json(values: dict[str, Any]) -> Checkpoint:
     progress = values["progress"]
     return Checkpoint(
         spec=ModelSpec.from_dict(values["model"]),
@@ -286,20 +295,86 @@ def read_file(uri: str, name: str, sha256: str | None) -> bytes:
     return data
 
 
-def read_tensors(uri: str, sha256: str | None = None) -> dict[str, Any]:
-    data = storage.read_bytes(uri)
-    found = storage.sha256(data)
-    if sha256 and found != sha256.lower():
-        raise ValueError(f"{uri}: its SHA-256 is {found}, not {sha256}")
-    return tensors_in(uri, data)
-
-
 def tensors_in(uri: str, data: bytes) -> dict[str, Any]:
     try:
         values: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises half a dozen types for files that are no state dicts
-        raise ValueError(f"{uri}: not a file of tensors that torch.save wrote ({type(error).__name__})") from error
+        hint = (
+            "objects of Python in it are never loaded; save the state dict alone: torch.save(model.state_dict(), FILE)"
+        )
+        reason = f"damaged, or more than tensors ({type(error).__name__}); {hint}"
+        raise ValueError(f"{uri}: not a file of tensors that torch.save wrote: {reason}") from error
     return values
+
+
+CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
+"""Names under which people keep a state dict beside an optimizer and an epoch."""
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
+"""What DataParallel, torch.compile, Lightning and people put before all names of a state dict."""
+
+
+def read_state_dict(uri: str, sha256: str = "") -> StateDict:
+    """Tensors by name of somebody's file: of torch.save (never code: ``weights_only``) or safetensors, in whatever they
+    are wrapped as long as that is plain.
+
+    Raises ValueError, in one line, for a wrong checksum and for what holds no state dict.
+    """
+    data = storage.read_bytes(uri)
+    if sha256 and storage.sha256(data) != sha256.lower():
+        raise ValueError(f"{uri}: its SHA-256 is {storage.sha256(data)}, not {sha256}")
+    if uri.lower().endswith(".safetensors"):
+        try:
+            return _unwrapped(_read_safetensors(data))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{uri}: damaged, or no file of safetensors ({' '.join(str(error).split())})") from error
+    values: Any = tensors_in(uri, data)
+    while isinstance(values, Mapping) and not any(isinstance(value, Tensor) for value in values.values()):
+        inner = next((values[name] for name in CONTAINERS if isinstance(values.get(name), Mapping)), None)
+        if inner is None:
+            break
+        values = inner
+    if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+        what = "a tensor" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+        what = "numbers as names" if isinstance(values, Mapping) else what
+        raise ValueError(f"{uri}: {what}, no state dict; save one: torch.save(model.state_dict(), FILE)")
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    if not tensors:
+        known = ", ".join(list(values)[:3]) or "nothing"
+        raise ValueError(f"{uri}: no state dict (it has {known}); save one: torch.save(model.state_dict(), FILE)")
+    return _unwrapped(tensors)
+
+
+def _unwrapped(tensors: StateDict) -> StateDict:
+    """A state dict without what stands before all of its names."""
+    while wrapper := next((each for each in WRAPPERS if all(name.startswith(each) for name in tensors)), None):
+        tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+SAFETENSORS_TYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+def _read_safetensors(data: bytes) -> StateDict:
+    """Tensors by name. The format: 8 bytes with the length of a header in JSON, which says type, shape and place of
+    each tensor in what follows, little-endian. Raises ValueError, KeyError or TypeError for what is none."""
+    size = int.from_bytes(data[:8], "little")
+    if not 2 <= size <= len(data) - 8:
+        raise ValueError(f"a header of {size:,} bytes in a file of {len(data):,}")
+    header, body = json.loads(data[8 : 8 + size]), bytearray(data[8 + size :])
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, about in header.items():
+        (start, stop), dtype = about["data_offsets"], SAFETENSORS_TYPES[about["dtype"]]
+        if not 0 <= start <= stop <= len(body):
+            raise ValueError(f"{name} ends at {stop:,} of {len(body):,} bytes")
+        values = torch.frombuffer(body[start:stop], dtype=dtype) if stop > start else torch.empty(0, dtype=dtype)
+        tensors[name] = values.reshape(about["shape"])
+    if not tensors:
+        raise ValueError("no tensor in it")
+    return tensors
 
 
 def library_versions() -> dict[str, str]:

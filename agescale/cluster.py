@@ -7,15 +7,19 @@ out, or a ValueError. Gives no work to Ray.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import logging
 import os
 import resource
 import secrets
+import signal
 import socket
 import sys
 import tempfile
+import threading
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -62,6 +66,7 @@ RAY_ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # Ray would run workers at nice 15; a job that somebody waits for is no background work
     "RAY_DATA_LOG_LEVEL": "ERROR",  # plans and their timings, line after line; they stand in Ray's own log files
     "PYTHONWARNINGS": "ignore:`ExecutionOptions.exclude_resources`",  # Ray's use of its own deprecated option
+    "RAY_task_oom_retries": "2",  # of a task that is ended for want of memory; else without end, and without a word
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # would show each line that a training process prints twice
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody drains this machine; it logs an error that is none
 }
@@ -80,7 +85,8 @@ def start_ray(min_cpus: float = 2, has_dashboard: bool = False) -> None:
         address = cluster_address()
         options = {"address": address} if address else _own_cluster(min_cpus, has_dashboard)
         try:
-            ray.init(logging_level="CRITICAL", **options)
+            with _own_sigterm():
+                ray.init(logging_level="CRITICAL", **options)
         except Exception as error:  # Ray raises half a dozen types here, plain Exception among them
             raise ValueError(_failure(error, options)) from error
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -89,6 +95,24 @@ def start_ray(min_cpus: float = 2, has_dashboard: bool = False) -> None:
     context.enable_progress_bars = False  # ours count images; Ray's count blocks
     context.raise_original_map_exception = True  # one of Ray's own would not name ours, which is one line to act on
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is raised, and need not be logged too
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keeps who listens to SIGTERM: Ray puts itself in that place, and ends by abort()."""
+    listener = signal.getsignal(signal.SIGTERM)
+    if not callable(listener) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        yield
+    except SystemExit as error:  # what Ray makes of SIGTERM while it starts
+        if error.code != signal.SIGTERM:
+            raise
+        signal.signal(signal.SIGTERM, listener)
+        listener(signal.SIGTERM, None)
+    finally:
+        signal.signal(signal.SIGTERM, listener)
 
 
 def allocator_environment() -> dict[str, Any]:

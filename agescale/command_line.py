@@ -1,17 +1,21 @@
 """What all jobs do around their work: parse the settings, run, and say in one line what went wrong.
 
 Exit codes: 0 success, 1 crashed (with a traceback), 2 refused or impossible (one line), 3 done, and not right (one
-line: more images failed than may, or what was verified is wrong), 130 interrupted by Ctrl+C (one line).
+line: more images failed than may, or what was verified is wrong), 130 interrupted by Ctrl+C, 143 by SIGTERM (one line).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from traceback import format_tb
+from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 import tyro
@@ -24,7 +28,12 @@ RUNS = Path("runs")
 """Where README.md's commands put what they train."""
 NUM_CHECKPOINTS_NAMED = 5
 
+COMMAND = shlex.join([os.path.basename(sys.orig_argv[0]), *sys.orig_argv[1:]])
+"""What was typed, or what does the same."""
+
 Config = TypeVar("Config")
+
+_terminated: list[int] = []
 
 
 def run_job(
@@ -32,6 +41,7 @@ def run_job(
 ) -> None:
     """Parses ``config_type`` from the command line and runs ``job``; a user's mistake becomes one line and code 2."""
     terminal.guard_streams()
+    signal.signal(signal.SIGTERM, _interrupt)
     description = f"{config_type.__doc__}\n\n{epilog}".strip()
     if default is None:
         if lacking := missing_options(config_type, sys.argv[1:]):
@@ -42,12 +52,24 @@ def run_job(
     try:
         job(config)
     except KeyboardInterrupt:
-        refuse("interrupted; the same command continues", code=130)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what ends now ends by itself, within seconds
+        code = 128 + (signal.SIGTERM if _terminated else signal.SIGINT)
+        refuse(f"interrupted; the same command continues: {COMMAND}", code)
     except Exception as error:
         mistake = user_mistake(error)
         if mistake is None:
             raise
         refuse(mistake)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """Ends a job by SIGTERM as Ctrl+C does, whoever listens to that by now, but for its code."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _terminated.append(signum)
+    listener = signal.getsignal(signal.SIGINT)
+    if not callable(listener):  # of a job in the background, to which Ctrl+C does not go
+        raise KeyboardInterrupt
+    listener(signal.SIGINT, frame)
 
 
 def missing_options(config_type: type[Any], arguments: Sequence[str]) -> str:

@@ -78,10 +78,10 @@ class CatalogConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train an age model on a catalog. Without any argument: a small one, on drawn faces."""
+    """Train an age model on a catalog."""
 
     catalog: str = ""
-    """Catalog to train on. Default: drawn faces, made beside --out."""
+    """Catalog to train on; drawn: drawn faces, made beside --out, to try things out."""
     out: str = "runs/train"
     """Folder of the run: best/ (the checkpoint), history.parquet. The same command again continues it."""
     where: str = ""
@@ -389,8 +389,11 @@ def parse_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def check_unchanged(out: str, what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises ValueError, naming what differs, where ``what`` stands in the folder ``out`` is of other settings."""
+def check_unchanged(
+    out: str, what: str, before: Mapping[str, Any], now: Mapping[str, Any], way: str = "give another --out"
+) -> None:
+    """Raises ValueError, naming what differs and the way on, where ``what`` stands in the folder ``out`` is of other
+    settings."""
     different = [f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in now if before.get(name) != now[name]]
     if different:
-        raise ValueError(f"{out}: {what} stands there ({'; '.join(different)}); give another --out")
+        raise ValueError(f"{out}: {what} stands there ({'; '.join(different)}); {way}")

@@ -39,6 +39,10 @@ def check_resources(
             )
 
 
+WORKER_BYTES = 2**30
+"""What a process with a model needs besides its weights: torch, Ray, and the images that are decoded ahead."""
+
+
 def num_gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 

@@ -35,26 +35,64 @@ DEFAULTS = json.loads(json.dumps(asdict(TrainConfig())))
 def check_same(out: str, run: dict[str, Any]) -> Progress | None:
     """The progress of the run in ``out``, None where it has not finished an epoch. Only reads. Raises ValueError where
     another run stands there."""
-    if not storage.exists(storage.join(out, RUN_NAME)):
+    uri, last = storage.join(out, RUN_NAME), storage.join(out, "last")
+    if not storage.exists(uri):
+        if checkpoints.exists(last):
+            raise ValueError(f"{last}: a checkpoint of a run whose {RUN_NAME} is gone; give another --out")
         return None
-    before = json.loads(storage.read_bytes(storage.join(out, RUN_NAME)))
-    old, new = before["settings"], run["settings"]
-    known = DEFAULTS | old  # a setting may be newer than the run
-    check_unchanged(out, "another run", known, new)
-    if before["data"] != run["data"]:
+    try:
+        before = json.loads(storage.read_bytes(uri))
+        known, data = DEFAULTS | before["settings"], before["data"]  # a setting may be newer than the run
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{uri}: damaged, not what a run is ({_one_line(error)}); give another --out") from error
+    new = run["settings"]
+    is_longer = {name for name in new if known.get(name) != new[name]} <= {"phases", "epochs"}
+    way = f"--weights {out}/best --out ANOTHER trains on from its best epoch" if is_longer else "give another --out"
+    check_unchanged(out, "another run", known, new, way)
+    if data != run["data"]:
         raise ValueError(f"{out}: other images than this run began with; give another --out")
-    last = storage.join(out, "last")
-    return checkpoints.read(last).progress if checkpoints.exists(last) else None
+    return _read_last(out).progress if checkpoints.exists(last) else None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _read_last(out: str, has_files: bool = False) -> Checkpoint:
+    """The checkpoint that the run goes on from, with ``has_files`` seen to be whole. Raises ValueError, with what to
+    do, where it is damaged."""
+    last, best = storage.join(out, "last"), storage.join(out, "best")
+    try:
+        newest = checkpoints.read(last)
+        if has_files:
+            checkpoints.check_files(last, newest)
+        return newest
+    except ValueError as error:
+        kept = _whole(best)
+        way = f"delete {last} to begin anew"
+        if kept:
+            way = (
+                f"{best} is whole (epoch {kept.epoch}): use it, train on with --weights {best} --out ANOTHER, or {way}"
+            )
+        raise ValueError(f"{error}; {way}") from error
+
+
+def _whole(folder: str) -> Checkpoint | None:
+    """The checkpoint in ``folder``; None where there is none, or it is damaged."""
+    try:
+        checkpoint = checkpoints.read(folder)
+        checkpoints.check_files(folder, checkpoint)
+        return checkpoint
+    except ValueError:
+        return None
 
 
 def is_over(out: str) -> bool:
     """Whether the run in ``out`` has finished, and all that it leaves is whole."""
-    last, best = storage.join(out, "last"), storage.join(out, "best")
-    newest = checkpoints.read(last)
-    if not newest.progress.is_finished or not checkpoints.exists(best):
+    newest, kept = _whole(storage.join(out, "last")), _whole(storage.join(out, "best"))
+    if newest is None or kept is None or not newest.progress.is_finished:
         return False
-    kept = checkpoints.read(best)
-    return kept.progress == newest.progress and _is_history(out, newest.progress)
+    return kept.progress == newest.progress and kept.is_best and _is_history(out, newest.progress)
 
 
 def begin(out: str, selected: Selected, writer: Writer, pins_images: bool = True) -> Progress | None:
@@ -64,7 +102,7 @@ def begin(out: str, selected: Selected, writer: Writer, pins_images: bool = True
     """
     with writer.writing():
         storage.remove_partial(out)
-        check_same(out, selected.run)
+        _check_whole(out, check_same(out, selected.run))
         if not storage.exists(storage.join(out, RUN_NAME)):
             if pins_images:
                 training_plan.pin_images(out, selected)
@@ -72,6 +110,15 @@ def begin(out: str, selected: Selected, writer: Writer, pins_images: bool = True
     take_over(out, writer)
     last = storage.join(out, "last")
     return checkpoints.read(last).progress if checkpoints.exists(last) else None
+
+
+def _check_whole(out: str, progress: Progress | None) -> None:
+    """Raises ValueError where last/ is damaged, and removes a best/ that is, for last/ to take its place."""
+    best = storage.join(out, "best")
+    if progress is not None:
+        _read_last(out, has_files=True)
+        if checkpoints.exists(best) and _whole(best) is None:
+            storage.delete(storage.join(best, checkpoints.CONFIG_NAME))
 
 
 def take_over(out: str, writer: Writer) -> None:
@@ -170,7 +217,8 @@ def _derive(out: str, writer: Writer) -> None:
 def _fall_back(out: str, newest: Checkpoint, writer: Writer) -> Checkpoint:
     """Makes the last epoch the best one, where the weights of the best one are gone, and says so."""
     progress = newest.progress
-    print(f"{out}/best: not the weights of epoch {progress.best_epoch}; those of epoch {newest.epoch} replace them")
+    said = f"the weights of epoch {progress.best_epoch} are gone or damaged"
+    print(f"{out}/best: {said}; those of the last one, {newest.epoch}, replace them", flush=True)
     history = (*progress.history[:-1], {**progress.history[-1], "is_best": True})
     value = progress.history[-1][f"val_{progress.metric}"]
     progress = replace(
@@ -197,4 +245,11 @@ def _as_history(progress: Progress) -> pa.Table:
 
 def _is_history(out: str, progress: Progress) -> bool:
     uri = storage.join(out, HISTORY_NAME)
-    return storage.exists(uri) and storage.read_table(uri).equals(_as_history(progress))
+    try:
+        return storage.read_table(uri).equals(_as_history(progress))
+    except pa.ArrowInvalid:
+        return False
+    except storage.StoreError as error:
+        if error.status != "missing" and storage.is_remote(uri):
+            raise
+        return False

@@ -31,7 +31,7 @@ from agescale import catalogs, checkpoints, footers, lease, schema, storage, tab
 from agescale.catalogs import Part
 from agescale.cluster import allocator_environment, start_ray
 from agescale.config import ScoreConfig, check_unchanged, parse_names
-from agescale.data import check_resources, num_gpus, run_units, uses_gpu
+from agescale.data import WORKER_BYTES, check_resources, num_gpus, run_units, uses_gpu
 from agescale.predictor import Predictor, read_checkpoint
 from agescale.progress import ImageProgress
 from agescale.storage import StoreError, read_pool
@@ -45,8 +45,6 @@ STORE_STATUSES = {"missing", "forbidden", "unreachable"}
 """Where all images of a unit have these, it may be the store's fault and not theirs."""
 KEEP_S = 300.0
 """Pause between two copies of what the files say, so that the start after a kill reads few of their footers."""
-PROCESS_BYTES = 2**30
-"""What a scoring process needs besides its weights: torch, Ray, and the images that are decoded ahead."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +75,7 @@ def score(config: ScoreConfig) -> ScoreResult:
     checkpoint_uri = storage.absolute(config.checkpoint)
     _check(config)
     checkpoint = read_checkpoint(checkpoint_uri)
+    checkpoints.read_file(checkpoint_uri, checkpoint.weights_file, checkpoint.weights_sha256)  # or it is damaged
     parts = catalogs.read_parts(catalog)
     about = catalogs.metadata(catalog, parts[0].name)
     if about["settings"]["layout"] != "unlabelled":  # a bucket is scored while it is still being listed
@@ -236,7 +235,7 @@ def _workers(config: ScoreConfig, work: Work) -> Workers:
     use_gpu = uses_gpu(config.device)
     worthwhile = math.ceil(work.num_rows / MIN_PROCESS_ROWS)
     num = min(len(work.todo), config.num_workers or min(worthwhile, gpus if use_gpu else num_cpus))
-    check_resources(num, cpus_per_worker=1, gpus_per_worker=float(use_gpu), bytes_per_worker=PROCESS_BYTES)
+    check_resources(num, cpus_per_worker=1, gpus_per_worker=float(use_gpu), bytes_per_worker=WORKER_BYTES)
     return Workers(num, num_threads=math.ceil(num_cpus / num), device="cuda" if use_gpu else "cpu")
 
 

@@ -36,7 +36,7 @@ from agescale import catalogs, checkpoints, lease, spaces, storage, sweep_report
 from agescale.age_groups import AgeGroups
 from agescale.cluster import start_ray
 from agescale.config import EXECUTION_FIELDS, SweepConfig, TrainConfig
-from agescale.data import SharedFaces, num_gpus, uses_gpu
+from agescale.data import WORKER_BYTES, SharedFaces, num_gpus, uses_gpu
 from agescale.finetuning import format_phases, parse_phases
 from agescale.labels import EXACT_YEARS
 from agescale.spaces import Space
@@ -265,12 +265,14 @@ def _place(config: SweepConfig, base: TrainConfig) -> tuple[TrainConfig, int]:
     use_gpu = uses_gpu(base.device)
     need = {"CPU": base.num_workers * base.cpus_per_worker}
     need |= {"GPU": base.num_workers * base.gpus_per_worker} if use_gpu else {}
-    free = {"CPU": have.get("CPU", 0.0) - 1, "GPU": float(gpus)}
+    need |= {"memory": base.num_workers * WORKER_BYTES + TRIAL_BYTES}
+    free = {"CPU": have.get("CPU", 0.0) - 1, "GPU": float(gpus), "memory": have.get("memory", 0.0)}
     num = min(math.floor(free[kind] / amount + 1e-9) for kind, amount in need.items())
     if num < 1:
         raise ValueError(
-            f"a trial needs {need['CPU']:g} CPUs, one more for decoding, and {need.get('GPU', 0):g} GPUs; the cluster "
-            f"has {have.get('CPU', 0):g} and {gpus}; lower --num-workers, or add nodes"
+            f"a trial needs {need['CPU']:g} CPUs, one more for decoding, {need.get('GPU', 0):g} GPUs and "
+            f"{need['memory'] / 2**30:.1f} GiB of memory; the cluster has {have.get('CPU', 0):g}, {gpus} and "
+            f"{free['memory'] / 2**30:.1f}; lower --num-workers, or add nodes"
         )
     return replace(base, device="cuda" if use_gpu else "cpu"), min(num, config.max_concurrent or num)
 

@@ -38,6 +38,7 @@ from agescale.checkpoints import Progress
 from agescale.cluster import allocator_environment, start_ray
 from agescale.config import TrainConfig
 from agescale.data import (
+    WORKER_BYTES,
     FaceDecoder,
     check_resources,
     decoded_bytes,
@@ -64,10 +65,18 @@ LABEL_COLUMNS = ("group", "age_low", "age_high", "gender", "ethnicity", "weight"
 """What is learned of an image: numbers, looked up by its index."""
 
 
-class StoreWatch(ray.train.UserCallback):
-    """Ends a training, instead of starting it again, where a store has said what it will say again."""
+class Watch(ray.train.UserCallback):
+    """Ends a training, instead of starting it again, where a store has said what it will say again, and where memory
+    has not sufficed twice."""
+
+    def __init__(self) -> None:
+        self.num_out_of_memory = 0
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        wanting = [error for error in worker_exceptions.values() if is_out_of_memory(error)]
+        self.num_out_of_memory += bool(wanting)
+        if self.num_out_of_memory > 1:
+            raise OutOfMemory("twice") from wanting[0]
         for error in map(lasting_store_error, worker_exceptions.values()):
             if error is not None:
                 with said_once():
@@ -135,22 +144,29 @@ def train(
     started, for settings that cannot work.
     """
     out = storage.absolute(config.out)
+    if not config.catalog:
+        raise ValueError("--catalog: missing; jobs/catalog.py makes one, and --catalog drawn draws faces to try it on")
     known = selected or (shared.selected if shared else None)
     selected = training_plan.select(config, storage.join(out, runs.RUN_NAME), known)
     progress = runs.check_same(out, selected.run)
     if progress is not None and progress.is_finished and runs.is_over(out):
         return _say_finished(out, progress)
     try:
-        plan, splits, model = training_plan.build_plan(config, selected)
+        plan, splits, model = training_plan.build_plan(config, selected, begins=progress is None)
     except ValueError as error:
         raise Impossible(str(error)) from error
     storage.check_writable(out)
     with lease.hold(out, is_wanted=config.lease) as held:
         writer = Writer(held.claim)
-        progress = runs.begin(out, selected, writer, pins_images=shared is None)
+        before, progress = progress, runs.begin(out, selected, writer, pins_images=shared is None)
+        if progress is None and before is not None:
+            raise ValueError(f"{out}: what stood there is gone meanwhile; run the same command again")
         if progress is not None and progress.is_finished:
             return _say_finished(out, progress)
-        if plan.loaded:
+        if progress is not None:
+            num_epochs = sum(phase.epochs for phase in plan.phases)
+            print(f"{out}: continues after epoch {progress.epochs_done} of {num_epochs}", flush=True)
+        elif plan.loaded:
             print(f"weights: {config.weights}: {plan.loaded}", flush=True)
         _fit(config, plan, splits, model, writer, callbacks, shared)
         return checkpoints.read(storage.join(out, "last")).progress
@@ -173,7 +189,8 @@ def _fit(
     """Runs Ray Train over what is left of the plan. Raises Diverged, OutOfMemory, and a lasting StoreError."""
     start_ray(min_cpus=config.num_workers * config.cpus_per_worker + 1, has_dashboard=True)
     use_gpu = uses_gpu(config.device)
-    check_resources(config.num_workers, config.cpus_per_worker, config.gpus_per_worker * use_gpu, extra_cpus=1)
+    gpus_each = config.gpus_per_worker * use_gpu
+    check_resources(config.num_workers, config.cpus_per_worker, gpus_each, extra_cpus=1, bytes_per_worker=WORKER_BYTES)
     gpus = {"GPU": config.gpus_per_worker} if use_gpu else {}
     print(f"training on {config.num_workers} x {'GPU' if use_gpu else 'CPU'}", flush=True)
 
@@ -201,7 +218,7 @@ def _fit(
                 name="run",
                 storage_path=scratch,
                 failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
-                callbacks=[*callbacks, StoreWatch()],
+                callbacks=[*callbacks, Watch()],
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
                 worker_runtime_env=allocator_environment(),
             ),
@@ -217,8 +234,10 @@ def _fit(
         except ray.train.WorkerGroupError as error:
             if not any(map(is_out_of_memory, error.worker_failures.values())):
                 raise
-            raise OutOfMemory(f"out of memory with --batch-size {config.batch_size}; try half of it") from error
+            raise _out_of_memory(config) from error
         except ray.train.ControllerError as error:
+            if is_out_of_memory(error.controller_failure):
+                raise _out_of_memory(config) from error
             raise lasting_store_error(error.controller_failure) or error from error
         except SystemExit as error:  # what Ray makes of Ctrl+C
             raise KeyboardInterrupt from error
@@ -226,8 +245,14 @@ def _fit(
         raise Diverged(diverged)
 
 
+def _out_of_memory(config: TrainConfig) -> OutOfMemory:
+    return OutOfMemory(f"out of memory with --batch-size {config.batch_size}; try half of it, or a smaller image size")
+
+
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether that is why a training process ended, or what it was caused by."""
+    if isinstance(error, OutOfMemory):
+        return True
     error = getattr(error, "health_check_failure", error)  # what Ray found of a process that was killed
     if isinstance(error, torch.OutOfMemoryError | ray.exceptions.OutOfMemoryError):
         return True

@@ -24,8 +24,8 @@ from agescale.labels import EXACT_YEARS
 from agescale.models import load_backbone_weights
 from agescale.tasks import Task
 
-TENSOR_FILES = (".pt", ".pth", ".bin")
-"""Initial weights that end so are a file of tensors; other paths are a checkpoint's folder."""
+TENSOR_FILES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
+"""Initial weights that end so, in capitals or not, are a file of tensors; other paths are a checkpoint's folder."""
 
 
 IMAGES_NAME = "images.parquet"
@@ -70,10 +70,11 @@ def select(config: TrainConfig, begun: str = "", known: Selected | None = None) 
     if known is not None:
         return replace(known, run={"settings": _identity(config), "data": known.run["data"]})
     catalog = storage.absolute(config.catalog)
-    age_groups = _age_groups(config)
-    rows = _pinned_images(begun, catalog) if begun and storage.exists(begun) else None
+    rows = pinned_images(begun, catalogs.metadata(catalog)["id"]) if begun and storage.exists(begun) else None
     if rows is None:
         catalogs.check_complete(catalog)
+    age_groups = _age_groups(config)
+    if rows is None:
         rows = _rows(config, catalog, age_groups).replace_schema_metadata(_origin(catalog))
     return Selected(rows, age_groups, {"settings": _identity(config), "data": selection.fingerprint(rows)})
 
@@ -90,7 +91,7 @@ def pin_images(folder: str, selected: Selected) -> None:
     storage.write_table(storage.join(folder, IMAGES_NAME), selected.rows)
 
 
-def _pinned_images(begun: str, catalog: str) -> pa.Table | None:
+def pinned_images(begun: str, catalog_id: str) -> pa.Table | None:
     """What ``pin_images`` kept beside ``begun``, or None. Raises ValueError where it is of no use."""
     folder = begun.rpartition("/")[0]
     uri = storage.join(folder, IMAGES_NAME)
@@ -99,16 +100,21 @@ def _pinned_images(begun: str, catalog: str) -> pa.Table | None:
     try:
         rows = storage.read_table(uri)
         born = (rows.schema.metadata or {})[b"catalog_id"].decode()
-    except (pa.ArrowInvalid, KeyError) as error:
+    except (pa.ArrowInvalid, KeyError, UnicodeDecodeError) as error:
         hint = "delete it: the images are then chosen from the catalog once more"
         raise ValueError(f"{uri}: damaged, no table of a run's images; {hint}") from error
-    if born != catalogs.metadata(catalog)["id"]:
-        raise ValueError(f"{catalog}: not the catalog that {folder} began with; give another --out")
+    if born != catalog_id:
+        raise ValueError(
+            f"{folder}: --catalog is not the one that it began with, or was built anew; give another --out"
+        )
     return rows
 
 
-def build_plan(config: TrainConfig, selected: Selected) -> tuple[Plan, dict[str, pa.Table], AgeModel]:
-    """The plan, the rows of train and val with labels as numbers, and the model that training starts from."""
+def build_plan(
+    config: TrainConfig, selected: Selected, begins: bool = True
+) -> tuple[Plan, dict[str, pa.Table], AgeModel]:
+    """The plan, the rows of train and val with labels as numbers, and the model that training starts from; a run that
+    has begun already needs no initial weights."""
     spec = _spec(config, selected.age_groups, selected.rows)
     phases = finetuning.parse_phases(config.phases)
     if config.epochs is not None:
@@ -116,7 +122,7 @@ def build_plan(config: TrainConfig, selected: Selected) -> tuple[Plan, dict[str,
     splits = _splits(config, selected.rows, spec, selected.age_groups)
     task_settings = _task_settings(config, splits["train"])
     metric = _check_labels(build_spec_task(spec, **task_settings), splits)
-    model, loaded = _initial_model(config, spec, phases)
+    model, loaded = _initial_model(config, spec, phases, loads_weights=begins)
     if config.batch_size % config.num_workers:
         raise ValueError(f"--batch-size {config.batch_size} is no multiple of --num-workers {config.num_workers}")
     plan = Plan(
@@ -271,7 +277,9 @@ def _label_counts(rows: pa.Table) -> tuple[int, int, int, int]:
     return int(counts[0].sum()), int(counts[1].sum()), int(counts[2].sum()), int(counts[3].sum())
 
 
-def _initial_model(config: TrainConfig, spec: ModelSpec, phases: tuple[finetuning.Phase, ...]) -> tuple[AgeModel, str]:
+def _initial_model(
+    config: TrainConfig, spec: ModelSpec, phases: tuple[finetuning.Phase, ...], loads_weights: bool
+) -> tuple[AgeModel, str]:
     """The model that training starts from, and what its weights lack and have too much."""
     torch.manual_seed(config.seed)
     model = AgeModel(spec)
@@ -280,19 +288,23 @@ def _initial_model(config: TrainConfig, spec: ModelSpec, phases: tuple[finetunin
     is_stored = _is_stored(config.weights)
     if config.weights_sha256 and not is_stored:
         raise ValueError("--weights-sha256 is for a file or a checkpoint; torchvision checks what it publishes itself")
-    if not config.weights:
+    if not config.weights or not loads_weights:
         return model, ""
     uri = storage.absolute(config.weights)
-    if is_stored and not config.weights.endswith(TENSOR_FILES):
+    if is_stored and not _is_file(config.weights):
         return model, checkpoints.load_into(model, uri, config.weights_sha256)
-    source = checkpoints.read_tensors(uri, config.weights_sha256) if is_stored else config.weights
+    source = checkpoints.read_state_dict(uri, config.weights_sha256) if is_stored else config.weights
     missing, unexpected = load_backbone_weights(model.encoder, source)
     return model, f"{_name_some('lacks', missing)}; {_name_some('has too much', unexpected)}"
 
 
 def _is_stored(weights: str) -> bool:
     """Whether initial weights are a file or a checkpoint, rather than a name of torchvision's."""
-    return weights.endswith(TENSOR_FILES) or "/" in weights
+    return _is_file(weights) or "/" in weights
+
+
+def _is_file(weights: str) -> bool:
+    return weights.lower().endswith(TENSOR_FILES)
 
 
 def absolute_weights(weights: str) -> str:

@@ -1,6 +1,6 @@
 """Train an age model on a catalog, on one laptop or many GPUs; the same command continues a run that died.
 
-python jobs/train.py                                  # a small model, on drawn faces
+python jobs/train.py drawn --catalog drawn            # a small model, on drawn faces
 python jobs/train.py fast --catalog s3://bucket/catalog --out s3://bucket/runs/fast
 """
 
@@ -18,8 +18,7 @@ from agescale.training import train
 
 
 def main(config: TrainConfig) -> None:
-    if not config.catalog:
-        print("no --catalog: training on drawn faces")
+    if config.catalog == "drawn":
         start_ray(has_dashboard=True)  # one for both
         config = replace(config, catalog=drawn_catalog(storage.absolute(config.out)))
     progress = train(config)
@@ -30,7 +29,7 @@ def main(config: TrainConfig) -> None:
 def drawn_catalog(out: str) -> str:
     """A catalog of drawn faces beside the run, made once."""
     if storage.is_remote(out):
-        raise ValueError("--catalog is needed where --out is a bucket")
+        raise ValueError("--catalog drawn: faces are drawn beside --out, and not into a bucket")
     faces, catalog = f"{out}-faces", f"{out}-catalog"
     if not storage.list_names(catalog, prefix="findings"):
         synthetic.write_dataset(faces, "utkface", num_faces=1000)

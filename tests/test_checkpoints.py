@@ -114,11 +114,104 @@ def test_loading_runs_no_code(tmp_path: Path) -> None:
 
     (tmp_path / "evil.pt").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(ValueError, match="not a file of tensors"):
-        checkpoints.read_tensors(str(tmp_path / "evil.pt"))
+        checkpoints.read_state_dict(str(tmp_path / "evil.pt"))
     torch.save({"weights": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(ValueError, match="not a file of tensors"):
-        checkpoints.read_tensors(str(tmp_path / "evil.pt"))
+        checkpoints.read_state_dict(str(tmp_path / "evil.pt"))
     assert not (tmp_path / "ran").exists()
+
+
+STATE = {"conv1.weight": torch.arange(12.0).reshape(3, 4), "fc.bias": torch.ones(3, dtype=torch.float16)}
+
+
+def as_safetensors(tensors: dict[str, torch.Tensor]) -> bytes:
+    types = {torch.float32: "F32", torch.float16: "F16"}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    body = b""
+    for name, tensor in tensors.items():
+        data = tensor.numpy().tobytes()
+        offsets = [len(body), len(body) + len(data)]
+        header[name] = {"dtype": types[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+        body += data
+    head = json.dumps(header).encode()
+    return len(head).to_bytes(8, "little") + head + body
+
+
+WRAPPED: dict[str, Any] = {
+    "as it is": STATE,
+    "DataParallel": {f"module.{name}": tensor for name, tensor in STATE.items()},
+    "compiled, then DataParallel": {f"module._orig_mod.{name}": tensor for name, tensor in STATE.items()},
+    "beside an optimizer": {"state_dict": STATE, "optimizer": {"lr": 0.1}, "epoch": 7},
+    "Lightning": {"epoch": 7, "state_dict": {f"model.{name}": tensor for name, tensor in STATE.items()}},
+    "twice": {"model": {"state_dict": STATE}},
+    "with a version": {**STATE, "version": 2},
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPED)
+@pytest.mark.parametrize("ending", ["pth", "PTH", "ckpt", "pth.tar", "safetensors"])
+def test_weights_of_others_are_read_whatever_they_are_wrapped_in(wrapping: str, ending: str, tmp_path: Path) -> None:
+    file = tmp_path / f"weights.{ending}"
+    if ending != "safetensors":
+        torch.save(WRAPPED[wrapping], file)
+    elif all(isinstance(value, torch.Tensor) for value in WRAPPED[wrapping].values()):
+        file.write_bytes(as_safetensors(WRAPPED[wrapping]))
+    else:
+        return
+    torch.testing.assert_close(checkpoints.read_state_dict(str(file)), STATE)
+    with pytest.raises(ValueError, match="its SHA-256 is"):
+        checkpoints.read_state_dict(str(file), "0" * 64)
+
+
+NO_STATE_DICTS: dict[str, tuple[Any, str]] = {
+    "a list": ([torch.ones(3)], "a list, no state dict"),
+    "a tensor": (torch.ones(3), "a tensor, no state dict"),
+    "numbers as names": ({0: torch.ones(3)}, "numbers as names, no state dict"),
+    "a number": (7, "a int, no state dict"),
+    "nothing": ({}, r"it has nothing"),
+    "an optimizer": ({"optimizer": {"lr": 0.1}, "epoch": 7}, r"it has optimizer, epoch"),
+}
+
+
+@pytest.mark.parametrize("what", NO_STATE_DICTS)
+def test_what_holds_no_state_dict_is_told_in_one_line(what: str, tmp_path: Path) -> None:
+    value, words = NO_STATE_DICTS[what]
+    torch.save(value, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=words) as caught:
+        checkpoints.read_state_dict(str(tmp_path / "w.pth"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_weights_cut_anywhere_are_told_in_one_line(ending: str, tmp_path: Path) -> None:
+    file = tmp_path / f"w.{ending}"
+    torch.save(STATE, file) if ending == "pth" else file.write_bytes(as_safetensors(STATE))
+    data = file.read_bytes()
+    for tenth in range(10):
+        file.write_bytes(data[: len(data) * tenth // 10])
+        with pytest.raises(ValueError, match=r"w\.\w+: .*damaged") as caught:
+            checkpoints.read_state_dict(str(file))
+        assert "\n" not in str(caught.value)
+
+
+BROKEN_CONFIGS = {
+    "empty": "",
+    "cut": '{"format_version": 1, "mod',
+    "a list": "[]",
+    "another library's": '{"architectures": ["ViT"], "image_size": 224}',
+    "without its keys": '{"format_version": 1}',
+    "of a newer setting": '{"format_version": 1, "progress": {}, "model": {"new": 1}, "weights_file": "w"}',
+    "a text for numbers": '{"format_version": 1, "progress": "done", "model": "cnn"}',
+    "no text": "\udcff",
+}
+
+
+@pytest.mark.parametrize("what", BROKEN_CONFIGS)
+def test_a_broken_config_is_told_in_one_line(what: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(BROKEN_CONFIGS[what].encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"/config\.json: (damaged|not that of)") as caught:
+        checkpoints.load_model(str(tmp_path))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_newer_format_is_refused_in_one_line(tmp_path: Path, model: AgeModel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -97,16 +98,18 @@ run_job(job, DrawConfig)
 """
 
 
-def test_an_interrupted_job_says_so_and_ends_as_shells_expect() -> None:
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_job_says_so_and_ends_as_shells_expect(signum: signal.Signals) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, "--out", "x"],
         cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n", "lines come as they are printed"
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=30)[1] == "error: interrupted; the same command continues\n"
-    assert process.returncode == 130
+    process.send_signal(signum)
+    said = process.communicate(timeout=30)[1]
+    assert re.fullmatch(r"error: interrupted; the same command continues: \S*python\S* -c .* --out x\n", said)
+    assert process.returncode == 128 + signum
 
 
 def test_a_refusal_is_one_line_whatever_its_words(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,9 +5,11 @@ best/ has the weights of the best epoch, and who has lost the run spoils nothing
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from agescale import checkpoints, finetuning, lease, runs, storage, writers
+from agescale import checkpoints, finetuning, lease, runs, storage, training_plan, writers
 from agescale.age_groups import AgeGroups
 from agescale.age_model import ModelSpec
 from agescale.checkpoints import Progress
@@ -26,7 +28,11 @@ from agescale.writers import Writer
 
 MAES = (9.0, 5.0, 6.0)
 """Of each epoch: the second one is the best."""
-SELECTED = Selected(pa.table({"uri": ["a.jpg", "b.jpg"]}), AgeGroups.parse("25-years"), {"settings": {}, "data": "d"})
+SELECTED = Selected(
+    pa.table({"uri": ["a.jpg", "b.jpg"]}).replace_schema_metadata({"catalog_id": "id"}),
+    AgeGroups.parse("25-years"),
+    {"settings": {}, "data": "d"},
+)
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -281,3 +287,65 @@ def test_on_disk_the_next_holder_waits_for_a_process_amid_its_writes(
         go_on(out)
         zombie.join()
     check_finished(out)
+
+
+def files_of(out: Path) -> list[Path]:
+    return sorted(path for path in out.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+
+@pytest.mark.parametrize("until", [2, len(MAES)])
+def test_no_file_of_a_run_that_is_cut_anywhere_is_silently_taken(
+    until: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a run that goes on and of one that is over: it is mended, or told in one line with what to do."""
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    go_on(str(out), until)
+    shutil.copytree(out, whole)
+    for name in [str(path.relative_to(out)) for path in files_of(out)]:
+        data = (whole / name).read_bytes()
+        for tenth in range(10):
+            shutil.rmtree(out)
+            shutil.copytree(whole, out)
+            (out / name).write_bytes(data[: len(data) * tenth // 10])
+            capsys.readouterr()
+            try:
+                training_plan.pinned_images(str(out / "run.json"), "id")
+                assert until < len(MAES) or not runs.is_over(str(out)) or name in ("run.json", "images.parquet")
+                go_on(str(out))
+            except ValueError as error:
+                said = str(error)
+                assert said.startswith(str(out / name)), said
+                assert "damaged" in said
+                assert any(way in said for way in ("give another --out", "delete "))
+                assert "\n" not in said
+                assert name.startswith("last/") or name in ("run.json", "images.parquet")
+            else:
+                best = checkpoints.read(str(out / "best"))
+                checkpoints.check_files(str(out / "best"), best)
+                if best.epoch == 2:
+                    check_finished(str(out))
+                else:
+                    assert "the weights of epoch 2 are gone or damaged; those of the last one, 3, replace" in (
+                        capsys.readouterr().out
+                    )
+                    torch.testing.assert_close(weights_in(str(out / "best")), weights_of(3)["w"])
+
+
+def test_a_run_without_what_it_is_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
+    go_on(str(tmp_path), until=2)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(ValueError, match=r"whose run\.json is gone; give another --out"):
+        go_on(str(tmp_path))
+
+
+def test_a_longer_run_is_told_the_way(tmp_path: Path) -> None:
+    out = str(tmp_path)
+    settings = {"epochs": 2, "seed": 0}
+    with held(out) as writer:
+        runs.begin(out, replace(SELECTED, run={"settings": settings, "data": "d"}), writer)
+    for changes, way in (
+        ({"epochs": 7}, f"--weights {out}/best --out ANOTHER trains on from its best epoch"),
+        ({"epochs": 7, "seed": 1}, "give another --out"),
+    ):
+        with pytest.raises(ValueError, match=r"epochs was 2, is 7.*; " + way + "$"):
+            runs.check_same(out, {"settings": {**settings, **changes}, "data": "d"})

@@ -76,7 +76,19 @@ def test_train_and_score_are_submitted_and_failure_is_told_by_the_exit_code(
     dashboard: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
     out = str(tmp_path / "run")
-    trained = submit(dashboard, environment, "jobs/train.py", "--out", out, "--epochs", "1", "--image-size", "32")
+    trained = submit(
+        dashboard,
+        environment,
+        "jobs/train.py",
+        "--catalog",
+        "drawn",
+        "--out",
+        out,
+        "--epochs",
+        "1",
+        "--image-size",
+        "32",
+    )
     assert trained.returncode == 0, trained.stdout + trained.stderr
     assert f"checkpoint: {out}/best" in trained.stdout
     packages = re.findall(r"\(([\d.]+)(KiB|MiB|GiB)\)", trained.stdout + trained.stderr)

@@ -29,7 +29,7 @@ from agescale.cataloging import build_catalog
 from agescale.checkpoints import Progress
 from agescale.config import CatalogConfig, ScoreConfig, TrainConfig
 from agescale.scoring import score
-from agescale.training import StoreWatch, is_out_of_memory, lasting_store_error, train
+from agescale.training import OutOfMemory, Watch, is_out_of_memory, lasting_store_error, train
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -112,7 +112,7 @@ def test_a_finished_run_says_so_and_does_nothing(
 ) -> None:
     before = {item.relative: item.version for item in listing.list_files(run)}
     progress = train(replace(config, out=run, num_workers=7, device="cpu"))  # how it runs is not what it is
-    assert progress.epochs_done == 1
+    assert progress.epochs_done == 2
     assert "finished, after 2 epochs" in capsys.readouterr().out
     assert {item.relative: item.version for item in listing.list_files(run)} == before
 
@@ -158,6 +158,7 @@ MISTAKES = {
     "an odd batch": ({"batch_size": 33, "num_workers": 2}, "no multiple of --num-workers 2"),
     "more workers than the cluster holds": ({"num_workers": 64, "batch_size": 64}, "the cluster has"),
     "a crop of nothing": ({"center_crop": 0.0}, "--center-crop 0.0"),
+    "no catalog": ({"catalog": ""}, "--catalog: missing; .* and --catalog drawn draws faces to try it on"),
     "no catalog there": ({"catalog": "/nowhere"}, "no catalog there"),
     "groups that no label falls into": (
         {"task": "classification", "age_groups": "YOUNG,OLD"},
@@ -291,7 +292,10 @@ def test_a_training_whose_folder_another_job_has_taken_ends_in_one_line(config: 
 
 @pytest.mark.parametrize("cache", ["always", "never"])
 def test_a_run_that_was_cut_off_ends_with_the_weights_of_an_undisturbed_one_though_its_catalog_has_grown(
-    cache: Literal["always", "never"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Literal["always", "never"],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Several parts, a block of images each, so that their order counts; labels are mended meanwhile, too."""
     monkeypatch.setattr(data, "CHUNK_ROWS", 12)
@@ -301,7 +305,7 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_an_undisturbed_one_thou
         synthetic.write_dataset(faces, "utkface", num_faces=30, size=32, seed=seed)
         build_catalog(add)
     config = TrainConfig(
-        catalog=out, image_size=16, batch_size=8, phases="all:3@1e-3", augmentation="light", patience=9, cache=cache
+        catalog=out, image_size=16, batch_size=8, phases="all:2@1e-3", augmentation="light", patience=9, cache=cache
     )
     undisturbed, cut_off = str(tmp_path / "undisturbed"), str(tmp_path / "cut-off")
     train(replace(config, out=undisturbed))
@@ -318,7 +322,9 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_an_undisturbed_one_thou
     assert checkpoints.read(f"{cut_off}/last").progress.epochs_done == 1
     synthetic.write_dataset(faces, "utkface", num_faces=30, size=32, seed=3)
     build_catalog(add)
-    train(replace(config, out=cut_off))
+    capsys.readouterr()
+    train(replace(config, out=cut_off, num_workers=1))
+    assert f"{cut_off}: continues after epoch 1 of 2\n" in capsys.readouterr().out
 
     for folder in ("last", "best"):
         ours, theirs = (checkpoints.read(f"{run}/{folder}") for run in (cut_off, undisturbed))
@@ -329,7 +335,7 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_an_undisturbed_one_thou
     shutil.rmtree(out)
     shutil.rmtree(f"{out}.agescale")
     build_catalog(add)
-    with pytest.raises(ValueError, match=r"not the catalog that .*cut-off began with"):
+    with pytest.raises(ValueError, match=r"cut-off: --catalog is not the one that it began with"):
         train(replace(config, out=cut_off))
 
 
@@ -350,7 +356,29 @@ def test_training_is_started_again_only_where_that_may_help(
         assert lasting_store_error(failure) is (error if lasts else None)
         watched = {0: RuntimeError("the other process is gone"), 1: failure}
         with pytest.raises(storage.StoreError) if lasts else contextlib.nullcontext():
-            StoreWatch().after_exception(None, watched)
+            Watch().after_exception(None, watched)
+
+
+def test_a_cluster_without_the_memory_is_refused_in_one_line(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have = {**ray.cluster_resources(), "memory": 1.2 * 2**30}
+    monkeypatch.setattr(ray, "cluster_resources", lambda: have)
+    with pytest.raises(
+        ValueError, match=r"2 workers need 2\.0 GiB of memory, the cluster has 1\.2; lower --num-workers"
+    ):
+        train(replace(config, out=str(tmp_path / "run"), num_workers=2))
+
+
+def test_a_process_that_is_out_of_memory_is_started_once_more_and_then_told() -> None:
+    watch, failures = (
+        Watch(),
+        {0: RuntimeError("the other process is gone"), 1: ray.exceptions.OutOfMemoryError("killed")},
+    )
+    watch.after_exception(None, failures)
+    with pytest.raises(OutOfMemory) as caught:
+        watch.after_exception(None, failures)
+    assert is_out_of_memory(caught.value)
 
 
 def test_want_of_memory_is_told_from_other_errors() -> None:
@@ -407,7 +435,7 @@ def test_every_technique_at_once_trains_and_its_heads_predict(config: TrainConfi
         max_images=40, ema_decay=0.9, out=str(tmp_path / "run"),
     )  # fmt: skip
     progress = train(everything)
-    assert progress.epochs_done == 1
+    assert progress.epochs_done == 2
     checkpoint = checkpoints.read(str(tmp_path / "run" / "best"))
     assert checkpoint.spec.genders == ("female", "male")
     assert checkpoint.provenance["num_images"]["train"] == 40

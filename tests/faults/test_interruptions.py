@@ -1,0 +1,92 @@
+"""SIGTERM, as schedulers send it, and Ctrl+C end a job in one line within seconds: work kept, nothing left running."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import make_checkpoint
+from running_job import ROOT, RunningJob
+
+from agescale import checkpoints, lease, synthetic, units
+
+MAX_S = 30
+"""A Ray of one's own takes some seconds to end, on two busy cores."""
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("interruptions")
+    synthetic.write_dataset(folder / "faces", "utkface", num_faces=400, size=64)
+    arguments = ["--source", folder / "faces", "--layout", "utkface", "--pack", "64", "--out", folder / "catalog"]
+    subprocess.run([sys.executable, ROOT / "jobs/catalog.py", *map(str, arguments)], check=True, timeout=120)
+    return folder / "catalog"
+
+
+def interrupt(job: RunningJob, happened: Callable[[], object], signum: signal.Signals) -> str:
+    """Sends the signal once that has happened, and returns what the job has said."""
+    try:
+        job.wait_for(happened)
+        children = [process for process, _ in job.children()]
+        assert children, "it runs alone"
+        sent_at = time.monotonic()
+        job.process.send_signal(signum)
+        code = job.end(timeout_s=120)
+        assert code == 128 + signum, job.said()
+        assert time.monotonic() - sent_at < MAX_S
+        _, alive = psutil.wait_procs(children, timeout=20)
+        assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    finally:
+        job.close()
+    said = job.said()
+    assert [line for line in said.splitlines() if "error" in line.lower()] == [said.splitlines()[-1]], said
+    assert said.splitlines()[-1].startswith("error: interrupted; the same command continues: python"), said
+    assert not any(word in said for word in ("Traceback", "SIGABRT", "SIGTERM", "***")), said
+    return said
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_training_keeps_its_epochs_and_gives_its_folder_back(
+    signum: signal.Signals, catalog: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    phases = ("--phases", "all:500@1e-3", "--patience", "500", "--image-size", "32")
+    job = RunningJob(tmp_path, "jobs/train.py", "--catalog", catalog, "--out", out, *phases)
+    said = interrupt(job, lambda: (out / "history.parquet").exists(), signum)
+    assert f"jobs/train.py --catalog {catalog} --out {out} --phases" in said.splitlines()[-1]
+    checkpoints.check_files(str(out / "last"), checkpoints.read(str(out / "last")))
+    with lease.hold(str(out)):
+        pass
+
+
+def test_a_sweep_ends_with_its_trials(catalog: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    job = RunningJob(tmp_path, "jobs/sweep.py", "--catalog", catalog, "--out", out, "--epochs", "200")
+    interrupt(job, lambda: (out / "runs" / "0000" / "history.parquet").exists(), signal.SIGTERM)
+    with lease.hold(str(out)), lease.hold(str(out / "runs" / "0000")):
+        pass
+
+
+def test_scoring_keeps_its_units(catalog: Path, tmp_path: Path) -> None:
+    out = tmp_path / "ages"
+    checkpoint = make_checkpoint(tmp_path / "model")
+    arguments = ("--catalog", catalog, "--checkpoint", checkpoint, "--out", out, "--unit-rows", "4")
+    job = RunningJob(tmp_path, "jobs/score.py", *arguments)
+    interrupt(job, lambda: units.list_files(str(out)), signal.SIGTERM)
+    assert units.list_files(str(out))
+    with lease.hold(str(out), f"{out}.agescale"):
+        pass
+
+
+def test_cataloging_ends_too(catalog: Path, tmp_path: Path) -> None:
+    out, faces = tmp_path / "catalog", catalog.parent / "faces"
+    job = RunningJob(tmp_path, "jobs/catalog.py", "--source", faces, "--layout", "utkface", "--out", out)
+    interrupt(job, lambda: any("StatsActor" in title for _, title in job.children()), signal.SIGTERM)
+    with lease.hold(str(out), f"{out}.agescale"):
+        pass
