@@ -11,7 +11,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import math
-import re
 import threading
 import uuid
 from collections import Counter
@@ -218,7 +217,7 @@ class PartWriter:
 
     def _inspect(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            data = storage.read_bytes(row["uri"])
+            data = storage.read_bytes(row["uri"], catalogs.as_listed(row["version"]), row["size_bytes"])
         except StoreError as error:
             if not error.is_about_one_file:
                 raise
@@ -311,7 +310,7 @@ def _difference(
         row = known.get(item.uri)
         if row is None:
             new.append(item)
-        elif re.sub(changes.LISTING_SUFFIX, "", row["version"]) != item.version:
+        elif catalogs.as_listed(row["version"]) != item.version:
             changed.append(item)
         else:
             told = _label_changes(row, labels.by_path[item.relative])

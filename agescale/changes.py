@@ -35,8 +35,6 @@ COUNTS = ("num_rows", "num_new", "num_changed", "num_deleted", "num_ignored")
 RANGE = pa.schema([("number", pa.int64()), ("after", pa.string()), ("until", pa.string())])
 """A unit of listing: the relative paths of ``listing.pages``, and the number that the names of its parts begin with."""
 KNOWN = pa.schema([schema.CATALOG.field(name) for name in ("uri", "version", "deleted")])
-LISTING_SUFFIX = r"@\d+$"
-"""What a version ends in that came back: the number of the listing that found it again."""
 CHANGES = pa.schema([*listing.ROWS, schema.CATALOG.field("deleted")])
 
 
@@ -255,7 +253,7 @@ def _split(known: Sequence[Part], low: str, high: str) -> Iterator[tuple[str, st
 def _compare(pictures: pa.Table, known: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
     """Rows (CHANGES) of images that are new, that have another version, and that are gone."""
     position = pc.index_in(pictures["uri"], value_set=known["uri"].combine_chunks())
-    stored = pc.replace_substring_regex(known["version"], LISTING_SUFFIX, "")
+    stored = pc.replace_substring_regex(known["version"], catalogs.LISTING_SUFFIX, "")
     is_changed = pc.not_equal(pictures["version"], stored.take(position))  # null where it is new
     listed = pictures.append_column("deleted", pa.repeat(False, len(pictures))).cast(CHANGES)
     is_gone = pc.invert(pc.is_in(known["uri"], value_set=pictures["uri"].combine_chunks()))

@@ -34,11 +34,15 @@ ERRORS = {
     "internal": ("500 Internal Server Error", "InternalError", "We encountered an internal error. Please try again."),
 }
 NO_CONDITIONS = ("501 Not Implemented", "NotImplemented", "A header implies functionality that is not implemented.")
-PAGES = {"login": b"<html><body><form>Please log in</form></body></html>", "empty": b""}
+PAGES = {
+    "login": b"<html><body><form>Please log in</form></body></html>",
+    "empty": b"",
+    "error": b"<?xml version='1.0'?><Error><Code>InternalError</Code></Error>",
+}
 """What a proxy on the way answers instead, with status 200."""
-KINDS = (*ERRORS, *PAGES, "unanswered", "lost", "reset", "cut", "stall", "latency")
+KINDS = (*ERRORS, *PAGES, "unanswered", "lost", "reset", "cut", "stall", "trickle", "latency")
 """Answers of S3, and of others; the connection reset before the request is done, after it, or amid the body of the
-answer; a body that ends early, or never goes on; an answer that comes late."""
+answer; a body that ends early, never goes on, or comes byte by byte; an answer that comes late."""
 OPERATIONS = ("GET", "LIST", "HEAD", "PUT", "POST", "DELETE")
 
 
@@ -64,7 +68,7 @@ class FaultProxy:
         self.upstream, self.port = urlsplit(upstream), port
         self.kinds, self.fraction, self.operations = kinds, fraction, operations
         self.conditions = conditions
-        self.seconds = seconds  # how long `stall` and `latency` last
+        self.seconds = seconds  # how long `stall` and `latency` last, and each byte of `trickle`
         self.random = random.Random(seed)
         self.requests: Counter[tuple[str, str]] = Counter()
         self.faults: Counter[str] = Counter()
@@ -144,6 +148,13 @@ class FaultProxy:
         middle = start + (len(answer) - start) // 2
         if kind == "latency":
             await asyncio.sleep(self.seconds)
+        if kind == "trickle":
+            writer.write(answer[:start])
+            for index in range(start, len(answer)):
+                writer.write(answer[index : index + 1])
+                await writer.drain()
+                await asyncio.sleep(self.seconds)
+            return
         part = answer[:middle] if kind in ("reset", "cut", "stall") else answer
         writer.write(part)
         await writer.drain()

@@ -54,7 +54,7 @@ def update(out: Path, objects: Objects, generation: int, cuts: list[str] | None 
 def current(out: Path) -> Objects:
     rows = catalogs.read_catalog(str(out), ["uri", "version"]).to_pylist()
     assert len({row["uri"] for row in rows}) == len(rows)
-    return {row["uri"].removeprefix("/faces/"): re.sub(changes.LISTING_SUFFIX, "", row["version"]) for row in rows}
+    return {row["uri"].removeprefix("/faces/"): re.sub(catalogs.LISTING_SUFFIX, "", row["version"]) for row in rows}
 
 
 def rows_of(out: Path, part: str) -> list[dict[str, Any]]:
