@@ -106,6 +106,8 @@ def _add_images(
     layouts.check_labelled(config.layout, labels)
 
     new, changed, gone, relabelled = _difference(known, pictures, labels)
+    uris = (row["uri"] for row in gone)
+    changes.check_deleted(source, out, uris, len(gone), len(known or ()), config.max_deleted_fraction)
     metadata = _metadata(out, settings)
     generation = changes.begin_listing(out, metadata["id"], num_ranges=0)
     units = _units(_told_apart(new, out, generation), labels, generation, first=0, replaces=False)
@@ -244,6 +246,8 @@ def _check(config: CatalogConfig) -> None:
         raise ValueError(f"--pack {config.pack}: pixels of the shorter side, at least {schema.MIN_SIDE}, or 0")
     if config.pack and not _is_read(config):
         raise ValueError("--pack reads every image: give --inspect with it, or leave it out")
+    if not 0 <= config.max_deleted_fraction <= 1:
+        raise ValueError(f"--max-deleted-fraction {config.max_deleted_fraction}: a share from 0 to 1")
     if config.listing and _is_read(config):
         raise ValueError("--listing goes with --layout unlabelled, and without --inspect")
 
@@ -456,7 +460,8 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
         changes.seal_begun(out, metadata)
         known = catalogs.read_parts(out) if catalogs.list_parts(out) else []
         ranges = [] if files or small is not None else _ranges(source)
-        generation = changes.begin_listing(out, metadata["id"], num_ranges=len(ranges) or 1)
+        num_ranges = len(ranges) or 1
+        generation = changes.begin_listing(out, metadata["id"], num_ranges + 1)  # and one of what is deleted
         lister = changes.RangeLister(source, out, metadata, generation, known, LISTED_PART_ROWS, held.claim)
         with ImageProgress("cataloging", total=None) as progress:
             for summary in _run_lister(lister, ranges, small or _sorted_rows(files, source), progress):
@@ -464,6 +469,14 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
                 counts.update(summary)
                 changed, deleted = counts["num_changed"], counts["num_deleted"]
                 progress.note = f"{counts['num_new']} new, {changed} changed, {deleted} deleted"
+        num_known = counts["num_rows"] - counts["num_new"] + counts["num_deleted"]
+        gone = (uri for rows in lister.gone() for uri in rows["uri"].to_pylist())
+        try:
+            changes.check_deleted(source, out, gone, counts["num_deleted"], num_known, config.max_deleted_fraction)
+        except ValueError:
+            changes.end_listing(out, generation)
+            raise
+        lister.delete(num_ranges)
         findings = schema.FINDINGS.empty_table()
         _write_findings(out, metadata, findings, catalogs.part_names(out), held)
         changes.end_listing(out, generation)

@@ -177,6 +177,26 @@ def test_a_large_source_is_listed_in_ranges_and_written_as_it_comes(
     catalogs.check_complete(str(out))
 
 
+@pytest.mark.parametrize("layout", ["unlabelled", "utkface"])
+def test_a_disk_that_is_away_deletes_nothing(layout: str, drawn_faces: Path, tmp_path: Path, local_ray: None) -> None:
+    source, out = tmp_path / "faces", tmp_path / "catalog"
+    shutil.copytree(drawn_faces / "utkface", source / "stays")
+    shutil.copytree(drawn_faces / "utkface", source / "disk" / "of many")
+    build(source, out, layout=layout)
+    before = rows_of(out)
+    (source / "disk" / "of many").rename(tmp_path / "away")
+    with pytest.raises(ValueError, match=r"images would be deleted, .*/faces/disk is empty; is it mounted\?"):
+        build(source, out, layout=layout)
+    assert rows_of(out) == before
+    catalogs.check_complete(str(out))
+    (tmp_path / "away").rename(source / "disk" / "of many")
+    assert build(source, out, layout=layout).num_new == 0
+    shutil.rmtree(source / "disk" / "of many")
+    assert build(source, out, layout=layout, max_deleted_fraction=0.6).num_deleted == len(before) / 2
+    assert len(rows_of(out)) == len(before) / 2
+    catalogs.check_complete(str(out))
+
+
 def test_a_listing_made_elsewhere_stands_for_the_source(
     large: Path,
     tmp_path: Path,
