@@ -77,22 +77,25 @@ class StoreError(OSError):
     """What a store answered instead of the data. ``status`` is one of missing, changed, forbidden, unreachable.
 
     ``stops_the_job``: the credentials have expired or are refused, so that no other object can be read either.
+    ``is_of_this``: it is a state of this object, such as being archived.
     """
 
-    def __init__(self, status: str, message: str, stops_the_job: bool = False) -> None:
+    def __init__(self, status: str, message: str, stops_the_job: bool = False, is_of_this: bool = False) -> None:
         super().__init__(message)
         self.status = status
         self.stops_the_job = stops_the_job
+        self.is_of_this = is_of_this
 
     @property
     def is_about_one_file(self) -> bool:
         """Whether it tells of this object alone: it is gone or another, or a local file is closed to us. What else a
         store answers (refused credentials, silence) will be the same for the next object, so a job had better stop."""
-        return self.status in ("missing", "changed") or (self.status == "forbidden" and "://" not in str(self))
+        is_local = "://" not in str(self)
+        return self.is_of_this or self.status in ("missing", "changed") or (self.status == "forbidden" and is_local)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # OSError pickles its own arguments only, and Ray sends errors between processes
-        return StoreError, (self.status, str(self), self.stops_the_job)
+        return StoreError, (self.status, str(self), self.stops_the_job, self.is_of_this)
 
 
 class NoConditions(StoreError):
@@ -322,6 +325,8 @@ def _store_error(uri: str, error: BaseException) -> StoreError:
         return _changed(uri)
     if answer and _code(answer) == "NoSuchBucket":
         return StoreError("missing", f"{uri}: no bucket {_bucket_and_key(uri)[0]!r}")
+    if answer and (state := _state(answer)):
+        return StoreError("forbidden", f"{uri}: {state} ({said})", is_of_this=True)
     if isinstance(origin, ssl.SSLCertVerificationError):
         hint = "set AWS_CA_BUNDLE to a file with the certificate of its authority"
         reason = f"its certificate is not trusted ({origin.verify_message}); {hint}"
@@ -340,6 +345,16 @@ def _store_error(uri: str, error: BaseException) -> StoreError:
         hint = "; check the credentials in the environment and the bucket's policy" if is_remote(uri) else ""
         return StoreError("forbidden", f"{uri}: access refused ({said}){hint}")
     return StoreError("unreachable", f"{uri}: {said}")
+
+
+def _state(answer: ClientError) -> str:
+    """What keeps an object from everybody with these credentials, if that is it."""
+    if _code(answer) == "InvalidObjectState":
+        return "it is archived; restore it, and the next run takes it with --retry forbidden"
+    text = str(answer.response["Error"].get("Message")).lower()
+    if _code(answer).startswith("KMS.") or "server side encryption" in text or "kms:decrypt" in text:
+        return "it is encrypted with a key that is not ours"
+    return ""
 
 
 def _reason(uri: str, error: BaseException) -> BaseException:

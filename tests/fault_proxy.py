@@ -31,6 +31,12 @@ ERRORS = {
     "slow_down": ("503 Slow Down", "SlowDown", "Please reduce your request rate."),
     "expired": ("400 Bad Request", "ExpiredToken", "The provided token has expired."),
     "denied": ("403 Forbidden", "AccessDenied", "Access Denied"),
+    "archived": ("403 Forbidden", "InvalidObjectState", "The operation is not valid for the object's storage class"),
+    "encrypted": (
+        "400 Bad Request",
+        "InvalidRequest",
+        "The object was stored using a form of Server Side Encryption. The correct parameters must be provided.",
+    ),
     "internal": ("500 Internal Server Error", "InternalError", "We encountered an internal error. Please try again."),
 }
 NO_CONDITIONS = ("501 Not Implemented", "NotImplemented", "A header implies functionality that is not implemented.")
@@ -63,11 +69,13 @@ class FaultProxy:
         seconds: float = 3600,
         port: int = 0,
         conditions: str = "kept",
+        only: str = "",
     ) -> None:
         assert set(kinds) <= set(KINDS), f"{kinds}: of {KINDS}"
         self.upstream, self.port = urlsplit(upstream), port
         self.kinds, self.fraction, self.operations = kinds, fraction, operations
         self.conditions = conditions
+        self.only = only  # what the keys of faulty requests end in
         self.seconds = seconds  # how long `stall` and `latency` last, and each byte of `trickle`
         self.random = random.Random(seed)
         self.requests: Counter[tuple[str, str]] = Counter()
@@ -102,7 +110,8 @@ class FaultProxy:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             head, body, operation, key = await self._request(reader, writer)
             self.requests[operation, key] += 1
-            is_faulty = operation in self.operations and self.random.random() < self.fraction
+            is_meant = operation in self.operations and key.endswith(self.only)
+            is_faulty = is_meant and self.random.random() < self.fraction
             kind = self.random.choice(self.kinds) if is_faulty else ""
             self.faults.update([kind] if kind else [])
             if kind in ERRORS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 import pytest
 from fault_proxy import OPERATIONS, FaultProxy
 
-from agescale import listing, storage
+from agescale import cataloging, lease, listing, storage
 from agescale.storage import StoreError
 
 NUM_OBJECTS = 100
@@ -202,6 +203,36 @@ def test_one_object_that_is_closed_to_us_does_not_stop_the_job(folder: str, star
         with pytest.raises(StoreError, match=r"^s3://.*access refused \(AccessDenied: .*bucket's policy$") as caught:
             action()
         assert (caught.value.status, caught.value.stops_the_job) == ("forbidden", False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("denied", r"access refused \(AccessDenied: "),
+        ("archived", r"it is archived; restore it, .* \(InvalidObjectState: "),
+        ("encrypted", r"it is encrypted with a key that is not ours \(InvalidRequest: "),
+        ("internal", r"InternalError: "),
+    ],
+)
+def test_an_object_that_is_kept_from_us_is_a_row_and_a_store_that_keeps_all_is_none(
+    kind: str, says: str, folder: str, start_proxy: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(storage, "NUM_ATTEMPTS", 2)
+    proxy = start_proxy(kind, fraction=1, only="/007.jpg")
+    listed = listing.list_files(f"{folder}/images")
+    rows = [{"uri": item.uri, "version": item.version, "size_bytes": item.size_bytes} for item in listed]
+    nobodys = lease.Claim("", "", holder="")
+    writer = cataloging.PartWriter(str(tmp_path), {}, 0, None, nobodys, probes=[row["uri"] for row in rows[6:9]])
+    for unit in (rows, rows[7:8]):  # among others, and alone
+        read = {row["uri"][-7:]: row["read_error"] for row in writer._read(unit)}
+        status = "unreachable" if kind == "internal" else "forbidden"
+        told = read.pop("007.jpg")
+        assert re.match(rf"{status}: s3://\S+/007.jpg: {says}", told)
+        assert ("check the credentials" in told) == (kind == "denied")
+        assert set(read.values()) <= {"unreadable: not an image"}
+    proxy.only = ".jpg"
+    with pytest.raises(StoreError, match=r"/000\.jpg: .*; no image that was tried could be read"):
+        writer._read(rows[:3])
 
 
 def test_the_proxy_runs_as_a_process_too(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
