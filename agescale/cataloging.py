@@ -11,7 +11,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import math
-import re
 import threading
 import uuid
 from collections import Counter
@@ -51,6 +50,13 @@ DECODING = threading.BoundedSemaphore(2)
 """Many threads read, two decode: a picture of 24 megapixels fills 72 MB."""
 
 DEFAULT_AGE_GROUPS = "25-years"
+
+MAX_UNREACHABLE = 64
+"""Images in a row that the store did not deliver, each of them asked for over and over: the store is down."""
+NUM_PROBES = 9
+"""Images of the source that are tried, where others cannot be read."""
+READ_AGAIN = ("missing", "changed", "forbidden", "unreachable")
+"""What a store may have said of an image that it delivers now."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +113,16 @@ def _add_images(
     layouts.check_labelled(config.layout, labels)
 
     new, changed, gone, relabelled = _difference(known, pictures, labels)
+    uris = (row["uri"] for row in gone)
+    changes.check_deleted(source, out, uris, len(gone), len(known or ()), config.max_deleted_fraction)
     metadata = _metadata(out, settings)
     generation = changes.begin_listing(out, metadata["id"], num_ranges=0)
     units = _units(_told_apart(new, out, generation), labels, generation, first=0, replaces=False)
     units += _units(_told_apart(changed, out, generation), labels, generation, first=len(units), replaces=True)
     units += _tombstones(gone, generation, len(units))
     if units:
-        writer = PartWriter(out, metadata, config.pack, _fractions(config, labels), held.claim)
+        probes = [item.uri for item in pictures[:: math.ceil(len(pictures) / NUM_PROBES)]]
+        writer = PartWriter(out, metadata, config.pack, _fractions(config, labels), held.claim, probes)
         start_ray()
         with ImageProgress("cataloging", len(new) + len(changed) + len(gone)) as progress:
             for _ in run_units(units, writer, progress, num_cpus=1):
@@ -182,7 +191,9 @@ def _write_findings(
 class PartWriter:
     """Reads the images of one unit of the listing and writes them as one part of the catalog. Runs in a Ray task.
 
-    ``fractions`` are the shares of the splits of rows whose label tells none, or None.
+    ``fractions`` are the shares of the splits of rows whose label tells none, or None. ``probes`` are some images of
+    the whole source: where one of them can be read, it is not the store's fault that others cannot, and these are rows
+    with a read_error. Raises the StoreError where none can.
     """
 
     def __init__(
@@ -192,8 +203,10 @@ class PartWriter:
         pack: int,
         fractions: splits.Fractions | None,
         claim: lease.Claim,
+        probes: Sequence[str],
     ) -> None:
         self.out = out
+        self.probes = probes
         self.claim = claim
         self.metadata = metadata
         self.pack = pack
@@ -203,8 +216,7 @@ class PartWriter:
         part, is_read, replaces = (unit[name][0].as_py() for name in UNIT_FIELDS)
         rows = unit.drop_columns(UNIT_FIELDS).to_pylist()
         if is_read:
-            with read_pool() as pool:
-                rows = list(pool.map(self._inspect, rows))
+            rows = self._read(rows)
         for row in rows:
             key = row["subject"] or row.get("content_hash")
             if self.fractions and key and row["split"] is None:
@@ -216,13 +228,30 @@ class PartWriter:
         tables.write_new_part(self.out, part, table, row_group_size)  # else another execution of this task wrote it
         return pa.table({"num_rows": [len(table)]})
 
-    def _inspect(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _read(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        pool = read_pool()
         try:
-            data = storage.read_bytes(row["uri"])
+            outcomes = []
+            num_unreachable = 0
+            for row, error in pool.map(self._inspect, rows):
+                num_unreachable = num_unreachable + 1 if error and error.status == "unreachable" else 0
+                if error and (error.stops_the_job or num_unreachable == MAX_UNREACHABLE):
+                    raise error
+                outcomes.append((row, error))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # where one has failed, the others may take long to fail
+        failed = {row["uri"]: error for row, error in outcomes if error}
+        if failed:
+            good = [row["uri"] for row, error in outcomes if not error][:1]
+            _check_store([*good, *(uri for uri in self.probes if uri not in failed)], next(iter(failed.values())))
+        return [row for row, _ in outcomes]
+
+    def _inspect(self, row: dict[str, Any]) -> tuple[dict[str, Any], StoreError | None]:
+        """The row with what its image tells, or with why it could not be read, which is the store's word then."""
+        try:
+            data = storage.read_bytes(row["uri"], catalogs.as_listed(row["version"]), row["size_bytes"])
         except StoreError as error:
-            if not error.is_about_one_file:
-                raise
-            return {**row, "read_error": f"{error.status}: {error}"}
+            return {**row, "read_error": f"{error.status}: {error}"}, error
         row = {**row, "content_hash": storage.sha256(data)}
         try:
             with DECODING:
@@ -231,7 +260,20 @@ class PartWriter:
                     row["image"] = images.pack(data, self.pack)
         except ImageError as error:
             row["read_error"] = f"{error.status}: {error}"
-        return row
+        return row, None
+
+
+def _check_store(probes: Sequence[str], failure: StoreError) -> None:
+    """Raises ``failure`` where the store delivers none of some other images now: then it was no image's fault."""
+    for uri in probes:
+        try:
+            storage.read_bytes(uri)
+        except StoreError as error:
+            if error.stops_the_job:
+                raise
+        else:
+            return
+    raise StoreError(failure.status, f"{failure}; no image that was tried could be read; is the source there?")
 
 
 def _check(config: CatalogConfig) -> None:
@@ -245,6 +287,8 @@ def _check(config: CatalogConfig) -> None:
         raise ValueError(f"--pack {config.pack}: pixels of the shorter side, at least {schema.MIN_SIDE}, or 0")
     if config.pack and not _is_read(config):
         raise ValueError("--pack reads every image: give --inspect with it, or leave it out")
+    if not 0 <= config.max_deleted_fraction <= 1:
+        raise ValueError(f"--max-deleted-fraction {config.max_deleted_fraction}: a share from 0 to 1")
     if config.listing and _is_read(config):
         raise ValueError("--listing goes with --layout unlabelled, and without --inspect")
 
@@ -294,7 +338,7 @@ def _known_rows(out: str) -> dict[str, dict[str, Any]] | None:
     """Current rows by URI, or None where there is no catalog yet."""
     if not catalogs.list_parts(out):
         return None
-    rows = catalogs.read_catalog(out, ["uri", "version", *LABEL_FIELDS])
+    rows = catalogs.read_catalog(out, ["uri", "version", "read_error", *LABEL_FIELDS])
     return {row["uri"]: row for row in rows.drop_columns(["part", "row"]).to_pylist()}
 
 
@@ -304,14 +348,19 @@ Relabelled = list[tuple[Listed, str]]
 def _difference(
     known: dict[str, dict[str, Any]] | None, pictures: list[Listed], labels: Labels
 ) -> tuple[list[Listed], list[Listed], list[dict[str, Any]], Relabelled]:
-    """New and changed objects, the rows of deleted ones, and objects whose source now tells another label."""
+    """New and changed objects (which the store did not deliver the last time, and does now, among them), the rows of
+    deleted ones, and objects whose source now tells another label."""
     known = known or {}
     new, changed, relabelled = [], [], []
+    failed = [item for item in pictures if _is_stores(known.get(item.uri, {}).get("read_error"))]
+    with read_pool() as pool:
+        answers = pool.map(_can_be_read, failed)
+        back = {item.uri for item, can_be_read in zip(failed, answers, strict=True) if can_be_read}
     for item in pictures:
         row = known.get(item.uri)
         if row is None:
             new.append(item)
-        elif re.sub(changes.LISTING_SUFFIX, "", row["version"]) != item.version:
+        elif catalogs.as_listed(row["version"]) != item.version or item.uri in back:
             changed.append(item)
         else:
             told = _label_changes(row, labels.by_path[item.relative])
@@ -320,6 +369,20 @@ def _difference(
     listed = {item.uri for item in pictures}
     gone = [row for uri, row in known.items() if uri not in listed]
     return new, changed, gone, relabelled
+
+
+def _is_stores(read_error: str | None) -> bool:
+    return (read_error or "").partition(":")[0] in READ_AGAIN
+
+
+def _can_be_read(item: Listed) -> bool:
+    try:
+        storage.read_bytes(item.uri, item.version, item.size_bytes)
+    except StoreError as error:
+        if error.stops_the_job:
+            raise
+        return False
+    return True
 
 
 def _told_apart(items: list[Listed], out: str, generation: int) -> list[Listed]:
@@ -457,7 +520,8 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
         changes.seal_begun(out, metadata)
         known = catalogs.read_parts(out) if catalogs.list_parts(out) else []
         ranges = [] if files or small is not None else _ranges(source)
-        generation = changes.begin_listing(out, metadata["id"], num_ranges=len(ranges) or 1)
+        num_ranges = len(ranges) or 1
+        generation = changes.begin_listing(out, metadata["id"], num_ranges + 1)  # and one of what is deleted
         lister = changes.RangeLister(source, out, metadata, generation, known, LISTED_PART_ROWS, held.claim)
         with ImageProgress("cataloging", total=None) as progress:
             for summary in _run_lister(lister, ranges, small or _sorted_rows(files, source), progress):
@@ -465,6 +529,14 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
                 counts.update(summary)
                 changed, deleted = counts["num_changed"], counts["num_deleted"]
                 progress.note = f"{counts['num_new']} new, {changed} changed, {deleted} deleted"
+        num_known = counts["num_rows"] - counts["num_new"] + counts["num_deleted"]
+        gone = (uri for rows in lister.gone() for uri in rows["uri"].to_pylist())
+        try:
+            changes.check_deleted(source, out, gone, counts["num_deleted"], num_known, config.max_deleted_fraction)
+        except ValueError:
+            changes.end_listing(out, generation)
+            raise
+        lister.delete(num_ranges)
         findings = schema.FINDINGS.empty_table()
         _write_findings(out, metadata, findings, catalogs.part_names(out), held)
         changes.end_listing(out, generation)

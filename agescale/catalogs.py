@@ -7,6 +7,7 @@ it covers. A catalog gets an identity when it is born, which all its parts and f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import asdict, dataclass
@@ -29,6 +30,19 @@ LISTED_ROWS = 100_000
 """Rows that are Python's values at once."""
 ROW_GROUP_ROWS = 256
 """Rows of a row group in a part; the least that has to be read for one packed image."""
+
+
+LISTING_SUFFIX = r"@\d+$"
+"""What a version ends in that came back: the number of the listing that found it again."""
+
+
+def as_listed(version: str) -> str:
+    """A row's version as the store tells it.
+
+    >>> as_listed("9a0364b9e99bb480dd25e1f0284c8555@12"), as_listed("311-1600000000")
+    ('9a0364b9e99bb480dd25e1f0284c8555', '311-1600000000')
+    """
+    return re.sub(LISTING_SUFFIX, "", version)
 
 
 def list_parts(uri: str) -> list[str]:
@@ -284,20 +298,36 @@ def load_faces(
 ) -> Iterator[FaceOrError]:
     """A face, or why there is none, for each of ``rows`` (columns uri, part, row), in order, decoded ahead in ``pool``.
 
-    With ``use_packed`` the pictures come from the catalog's parts, and from their own URIs only where a row has none.
+    Where the rows have the columns version and size_bytes, another picture than was listed is a reason, too. With
+    ``use_packed`` the pictures come from the catalog's parts, and from their own URIs only where a row has none.
     """
     packed = _packed_images(uri, rows) if use_packed else (None for _ in range(len(rows)))
     tasks = (
-        pool.submit(load_one, source, image_size, center_crop, data)
-        for source, data in zip(rows["uri"].to_pylist(), packed, strict=True)
+        pool.submit(load_one, image_size=image_size, center_crop=center_crop, picture=picture, **listed)
+        for listed, picture in zip(_listed(rows), packed, strict=True)
     )
     return ahead(tasks, num_ahead=LOOK_AHEAD)
 
 
-def load_one(source: str, image_size: int, center_crop: float, picture: Picture | None = None) -> FaceOrError:
-    """The face in the picture at ``source``, or in ``picture`` where it is at hand, or why there is none."""
+def _listed(rows: pa.Table) -> list[dict[str, Any]]:
+    """What a listing told of each of ``rows``: its uri, and of version and size_bytes those that are columns."""
+    names = [name for name in ("uri", "version", "size_bytes") if name in rows.column_names]
+    return rows.select(names).to_pylist()
+
+
+def load_one(
+    uri: str,
+    image_size: int,
+    center_crop: float,
+    picture: Picture | None = None,
+    version: str = "",
+    size_bytes: int | None = None,
+) -> FaceOrError:
+    """The face in the picture at ``uri``, or in ``picture`` where it is at hand, or why there is none."""
     try:
-        return load_face(storage.read_bytes(source) if picture is None else picture, image_size, center_crop)
+        if picture is None:
+            picture = storage.read_bytes(uri, as_listed(version), size_bytes)
+        return load_face(picture, image_size, center_crop)
     except (ImageError, StoreError) as error:
         return error
 

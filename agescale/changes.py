@@ -14,6 +14,8 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import json
+import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,8 +37,6 @@ COUNTS = ("num_rows", "num_new", "num_changed", "num_deleted", "num_ignored")
 RANGE = pa.schema([("number", pa.int64()), ("after", pa.string()), ("until", pa.string())])
 """A unit of listing: the relative paths of ``listing.pages``, and the number that the names of its parts begin with."""
 KNOWN = pa.schema([schema.CATALOG.field(name) for name in ("uri", "version", "deleted")])
-LISTING_SUFFIX = r"@\d+$"
-"""What a version ends in that came back: the number of the listing that found it again."""
 CHANGES = pa.schema([*listing.ROWS, schema.CATALOG.field("deleted")])
 
 
@@ -91,10 +91,47 @@ def _seal(out: str, prefix: str, metadata: Mapping[str, Any]) -> None:
 
 def end_listing(out: str, number: int) -> None:
     """Says that the listing of that number has ended; and those before it, where no later one can get their numbers."""
+    beside = tables.beside(out)
+    for name in storage.list_names(beside, prefix="deleted-"):
+        if catalogs.listing_of(name) <= number:
+            storage.delete(storage.join(beside, name))
     newest = max(map(catalogs.listing_of, catalogs.list_parts(out)), default=0)
     for begun in read_begun(out):
         if begun in (number, *range(newest + 1)):
             storage.delete(_begun_uri(out, begun))
+
+
+MIN_DELETED = 20
+"""So few images may go whatever their share, as somebody tidied up; unless their folder is there, and empty."""
+
+
+def check_deleted(source: str, out: str, gone: Iterable[str], num_gone: int, num_known: int, most: float) -> None:
+    """Raises ValueError where more than a share ``most`` of the images of a catalog are not there any more; ``gone``
+    are their URIs."""
+    if num_gone <= most * num_known:
+        return
+    example, emptied = "", ""
+    for uri in gone:
+        example = example or uri
+        emptied = emptied or _emptied_folder(source, uri)
+        if emptied or num_gone > MIN_DELETED:
+            break
+    if emptied or num_gone > MIN_DELETED:
+        seen = f"{emptied} is empty; is it mounted?" if emptied else f"such as {example}; is all of {source} there?"
+        raise ValueError(
+            f"{out}: {num_gone:,} of its {num_known:,} images would be deleted, {seen} If they have gone for good: "
+            f"--max-deleted-fraction {math.ceil(1000 * num_gone / num_known) / 1000:g} (it is {most:g})"
+        )
+
+
+def _emptied_folder(source: str, uri: str) -> str:
+    """The folder of a local file that is gone where it, or the nearest above it that is left, holds nothing at all."""
+    folder = os.path.dirname(uri)
+    while not storage.is_remote(uri) and folder.startswith(f"{source}/"):
+        if os.path.isdir(folder):
+            return "" if os.listdir(folder) else folder
+        folder = os.path.dirname(folder)
+    return ""
 
 
 def part_prefix(number: int, range_number: int) -> str:
@@ -129,6 +166,9 @@ class RangeLister:
 
     A task that runs again, because its node was lost, goes on behind the parts that it wrote the first time. Raises
     Held where another job has taken over.
+
+    What is gone waits beside the catalog until all ranges are listed and somebody has looked how much it is
+    (``delete``): then it becomes parts of the range behind the last.
     """
 
     source: str
@@ -156,6 +196,8 @@ class RangeLister:
             raise lease.taken_over(self.out)
         new_names = (f"{prefix}{index:06d}.parquet" for index in itertools.count(len(written)))
         waiting = {False: CHANGES.empty_table(), True: CHANGES.empty_table()}  # by whether they replace known rows
+        gone_names = (f"deleted-{prefix.removeprefix('part-')}{index:06d}.parquet" for index in itertools.count())
+        all_gone = CHANGES.empty_table()
         with storage.read_pool() as pool:
             for pictures, num_ignored, low, high in self._windows(listed, after, until):
                 counts = Counter(num_rows=len(pictures), num_ignored=num_ignored)
@@ -166,15 +208,54 @@ class RangeLister:
                     new, changed = (self._told_apart(rows, known) for rows in (new, changed))
                     counts.update(num_new=len(new), num_changed=len(changed), num_deleted=len(gone))
                     before = self._read(written, start, end, pool)["uri"].combine_chunks()
-                    for replaces, rows in ((False, new), (True, pa.concat_tables([changed, gone]).sort_by("uri"))):
-                        rows = rows.filter(pc.invert(pc.is_in(rows["uri"], before)))
+                    new, changed, gone = (
+                        rows.filter(pc.invert(pc.is_in(rows["uri"], before))) for rows in (new, changed, gone)
+                    )
+                    all_gone = pa.concat_tables([all_gone, gone.sort_by("uri")])
+                    if len(all_gone) >= self.part_rows:
+                        self._put_aside(next(gone_names), all_gone)
+                        all_gone = all_gone.slice(0, 0)
+                    for replaces, rows in ((False, new), (True, changed)):
                         waiting[replaces] = pa.concat_tables([waiting[replaces], rows])
                         while len(waiting[replaces]) >= self.part_rows:
                             self._add_part(next(new_names), waiting, replaces)
                 yield pa.Table.from_pylist([{name: counts[name] for name in COUNTS}])
+        if len(all_gone):
+            self._put_aside(next(gone_names), all_gone)
         for replaces in waiting:
             while len(waiting[replaces]):
                 self._add_part(next(new_names), waiting, replaces)
+
+    def _put_aside(self, name: str, gone: pa.Table) -> None:
+        storage.write_table(storage.join(tables.beside(self.out), name), gone)
+
+    def gone(self) -> Iterator[pa.Table]:
+        """What is not there any more, as far as the ranges have been listed."""
+        beside = tables.beside(self.out)
+        for name in storage.list_names(beside, prefix=f"deleted-{self.generation:05d}-"):
+            yield storage.read_table(storage.join(beside, name))
+
+    def delete(self, number: int) -> None:
+        """Writes what is gone, as parts of the range of that number."""
+        waiting, names = {True: CHANGES.empty_table()}, list[str]()
+
+        def add() -> None:
+            names.append(f"{part_prefix(self.generation, number)}{len(names):06d}.parquet")
+            self._add_part(names[-1], waiting, replaces=True)
+
+        with storage.read_pool() as pool:
+            for rows in self.gone():  # perhaps of two executions of a task
+                parts = [catalogs.ask_part(storage.join(self.out, name)) for name in names]
+                extent = pc.min_max(rows["uri"]).as_py()
+                near = [part for part in parts if part.last >= extent["min"] and part.first <= extent["max"]]
+                known = self._read(near, "", catalogs.LAST, pool)["uri"], waiting[True]["uri"]
+                for uris in known:
+                    rows = rows.filter(pc.invert(pc.is_in(rows["uri"], uris.combine_chunks())))
+                waiting[True] = pa.concat_tables([waiting[True], rows])
+                while len(waiting[True]) >= self.part_rows:
+                    add()
+        while len(waiting[True]):
+            add()
 
     def _windows(
         self, listed: Iterable[pa.Table], after: str, until: str | None
@@ -255,7 +336,7 @@ def _split(known: Sequence[Part], low: str, high: str) -> Iterator[tuple[str, st
 def _compare(pictures: pa.Table, known: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
     """Rows (CHANGES) of images that are new, that have another version, and that are gone."""
     position = pc.index_in(pictures["uri"], value_set=known["uri"].combine_chunks())
-    stored = pc.replace_substring_regex(known["version"], LISTING_SUFFIX, "")
+    stored = pc.replace_substring_regex(known["version"], catalogs.LISTING_SUFFIX, "")
     is_changed = pc.not_equal(pictures["version"], stored.take(position))  # null where it is new
     listed = pictures.append_column("deleted", pa.repeat(False, len(pictures))).cast(CHANGES)
     is_gone = pc.invert(pc.is_in(known["uri"], value_set=pictures["uri"].combine_chunks()))

@@ -71,6 +71,9 @@ class CatalogConfig:
     """Listing made elsewhere, in place of listing an unlabelled --source: Parquet or CSV with a header (a file, a
     folder of them, the manifest.json of an S3 inventory in Parquet), in any order. Columns: uri, or bucket and key, or
     key or name (below --source); version, etag or e_tag; size or size_bytes, where known."""
+    max_deleted_fraction: float = 0.1
+    """Refuse, before any is noted as deleted, where more than this share of the catalog's images is not there any more:
+    a disk or a prefix may be away. A few may always go. 1: whatever is gone is deleted."""
     lease: bool = True
     """Keep other jobs out of --out meanwhile. --no-lease: do not, where the store cannot (it knows no writes on a
     condition) and you do."""

@@ -44,7 +44,7 @@ class Prediction:
     uri: str | None
     """Where the image came from; None where it was given as bytes, array or Pillow image."""
     status: str
-    """ok, unreadable, unsupported, too_small, too_large, missing, forbidden or unreachable."""
+    """ok, unreadable, unsupported, too_small, too_large, missing, changed, forbidden or unreachable."""
     error: str | None
     age: float | None
     """Years, on the labels' scale: a label 34 is 34.0."""
@@ -188,7 +188,7 @@ def predict_images(predictor: Predictor, sources: Iterable[Source], batch_size: 
         key = (source.uri, source.version)
         if not source.uri and source.picture is None:
             return key, StoreError("missing", "null instead of an image")
-        return key, catalogs.load_one(source.uri, spec.image_size, spec.center_crop, source.picture)
+        return key, catalogs.load_one(source.uri, spec.image_size, spec.center_crop, source.picture, source.version)
 
     pool = storage.read_pool()
     try:

@@ -142,7 +142,7 @@ def _describe_file(uri: str, path: str, info: None) -> Listed | None:
     check_name(file)
     with contextlib.suppress(FileNotFoundError):  # gone, or a dangling link
         status = os.stat(file)
-        return Listed(file, path, f"{status.st_size}-{status.st_mtime_ns}", status.st_size)
+        return Listed(file, path, storage.file_version(status), status.st_size)
     return None
 
 

@@ -90,6 +90,7 @@ STATUSES = (
     "too_small",
     "too_large",
     "missing",  # the store has no such object
+    "changed",  # another object stands there than was listed; the next listing names it
     "forbidden",  # the store refuses
     "unreachable",  # the store did not answer; worth another try
 )

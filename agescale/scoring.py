@@ -319,7 +319,7 @@ class ScoringActor:
         return counts, _count(again)
 
     def _current_rows(self, unit: Unit) -> pa.Table:
-        rows = units.listed_rows(self.scorer.catalog, unit, parse_names(self.scorer.config.split))
+        rows = units.listed_rows(self.scorer.catalog, unit, parse_names(self.scorer.config.split), ["size_bytes"])
         return self.superseded.current(rows, catalogs.listing_of(unit.part))
 
     def _as_part(self, predictions: pa.Table, counts: Mapping[str, Mapping[str, int]]) -> pa.Table:

@@ -8,6 +8,7 @@ one line and a status. Knows nothing of images or labels.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import csv
 import fcntl
@@ -23,8 +24,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
 import aiohttp
@@ -40,6 +42,7 @@ from botocore.exceptions import (
     ClientError,
     CredentialRetrievalError,
     HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
     ReadTimeoutError,
@@ -48,6 +51,7 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.parsers import ResponseParserError
+from fsspec.asyn import sync
 from fsspec.compression import compr
 from fsspec.utils import infer_compression
 
@@ -61,32 +65,37 @@ RETRY_S = 60.0
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 20.0
 """Without a single byte."""
+MIN_BYTES_PER_S = 1000
+"""Of an object, over each READ_TIMEOUT_S; what comes more slowly would hold a job for hours, and counts as silence."""
 TELL_AFTER_S = 10.0
-"""Without an answer from S3; then the job says, once, for whom it waits."""
+"""Without an answer from S3; then the job says for whom it waits."""
 NUM_READ_THREADS = 16
 """Reads under way at once in one process: object stores answer in tens of milliseconds."""
 
 
 class StoreError(OSError):
-    """What a store answered instead of the data. ``status`` is one of missing, forbidden, unreachable.
+    """What a store answered instead of the data. ``status`` is one of missing, changed, forbidden, unreachable.
 
     ``stops_the_job``: the credentials have expired or are refused, so that no other object can be read either.
+    ``is_of_this``: it is a state of this object, such as being archived.
     """
 
-    def __init__(self, status: str, message: str, stops_the_job: bool = False) -> None:
+    def __init__(self, status: str, message: str, stops_the_job: bool = False, is_of_this: bool = False) -> None:
         super().__init__(message)
         self.status = status
         self.stops_the_job = stops_the_job
+        self.is_of_this = is_of_this
 
     @property
     def is_about_one_file(self) -> bool:
-        """Whether it tells of this object alone: it is gone, or a local file is closed to us. What else a store answers
-        (refused credentials, silence) will be the same for the next object, so a job had better stop."""
-        return self.status == "missing" or (self.status == "forbidden" and "://" not in str(self))
+        """Whether it tells of this object alone: it is gone or another, or a local file is closed to us. What else a
+        store answers (refused credentials, silence) will be the same for the next object, so a job had better stop."""
+        is_local = "://" not in str(self)
+        return self.is_of_this or self.status in ("missing", "changed") or (self.status == "forbidden" and is_local)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # OSError pickles its own arguments only, and Ray sends errors between processes
-        return StoreError, (self.status, str(self), self.stops_the_job)
+        return StoreError, (self.status, str(self), self.stops_the_job, self.is_of_this)
 
 
 class NoConditions(StoreError):
@@ -201,6 +210,7 @@ PASSING_ERRORS = (
     HTTPClientError,
     NoConnectionError,
     aiohttp.ClientError,
+    IncompleteReadError,
     ResponseParserError,
 )
 LASTING_ORIGINS = (ValueError, FileNotFoundError, PermissionError)
@@ -226,37 +236,54 @@ def _retried(uri: str, operation: Callable[[], Result], num_attempts: int | None
                 waited_s = time.monotonic() - start
                 if num_left == 0 or waited_s > RETRY_S or not is_remote(uri) or not _may_pass(error.__cause__):
                     raise
-                if waited_s > TELL_AFTER_S:
-                    _tell_once(uri)
             time.sleep(pause_s * random.uniform(0.5, 1))
             pause_s = min(2 * pause_s, MAX_PAUSES * FIRST_PAUSE_S)
 
 
-_has_answered, _told = threading.Event(), threading.Lock()
+@dataclass
+class Wait:
+    """What a thread asks S3."""
+
+    uri: str
+    since: float
+    is_told: bool = False
+
+
+_waits: dict[int, Wait] = {}
+"""By thread."""
 
 
 @contextlib.contextmanager
 def _patience(uri: str) -> Iterator[None]:
-    """Says for whom it waits where S3 has not answered this process yet: one that is silent ends no attempt so soon."""
-    if _has_answered.is_set() or not is_remote(uri):
+    """Says for whom it waits where there is no answer for TELL_AFTER_S: a store may be silent for minutes."""
+    if not is_remote(uri) or os.path.basename(sys.argv[0]) == "default_worker.py":  # Ray would show a line of each
         yield
         return
-    timer = threading.Timer(TELL_AFTER_S, _tell_once, [uri])
-    timer.daemon = True
-    timer.start()
+    _watch(os.getpid())
+    _waits[threading.get_ident()] = Wait(uri, time.monotonic())
     try:
         yield
-        _has_answered.set()
     finally:
-        timer.cancel()
+        del _waits[threading.get_ident()]
 
 
-def _tell_once(uri: str) -> None:
-    is_worker = os.path.basename(sys.argv[0]) == "default_worker.py"  # of Ray, which would show a line of each
-    if not is_worker and _told.acquire(blocking=False):
-        message = f"{uri}: {_endpoint()} has not answered for {TELL_AFTER_S:g} s; still trying"
-        with contextlib.suppress(OSError):  # nobody reads it
-            print(message, file=sys.stderr or io.StringIO(), flush=True)
+@lru_cache(maxsize=1)
+def _watch(pid: int) -> None:
+    """One thread of this process looks at all that wait, and tells of one of them for as long as nobody has answers."""
+
+    def watch() -> None:
+        while True:
+            time.sleep(0.1)
+            now = time.monotonic()
+            waits = list(_waits.values())
+            late = [wait for wait in waits if now - wait.since > TELL_AFTER_S]
+            if late and not any(wait.is_told for wait in waits):
+                late[0].is_told = True
+                message = f"{late[0].uri}: {_endpoint()} has not answered for {TELL_AFTER_S:g} s; still trying"
+                with contextlib.suppress(OSError, ValueError):  # nobody reads it
+                    print(message, file=sys.stderr or io.StringIO(), flush=True)
+
+    threading.Thread(target=watch, name="agescale-patience", daemon=True).start()
 
 
 def _may_pass(error: BaseException | None) -> bool:
@@ -294,8 +321,12 @@ def _store_error(uri: str, error: BaseException) -> StoreError:
     origin = _origin(error)
     said = f"{_code(answer)}: {answer.response['Error'].get('Message')}" if answer else str(origin)
     said = _one_line(said) or ("no answer in time" if isinstance(origin, TimeoutError) else type(origin).__name__)
+    if answer and _code(answer) in ("PreconditionFailed", "412"):
+        return _changed(uri)
     if answer and _code(answer) == "NoSuchBucket":
         return StoreError("missing", f"{uri}: no bucket {_bucket_and_key(uri)[0]!r}")
+    if answer and (state := _state(answer)):
+        return StoreError("forbidden", f"{uri}: {state} ({said})", is_of_this=True)
     if isinstance(origin, ssl.SSLCertVerificationError):
         hint = "set AWS_CA_BUNDLE to a file with the certificate of its authority"
         reason = f"its certificate is not trusted ({origin.verify_message}); {hint}"
@@ -314,6 +345,16 @@ def _store_error(uri: str, error: BaseException) -> StoreError:
         hint = "; check the credentials in the environment and the bucket's policy" if is_remote(uri) else ""
         return StoreError("forbidden", f"{uri}: access refused ({said}){hint}")
     return StoreError("unreachable", f"{uri}: {said}")
+
+
+def _state(answer: ClientError) -> str:
+    """What keeps an object from everybody with these credentials, if that is it."""
+    if _code(answer) == "InvalidObjectState":
+        return "it is archived; restore it, and the next run takes it with --retry forbidden"
+    text = str(answer.response["Error"].get("Message")).lower()
+    if _code(answer).startswith("KMS.") or "server side encryption" in text or "kms:decrypt" in text:
+        return "it is encrypted with a key that is not ours"
+    return ""
 
 
 def _reason(uri: str, error: BaseException) -> BaseException:
@@ -488,12 +529,103 @@ def exists(uri: str) -> bool:
     return _retried(uri, lambda: bool(filesystem(uri).exists(uri)))
 
 
-def read_bytes(uri: str) -> bytes:
-    """The whole object, of the length that the store tells. Raises StoreError for what does not pass."""
+def read_bytes(uri: str, version: str = "", size_bytes: int | None = None) -> bytes:
+    """The whole object. Raises StoreError for what does not pass.
+
+    Given the ``version`` and the size that a listing told (``listing.Listed``), it is that object, or the StoreError's
+    status is ``changed``; versions of other kinds than ours, such as an inventory's, are not compared. Bytes that are
+    not the object's, because there are more or fewer of them, or they tell of an error, are ``unreachable``.
+    """
     if not is_remote(uri):
-        with _explained(uri):
-            return Path(uri).read_bytes()
-    return _retried(uri, lambda: bytes(filesystem(uri).cat_file(uri)))
+        return _read_file(uri, version, size_bytes)
+    etag = version if re.fullmatch(ETAG, version) else ""
+    try:
+        return _retried(uri, lambda: _read_object(uri, etag, size_bytes))
+    except StoreError as error:
+        if error.status != "changed" or not _is_listed(uri, etag):
+            raise
+    return _retried(
+        uri, lambda: _read_object(uri, "", size_bytes)
+    )  # a store whose objects tell other etags than it lists
+
+
+ETAG = r"[0-9a-f]{32}(-\d+)?"
+FILE_VERSION = r"\d+-\d+"
+
+
+def file_version(status: os.stat_result) -> str:
+    """What a listing tells of a local file."""
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def _read_file(uri: str, version: str, size_bytes: int | None) -> bytes:
+    with _explained(uri), open(uri, "rb") as file:
+        before = file_version(os.fstat(file.fileno()))
+        data = file.read()
+        after = file_version(os.fstat(file.fileno()))
+    is_another = re.fullmatch(FILE_VERSION, version) and not version == before == after
+    if is_another or size_bytes not in (None, len(data)):
+        raise _changed(uri)
+    return data
+
+
+def _changed(uri: str) -> StoreError:
+    return StoreError("changed", f"{uri}: another one than was listed")
+
+
+def _read_object(uri: str, etag: str, size_bytes: int | None) -> bytes:
+    """Asks S3 once for an object, of that etag where there is one."""
+    bucket, key = _bucket_and_key(uri)
+    condition = {"IfMatch": f'"{etag}"'} if etag else {}
+    s3 = filesystem(uri)
+    told, data = sync(s3.loop, _get_object, s3, {"Bucket": bucket, "Key": key, **condition})
+    if etag and told not in ("", etag):  # of a store that knows no conditions
+        raise _changed(uri)
+    reason = ""
+    if size_bytes not in (None, len(data)):
+        reason = f"the store delivered {len(data):,} bytes, its listing says {size_bytes:,}"
+    elif data.startswith(b"<?xml") and b"<Error>" in data[:ERROR_BYTES]:
+        reason = f"the store delivered {_one_line(data[:ERROR_BYTES].decode(errors='replace'))}"
+    if reason:
+        raise StoreError("unreachable", f"{uri}: {reason}") from ResponseParserError(reason)  # which may pass
+    return data
+
+
+ERROR_BYTES = 1000
+"""In which S3 says that a document is one of an error."""
+
+
+async def _get_object(s3: Any, request: dict[str, Any]) -> tuple[str, bytes]:
+    """Etag and bytes of an object. Raises ClientPayloadError where they do not come at MIN_BYTES_PER_S."""
+    answer = await s3._call_s3("get_object", **request)
+    body, data = answer["Body"], bytearray()
+    try:
+        while True:
+            wanted = len(data) + READ_TIMEOUT_S * MIN_BYTES_PER_S
+            try:
+                async with asyncio.timeout(READ_TIMEOUT_S):
+                    while len(data) < wanted:
+                        some = await body.read(CHUNK_BYTES)
+                        if not some:
+                            return str(answer.get("ETag", "")).strip('"'), bytes(data)
+                        data += some
+            except TimeoutError:
+                reason = f"{len(data):,} bytes came, and fewer than {MIN_BYTES_PER_S:,} a second"
+                raise aiohttp.ClientPayloadError(reason) from None
+    finally:
+        body.close()
+
+
+CHUNK_BYTES = 2**20
+
+
+def _is_listed(uri: str, etag: str) -> bool:
+    """Whether the store still lists an object with that etag."""
+    _, key = _bucket_and_key(uri)
+    with contextlib.suppress(StoreError):
+        found = list_objects(uri, Prefix=key, MaxKeys=1).get("Contents", ())
+        return any(each["Key"] == key and each.get("ETag", "").strip('"') == etag for each in found)
+    return False
 
 
 def read_pool() -> ThreadPoolExecutor:

@@ -31,14 +31,24 @@ ERRORS = {
     "slow_down": ("503 Slow Down", "SlowDown", "Please reduce your request rate."),
     "expired": ("400 Bad Request", "ExpiredToken", "The provided token has expired."),
     "denied": ("403 Forbidden", "AccessDenied", "Access Denied"),
+    "archived": ("403 Forbidden", "InvalidObjectState", "The operation is not valid for the object's storage class"),
+    "encrypted": (
+        "400 Bad Request",
+        "InvalidRequest",
+        "The object was stored using a form of Server Side Encryption. The correct parameters must be provided.",
+    ),
     "internal": ("500 Internal Server Error", "InternalError", "We encountered an internal error. Please try again."),
 }
 NO_CONDITIONS = ("501 Not Implemented", "NotImplemented", "A header implies functionality that is not implemented.")
-PAGES = {"login": b"<html><body><form>Please log in</form></body></html>", "empty": b""}
+PAGES = {
+    "login": b"<html><body><form>Please log in</form></body></html>",
+    "empty": b"",
+    "error": b"<?xml version='1.0'?><Error><Code>InternalError</Code></Error>",
+}
 """What a proxy on the way answers instead, with status 200."""
-KINDS = (*ERRORS, *PAGES, "unanswered", "lost", "reset", "cut", "stall", "latency")
+KINDS = (*ERRORS, *PAGES, "unanswered", "lost", "reset", "cut", "stall", "trickle", "latency")
 """Answers of S3, and of others; the connection reset before the request is done, after it, or amid the body of the
-answer; a body that ends early, or never goes on; an answer that comes late."""
+answer; a body that ends early, never goes on, or comes byte by byte; an answer that comes late."""
 OPERATIONS = ("GET", "LIST", "HEAD", "PUT", "POST", "DELETE")
 
 
@@ -59,12 +69,14 @@ class FaultProxy:
         seconds: float = 3600,
         port: int = 0,
         conditions: str = "kept",
+        only: str = "",
     ) -> None:
         assert set(kinds) <= set(KINDS), f"{kinds}: of {KINDS}"
         self.upstream, self.port = urlsplit(upstream), port
         self.kinds, self.fraction, self.operations = kinds, fraction, operations
         self.conditions = conditions
-        self.seconds = seconds  # how long `stall` and `latency` last
+        self.only = only  # what the keys of faulty requests end in
+        self.seconds = seconds  # how long `stall` and `latency` last, and each byte of `trickle`
         self.random = random.Random(seed)
         self.requests: Counter[tuple[str, str]] = Counter()
         self.faults: Counter[str] = Counter()
@@ -98,7 +110,8 @@ class FaultProxy:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             head, body, operation, key = await self._request(reader, writer)
             self.requests[operation, key] += 1
-            is_faulty = operation in self.operations and self.random.random() < self.fraction
+            is_meant = operation in self.operations and key.endswith(self.only)
+            is_faulty = is_meant and self.random.random() < self.fraction
             kind = self.random.choice(self.kinds) if is_faulty else ""
             self.faults.update([kind] if kind else [])
             if kind in ERRORS:
@@ -144,6 +157,13 @@ class FaultProxy:
         middle = start + (len(answer) - start) // 2
         if kind == "latency":
             await asyncio.sleep(self.seconds)
+        if kind == "trickle":
+            writer.write(answer[:start])
+            for index in range(start, len(answer)):
+                writer.write(answer[index : index + 1])
+                await writer.drain()
+                await asyncio.sleep(self.seconds)
+            return
         part = answer[:middle] if kind in ("reset", "cut", "stall") else answer
         writer.write(part)
         await writer.drain()

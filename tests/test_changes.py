@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from agescale import catalogs, changes, lease, listing, schema, storage
+from agescale import catalogs, changes, lease, listing, schema, storage, tables
 
 SETTINGS = {"source": "/faces", "layout": "unlabelled"}
 METADATA = {"id": "1", "settings": SETTINGS}
@@ -48,13 +48,15 @@ def update(out: Path, objects: Objects, generation: int, cuts: list[str] | None 
     for number, (after, until) in enumerate(ranges):
         for window in grow.update(pages(objects, after, until), number, after, until):
             counts.update(window.to_pylist()[0])
+    grow.delete(number + 1)
+    changes.end_listing(str(out), generation)
     return counts
 
 
 def current(out: Path) -> Objects:
     rows = catalogs.read_catalog(str(out), ["uri", "version"]).to_pylist()
     assert len({row["uri"] for row in rows}) == len(rows)
-    return {row["uri"].removeprefix("/faces/"): re.sub(changes.LISTING_SUFFIX, "", row["version"]) for row in rows}
+    return {row["uri"].removeprefix("/faces/"): re.sub(catalogs.LISTING_SUFFIX, "", row["version"]) for row in rows}
 
 
 def rows_of(out: Path, part: str) -> list[dict[str, Any]]:
@@ -83,9 +85,9 @@ def test_growth_is_noted_exactly_and_what_is_unchanged_writes_nothing(tmp_path: 
         "num_deleted": 2,
         "num_ignored": 1,
     }
-    new, replaced = part_names(tmp_path)[-2:]
-    assert [catalogs.ask_part(str(tmp_path / name)).replaces for name in (new, replaced)] == [False, True]
-    added = sorted(rows_of(tmp_path, new) + rows_of(tmp_path, replaced), key=lambda row: row["uri"])
+    names = part_names(tmp_path)[-3:]  # new, changed, deleted
+    assert [catalogs.ask_part(str(tmp_path / name)).replaces for name in names] == [False, True, True]
+    added = sorted((row for name in names for row in rows_of(tmp_path, name)), key=lambda row: row["uri"])
     assert [(row["uri"], row["version"], row["deleted"], row["size_bytes"]) for row in added] == [
         ("/faces/b.jpg", "2", False, 1),
         ("/faces/bb.jpg", "1", False, 1),
@@ -164,6 +166,53 @@ def test_a_task_that_runs_again_goes_on_behind_what_it_wrote(tmp_path: Path) -> 
     rows = [row["uri"] for part in part_names(tmp_path) if "-00002-" in part for row in rows_of(tmp_path, part)]
     assert len(rows) == len(set(rows)) == 10
     assert update(tmp_path, objects, 3) == {**counts, "num_new": 0, "num_changed": 1, "num_deleted": 0}
+
+
+def test_what_is_gone_waits_until_somebody_has_looked_and_stands_once_whoever_listed_it(tmp_path: Path) -> None:
+    objects = {f"{index:02d}.jpg": "1" for index in range(20)}
+    update(tmp_path, objects, 1)
+    kept = {"00.jpg": "1", "07.jpg": "1"}
+    grow = lister(tmp_path, 2, part_rows=4)
+    for _ in range(2):  # two executions of a task
+        list(grow.update(pages(kept, "", None), 0))
+    assert current(tmp_path) == objects
+    assert sum(map(len, grow.gone())) == 18
+    grow.delete(1)
+    assert current(tmp_path) == kept
+    tombstones = [row["uri"] for part in part_names(tmp_path) for row in rows_of(tmp_path, part) if row["deleted"]]
+    assert len(tombstones) == len(set(tombstones)) == 18
+    changes.end_listing(str(tmp_path), 2)
+    assert storage.list_names(tables.beside(str(tmp_path)), prefix="deleted-") == []
+
+
+@pytest.mark.parametrize(
+    ("num_gone", "num_known", "has_emptied", "is_refused"),
+    [
+        (2, 10, False, False),
+        (2, 10, True, True),
+        (1, 10, True, False),
+        (20, 100, False, False),
+        (21, 100, False, True),
+        (21, 210, False, False),
+        (22, 210, False, True),
+        (10, 10, False, False),
+    ],
+)
+def test_more_than_a_share_is_not_deleted_without_a_word(
+    num_gone: int, num_known: int, has_emptied: bool, is_refused: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "other.jpg").touch()
+    folder = tmp_path / "disk" / "deep" if has_emptied else tmp_path
+    gone = [f"{folder}/{index}.jpg" for index in range(num_gone)]
+    if not is_refused:
+        changes.check_deleted(str(tmp_path), "out", iter(gone), num_gone, num_known, 0.1)
+        return
+    with pytest.raises(ValueError, match=rf"^out: {num_gone} of its {num_known} images would be deleted") as told:
+        changes.check_deleted(str(tmp_path), "out", iter(gone), num_gone, num_known, 0.1)
+    assert ("disk is empty; is it mounted?" in str(told.value)) == has_emptied
+    share = float(str(told.value).rpartition("--max-deleted-fraction ")[2].partition(" ")[0])
+    changes.check_deleted(str(tmp_path), "out", iter(gone), num_gone, num_known, share)
 
 
 def test_a_source_without_images_deletes_nothing(tmp_path: Path) -> None:

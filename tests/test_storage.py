@@ -133,6 +133,51 @@ def test_objects_on_s3_are_written_only_over_what_the_writer_knows(s3: str) -> N
     assert storage.write_if(uri, b"3", second) is None
 
 
+def test_what_is_read_is_what_was_listed_or_told_to_be_another(folder: str) -> None:
+    uri = storage.join(folder, "a.jpg")
+    storage.write_bytes(uri, b"one")
+    (listed,) = listing.list_files(folder)
+    assert storage.read_bytes(uri, listed.version, listed.size_bytes) == b"one"
+    assert storage.read_bytes(uri, "of an inventory", 3) == b"one"
+    with pytest.raises(
+        StoreError, match=r"another one than was listed|delivered 3 bytes, its listing says 4"
+    ) as caught:
+        storage.read_bytes(uri, "of an inventory", 4)
+    assert caught.value.status == ("unreachable" if storage.is_remote(uri) else "changed")
+    storage.write_bytes(uri, b"two")
+    with pytest.raises(StoreError, match=r"a\.jpg: another one than was listed$") as caught:
+        storage.read_bytes(uri, listed.version, listed.size_bytes)
+    assert (caught.value.status, caught.value.is_about_one_file) == ("changed", True)
+    assert storage.read_bytes(uri) == b"two"
+
+
+def test_a_store_whose_listings_tell_other_etags_than_its_objects_is_read_all_the_same(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, other = f"{s3}/etags/a.jpg", "0" * 32
+    storage.write_bytes(uri, b"one")
+    told = {"Contents": [{"Key": "etags/a.jpg", "ETag": f'"{other}"', "Size": 3}]}
+    monkeypatch.setattr(storage, "list_objects", lambda *_, **__: told)
+    assert storage.read_bytes(uri, other, 3) == b"one"
+
+
+def test_a_file_that_is_written_while_it_is_read_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"one")
+    (listed,) = listing.list_files(str(tmp_path))
+    fstat = os.fstat
+
+    def write_behind(number: int) -> os.stat_result:
+        status = fstat(number)
+        path.write_bytes(b"uno")  # of the same size, right after the first look
+        monkeypatch.setattr(os, "fstat", fstat)
+        return status
+
+    monkeypatch.setattr(os, "fstat", write_behind)
+    with pytest.raises(StoreError, match="another one than was listed"):
+        storage.read_bytes(str(path), listed.version, 3)
+
+
 def test_a_file_is_written_over_only_where_the_one_that_was_read_still_stands(folder: str) -> None:
     uri = storage.join(folder, "unit")
     assert storage.version(uri) is None
@@ -232,8 +277,6 @@ def stranger(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, value in {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "DEFAULT_REGION": "us-east-1"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
-    monkeypatch.setattr(storage, "_has_answered", threading.Event())
-    monkeypatch.setattr(storage, "_told", threading.Lock())
     storage._filesystem.cache_clear()
     yield
     storage._filesystem.cache_clear()
@@ -314,7 +357,7 @@ def test_a_certificate_that_nobody_vouches_for_is_not_asked_twice(
 
 @pytest.mark.parametrize("is_silent", [False, True], ids=["down", "silent"])
 @pytest.mark.parametrize("program", ["jobs/score.py", "ray/_private/workers/default_worker.py"])
-def test_a_job_says_once_for_whom_it_waits_and_at_last_who_did_not_answer(
+def test_a_job_says_for_whom_it_waits_and_at_last_who_did_not_answer(
     is_silent: bool, program: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], stranger: None
 ) -> None:
     monkeypatch.setattr(storage, "TELL_AFTER_S", 0.2)
@@ -332,7 +375,7 @@ def test_a_job_says_once_for_whom_it_waits_and_at_last_who_did_not_answer(
             with pytest.raises(StoreError, match=rf"^s3://faces/{name}: {endpoint} does not answer \(.+\)$") as caught:
                 storage.read_bytes(f"s3://faces/{name}")
             assert caught.value.status == "unreachable"
-    told = f"s3://faces/x: {endpoint} has not answered for 0.2 s; still trying\n"
+    told = "".join(f"s3://faces/{name}: {endpoint} has not answered for 0.2 s; still trying\n" for name in "xy")
     assert capfd.readouterr().err == (told if program == "jobs/score.py" else "")
 
 
@@ -342,7 +385,7 @@ class Flaky:
     def __init__(self, *errors: BaseException) -> None:
         self.errors = list(errors)
 
-    def cat_file(self, uri: str) -> bytes:
+    def read(self, *_: object) -> bytes:
         if self.errors:
             raise self.errors.pop(0)
         return b"picture"
@@ -364,7 +407,7 @@ def test_a_read_is_tried_again_where_that_may_help(
     errors: list[BaseException], status: str | None, num_left: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Flaky(*errors)
-    monkeypatch.setattr(storage, "filesystem", lambda uri: store)
+    monkeypatch.setattr(storage, "_read_object", store.read)
     monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.001)
     if status is None:
         assert storage.read_bytes("s3://faces/x.jpg") == b"picture"

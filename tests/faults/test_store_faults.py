@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 import pytest
 from fault_proxy import OPERATIONS, FaultProxy
 
-from agescale import listing, storage
+from agescale import cataloging, lease, listing, storage
 from agescale.storage import StoreError
 
 NUM_OBJECTS = 100
@@ -79,6 +80,39 @@ def test_what_is_no_listing_is_asked_again_and_then_told(kind: str, folder: str,
         assert told.value.status == "unreachable"
 
 
+@pytest.mark.parametrize("kind", ["login", "empty", "error"])
+def test_bytes_that_are_not_the_objects_are_the_stores_fault(
+    kind: str, folder: str, start_proxy: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = start_proxy(kind, fraction=0.3)
+    listed = listing.list_files(f"{folder}/images")
+    assert [storage.read_bytes(item.uri, item.version, item.size_bytes) for item in listed] == [*OBJECTS.values()]
+    assert proxy.faults[kind] > 10
+    monkeypatch.setattr(storage, "NUM_ATTEMPTS", 2)
+    proxy.fraction = 1
+    for version in (listed[0].version, "of an inventory"):  # no etag comes with them
+        with pytest.raises(
+            StoreError, match=rf"delivered \d+ bytes, its listing says {listed[0].size_bytes:,}$"
+        ) as told:
+            storage.read_bytes(listed[0].uri, version, listed[0].size_bytes)
+        assert told.value.status == "unreachable"
+    if kind == "error":
+        with pytest.raises(StoreError, match=r"delivered .*<Code>InternalError</Code>"):
+            storage.read_bytes(listed[0].uri)
+
+
+def test_an_object_that_comes_byte_by_byte_is_given_up(
+    folder: str, start_proxy: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(storage, "RETRY_S", 0)
+    proxy = start_proxy("trickle", fraction=1, seconds=0.02)
+    with pytest.raises(StoreError, match=r"000.jpg: \d+ bytes came, and fewer than 1,000 a second$") as told:
+        storage.read_bytes(f"{folder}/images/000.jpg")
+    assert told.value.status == "unreachable"
+    assert proxy.num_requests("GET") == 1
+
+
 @pytest.mark.parametrize("kind", ["slow_down", "unanswered", "reset", "cut", "stall"])
 def test_what_is_read_through_faults_is_what_was_written(
     kind: str, folder: str, start_proxy: Start, monkeypatch: pytest.MonkeyPatch
@@ -136,7 +170,7 @@ def test_a_silent_store_is_not_asked_again_after_the_limit(
     monkeypatch.setattr(storage, "READ_TIMEOUT_S", 0.3)
     monkeypatch.setattr(storage, "RETRY_S", 0)
     proxy = start_proxy("stall", fraction=1)
-    with pytest.raises(StoreError, match="no answer in time"):
+    with pytest.raises(StoreError, match=r"no answer in time|bytes came, and fewer than"):
         storage.read_bytes(f"{folder}/images/000.jpg")
     assert proxy.num_requests("GET") == 1
 
@@ -169,6 +203,36 @@ def test_one_object_that_is_closed_to_us_does_not_stop_the_job(folder: str, star
         with pytest.raises(StoreError, match=r"^s3://.*access refused \(AccessDenied: .*bucket's policy$") as caught:
             action()
         assert (caught.value.status, caught.value.stops_the_job) == ("forbidden", False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("denied", r"access refused \(AccessDenied: "),
+        ("archived", r"it is archived; restore it, .* \(InvalidObjectState: "),
+        ("encrypted", r"it is encrypted with a key that is not ours \(InvalidRequest: "),
+        ("internal", r"InternalError: "),
+    ],
+)
+def test_an_object_that_is_kept_from_us_is_a_row_and_a_store_that_keeps_all_is_none(
+    kind: str, says: str, folder: str, start_proxy: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(storage, "NUM_ATTEMPTS", 2)
+    proxy = start_proxy(kind, fraction=1, only="/007.jpg")
+    listed = listing.list_files(f"{folder}/images")
+    rows = [{"uri": item.uri, "version": item.version, "size_bytes": item.size_bytes} for item in listed]
+    nobodys = lease.Claim("", "", holder="")
+    writer = cataloging.PartWriter(str(tmp_path), {}, 0, None, nobodys, probes=[row["uri"] for row in rows[6:9]])
+    for unit in (rows, rows[7:8]):  # among others, and alone
+        read = {row["uri"][-7:]: row["read_error"] for row in writer._read(unit)}
+        status = "unreachable" if kind == "internal" else "forbidden"
+        told = read.pop("007.jpg")
+        assert re.match(rf"{status}: s3://\S+/007.jpg: {says}", told)
+        assert ("check the credentials" in told) == (kind == "denied")
+        assert set(read.values()) <= {"unreadable: not an image"}
+    proxy.only = ".jpg"
+    with pytest.raises(StoreError, match=r"/000\.jpg: .*; no image that was tried could be read"):
+        writer._read(rows[:3])
 
 
 def test_the_proxy_runs_as_a_process_too(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:

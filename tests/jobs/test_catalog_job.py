@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import runpy
 import shutil
 from collections import Counter, defaultdict
@@ -174,6 +175,50 @@ def test_a_large_source_is_listed_in_ranges_and_written_as_it_comes(
         catalogs.check_complete(str(out))
     assert build(large, out).num_new == before[lost]
     assert [row["uri"] for row in rows_of(out)] == picture_files(large)
+    catalogs.check_complete(str(out))
+
+
+def test_a_picture_that_was_replaced_while_it_was_cataloged_is_read_the_next_time(
+    drawn_faces: Path, tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "faces", tmp_path / "catalog"
+    shutil.copytree(drawn_faces / "utkface", source)
+    listed = listing.list_files(str(source))
+    replaced, put_back = [Path(item.uri) for item in listed if item.relative.endswith(".jpg")][:2]
+    times = put_back.stat()
+    with monkeypatch.context() as patch:
+        patch.setattr(listing, "list_files", lambda uri: listed)
+        for path in (replaced, put_back):
+            path.touch()
+        build(source, out, layout="utkface")
+    errors = {row["uri"]: row["read_error"] or "" for row in rows_of(out)}
+    told = "changed: {0}: another one than was listed".format
+    assert [errors[str(path)] for path in (replaced, put_back)] == [told(replaced), told(put_back)]
+    os.utime(put_back, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert build(source, out, layout="utkface").num_changed == 2
+    rows = {row["uri"]: row for row in rows_of(out)}
+    assert [rows[str(path)]["read_error"] for path in (replaced, put_back)] == [None, None]
+    assert rows[str(put_back)]["version"].endswith("@2")
+    assert build(source, out, layout="utkface").num_changed == 0
+
+
+@pytest.mark.parametrize("layout", ["unlabelled", "utkface"])
+def test_a_disk_that_is_away_deletes_nothing(layout: str, drawn_faces: Path, tmp_path: Path, local_ray: None) -> None:
+    source, out = tmp_path / "faces", tmp_path / "catalog"
+    shutil.copytree(drawn_faces / "utkface", source / "stays")
+    shutil.copytree(drawn_faces / "utkface", source / "disk" / "of many")
+    build(source, out, layout=layout)
+    before = rows_of(out)
+    (source / "disk" / "of many").rename(tmp_path / "away")
+    with pytest.raises(ValueError, match=r"images would be deleted, .*/faces/disk is empty; is it mounted\?"):
+        build(source, out, layout=layout)
+    assert rows_of(out) == before
+    catalogs.check_complete(str(out))
+    (tmp_path / "away").rename(source / "disk" / "of many")
+    assert build(source, out, layout=layout).num_new == 0
+    shutil.rmtree(source / "disk" / "of many")
+    assert build(source, out, layout=layout, max_deleted_fraction=0.6).num_deleted == len(before) / 2
+    assert len(rows_of(out)) == len(before) / 2
     catalogs.check_complete(str(out))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -234,6 +235,32 @@ def test_failed_rows_are_scored_again_in_their_places(checkpoint: str, tmp_path:
     assert verify(VerifyConfig(catalog, out)).problems == ()
 
 
+def test_an_image_that_was_replaced_since_it_was_listed_is_told_and_scored_when_it_is_listed_again(
+    checkpoint: str, tmp_path: Path
+) -> None:
+    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=6, size=48, num_broken=0)
+    catalog, out = str(tmp_path / "catalog"), str(tmp_path / "out")
+    list_again = CatalogConfig(source=str(tmp_path / "faces"), out=catalog)
+    build_catalog(list_again)
+    first, *_, last = sorted((tmp_path / "faces").rglob("*.jpg"))
+    kept, times = first.read_bytes(), first.stat()
+    first.write_bytes(last.read_bytes())
+    config = ScoreConfig(catalog, checkpoint, out)
+    assert score(config).by_status["changed"] == 1
+    assert verify(VerifyConfig(catalog, out)).problems == ()
+    build_catalog(list_again)
+    assert score(replace(config, retry="changed")).scored_now == {"ok": 1}
+    rows = read(out).to_pylist()
+    assert sorted(row["status"] for row in rows if row["uri"] == str(first)) == ["changed", "ok"]
+    assert verify(VerifyConfig(catalog, out)).problems == ()
+
+    first.write_bytes(kept)
+    os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))  # as it was listed at first
+    build_catalog(list_again)
+    assert score(replace(config, retry="changed")).scored_now == {"ok": 1}
+    assert verify(VerifyConfig(catalog, out)).problems == ()
+
+
 def test_rows_of_images_that_have_gone_are_scored_again_once_and_no_more(checkpoint: str, tmp_path: Path) -> None:
     synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=6, size=48, num_broken=0)
     catalog, out = str(tmp_path / "catalog"), str(tmp_path / "out")
@@ -308,7 +335,7 @@ def test_a_zombie_that_scores_again_does_not_replace_what_its_successor_has_writ
     assert json.loads(ended["scored_now"]) == {}
 
 
-def unreachable(uri: str) -> bytes:
+def unreachable(uri: str, *_: object) -> bytes:
     raise StoreError("unreachable", f"{uri}: no answer in time")
 
 
