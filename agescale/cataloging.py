@@ -17,6 +17,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -28,8 +29,9 @@ from agescale import catalogs, changes, images, layouts, lease, listing, quality
 from agescale.age_groups import AgeGroups
 from agescale.cluster import start_ray
 from agescale.config import CatalogConfig, check_unchanged
-from agescale.data import run_units
+from agescale.data import decoder, run_units
 from agescale.images import ImageError
+from agescale.isolation import Decoder
 from agescale.layouts import Label, Labels, LabelSource
 from agescale.listing import Listed
 from agescale.progress import ImageProgress
@@ -203,8 +205,8 @@ class PartWriter:
         part, is_read, replaces = (unit[name][0].as_py() for name in UNIT_FIELDS)
         rows = unit.drop_columns(UNIT_FIELDS).to_pylist()
         if is_read:
-            with read_pool() as pool:
-                rows = list(pool.map(self._inspect, rows))
+            with read_pool() as pool, decoder(storage.join(self.out, part)) as decode:
+                rows = list(pool.map(partial(self._inspect, decode), rows))
         for row in rows:
             key = row["subject"] or row.get("content_hash")
             if self.fractions and key and row["split"] is None:
@@ -216,7 +218,7 @@ class PartWriter:
         tables.write_new_part(self.out, part, table, row_group_size)  # else another execution of this task wrote it
         return pa.table({"num_rows": [len(table)]})
 
-    def _inspect(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _inspect(self, decode: Decoder, row: dict[str, Any]) -> dict[str, Any]:
         try:
             data = storage.read_bytes(row["uri"])
         except StoreError as error:
@@ -226,9 +228,9 @@ class PartWriter:
         row = {**row, "content_hash": storage.sha256(data)}
         try:
             with DECODING:
-                row["width"], row["height"] = images.inspect(data)
+                row["width"], row["height"] = decode.inspect(data)
                 if self.pack:
-                    row["image"] = images.pack(data, self.pack)
+                    row["image"] = decode.pack(data, self.pack)
         except ImageError as error:
             row["read_error"] = f"{error.status}: {error}"
         return row

@@ -21,6 +21,7 @@ from agescale import age_cdf, images, storage
 from agescale.age_cdf import INTERVAL_SHARE
 from agescale.config import PredictConfig
 from agescale.inference import BATCH_SIZE, Source, find_device, list_photos, predict_images
+from agescale.isolation import IsolatedImages
 from agescale.predictor import Predictor
 
 DRAWN_SIDE, CAPTION_HEIGHT, FONT_SIZE = 512, 48, 22
@@ -83,6 +84,8 @@ class PhotoResult:
 def predict(config: PredictConfig) -> PhotoResult:
     """Predicts each photo, in the order of ``find_photos``, and draws those with a prediction where that is asked for.
 
+    Photos are decoded in processes of their own, so that one which crashes its decoder is a row like other bad ones.
+
     Raises ValueError or StoreError, before any work, where photos, checkpoint or settings are impossible.
     """
     photos = find_photos(config.photos)
@@ -93,7 +96,9 @@ def predict(config: PredictConfig) -> PhotoResult:
     if config.out:
         _check_out(storage.absolute(config.out), photos)
     predictor = Predictor(storage.absolute(config.checkpoint), find_device(config.device), config.mirror)
-    rows = predict_images(predictor, (Source(uri, version) for uri, version in photos.items()), BATCH_SIZE)
+    with IsolatedImages() as decoder:
+        sources = (Source(uri, version) for uri, version in photos.items())
+        rows = predict_images(predictor, sources, BATCH_SIZE, decoder)
     has_spread = predictor.task.learns_spread
     told = [_told(row, has_spread) for row in rows.to_pylist()]
     words = [in_words(row) for row in told]
