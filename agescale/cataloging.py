@@ -15,9 +15,10 @@ import re
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -71,6 +72,7 @@ class CatalogResult:
     rows: pa.Table | None = None
     group_names: tuple[str, ...] = ()
     unused_columns: tuple[str, ...] = ()  # settings for columns of the CSV that seem to be known, and were not named
+    ignored: Mapping[str, int] = field(default_factory=dict)  # files that are no images, by the ends of their names
 
 
 def build_catalog(config: CatalogConfig) -> CatalogResult:
@@ -86,10 +88,10 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
         for item in listing.list_files(source)
         if not item.uri.startswith(f"{out}/") and not layouts.is_in_system_folder(item.relative)
     ]
-    pictures = [item for item in listed if images.is_image_name(item.relative)]
+    pictures = [item for item in listed if item.version and images.is_image_name(item.relative)]
     if not pictures:
         raise changes.no_images(source, len(listed))
-    others = frozenset(item.relative for item in listed if not images.is_image_name(item.relative))
+    others = frozenset(item.relative for item in listed) - {item.relative for item in pictures}
     tables.claim(out, "catalog")
     with lease.hold(out, tables.beside(out), config.lease) as held:
         return _add_images(config, source, out, pictures, others, held)
@@ -130,7 +132,8 @@ def _add_images(
     rows = _with_group_names(rows, labels.age_groups)
     group_names = labels.age_groups.names if labels.age_groups else ()
     counts = (len(new), len(changed), len(gone), len(rows), len(others))
-    return CatalogResult(*counts, findings, rows, group_names, labels.unused_columns)
+    ignored = Counter(PurePosixPath(name).suffix.lower() or "no ending" for name in others)
+    return CatalogResult(*counts, findings, rows, group_names, labels.unused_columns, dict(ignored.most_common()))
 
 
 def _remove_late_parts(out: str) -> None:

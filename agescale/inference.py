@@ -206,13 +206,13 @@ def predict_images(
 
 
 def list_photos(uri: str) -> dict[str, str]:
-    """URI and version of the photo at ``uri``, or of all images in the folder there, sorted by path.
+    """URI and version of the photo at ``uri``, or of all images in the folder there, sorted by path, those of formats
+    that are not taken among them.
 
     The version is that of the listing, hence "" where a photo is named; whether it is there shows when it is read.
-    Raises ValueError where a folder holds no image or a name is not UTF-8, StoreError where a folder cannot be listed.
+    Raises ValueError where a folder holds no image, StoreError where it cannot be listed.
     """
-    uri = storage.absolute(uri)
-    listing.check_name(uri)
+    uri = storage.table_name(storage.absolute(uri))
     if storage.is_remote(uri) and images.is_image_name(uri):
         return {uri: ""}  # who may read it need not be allowed to list the bucket
     try:
@@ -222,7 +222,8 @@ def list_photos(uri: str) -> dict[str, str]:
             raise
         return {uri: ""}  # no folder: a photo must be meant
     listed = [item for item in listed if not layouts.is_in_system_folder(item.relative)]
-    pictures = {item.uri: item.version for item in listed if images.is_image_name(item.relative)}
+    endings = (*images.EXTENSIONS, *images.OTHER_EXTENSIONS)
+    pictures = {item.uri: item.version for item in listed if item.version and item.uri.lower().endswith(endings)}
     if not pictures:
         raise ValueError(f"{uri}: no image in this folder (a name that ends in {', '.join(images.EXTENSIONS)})")
     return pictures

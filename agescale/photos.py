@@ -180,8 +180,21 @@ def _draw_photos(draw: str, uris: Sequence[str], words: Sequence[Words]) -> None
     for number, (uri, said) in enumerate(zip(uris, words, strict=True), start=1):
         if said.status == "ok":
             copy = draw_caption(storage.read_bytes(uri), said.caption())
-            name = f"{number:04d}-{PurePosixPath(uri).stem}.jpg"
+            name = f"{number:04d}-{_shortened(PurePosixPath(uri).stem)}.jpg"
             storage.write_bytes(storage.join(draw, name), images.encode_jpeg(np.asarray(copy)))
+
+
+MAX_STEM_BYTES = 200
+"""Of a file's name, of 255 bytes at most: the rest is for a number, an ending, and a mark while it is written."""
+
+
+def _shortened(stem: str) -> str:
+    """The beginning of a name that would be too long for a copy's.
+
+    >>> _shortened("a" * 300) == "a" * 200, _shortened("é" * 150) == "é" * 100, _shortened("short")
+    (True, True, 'short')
+    """
+    return stem.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
 
 
 def draw_caption(data: bytes, caption: str) -> Image.Image:
