@@ -14,8 +14,10 @@ import math
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -27,8 +29,9 @@ from agescale import catalogs, changes, images, layouts, lease, listing, quality
 from agescale.age_groups import AgeGroups
 from agescale.cluster import start_ray
 from agescale.config import CatalogConfig, check_unchanged
-from agescale.data import run_units
+from agescale.data import decoder, run_units
 from agescale.images import ImageError
+from agescale.isolation import Decoder
 from agescale.layouts import Label, Labels, LabelSource
 from agescale.listing import Listed
 from agescale.progress import ImageProgress
@@ -75,6 +78,7 @@ class CatalogResult:
     rows: pa.Table | None = None
     group_names: tuple[str, ...] = ()
     unused_columns: tuple[str, ...] = ()  # settings for columns of the CSV that seem to be known, and were not named
+    ignored: Mapping[str, int] = field(default_factory=dict)  # files that are no images, by the ends of their names
 
 
 def build_catalog(config: CatalogConfig) -> CatalogResult:
@@ -90,10 +94,10 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
         for item in listing.list_files(source)
         if not item.uri.startswith(f"{out}/") and not layouts.is_in_system_folder(item.relative)
     ]
-    pictures = [item for item in listed if images.is_image_name(item.relative)]
+    pictures = [item for item in listed if item.version and images.is_image_name(item.relative)]
     if not pictures:
         raise changes.no_images(source, len(listed))
-    others = frozenset(item.relative for item in listed if not images.is_image_name(item.relative))
+    others = frozenset(item.relative for item in listed) - {item.relative for item in pictures}
     tables.claim(out, "catalog")
     with lease.hold(out, tables.beside(out), config.lease) as held:
         return _add_images(config, source, out, pictures, others, held)
@@ -137,7 +141,8 @@ def _add_images(
     rows = _with_group_names(rows, labels.age_groups)
     group_names = labels.age_groups.names if labels.age_groups else ()
     counts = (len(new), len(changed), len(gone), len(rows), len(others))
-    return CatalogResult(*counts, findings, rows, group_names, labels.unused_columns)
+    ignored = Counter(PurePosixPath(name).suffix.lower() or "no ending" for name in others)
+    return CatalogResult(*counts, findings, rows, group_names, labels.unused_columns, dict(ignored.most_common()))
 
 
 def _remove_late_parts(out: str) -> None:
@@ -216,7 +221,8 @@ class PartWriter:
         part, is_read, replaces = (unit[name][0].as_py() for name in UNIT_FIELDS)
         rows = unit.drop_columns(UNIT_FIELDS).to_pylist()
         if is_read:
-            rows = self._read(rows)
+            with decoder(storage.join(self.out, part)) as decode:
+                rows = self._read(rows, decode)
         for row in rows:
             key = row["subject"] or row.get("content_hash")
             if self.fractions and key and row["split"] is None:
@@ -228,12 +234,12 @@ class PartWriter:
         tables.write_new_part(self.out, part, table, row_group_size)  # else another execution of this task wrote it
         return pa.table({"num_rows": [len(table)]})
 
-    def _read(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _read(self, rows: list[dict[str, Any]], decode: Decoder) -> list[dict[str, Any]]:
         pool = read_pool()
         try:
             outcomes = []
             num_unreachable = 0
-            for row, error in pool.map(self._inspect, rows):
+            for row, error in pool.map(partial(self._inspect, decode), rows):
                 num_unreachable = num_unreachable + 1 if error and error.status == "unreachable" else 0
                 if error and (error.stops_the_job or num_unreachable == MAX_UNREACHABLE):
                     raise error
@@ -246,7 +252,7 @@ class PartWriter:
             _check_store([*good, *(uri for uri in self.probes if uri not in failed)], next(iter(failed.values())))
         return [row for row, _ in outcomes]
 
-    def _inspect(self, row: dict[str, Any]) -> tuple[dict[str, Any], StoreError | None]:
+    def _inspect(self, decode: Decoder, row: dict[str, Any]) -> tuple[dict[str, Any], StoreError | None]:
         """The row with what its image tells, or with why it could not be read, which is the store's word then."""
         try:
             data = storage.read_bytes(row["uri"], catalogs.as_listed(row["version"]), row["size_bytes"])
@@ -255,9 +261,9 @@ class PartWriter:
         row = {**row, "content_hash": storage.sha256(data)}
         try:
             with DECODING:
-                row["width"], row["height"] = images.inspect(data)
+                row["width"], row["height"] = decode.inspect(data)
                 if self.pack:
-                    row["image"] = images.pack(data, self.pack)
+                    row["image"] = decode.pack(data, self.pack)
         except ImageError as error:
             row["read_error"] = f"{error.status}: {error}"
         return row, None

@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale import footers, schema, storage, tables
+from agescale import footers, images, schema, storage, tables
 from agescale.age_groups import AgeGroups
-from agescale.images import Face, ImageError, Picture, load_face
+from agescale.images import Face, ImageError, Picture
+from agescale.isolation import Decoder
 from agescale.storage import StoreError
 
 FINDINGS_NAME = "findings.parquet"
@@ -294,7 +295,13 @@ Loaded = TypeVar("Loaded")
 
 
 def load_faces(
-    uri: str, rows: pa.Table, image_size: int, center_crop: float, use_packed: bool, pool: Executor
+    uri: str,
+    rows: pa.Table,
+    image_size: int,
+    center_crop: float,
+    use_packed: bool,
+    pool: Executor,
+    decoder: Decoder = images,
 ) -> Iterator[FaceOrError]:
     """A face, or why there is none, for each of ``rows`` (columns uri, part, row), in order, decoded ahead in ``pool``.
 
@@ -303,7 +310,9 @@ def load_faces(
     """
     packed = _packed_images(uri, rows) if use_packed else (None for _ in range(len(rows)))
     tasks = (
-        pool.submit(load_one, image_size=image_size, center_crop=center_crop, picture=picture, **listed)
+        pool.submit(
+            load_one, image_size=image_size, center_crop=center_crop, picture=picture, decoder=decoder, **listed
+        )
         for listed, picture in zip(_listed(rows), packed, strict=True)
     )
     return ahead(tasks, num_ahead=LOOK_AHEAD)
@@ -322,12 +331,13 @@ def load_one(
     picture: Picture | None = None,
     version: str = "",
     size_bytes: int | None = None,
+    decoder: Decoder = images,
 ) -> FaceOrError:
     """The face in the picture at ``uri``, or in ``picture`` where it is at hand, or why there is none."""
     try:
         if picture is None:
             picture = storage.read_bytes(uri, as_listed(version), size_bytes)
-        return load_face(picture, image_size, center_crop)
+        return decoder.load_face(picture, image_size, center_crop)
     except (ImageError, StoreError) as error:
         return error
 
@@ -350,11 +360,11 @@ def ahead(tasks: Iterable[Future[Loaded]], num_ahead: int) -> Iterator[Loaded]:
 def _packed_images(uri: str, rows: pa.Table) -> Iterator[bytes | None]:
     """The ``image`` column at ``rows``, read by row groups, one group held at a time where rows are in order."""
     held: tuple[str, int] | None = None
-    images: pa.ChunkedArray | None = None
+    column: pa.ChunkedArray | None = None
     for part, row in zip(rows["part"].to_pylist(), rows["row"].to_pylist(), strict=True):
         group = row // ROW_GROUP_ROWS
         if held != (part, group):
-            images = storage.read_row_groups(storage.join(uri, part), [group], ["image"])["image"]
+            column = storage.read_row_groups(storage.join(uri, part), [group], ["image"])["image"]
             held = (part, group)
-        assert images is not None
-        yield images[row - group * ROW_GROUP_ROWS].as_py()
+        assert column is not None
+        yield column[row - group * ROW_GROUP_ROWS].as_py()

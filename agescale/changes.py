@@ -150,11 +150,12 @@ def select_images(listed: pa.Table, source: str, out: str) -> tuple[pa.Table, in
         listed = listed.filter(pc.invert(pc.starts_with(listed["uri"], f"{ours}/")))
     root = storage.join(source, "")
     is_picture = [
-        uri.startswith(root)
+        bool(version)
+        and uri.startswith(root)
         and "/." not in uri[len(root) - 1 :]
         and images.is_image_name(uri)
         and not layouts.is_in_system_folder(uri[len(root) :])
-        for uri in listed["uri"].to_pylist()
+        for uri, version in zip(listed["uri"].to_pylist(), listed["version"].to_pylist(), strict=True)
     ]
     pictures = listed.filter(pa.array(is_picture, pa.bool_()))
     return pictures, len(listed) - len(pictures)

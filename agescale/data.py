@@ -3,7 +3,10 @@ store out. Ray runs already."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +15,10 @@ import ray
 import ray.data
 import torch
 
-from agescale import catalogs
+from agescale import catalogs, images
 from agescale.cluster import start_ray
 from agescale.images import Face
+from agescale.isolation import Decoder, IsolatedImages
 from agescale.progress import ImageProgress
 from agescale.storage import StoreError, read_pool
 
@@ -71,6 +75,51 @@ def run_units(
             progress.add(row["num_rows"], progress.note)
 
 
+MAX_DEATHS = 2
+"""Processes that a piece of work may end before its pictures are decoded elsewhere."""
+HOPELESS_DEATHS = 10
+
+
+@contextlib.contextmanager
+def decoder(work: str) -> Iterator[Decoder]:
+    """What a Ray process decodes with for the piece of ``work`` of that name. Where that has ended its process twice on
+    this node, one of its pictures is suspected: they are decoded in processes of their own, and one crash is one row.
+
+    Raises ValueError where that has not helped either.
+    """
+    with _noted(work) as num_deaths:
+        if num_deaths >= HOPELESS_DEATHS:
+            hint = "its pictures are not to blame; is there memory enough? The same command continues"
+            raise ValueError(f"{work}: the process that makes it has died {num_deaths} times; {hint}")
+        if num_deaths < MAX_DEATHS:
+            yield images
+            return
+        with IsolatedImages() as isolated:
+            yield isolated
+
+
+@contextlib.contextmanager
+def _noted(work: str) -> Iterator[int]:
+    """How many processes have died at it on this node. (Ray knows, but tells no actor how often it has begun a call.)
+
+    The note, a byte for each beginning, lies in the session's folder on the node's disk, and goes with the work's end.
+    """
+    if not ray.is_initialized():
+        yield 0
+        return
+    context = ray.get_runtime_context()
+    notes = Path(context.get_temp_dir(), context.get_session_name(), "agescale")
+    notes.mkdir(exist_ok=True)
+    note = notes / hashlib.sha256(work.encode()).hexdigest()
+    with open(note, "ab") as file:
+        num_deaths = file.tell()
+        file.write(b".")
+    try:
+        yield num_deaths
+    finally:
+        note.unlink(missing_ok=True)
+
+
 CHUNK_ROWS = catalogs.ROW_GROUP_ROWS
 """Rows of one decoding task, and of one block of the training data."""
 
@@ -92,8 +141,10 @@ class FaceDecoder:
         torch.set_num_threads(1)
         images_NHWC = np.empty((len(rows), self.image_size, self.image_size, 3), np.uint8)
         is_loaded = np.zeros(len(rows), bool)
-        with read_pool() as pool:
-            faces = catalogs.load_faces(self.catalog, rows, self.image_size, self.center_crop, self.use_packed, pool)
+        first = f"{self.catalog} {rows['part'][0]} {rows['row'][0]}"
+        with read_pool() as pool, decoder(first) as decode:
+            settings = (self.image_size, self.center_crop, self.use_packed)
+            faces = catalogs.load_faces(self.catalog, rows, *settings, pool, decode)
             for index, face in enumerate(faces):
                 if isinstance(face, Face):
                     images_NHWC[index] = face.pixels

@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -103,6 +104,9 @@ class ImageError(ValueError):
         super().__init__(reason)
         self.status = status
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ImageError, (self.status, str(self))
+
 
 @dataclass(frozen=True)
 class Face:
@@ -131,6 +135,18 @@ def load_face(picture: Picture, size: int, center_crop: float = 1.0) -> Face:
     with _decoded(picture, min_side=int(np.ceil(size / center_crop))) as upright:
         square = central_square(upright.pixels, center_crop)
         return Face(_resize(square, size, size), upright.width, upright.height)
+
+
+def load_square(picture: Picture, size: int, center_crop: float = 1.0) -> Face:
+    """As ``load_face``, of as many pixels a side as come, at least ``size`` where there are so many: ``scaled`` is left
+    to be done. Does not load torch."""
+    with _decoded(picture, min_side=int(np.ceil(size / center_crop))) as upright:
+        square = central_square(upright.pixels, center_crop)
+        return Face(np.ascontiguousarray(square), upright.width, upright.height)
+
+
+def scaled(face: Face, size: int) -> Face:
+    return Face(_resize(face.pixels, size, size), face.width, face.height)
 
 
 def central_square(pixels: Pixels, center_crop: float = 1.0) -> Pixels:

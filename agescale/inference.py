@@ -18,6 +18,7 @@ from PIL import Image
 
 from agescale import age_cdf, catalogs, images, layouts, listing, schema, storage, tables
 from agescale.catalogs import FaceOrError
+from agescale.isolation import Decoder
 from agescale.predictor import Predictor
 from agescale.storage import StoreError
 
@@ -175,7 +176,9 @@ class Source:
     picture: images.Picture | None = None
 
 
-def predict_images(predictor: Predictor, sources: Iterable[Source], batch_size: int = BATCH_SIZE) -> pa.Table:
+def predict_images(
+    predictor: Predictor, sources: Iterable[Source], batch_size: int = BATCH_SIZE, decoder: Decoder = images
+) -> pa.Table:
     """A row of schema.PREDICTIONS for each image, in their order; read and decoded ahead in threads.
 
     Raises StoreError where a store is down or refuses the credentials.
@@ -188,7 +191,8 @@ def predict_images(predictor: Predictor, sources: Iterable[Source], batch_size: 
         key = (source.uri, source.version)
         if not source.uri and source.picture is None:
             return key, StoreError("missing", "null instead of an image")
-        return key, catalogs.load_one(source.uri, spec.image_size, spec.center_crop, source.picture, source.version)
+        picture, version = source.picture, source.version
+        return key, catalogs.load_one(source.uri, spec.image_size, spec.center_crop, picture, version, decoder=decoder)
 
     pool = storage.read_pool()
     try:
@@ -203,13 +207,13 @@ def predict_images(predictor: Predictor, sources: Iterable[Source], batch_size: 
 
 
 def list_photos(uri: str) -> dict[str, str]:
-    """URI and version of the photo at ``uri``, or of all images in the folder there, sorted by path.
+    """URI and version of the photo at ``uri``, or of all images in the folder there, sorted by path, those of formats
+    that are not taken among them.
 
     The version is that of the listing, hence "" where a photo is named; whether it is there shows when it is read.
-    Raises ValueError where a folder holds no image or a name is not UTF-8, StoreError where a folder cannot be listed.
+    Raises ValueError where a folder holds no image, StoreError where it cannot be listed.
     """
-    uri = storage.absolute(uri)
-    listing.check_name(uri)
+    uri = storage.table_name(storage.absolute(uri))
     if storage.is_remote(uri) and images.is_image_name(uri):
         return {uri: ""}  # who may read it need not be allowed to list the bucket
     try:
@@ -219,7 +223,8 @@ def list_photos(uri: str) -> dict[str, str]:
             raise
         return {uri: ""}  # no folder: a photo must be meant
     listed = [item for item in listed if not layouts.is_in_system_folder(item.relative)]
-    pictures = {item.uri: item.version for item in listed if images.is_image_name(item.relative)}
+    endings = (*images.EXTENSIONS, *images.OTHER_EXTENSIONS)
+    pictures = {item.uri: item.version for item in listed if item.version and item.uri.lower().endswith(endings)}
     if not pictures:
         raise ValueError(f"{uri}: no image in this folder (a name that ends in {', '.join(images.EXTENSIONS)})")
     return pictures
@@ -298,7 +303,8 @@ class Scorer:
     ``column`` holds the bytes of image files, as ``ray.data.read_binary_files`` reads them, or uint8 arrays (H, W, 3)
     in RGB, as ``read_images(mode="RGB")`` does; batches are dicts of numpy arrays (Ray's default) or pyarrow tables.
     Out comes a pyarrow table: the other columns of the batch, then those of ``schema.PREDICTIONS`` that this model
-    fills, always of the same types. An image that is broken, or null, is a row that says so.
+    fills, always of the same types. An image that is broken, or null, is a row that says so; only one that crashes its
+    decoder ends the actor, as the jobs, which decode in processes of their own where that happens, do not let it.
 
     ``checkpoint`` (which each process reads: an absolute path, or a URI), ``device`` and ``mirror`` are those of
     ``agescale.load``, and so are its errors. Raises ValueError for a batch without that column, with other things in

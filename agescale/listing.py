@@ -31,7 +31,10 @@ LAST = "\U0010ffff"
 
 @dataclass(frozen=True)
 class Listed:
-    """One listed file: its URI, its path below the listed folder, its version and its size in bytes."""
+    """One listed file: its URI, its path below the listed folder, its version and its size in bytes.
+
+    The version of a named pipe, a socket or a device, which nobody had better read, is "".
+    """
 
     uri: str
     relative: str
@@ -45,11 +48,11 @@ def list_files(uri: str) -> list[Listed]:
 
 
 def check_name(file: str) -> None:
-    """Raises ValueError where the name of a local file is not UTF-8, so that no table could hold it."""
+    """Raises ValueError where the name of a folder is not UTF-8, so that no table could hold it."""
     try:
         file.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{os.fsencode(file)!r}: a file name that is not UTF-8; rename the file") from None
+        raise ValueError(f"{os.fsencode(file)!r}: a name that is not UTF-8; rename the folder") from None
 
 
 def pages(uri: str, after: str = "", until: str | None = None) -> Iterator[list[Listed]]:
@@ -59,11 +62,14 @@ def pages(uri: str, after: str = "", until: str | None = None) -> Iterator[list[
     starts with a dot) are left out. Links are followed, but not to a folder that they stand in. Versions: the etag on
     S3, size and modification time on disk. Holds the names of one folder on disk, and one page on S3.
 
-    Raises StoreError where ``uri`` is missing, ValueError for a name that is not UTF-8, which no table could hold.
+    Bytes of a name that are no UTF-8 stand as ``storage.table_name`` writes them.
+
+    Raises StoreError where ``uri`` is missing, ValueError where that itself is not UTF-8.
     """
     uri = storage.absolute(uri)
     if not storage.is_remote(uri):
-        if not os.path.isdir(uri):
+        check_name(uri)
+        if not os.path.isdir(storage.local_path(uri)):
             raise StoreError("missing", f"{uri}: no such folder")
         found = _walk(partial(_read_folder, uri), partial(_describe_file, uri), "", after, until)
     elif _lists_by_name(uri):
@@ -130,19 +136,19 @@ def _read_folder(uri: str, folder: str) -> Entries:
 
 def _leads_back(uri: str, folder: str, name: str) -> bool:
     """Whether a folder is a link to one that it stands in: it would be walked forever."""
-    path = os.path.join(uri, folder, name)
+    path = storage.local_path(os.path.join(uri, folder, name))
     if not os.path.islink(path):
         return False
     above = itertools.accumulate([uri, *folder.split("/")], os.path.join)
-    return os.path.realpath(path) in map(os.path.realpath, above)
+    return os.path.realpath(path) in map(os.path.realpath, map(storage.local_path, above))
 
 
 def _describe_file(uri: str, path: str, info: None) -> Listed | None:
     file = os.path.join(uri, path)
-    check_name(file)
     with contextlib.suppress(FileNotFoundError):  # gone, or a dangling link
-        status = os.stat(file)
-        return Listed(file, path, storage.file_version(status), status.st_size)
+        status = os.stat(storage.local_path(file))
+        version = storage.file_version(status) if storage.can_be_read(status) else ""
+        return Listed(file, path, version, status.st_size)
     return None
 
 

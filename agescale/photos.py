@@ -21,6 +21,7 @@ from agescale import age_cdf, images, storage
 from agescale.age_cdf import INTERVAL_SHARE
 from agescale.config import PredictConfig
 from agescale.inference import BATCH_SIZE, Source, find_device, list_photos, predict_images
+from agescale.isolation import IsolatedImages
 from agescale.predictor import Predictor
 
 DRAWN_SIDE, CAPTION_HEIGHT, FONT_SIZE = 512, 48, 22
@@ -83,6 +84,8 @@ class PhotoResult:
 def predict(config: PredictConfig) -> PhotoResult:
     """Predicts each photo, in the order of ``find_photos``, and draws those with a prediction where that is asked for.
 
+    Photos are decoded in processes of their own, so that one which crashes its decoder is a row like other bad ones.
+
     Raises ValueError or StoreError, before any work, where photos, checkpoint or settings are impossible.
     """
     photos = find_photos(config.photos)
@@ -93,7 +96,9 @@ def predict(config: PredictConfig) -> PhotoResult:
     if config.out:
         _check_out(storage.absolute(config.out), photos)
     predictor = Predictor(storage.absolute(config.checkpoint), find_device(config.device), config.mirror)
-    rows = predict_images(predictor, (Source(uri, version) for uri, version in photos.items()), BATCH_SIZE)
+    with IsolatedImages() as decoder:
+        sources = (Source(uri, version) for uri, version in photos.items())
+        rows = predict_images(predictor, sources, BATCH_SIZE, decoder)
     has_spread = predictor.task.learns_spread
     told = [_told(row, has_spread) for row in rows.to_pylist()]
     words = [in_words(row) for row in told]
@@ -175,8 +180,21 @@ def _draw_photos(draw: str, uris: Sequence[str], words: Sequence[Words]) -> None
     for number, (uri, said) in enumerate(zip(uris, words, strict=True), start=1):
         if said.status == "ok":
             copy = draw_caption(storage.read_bytes(uri), said.caption())
-            name = f"{number:04d}-{PurePosixPath(uri).stem}.jpg"
+            name = f"{number:04d}-{_shortened(PurePosixPath(uri).stem)}.jpg"
             storage.write_bytes(storage.join(draw, name), images.encode_jpeg(np.asarray(copy)))
+
+
+MAX_STEM_BYTES = 200
+"""Of a file's name, of 255 bytes at most: the rest is for a number, an ending, and a mark while it is written."""
+
+
+def _shortened(stem: str) -> str:
+    """The beginning of a name that would be too long for a copy's.
+
+    >>> _shortened("a" * 300) == "a" * 200, _shortened("é" * 150) == "é" * 100, _shortened("short")
+    (True, True, 'short')
+    """
+    return stem.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
 
 
 def draw_caption(data: bytes, caption: str) -> Image.Image:

@@ -31,7 +31,7 @@ from agescale import catalogs, checkpoints, footers, lease, schema, storage, tab
 from agescale.catalogs import Part
 from agescale.cluster import allocator_environment, start_ray
 from agescale.config import ScoreConfig, check_unchanged, parse_names
-from agescale.data import WORKER_BYTES, check_resources, num_gpus, run_units, uses_gpu
+from agescale.data import WORKER_BYTES, check_resources, decoder, num_gpus, run_units, uses_gpu
 from agescale.predictor import Predictor, read_checkpoint
 from agescale.progress import ImageProgress
 from agescale.storage import StoreError, read_pool
@@ -277,7 +277,8 @@ class ScoringActor:
         for row in task.to_pylist():
             name, unit = row["output"], Unit(row["part"], row["start"], row["stop"])
             take = self._retry if row["num_retried"] else self._score
-            standing[name], scored = take(unit, name)
+            with decoder(storage.join(self.scorer.out, name)) as self.decoder:
+                standing[name], scored = take(unit, name)
             scored_now.update(scored)
             num_rows += row["num_retried"] or len(unit)
         for status, count in scored_now.items():
@@ -329,7 +330,8 @@ class ScoringActor:
     def _predict(self, rows: pa.Table) -> pa.Table:
         """One row of predictions for each of ``rows``, in their order."""
         spec, catalog = self.predictor.spec, self.scorer.catalog
-        faces = catalogs.load_faces(catalog, rows, spec.image_size, spec.center_crop, self.use_packed, self.pool)
+        settings = (spec.image_size, spec.center_crop, self.use_packed)
+        faces = catalogs.load_faces(catalog, rows, *settings, self.pool, self.decoder)
         return self.predictor.predict_rows(rows, faces, self.scorer.config.batch_size)
 
 

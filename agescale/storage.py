@@ -18,6 +18,7 @@ import os
 import random
 import re
 import ssl
+import stat
 import sys
 import tempfile
 import threading
@@ -125,6 +126,23 @@ def join(uri: str, *names: str) -> str:
 
 def name_of(uri: str) -> str:
     return PurePosixPath(uri).name
+
+
+def table_name(path: str) -> str:
+    r"""A path as tables hold it: bytes that are no UTF-8 stand as \xNN, and mean the same file.
+
+    >>> table_name(os.fsdecode(b"/faces/Mu\xf1oz.jpg"))
+    '/faces/Mu\\xf1oz.jpg'
+    """
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def local_path(uri: str) -> str:
+    """The path of a file on disk, which ``table_name`` may have made the URI of."""
+    if "\\x" not in uri or os.path.lexists(uri):
+        return uri
+    octets = re.sub(rb"\\x([89a-f][0-9a-f])", lambda digits: bytes.fromhex(digits[1].decode()), os.fsencode(uri))
+    return os.fsdecode(octets)
 
 
 def is_remote(uri: str) -> bool:
@@ -399,8 +417,8 @@ def scan_folder(uri: str) -> list[str]:
 
     Raises StoreError where it cannot be listed: it is no empty one, and a catalog would take its images for deleted.
     """
-    with _explained(uri), os.scandir(uri) as entries:
-        return [f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries]
+    with _explained(uri), os.scandir(local_path(uri)) as entries:
+        return [table_name(f"{entry.name}/" if entry.is_dir() else entry.name) for entry in entries]
 
 
 def list_objects(uri: str, **arguments: Any) -> dict[str, Any]:
@@ -473,7 +491,8 @@ def list_folders(uri: str) -> list[str]:
     """Names of the folders directly below a local folder; nothing on S3, which has no folders."""
     if is_remote(uri):
         return []
-    return sorted(entry.name for entry in os.scandir(uri) if entry.is_dir() and not entry.name.startswith("."))
+    names = (entry.name for entry in os.scandir(uri) if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(map(table_name, names))
 
 
 def list_names(uri: str, prefix: str = "", suffix: str = "") -> list[str]:
@@ -544,9 +563,8 @@ def read_bytes(uri: str, version: str = "", size_bytes: int | None = None) -> by
     except StoreError as error:
         if error.status != "changed" or not _is_listed(uri, etag):
             raise
-    return _retried(
-        uri, lambda: _read_object(uri, "", size_bytes)
-    )  # a store whose objects tell other etags than it lists
+    # a store whose objects tell other etags than it lists
+    return _retried(uri, lambda: _read_object(uri, "", size_bytes))
 
 
 ETAG = r"[0-9a-f]{32}(-\d+)?"
@@ -559,10 +577,14 @@ def file_version(status: os.stat_result) -> str:
 
 
 def _read_file(uri: str, version: str, size_bytes: int | None) -> bytes:
-    with _explained(uri), open(uri, "rb") as file:
-        before = file_version(os.fstat(file.fileno()))
-        data = file.read()
-        after = file_version(os.fstat(file.fileno()))
+    path = local_path(uri)
+    with _explained(uri):
+        if not uri.startswith("/dev/") and not can_be_read(os.stat(path)):  # there shells put what they read
+            raise StoreError("missing", f"{uri}: a named pipe, a socket or a device, and no file")
+        with open(path, "rb") as file:
+            before = file_version(os.fstat(file.fileno()))
+            data = file.read()
+            after = file_version(os.fstat(file.fileno()))
     is_another = re.fullmatch(FILE_VERSION, version) and not version == before == after
     if is_another or size_bytes not in (None, len(data)):
         raise _changed(uri)
@@ -626,6 +648,11 @@ def _is_listed(uri: str, etag: str) -> bool:
         found = list_objects(uri, Prefix=key, MaxKeys=1).get("Contents", ())
         return any(each["Key"] == key and each.get("ETag", "").strip('"') == etag for each in found)
     return False
+
+
+def can_be_read(status: os.stat_result) -> bool:
+    """Whether it is a file; who reads a named pipe may wait for ever. (A folder is refused in other words.)"""
+    return stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
 
 
 def read_pool() -> ThreadPoolExecutor:

@@ -21,6 +21,8 @@ def main(config: CatalogConfig) -> None:
         storage.write_bytes(storage.join(beside, "ages.png"), plots.to_png(plots.age_distribution(result.rows)))
         storage.write_bytes(storage.join(beside, "classes.png"), plots.to_png(classes))
         charts = ", beside ages.png and classes.png"
+    if result.ignored:
+        print(f"ignored: {', '.join(f'{count:,} {ending}' for ending, count in result.ignored.items())}")
     if result.unused_columns:
         print(f"not used, though the CSV seems to tell it: {' '.join(result.unused_columns)}")
     print(f"findings: {catalogs.findings_uri(config.out)}{charts}")

@@ -17,6 +17,7 @@ FLOORS = (
         "splits",
         "quality",
         "images",
+        "isolation",
         "augment",
         "storage",
         "tables",

@@ -163,16 +163,13 @@ WRONG = {
     "one of a list": [b"", 7],
     "an open file": io.BytesIO(b"bytes\nin lines"),
     "a table in a list": [pa.table({"image": [b""]}).to_pandas()],
-    "a name that is not UTF-8": os.fsdecode(b"/faces/\xff.jpg"),
     "a web address": "https://example.org/face.jpg",
 }
 
 
 @pytest.mark.parametrize("kind", WRONG)
 def test_what_is_no_image_at_all_is_refused_in_one_line(kind: str, model: agescale.Model) -> None:
-    with pytest.raises(
-        ValueError, match=r"no image: .*; taken are paths, |a URI is a path|name that is not UTF-8"
-    ) as caught:
+    with pytest.raises(ValueError, match=r"no image: .*; taken are paths, |a URI is a path") as caught:
         model.predict(WRONG[kind])  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 

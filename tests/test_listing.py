@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import random
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,10 +181,33 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert names_of(listing.list_files(str(source))) == ["again/a.jpg", "linked.jpg", "linked/b.jpg", "real/a.jpg"]
 
 
-def test_a_name_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path) -> None:
-    Path(os.fsdecode(os.fsencode(tmp_path) + b"/Zo\xeb.jpg")).write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"Zo\\xeb\.jpg.*not UTF-8"):
-        listing.list_files(str(tmp_path))
+def test_a_name_that_is_not_utf8_is_listed_escaped_and_can_be_read(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/fr\xe8re"))
+    folder.mkdir()
+    (folder / os.fsdecode(b"Zo\xeb.jpg")).write_bytes(b"x")
+    (folder / "Zoë.jpg").write_bytes(b"yy")
+    (folder / r"back\x41slash.jpg").write_bytes(b"zzz")
+    (folder / "up").symlink_to(tmp_path)
+    items = listing.list_files(str(tmp_path))
+    assert names_of(items) == [rf"fr\xe8re/{name}" for name in (r"Zo\xeb.jpg", "Zoë.jpg", r"back\x41slash.jpg")]
+    assert names_of(items) == sorted(names_of(items))
+    assert [storage.read_bytes(item.uri) for item in items] == [b"x", b"yy", b"zzz"]
+    with pytest.raises(ValueError, match=r"fr\\xe8re'.*not UTF-8"):
+        listing.list_files(str(folder))
+
+
+def test_pipes_sockets_and_devices_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(tmp_path / "s.jpg"))
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "linked.jpg").symlink_to("/dev/zero")
+    versions = {item.relative: bool(item.version) for item in listing.list_files(str(tmp_path))}
+    assert versions == {"a.jpg": True, "linked.jpg": False, "pipe.jpg": False, "s.jpg": False}
+    for name in ("pipe.jpg", "linked.jpg", "s.jpg"):
+        with pytest.raises(StoreError, match="a named pipe, a socket or a device, and no file") as caught:
+            storage.read_bytes(str(tmp_path / name))
+        assert caught.value.status == "missing"
 
 
 # Listings made elsewhere

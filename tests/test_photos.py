@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,31 @@ def test_photos_of_one_name_get_copies_of_their_own(tmp_path: Path, checkpoint: 
     uris = [draw_face(tmp_path / folder / "face.jpg", age) for folder, age in (("a", 5), ("b", 80))]
     predict_photos(checkpoint, *uris, draw=str(tmp_path / "drawn"))
     assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["0001-face.jpg", "0002-face.jpg"]
+
+
+def test_odd_names_are_rows_and_copies(tmp_path: Path, checkpoint: str) -> None:
+    folder = tmp_path / "faces"
+    names = ["a" * 251 + ".jpg", "老" * 83 + ".png", os.fsdecode(b"Mu\xf1oz.jpg"), "good.jpg"]
+    for name in names:
+        draw_face(folder / name)
+    os.mkfifo(folder / "pipe.jpg")
+    result = predict_photos(checkpoint, str(folder), draw=str(tmp_path / "drawn"))
+    assert result.rows["status"].to_pylist() == ["ok"] * 4
+    assert {storage.name_of(uri) for uri in result.rows["uri"].to_pylist()} == {*names[:2], r"Mu\xf1oz.jpg", "good.jpg"}
+    assert len(list((tmp_path / "drawn").iterdir())) == 4
+    one = predict_photos(checkpoint, str(folder / names[2]), str(folder / "pipe.jpg")).rows
+    assert one["status"].to_pylist() == ["ok", "missing"]
+    assert "a named pipe" in one["error"][1].as_py()
+
+
+def test_pictures_of_formats_that_are_not_taken_are_rows(tmp_path: Path, checkpoint: str) -> None:
+    draw_face(tmp_path / "a.jpg")
+    (tmp_path / "b.jxl").write_bytes(b"\xff\x0a" + bytes(50))
+    (tmp_path / "c.jpg").write_bytes(b"\xff\x0a" + bytes(50))
+    (tmp_path / "notes.txt").write_text("no photo")
+    rows = predict_photos(checkpoint, str(tmp_path)).rows
+    assert rows["status"].to_pylist() == ["ok", "unsupported", "unsupported"]
+    assert all(error.startswith("JPEG XL images are not taken") for error in rows["error"].to_pylist()[1:])
 
 
 @pytest.mark.parametrize("draw", ["faces", "faces/drawn", "other"])

@@ -21,7 +21,7 @@ import pytest
 import torch
 from conftest import REPO
 
-from agescale import age_cdf, catalogs, checkpoints, lease, schema, scoring, storage, synthetic, tables, units
+from agescale import age_cdf, catalogs, checkpoints, images, lease, schema, scoring, storage, synthetic, tables, units
 from agescale.age_groups import AgeGroups
 from agescale.age_model import AgeModel, ModelSpec
 from agescale.cataloging import build_catalog
@@ -274,6 +274,32 @@ def test_rows_of_images_that_have_gone_are_scored_again_once_and_no_more(checkpo
     before = {path.name: path.stat().st_mtime_ns for path in Path(out).iterdir()}
     assert score(again).by_status["missing"] == 1, "the row stays, of a photo that was"
     assert {path.name: path.stat().st_mtime_ns for path in Path(out).iterdir()} == before
+
+
+@pytest.mark.parametrize("inspect", [False, True])
+def test_odd_files_and_names_are_rows_or_counted(checkpoint: str, tmp_path: Path, inspect: bool) -> None:
+    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=4, size=48, num_broken=0)
+    (photo, *_) = (tmp_path / "faces").rglob("*.jpg")
+    folder = Path(os.fsdecode(os.fsencode(tmp_path / "faces") + b"/fr\xe8re"))
+    folder.mkdir()
+    for name in (b"Mu\xf1oz.jpg", b"Zo\xc3\xab.jpg"):
+        (folder / os.fsdecode(name)).write_bytes(photo.read_bytes())
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypmif1\0\0\0\0heic" + bytes(100))
+    (folder / "x.jpg").write_bytes(b"\xff\x0a" + bytes(100))
+    (folder / "y.jxl").write_bytes(b"\xff\x0a" + bytes(100))
+    os.mkfifo(folder / "pipe.jpg")
+    catalog, out = str(tmp_path / "catalog"), str(tmp_path / "out")
+    result = build_catalog(CatalogConfig(str(tmp_path / "faces"), catalog, inspect=inspect))
+    assert (result.num_new, result.num_ignored) == (4 + 1 + 4, 3)  # with a copy; a pipe, a .jxl and a README
+    assert result.ignored == ({".txt": 1, ".jxl": 1, ".jpg": 1} if inspect else {})
+    assert score(ScoreConfig(catalog, checkpoint, out)).by_status["ok"] == 7
+    bad = read(out).filter(pc.field("status") != "ok").to_pylist()
+    assert [(storage.name_of(row["uri"]), row["status"]) for row in bad] == [
+        ("phone.heic", "unreadable" if "HEIF" in images.FORMATS else "unsupported"),
+        ("x.jpg", "unsupported"),
+    ]
+    assert r"fr\xe8re/Mu\xf1oz.jpg" in " ".join(read(out)["uri"].to_pylist())
+    assert verify(VerifyConfig(catalog, out)).problems == ()
 
 
 def test_a_source_that_is_away_makes_no_table_of_missing_images(checkpoint: str, tmp_path: Path) -> None:
