@@ -1,8 +1,8 @@
 """The judgement as files: one self-contained ``report.html``, ``metrics.json``, and each table as CSV.
 
-In: what was run on what, the model's card, a ``SplitResult`` for each judged split (the first is what the page is
-about), and the faces to show. Out: the files in a folder or bucket. Computes no metric and reads no tables. The page
-refers to nothing outside itself, and every text that comes from data is escaped.
+In: a ``Judgement``: what was run on what, the model's card, a ``SplitResult`` for each judged split (the first is what
+the page is about), the faces to show. Out: the files in a folder or bucket, ``metrics.json`` first. Computes no metric
+and reads no tables. The page refers to nothing outside itself, and every text that comes from data is escaped.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from agescale import plots, storage
+from agescale import formats, plots, splits, storage
 from agescale.metrics import GATE_AGE, LEAST, Outcomes
 from agescale.plots import Figure
 
@@ -34,11 +35,15 @@ HEADLINES = (
     ("macro_f1", "Macro F1", "mean F1 of the groups, each counted alike", "majority_group", "group"),
 )
 BREAKDOWNS = {"decade": "decade of age", "gender": "gender", "ethnicity": "ethnicity"}
-FACES = {
-    "worst": ("The worst", "Largest errors of the age. Often the label is at fault: look before you blame the model."),
-    "confident": ("Most confidently wrong", "In the wrong group, and the surest of it."),
-    "sample": ("A sample", "Drawn at random from the judged faces."),
+LOOK = "Often the label is at fault: look before you blame the model."
+GALLERIES = {
+    "worst": ("The worst of", f"Largest errors of the age. {LOOK}"),
+    "wrong": ("The worst of", f"In the wrong group, and the surest of it. {LOOK}"),
+    "confident": ("Most confidently wrong in", "In the wrong group, and the surest of it."),
+    "sample": ("A sample of", "Drawn at random from the judged faces."),
 }
+"""Title, which a split completes, and note of each kind of gallery."""
+ERRORS = "errors.csv"
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class SplitResult:
 class ShownFace:
     """A face of the report. ``picture`` is a data URI, or None where the face cannot be read any more."""
 
-    name: str
+    name: str  # of its file below the source, with the folders
     picture: str | None
     true_age: float | None
     age: float | None
@@ -72,33 +77,49 @@ class ShownFace:
     group_probability: float | None
 
 
-def write_report(
-    out: str,
-    about: Mapping[str, Any],
-    card: Mapping[str, Any],
-    group_names: Sequence[str],
-    results: Sequence[SplitResult],
-    faces: Mapping[str, Sequence[ShownFace]],
-) -> str:
+@dataclass(frozen=True)
+class Gallery:
+    """Faces of one split to be shown; ``kind`` is one of GALLERIES."""
+
+    kind: str
+    split: str
+    faces: Sequence[ShownFace]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All that a report tells: what was run on what, the model's card, and what was found out, by split."""
+
+    about: Mapping[str, Any]
+    card: Mapping[str, Any]
+    group_names: Sequence[str]
+    results: Sequence[SplitResult]  # the first is what the page is about
+    galleries: Sequence[Gallery] = ()
+    group_counts: Mapping[str, Sequence[int]] = field(
+        default_factory=dict
+    )  # of the labels, by split, in all the catalog
+    errors: pa.Table | None = None  # a row for each face that is not judged quite right, the worst first
+
+
+def write_report(out: str, judged: Judgement) -> str:
     """Writes all files into the folder ``out`` (a path or ``s3://``), the page last, and returns the page's URI."""
-    page = render(about, card, group_names, results, faces)
-    numbers = {"about": dict(about)} | {result.name: result.metrics for result in results}
-    files = _tables(results, group_names)
-    files[METRICS] = json.dumps(_rounded(numbers), indent=2, ensure_ascii=False, allow_nan=False)
-    for name, text in (files | {PAGE: page}).items():
-        storage.write_bytes(storage.join(out, name), text.encode())
+    page = render(judged)
+    numbers = {"about": dict(judged.about)} | {result.name: result.metrics for result in judged.results}
+    files = {METRICS: json.dumps(_rounded(numbers), indent=2, ensure_ascii=False, allow_nan=False).encode()}
+    files |= {name: text.encode() for name, text in _tables(judged.results, judged.group_names).items()}
+    if judged.errors is not None and len(judged.errors):
+        files[ERRORS] = formats.to_bytes(judged.errors, "csv")
+    for name, data in (files | {PAGE: page.encode()}).items():
+        storage.write_bytes(storage.join(out, name), data)
     return storage.join(out, PAGE)
 
 
-def render(
-    about: Mapping[str, Any],
-    card: Mapping[str, Any],
-    group_names: Sequence[str],
-    results: Sequence[SplitResult],
-    faces: Mapping[str, Sequence[ShownFace]],
-) -> str:
+def render(judged: Judgement) -> str:
     """The page as text."""
+    about, card, group_names, results = judged.about, judged.card, judged.group_names, judged.results
     central = results[0]
+    none = [0] * len(group_names)
+    learned, validated = (judged.group_counts.get(split, none) for split in ("train", "val"))
     return template("report.html.j2").render(
         about=about,
         card=_rows_of_card(card),
@@ -106,16 +127,36 @@ def render(
         num_parameters=card.get("num_parameters"),
         central=central,
         results=results,
-        headlines=[_headline(central, *headline) for headline in HEADLINES],
+        has_ages=central.metrics["mae"] is not None,
+        has_groups=central.metrics["accuracy"] is not None,
+        headlines=[_headline(central, *headline) for headline in HEADLINES if central.metrics[headline[0]] is not None],
         verdicts=verdicts(central, group_names),
         comparisons=[(BREAKDOWNS.get(key, ""), rows) for key, rows in central.comparisons.items()],
         breakdowns=[(BREAKDOWNS[key], key, rows) for key, rows in central.breakdowns.items() if rows],
-        faces=[(*FACES[kind], kind, shown) for kind, shown in faces.items() if shown],
+        galleries=[_gallery(gallery) for gallery in judged.galleries if gallery.faces],
+        num_errors=len(judged.errors) if judged.errors is not None else 0,
+        errors_name=ERRORS,
+        group_counts=list(judged.group_counts),
+        rows_of_groups=list(zip(group_names, zip(*judged.group_counts.values(), strict=True), strict=True))
+        if judged.group_counts
+        else [],
+        few_validated=[
+            f"{name} {count:,}"
+            for name, num_learned, count in zip(group_names, learned, validated, strict=True)
+            if num_learned and count < splits.ENOUGH_VALIDATED
+        ],
+        enough_validated=splits.ENOUGH_VALIDATED,
         figures=_figures(central, card, group_names),
         few=FEW,
         gate_age=GATE_AGE,
         interval=_interval,
     )
+
+
+def _gallery(gallery: Gallery) -> tuple[str, str, Sequence[ShownFace]]:
+    title, note = GALLERIES[gallery.kind]
+    where = "the rows without a split" if gallery.split == "unsplit" else f"the {gallery.split} split"
+    return f"{title} {where}", note, gallery.faces
 
 
 def template(name: str) -> Template:

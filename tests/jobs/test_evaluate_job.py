@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import re
@@ -129,7 +130,7 @@ def test_the_job_writes_page_numbers_and_tables(tmp_path: Path) -> None:
         decades = list(csv.DictReader(file))
     assert sum(int(row["num_rows"]) for row in decades if row["split"] == "test") == 450
     names = {path.name for path in (tmp_path / "report").iterdir()}
-    tables = {"by_group", "by_decade", "by_gender", "by_ethnicity", "age_gate", "confusion"}
+    tables = {"by_group", "by_decade", "by_gender", "by_ethnicity", "age_gate", "confusion", "errors"}
     assert names == {"report.html", "metrics.json"} | {f"{table}.csv" for table in tables}
 
 
@@ -283,6 +284,61 @@ def test_a_regression_shows_neither_spread_nor_probability(tmp_path: Path) -> No
     captions = re.findall(r"<figcaption>\s*<div><b>.*?</figcaption>", page, flags=re.DOTALL)
     assert captions
     assert not any("%" in caption for caption in captions)
+
+
+def errors_of(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((folder / "report" / "errors.csv").read_text("utf-8-sig"))))
+
+
+def test_the_worst_of_every_split_are_shown_with_their_folders_and_all_errors_are_a_table(tmp_path: Path) -> None:
+    rows = [
+        image_row(index, split, 30.0, uri=f"/pictures/{split}/{'=1+1' if index == 5 else index}.jpg")
+        for index, split in enumerate(["train"] * 4 + ["val"] * 2 + ["test"] * 14)
+    ]
+    said = [prediction(row, 30.0 if index % 4 == 3 else 31.0 + index) for index, row in enumerate(rows)]
+    rows[0] |= {"age_low": 3.0, "age_high": 4.0}  # a wrong label, in the training split
+    judge(tmp_path, rows, said)
+    page = (tmp_path / "report" / "report.html").read_text()
+    for title in ("The worst of the test split", "The worst of the train split", "The worst of the val split"):
+        assert title in page
+    assert re.search(r'"name">train/0\.jpg<', page)
+    errors = errors_of(tmp_path)
+    wrong = [row for row, told in zip(rows, said, strict=True) if row["age_low"] != told["age"]]
+    assert len(errors) == len(wrong) == 15
+    assert errors[0] == {
+        "uri": "/pictures/train/0.jpg", "split": "train", "label": "3", "prediction": "31.0", "error": "28",
+        "label_group": "child", "predicted_group": "adult", "group_probability": "0.8",
+    }  # fmt: skip
+    sizes = [abs(float(row["error"])) for row in errors]
+    assert sizes == sorted(sizes, reverse=True)
+    assert "errors.csv beside this page has all 15" in page
+
+
+def test_names_that_a_spreadsheet_would_run_are_harmless_in_the_table_of_errors(tmp_path: Path) -> None:
+    rows = [image_row(0, "test", 30.0, uri='=HYPERLINK("x").jpg'), image_row(1, "test", 30.0)]
+    judge(tmp_path, rows, of(rows))
+    assert sorted(row["uri"][:2] for row in errors_of(tmp_path)) == ["'=", "/p"]
+
+
+def test_wrong_groups_are_mistakes_too_where_there_are_no_ages(tmp_path: Path) -> None:
+    names = ["YOUNG", "OLD", "YOUNG", "OLD"]
+    rows = [image_row(i, "train" if i < 2 else "test", None, group=name) for i, name in enumerate(names)]
+    said = [prediction(row, None, group="OLD", group_probability=0.5 + i / 10) for i, row in enumerate(rows)]
+    judge(tmp_path, rows, said, groups="YOUNG,OLD", card={"task": "classification"})
+    errors = errors_of(tmp_path)
+    assert [(row["uri"][-5:], row["label"], row["prediction"], row["error"]) for row in errors] == [
+        ("2.jpg", "YOUNG", "OLD", ""),
+        ("0.jpg", "YOUNG", "OLD", ""),
+    ]
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "The worst of the train split" in page
+    assert "In the wrong group, and the surest of it" in page
+
+
+def test_a_training_split_that_was_not_scored_is_named(tmp_path: Path) -> None:
+    rows = [image_row(0, "train", 30.0), *ROWS[1:]]
+    judge(tmp_path, rows, of(rows[1:]))
+    assert "Not scored, so not here: train." in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_the_checkpoint_describes_a_model_that_the_predictions_do_not(tmp_path: Path) -> None:
