@@ -72,7 +72,10 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         against=config.against and storage.absolute(config.against),
         gender_from=config.gender_from and storage.absolute(config.gender_from),
         checkpoint=config.checkpoint and storage.absolute(config.checkpoint),
+        out=storage.absolute(config.out),
     )
+    settings = catalogs.settings(config.catalog)
+    report.claim(config.out, _occupied(config, str(settings.get("source") or "")))
     catalogs.check_complete(config.catalog)
     metadata = units.read_metadata(units.prediction_files(config.predictions)[0])
     groups = _groups(config, config.predictions, metadata)
@@ -97,7 +100,6 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
     if config.against and not central.comparisons:
         raise ValueError(f"--against {config.against}: of the judged faces of {central.name} it has scored none")
 
-    settings = catalogs.settings(config.catalog)
     about = {
         "catalog": config.catalog,
         "source": settings.get("source"),
@@ -129,8 +131,25 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         group_counts=_group_counts(rows, names),
         errors=_errors(rows, names),
     )
-    page = report.write_report(storage.absolute(config.out), judged)
+    page = report.write_report(config.out, judged)
     return Evaluated(page, _notes(about))
+
+
+def _occupied(config: EvaluateConfig, source: str) -> dict[str, str]:
+    """What stands where, so that the report does not: URIs of folders and what is there."""
+    places = {
+        config.catalog: "the catalog",
+        tables.beside(config.catalog): "what belongs to the catalog",
+        config.predictions: "the table of predictions",
+        tables.beside(config.predictions): "what belongs to the predictions",
+        config.against: "the other table of predictions",
+        config.gender_from: "the table of predictions of the gender",
+        config.checkpoint or "": "the checkpoint",
+        source: "the folder of the photos",
+    }
+    if f"{config.catalog}/".startswith(f"{source}/"):
+        del places[source]  # whoever keeps the catalog there may keep the report there too
+    return {uri: what for uri, what in places.items() if uri}
 
 
 def _notes(about: dict[str, Any]) -> list[str]:

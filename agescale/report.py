@@ -26,6 +26,11 @@ from agescale.plots import Figure
 UNKNOWN: tuple[Any, ...] = (None, "", [], {})
 """Values of a card that say nothing and are not shown."""
 PAGE, METRICS = "report.html", "metrics.json"
+MARKS = ("catalog", "predictions", "report_split")
+"""What ``metrics.json`` says under "about", by which a report's folder is known."""
+TABLES = (
+    "by_group", "by_decade", "by_gender", "by_ethnicity", "age_gate", "confusion", "left_out", "against", "errors"
+)  # fmt: skip
 FEW = plots.FEW
 
 HEADLINES = (
@@ -101,16 +106,49 @@ class Judgement:
     errors: pa.Table | None = None  # a row for each face that is not judged quite right, the worst first
 
 
+def claim(out: str, others: Mapping[str, str]) -> None:
+    """Raises ValueError, before anything is written, where ``out`` is no place for a report: one of the ``others``
+    (URIs by what stands there), a folder in or around one of them, or a folder with files that are no report's."""
+    for uri, what in others.items():
+        if f"{out}/".startswith(f"{uri}/"):
+            raise ValueError(
+                f"--out {out}: {'there' if out == uri else uri} is {what}; give a folder of the report's own"
+            )
+        if f"{uri}/".startswith(f"{out}/"):
+            raise ValueError(f"--out {out}: {what} ({uri}) stands in it; give a folder of the report's own")
+    stranger = storage.any_name(out)
+    if stranger and not _is_report(out):
+        raise ValueError(
+            f"--out {out}: there are other files already ({stranger}), and a report has a folder of its own; "
+            "give another --out"
+        )
+
+
+def _is_report(out: str) -> bool:
+    """Whether a report stands in ``out``, or the beginning of one: ``metrics.json`` is written first."""
+    uri = storage.join(out, METRICS)
+    try:
+        numbers = json.loads(storage.read_bytes(uri)) if storage.exists(uri) else None
+    except ValueError:
+        return False
+    return isinstance(numbers, dict) and set(MARKS) <= set(numbers.get("about") or ())
+
+
 def write_report(out: str, judged: Judgement) -> str:
-    """Writes all files into the folder ``out`` (a path or ``s3://``), the page last, and returns the page's URI."""
+    """Writes all files into the folder ``out`` (a path or ``s3://``), ``metrics.json`` first and the page last, and
+    returns the page's URI. Tables of an earlier report that this one has not are deleted."""
     page = render(judged)
     numbers = {"about": dict(judged.about)} | {result.name: result.metrics for result in judged.results}
     files = {METRICS: json.dumps(_rounded(numbers), indent=2, ensure_ascii=False, allow_nan=False).encode()}
     files |= {name: text.encode() for name, text in _tables(judged.results, judged.group_names).items()}
     if judged.errors is not None and len(judged.errors):
         files[ERRORS] = formats.to_bytes(judged.errors, "csv")
+    known = {f"{name}.csv" for name in TABLES}
+    stale = known.intersection(storage.list_names(out, suffix=".csv")) - files.keys()
     for name, data in (files | {PAGE: page.encode()}).items():
         storage.write_bytes(storage.join(out, name), data)
+    for name in stale:
+        storage.delete(storage.join(out, name))
     return storage.join(out, PAGE)
 
 

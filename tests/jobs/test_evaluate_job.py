@@ -7,8 +7,10 @@ import io
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -413,7 +415,7 @@ def test_other_groups_than_the_models_equal_scoring_anew_with_a_model_of_them(tm
     catalog = write_catalog(tmp_path / "catalog", AGED, age_groups=HALVES if asked_by == "catalog" else LIFE)
     asked = {"age_groups": HALVES} if asked_by == "option" else {}
     stored = write_predictions(tmp_path / "stored", told_in(AGED, LIFE), LIFE)
-    anew = write_predictions(tmp_path / "anew", told_in(AGED, HALVES), HALVES)
+    anew = write_predictions(tmp_path / "scored anew", told_in(AGED, HALVES), HALVES)
     reports = []
     for name, predictions in (("derived", stored), ("anew", anew)):
         done = evaluate(EvaluateConfig(catalog, predictions, str(tmp_path / name), **asked))
@@ -462,6 +464,78 @@ def test_a_comparison_without_a_common_face_is_refused(tmp_path: Path) -> None:
     against = write_predictions(tmp_path / "against", of(rows[3:]))
     with pytest.raises(ValueError, match="of the judged faces of test it has scored none"):
         judge(tmp_path, rows, of(rows), against=against)
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("catalog", "there is the catalog; give a folder of the report's own"),
+        ("catalog.agescale", "there is what belongs to the catalog"),
+        ("catalog/report", "catalog is the catalog; give"),
+        ("predictions", "there is the table of predictions"),
+        ("predictions/deep/report", "predictions is the table of predictions"),
+        ("others", "there is the other table of predictions"),
+        ("photos", "there is the folder of the photos"),
+        ("photos/report", "photos is the folder of the photos"),
+        (".", "stands in it"),
+        ("run", r"there are other files already \(best\), and a report has a folder of its own"),
+        ("run/best", r"there are other files already \(config.json\)"),
+        ("metrics", r"there are other files already \(metrics.json\)"),
+    ],
+)
+def test_somebody_elses_folder_is_refused_before_anything_is_written(tmp_path: Path, out: str, message: str) -> None:
+    catalog = write_catalog(tmp_path / "catalog", ROWS, source=str(tmp_path / "photos"))
+    predictions = write_predictions(tmp_path / "predictions", of(ROWS))
+    others = write_predictions(tmp_path / "others", of(ROWS))
+    for name in ("run/history.parquet", "run/best/config.json", "photos/a.jpg", "metrics/metrics.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    before = files_below(tmp_path)
+    with pytest.raises(ValueError, match=message) as refusal:
+        evaluate(EvaluateConfig(catalog, predictions, str(tmp_path / out), against=others))
+    assert "\n" not in str(refusal.value)
+    assert files_below(tmp_path) == before
+
+
+def test_a_report_is_replaced_by_the_next_one_and_leaves_nothing_of_the_first(tmp_path: Path) -> None:
+    catalog = write_catalog(tmp_path / "catalog", ROWS)
+    predictions = write_predictions(tmp_path / "predictions", of(ROWS))
+    out = tmp_path / "report"
+    evaluate(EvaluateConfig(catalog, predictions, str(out), against=predictions))
+    (out / "notes of mine.txt").write_text("kept")
+    assert (out / "against.csv").exists()
+    evaluate(EvaluateConfig(catalog, predictions, str(out)))
+    assert not (out / "against.csv").exists()
+    assert (out / "notes of mine.txt").read_text() == "kept"
+
+
+def test_a_report_that_was_cut_short_after_any_file_is_known_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = write_catalog(tmp_path / "catalog", ROWS)
+    config = EvaluateConfig(catalog, write_predictions(tmp_path / "predictions", of(ROWS)), str(tmp_path / "report"))
+    evaluate(config)
+    whole, write = set(files_below(tmp_path / "report")), storage.write_bytes
+    for num_written in range(1, len(whole)):
+        shutil.rmtree(tmp_path / "report")
+        left = iter(range(num_written))
+
+        def write_some(uri: str, data: bytes, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            write(uri, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "write_bytes", write_some)
+            with pytest.raises(KeyboardInterrupt):
+                evaluate(config)
+        assert len(files_below(tmp_path / "report")) == num_written
+        evaluate(config)
+        assert set(files_below(tmp_path / "report")) == whole
 
 
 def run_job(*arguments: str) -> subprocess.CompletedProcess:
