@@ -132,17 +132,40 @@ class AgeGroups:
     def from_names(names: Iterable[str]) -> AgeGroups:
         """Groups from class names: with bounds where every name is a range such as ``"25-49"`` or ``"75+"``.
 
-        A range that ends above MAX_AGE, such as ``"100-116"``, is open.
+        A range that ends above MAX_AGE, such as ``"100-116"``, is open. Names without bounds stand in the order of the
+        ages that they mean, as far as that is known.
+
+        >>> AgeGroups.from_names(["adult", "child", "other", "senior", "teenagers", "young adult", "60+"]).names
+        ('child', 'teenagers', 'young adult', 'adult', '60+', 'senior', 'other')
         """
         names = list(dict.fromkeys(map(class_name, names)))
         groups = []
         for name in names:
             interval = parse_range(name)
             if interval is None:
-                return AgeGroups(tuple(AgeGroup(name) for name in names))
+                return AgeGroups(tuple(AgeGroup(name) for name in sorted(names, key=_meant_age)))
             low, high = interval
             groups.append(AgeGroup(name, low, high if high <= MAX_AGE else math.inf))
         return AgeGroups(tuple(sorted(groups, key=lambda group: group.low or 0)))
+
+
+WORDS = {
+    "newborn": 0, "infant": 0, "baby": 0, "babies": 0, "bebe": 0, "toddler": 2, "child": 6, "children": 6, "kid": 6,
+    "boy": 8, "girl": 8, "preteen": 11, "tween": 11, "minor": 12, "teen": 15, "teenager": 15, "adolescent": 15,
+    "juvenile": 15, "youth": 18, "young": 22, "middle": 45, "mature": 50, "senior": 67, "old": 68, "older": 68,
+    "elder": 70, "elderly": 70, "aged": 70, "adult": 35, "grown": 35, "man": 35, "woman": 35,
+}  # fmt: skip
+"""Words of class names, and an age that they mean, years: for the order, not for bounds. Of a name with several the
+first in this list counts, so "young adult" is young and "old man" is old."""
+
+
+def _meant_age(name: str) -> float:
+    """For sorting: about the age that a class name means, infinity where nobody knows."""
+    interval = parse_range(name)
+    if interval is not None:
+        return interval[0]
+    words = re.split(r"[\W\d_]+", name.casefold())
+    return next((age for word, age in WORDS.items() if word in words or f"{word}s" in words), math.inf)
 
 
 BOUNDS = r"(?:=(?P<bounds>\s*[\[(][^\])=]*[\])]\s*|[^,]*))?(?:,|\Z)"

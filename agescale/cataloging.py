@@ -495,6 +495,33 @@ def count_by_group_and_split(result: CatalogResult) -> dict[str, dict[str, int]]
     return {group: {split: counts[group, split] for split in present} for group in (*result.group_names, "none")}
 
 
+def remarks(result: CatalogResult) -> list[str]:
+    """What a table of counts does not say by itself, a line each: no ages, and classes that cannot be validated."""
+    if result.rows is None or not result.group_names:
+        return []
+    found = []
+    if pc.all(pc.is_null(result.rows["age_low"])).as_py():
+        names = ",".join(
+            f"{name}=0-12" if index == 0 else f"{name}=..." for index, name in enumerate(result.group_names)
+        )
+        found.append(
+            "no image has an age, only the name of a class: models can learn these names and no ages; bounds for them, "
+            f'--age-groups "{names}", and another --out make them ages'
+        )
+    by_group = count_by_group_and_split(result)
+    few = [
+        f"{name} {by_group[name].get('val', 0)}"
+        for name in result.group_names
+        if by_group[name].get("train") and by_group[name].get("val", 0) < splits.ENOUGH_VALIDATED
+    ]
+    if few:
+        found.append(
+            f"few validation images (under {splits.ENOUGH_VALIDATED}): {', '.join(few)}; which epoch is best "
+            "for them is mostly chance, a larger --split has more"
+        )
+    return found
+
+
 def _with_group_names(rows: pa.Table, age_groups: AgeGroups | None) -> pa.Table:
     """``rows`` with the name of the age group, or null, in place of the class name."""
     if age_groups is None:

@@ -27,7 +27,7 @@ import numpy as np
 import ray
 import ray.data
 from ray._common.utils import get_default_ray_temp_dir, get_system_memory
-from ray._private import services
+from ray._private import ray_constants, services
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.gcs_utils import create_gcs_channel
 from ray._private.utils import read_ray_address
@@ -82,6 +82,8 @@ def start_ray(min_cpus: float = 2, has_dashboard: bool = False) -> None:
     """
     if not ray.is_initialized():
         logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails here is raised, and need not be logged too
+        if "RAY_DISABLE_WORKER_LOG_PREFIX" not in os.environ:  # which Ray has read by now
+            ray_constants.RAY_DISABLE_WORKER_LOG_PREFIX = True  # whoever reads a line cares little what process said it
         address = cluster_address()
         options = {"address": address} if address else _own_cluster(min_cpus, has_dashboard)
         try:

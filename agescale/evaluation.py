@@ -26,7 +26,7 @@ from agescale.age_groups import AgeGroups
 from agescale.config import EvaluateConfig, parse_names
 from agescale.labels import EXACT_YEARS
 from agescale.metrics import Constant, Outcomes
-from agescale.report import ShownFace, SplitResult
+from agescale.report import Gallery, Judgement, ShownFace, SplitResult
 from agescale.tasks import TASKS
 
 CATALOG_COLUMNS = ("uri", "version", "age_low", "age_high", "group", "subject", "gender", "ethnicity", "split")
@@ -36,6 +36,7 @@ PREDICTION_COLUMNS = (
 PARTS = ("gender", "ethnicity")
 NUM_SHOWN = 12
 FACE_PIXELS = 112
+MAX_NAME = 80
 NOT_PREDICTED = "no prediction"
 
 
@@ -71,7 +72,10 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         against=config.against and storage.absolute(config.against),
         gender_from=config.gender_from and storage.absolute(config.gender_from),
         checkpoint=config.checkpoint and storage.absolute(config.checkpoint),
+        out=storage.absolute(config.out),
     )
+    settings = catalogs.settings(config.catalog)
+    report.claim(config.out, _occupied(config, str(settings.get("source") or "")))
     catalogs.check_complete(config.catalog)
     metadata = units.read_metadata(units.prediction_files(config.predictions)[0])
     groups = _groups(config, config.predictions, metadata)
@@ -96,7 +100,6 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
     if config.against and not central.comparisons:
         raise ValueError(f"--against {config.against}: of the judged faces of {central.name} it has scored none")
 
-    settings = catalogs.settings(config.catalog)
     about = {
         "catalog": config.catalog,
         "source": settings.get("source"),
@@ -112,10 +115,41 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         "asked_splits": config.split,
         "report_split": central.name,
     }
-    faces = _shown_faces(config.catalog, settings, rows, central.name, names, float(card.get("center_crop") or 1.0))
+    there = [name for name in (*schema.SPLITS, None) if (rows.split_N == name).any()]
+    about["unscored_splits"] = [
+        name for name in there if name and not (rows.status_N[rows.split_N == name] == "ok").any()
+    ]
     ordered = [central, *(result for result in results if result is not central)]
-    page = report.write_report(storage.absolute(config.out), about, card, names, ordered, faces)
+    judged = Judgement(
+        about=about,
+        card=card,
+        group_names=names,
+        results=ordered,
+        galleries=_galleries(
+            config.catalog, settings, rows, central.name, names, float(card.get("center_crop") or 1.0)
+        ),
+        group_counts=_group_counts(rows, names),
+        errors=_errors(rows, names),
+    )
+    page = report.write_report(config.out, judged)
     return Evaluated(page, _notes(about))
+
+
+def _occupied(config: EvaluateConfig, source: str) -> dict[str, str]:
+    """What stands where, so that the report does not: URIs of folders and what is there."""
+    places = {
+        config.catalog: "the catalog",
+        tables.beside(config.catalog): "what belongs to the catalog",
+        config.predictions: "the table of predictions",
+        tables.beside(config.predictions): "what belongs to the predictions",
+        config.against: "the other table of predictions",
+        config.gender_from: "the table of predictions of the gender",
+        config.checkpoint or "": "the checkpoint",
+        source: "the folder of the photos",
+    }
+    if f"{config.catalog}/".startswith(f"{source}/"):
+        del places[source]  # whoever keeps the catalog there may keep the report there too
+    return {uri: what for uri, what in places.items() if uri}
 
 
 def _notes(about: dict[str, Any]) -> list[str]:
@@ -357,31 +391,83 @@ def _card_of_checkpoint(uri: str, digest: str | None) -> dict[str, Any]:
     return checkpoint.card()
 
 
-def _shown_faces(
-    catalog: str, settings: dict[str, Any], rows: Rows, split: str, names: list[str], center_crop: float
-) -> dict[str, list[ShownFace]]:
-    """Faces of three kinds, "worst", "confident" and "sample", as they look to the model."""
+def _group_counts(rows: Rows, names: list[str]) -> dict[str, list[int]]:
+    """Faces of each group by split, with or without a prediction; none where there are no groups."""
+    is_known_N = ~rows.is_excluded_N & (rows.outcomes.true_group_N >= 0)
+    counted = {}
+    for split in (*schema.SPLITS, None):
+        groups_N = rows.outcomes.true_group_N[is_known_N & (rows.split_N == split)]
+        if len(groups_N):
+            counted[split or "unsplit"] = np.bincount(groups_N, minlength=len(names)).tolist()
+    return counted
+
+
+def _is_wrong(rows: Rows) -> np.ndarray:
+    """Where a known group is not the predicted one, (N,)."""
+    outcomes = rows.outcomes
+    return (outcomes.true_group_N >= 0) & (outcomes.true_group_N != outcomes.predicted_group_N)
+
+
+def _errors(rows: Rows, names: list[str]) -> pa.Table:
+    """A row for each face of any split whose age or group is not quite the label's; the largest errors of the age
+    first, then the wrong groups of which the model is surest."""
+    compared_N, _ = _who_is_judged(rows, np.ones(len(rows.table), bool))
+    error_N = np.where(compared_N, rows.outcomes.error_N, np.nan)
+    index_E = np.flatnonzero(compared_N & ((np.abs(error_N) > 0) | _is_wrong(rows)))
+    order_E = np.lexsort((-np.nan_to_num(rows.probability_N[index_E]), -np.nan_to_num(np.abs(error_N[index_E]))))
+    index_E = index_E[order_E]
+    ages, said = rows.outcomes.true_age_N[index_E], rows.outcomes.predicted_age_N[index_E]
+    named = np.array([*names, None], dtype=object)  # the index -1 is None
+    groups, said_groups = named[rows.outcomes.true_group_N[index_E]], named[rows.outcomes.predicted_group_N[index_E]]
+    labels = [group if np.isnan(age) else f"{age:g}" for age, group in zip(ages, groups, strict=True)]
+    predictions = [
+        group if np.isnan(age) or np.isnan(label) else f"{age:.1f}"
+        for label, age, group in zip(ages, said, said_groups, strict=True)
+    ]
+    return pa.table({
+        "uri": rows.table["uri"].take(index_E),
+        "split": pa.array(rows.split_N[index_E], pa.string()),
+        "label": pa.array(labels, pa.string()),
+        "prediction": pa.array(predictions, pa.string()),
+        "error": pa.array(np.round(error_N[index_E], 2), pa.float64(), from_pandas=True),
+        "label_group": pa.array(groups, pa.string()),
+        "predicted_group": pa.array(said_groups, pa.string()),
+        "group_probability": pa.array(np.round(rows.probability_N[index_E], 3), pa.float64(), from_pandas=True),
+    })  # fmt: skip
+
+
+def _galleries(
+    catalog: str, settings: dict[str, Any], rows: Rows, central: str, names: list[str], center_crop: float
+) -> list[Gallery]:
+    """The worst faces of every split, that of the report first, and more of that one, as they look to the model."""
+    splits = sorted({name or "unsplit" for name in rows.split_N.tolist()}, key=lambda name: (name != central, name))
+    chosen = [(kind, split, index) for split in splits for kind, index in _chosen(rows, split, names, split == central)]
+    wanted = sorted({index for _, _, of_kind in chosen for index in of_kind})
+    pictures = _pictures(catalog, rows.table.take(wanted), center_crop, use_packed=bool(settings.get("pack")))
+    picture = dict(zip(wanted, pictures, strict=True))
+    source = f"{settings.get('source')}/"
+    return [
+        Gallery(kind, split, [_shown_face(rows, index, names, source, picture[index]) for index in of_kind])
+        for kind, split, of_kind in chosen
+    ]
+
+
+def _chosen(rows: Rows, split: str, names: list[str], is_central: bool) -> list[tuple[str, list[int]]]:
+    """Positions of the faces of each kind to show of a split; "wrong" stands in for "worst" where there are no ages."""
     judged_N, _ = _who_is_judged(rows, rows.split_N == (None if split == "unsplit" else split))
     index_J, outcomes = np.flatnonzero(judged_N), rows.outcomes.where(judged_N)
     size_J = np.nan_to_num(np.abs(outcomes.error_N), nan=-1)
-    is_wrong_J = (outcomes.true_group_N >= 0) & (outcomes.true_group_N != outcomes.predicted_group_N)
-    confidence_J = rows.probability_N[index_J]
+    is_wrong_J, confidence_J = _is_wrong(rows)[index_J], rows.probability_N[index_J]
     if not names:
         is_wrong_J, confidence_J = size_J > metrics.CS_YEARS, -rows.age_std_N[index_J]
     confidence_J = np.where(is_wrong_J & ~np.isnan(confidence_J), confidence_J, -np.inf)
-    drawn_J = np.random.default_rng(0).permutation(len(index_J))
-    chosen = {
-        "worst": [j for j in np.argsort(-size_J, kind="stable")[:NUM_SHOWN] if size_J[j] > 0],
-        "confident": [j for j in np.argsort(-confidence_J, kind="stable")[:NUM_SHOWN] if confidence_J[j] > -np.inf],
-        "sample": list(drawn_J[:NUM_SHOWN]),
-    }
-    wanted = sorted({int(index_J[j]) for of_kind in chosen.values() for j in of_kind})
-    pictures = _pictures(catalog, rows.table.take(wanted), center_crop, use_packed=bool(settings.get("pack")))
-    source = dict(zip(wanted, pictures, strict=True))
-    return {
-        kind: [_shown_face(rows, int(index_J[j]), names, source[int(index_J[j])]) for j in of_kind]
-        for kind, of_kind in chosen.items()
-    }
+    worst = [j for j in np.argsort(-size_J, kind="stable")[:NUM_SHOWN] if size_J[j] > 0]
+    confident = [j for j in np.argsort(-confidence_J, kind="stable")[:NUM_SHOWN] if confidence_J[j] > -np.inf]
+    chosen = {"worst": worst} if (size_J >= 0).any() else {"wrong": confident}
+    if is_central:
+        chosen |= {"confident": confident} if "worst" in chosen else {}
+        chosen |= {"sample": list(np.random.default_rng(0).permutation(len(index_J))[:NUM_SHOWN])}
+    return [(kind, [int(index_J[j]) for j in of_kind]) for kind, of_kind in chosen.items()]
 
 
 def _pictures(catalog: str, rows: pa.Table, center_crop: float, use_packed: bool) -> list[str | None]:
@@ -397,11 +483,11 @@ def _pictures(catalog: str, rows: pa.Table, center_crop: float, use_packed: bool
     return found
 
 
-def _shown_face(rows: Rows, index: int, names: list[str], picture: str | None) -> ShownFace:
+def _shown_face(rows: Rows, index: int, names: list[str], source: str, picture: str | None) -> ShownFace:
     outcomes = rows.outcomes
     true_group, said_group = outcomes.true_group_N[index], outcomes.predicted_group_N[index]
     face = ShownFace(
-        name=storage.name_of(rows.table["uri"][index].as_py()),
+        name=rows.table["uri"][index].as_py().removeprefix(source),
         picture=picture,
         true_age=_known(outcomes.true_age_N[index]),
         age=_known(outcomes.predicted_age_N[index]),
@@ -410,7 +496,7 @@ def _shown_face(rows: Rows, index: int, names: list[str], picture: str | None) -
         group=names[said_group] if said_group >= 0 else None,
         group_probability=_known(rows.probability_N[index]),
     )
-    return replace(face, name=face.name if len(face.name) <= 40 else f"…{face.name[-39:]}")
+    return replace(face, name=face.name if len(face.name) <= MAX_NAME else f"…{face.name[1 - MAX_NAME :]}")
 
 
 def _known(value: float) -> float | None:

@@ -26,6 +26,7 @@ class ImageProgress:
         self.is_quiet = is_quiet
         self.started = time.monotonic()
         self._last_line = self.started
+        self._said: tuple[int, str] | None = None
         self._bar: Progress | None = None
         if terminal.is_terminal() and not is_quiet:
             columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
@@ -42,7 +43,7 @@ class ImageProgress:
     ) -> None:
         if self._bar:
             self._bar.stop()
-        elif kind is None:
+        elif kind is None and self._said != (self.done, self.note):
             self._print_line()
 
     @property
@@ -53,14 +54,16 @@ class ImageProgress:
         self.done += num_images
         self.note = note
         if self._bar:
-            self._bar.update(self._task, completed=self.done, note=f"{self.images_per_s:.0f} images/s {note}")
+            self._bar.update(
+                self._task, completed=self.done, total=self.total, note=f"{self.images_per_s:.0f} images/s {note}"
+            )
         elif time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._print_line()
 
     def _print_line(self) -> None:
         if self.is_quiet:
             return
-        self._last_line = time.monotonic()
+        self._last_line, self._said = time.monotonic(), (self.done, self.note)
         of = left = ""
         if self.total is not None:
             of = f"/{self.total}"

@@ -1,8 +1,8 @@
 """The judgement as files: one self-contained ``report.html``, ``metrics.json``, and each table as CSV.
 
-In: what was run on what, the model's card, a ``SplitResult`` for each judged split (the first is what the page is
-about), and the faces to show. Out: the files in a folder or bucket. Computes no metric and reads no tables. The page
-refers to nothing outside itself, and every text that comes from data is escaped.
+In: a ``Judgement``: what was run on what, the model's card, a ``SplitResult`` for each judged split (the first is what
+the page is about), the faces to show. Out: the files in a folder or bucket, ``metrics.json`` first. Computes no metric
+and reads no tables. The page refers to nothing outside itself, and every text that comes from data is escaped.
 """
 
 from __future__ import annotations
@@ -11,20 +11,26 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from agescale import plots, storage
+from agescale import formats, plots, splits, storage
 from agescale.metrics import GATE_AGE, LEAST, Outcomes
 from agescale.plots import Figure
 
 UNKNOWN: tuple[Any, ...] = (None, "", [], {})
 """Values of a card that say nothing and are not shown."""
 PAGE, METRICS = "report.html", "metrics.json"
+MARKS = ("catalog", "predictions", "report_split")
+"""What ``metrics.json`` says under "about", by which a report's folder is known."""
+TABLES = (
+    "by_group", "by_decade", "by_gender", "by_ethnicity", "age_gate", "confusion", "left_out", "against", "errors"
+)  # fmt: skip
 FEW = plots.FEW
 
 HEADLINES = (
@@ -34,11 +40,15 @@ HEADLINES = (
     ("macro_f1", "Macro F1", "mean F1 of the groups, each counted alike", "majority_group", "group"),
 )
 BREAKDOWNS = {"decade": "decade of age", "gender": "gender", "ethnicity": "ethnicity"}
-FACES = {
-    "worst": ("The worst", "Largest errors of the age. Often the label is at fault: look before you blame the model."),
-    "confident": ("Most confidently wrong", "In the wrong group, and the surest of it."),
-    "sample": ("A sample", "Drawn at random from the judged faces."),
+LOOK = "Often the label is at fault: look before you blame the model."
+GALLERIES = {
+    "worst": ("The worst of", f"Largest errors of the age. {LOOK}"),
+    "wrong": ("The worst of", f"In the wrong group, and the surest of it. {LOOK}"),
+    "confident": ("Most confidently wrong in", "In the wrong group, and the surest of it."),
+    "sample": ("A sample of", "Drawn at random from the judged faces."),
 }
+"""Title, which a split completes, and note of each kind of gallery."""
+ERRORS = "errors.csv"
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class SplitResult:
 class ShownFace:
     """A face of the report. ``picture`` is a data URI, or None where the face cannot be read any more."""
 
-    name: str
+    name: str  # of its file below the source, with the folders
     picture: str | None
     true_age: float | None
     age: float | None
@@ -72,33 +82,82 @@ class ShownFace:
     group_probability: float | None
 
 
-def write_report(
-    out: str,
-    about: Mapping[str, Any],
-    card: Mapping[str, Any],
-    group_names: Sequence[str],
-    results: Sequence[SplitResult],
-    faces: Mapping[str, Sequence[ShownFace]],
-) -> str:
-    """Writes all files into the folder ``out`` (a path or ``s3://``), the page last, and returns the page's URI."""
-    page = render(about, card, group_names, results, faces)
-    numbers = {"about": dict(about)} | {result.name: result.metrics for result in results}
-    files = _tables(results, group_names)
-    files[METRICS] = json.dumps(_rounded(numbers), indent=2, ensure_ascii=False, allow_nan=False)
-    for name, text in (files | {PAGE: page}).items():
-        storage.write_bytes(storage.join(out, name), text.encode())
+@dataclass(frozen=True)
+class Gallery:
+    """Faces of one split to be shown; ``kind`` is one of GALLERIES."""
+
+    kind: str
+    split: str
+    faces: Sequence[ShownFace]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All that a report tells: what was run on what, the model's card, and what was found out, by split."""
+
+    about: Mapping[str, Any]
+    card: Mapping[str, Any]
+    group_names: Sequence[str]
+    results: Sequence[SplitResult]  # the first is what the page is about
+    galleries: Sequence[Gallery] = ()
+    group_counts: Mapping[str, Sequence[int]] = field(
+        default_factory=dict
+    )  # of the labels, by split, in all the catalog
+    errors: pa.Table | None = None  # a row for each face that is not judged quite right, the worst first
+
+
+def claim(out: str, others: Mapping[str, str]) -> None:
+    """Raises ValueError, before anything is written, where ``out`` is no place for a report: one of the ``others``
+    (URIs by what stands there), a folder in or around one of them, or a folder with files that are no report's."""
+    for uri, what in others.items():
+        if f"{out}/".startswith(f"{uri}/"):
+            raise ValueError(
+                f"--out {out}: {'there' if out == uri else uri} is {what}; give a folder of the report's own"
+            )
+        if f"{uri}/".startswith(f"{out}/"):
+            raise ValueError(f"--out {out}: {what} ({uri}) stands in it; give a folder of the report's own")
+    stranger = storage.any_name(out)
+    if stranger and not _is_report(out):
+        raise ValueError(
+            f"--out {out}: there are other files already ({stranger}), and a report has a folder of its own; "
+            "give another --out"
+        )
+
+
+def _is_report(out: str) -> bool:
+    """Whether a report stands in ``out``, or the beginning of one: ``metrics.json`` is written first."""
+    uri = storage.join(out, METRICS)
+    try:
+        numbers = json.loads(storage.read_bytes(uri)) if storage.exists(uri) else None
+    except ValueError:
+        return False
+    return isinstance(numbers, dict) and set(MARKS) <= set(numbers.get("about") or ())
+
+
+def write_report(out: str, judged: Judgement) -> str:
+    """Writes all files into the folder ``out`` (a path or ``s3://``), ``metrics.json`` first and the page last, and
+    returns the page's URI. Tables of an earlier report that this one has not are deleted."""
+    page = render(judged)
+    numbers = {"about": dict(judged.about)} | {result.name: result.metrics for result in judged.results}
+    files = {METRICS: json.dumps(_rounded(numbers), indent=2, ensure_ascii=False, allow_nan=False).encode()}
+    files |= {name: text.encode() for name, text in _tables(judged.results, judged.group_names).items()}
+    if judged.errors is not None and len(judged.errors):
+        files[ERRORS] = formats.to_bytes(judged.errors, "csv")
+    known = {f"{name}.csv" for name in TABLES}
+    stale = known.intersection(storage.list_names(out, suffix=".csv")) - files.keys()
+    for name, data in (files | {PAGE: page.encode()}).items():
+        storage.write_bytes(storage.join(out, name), data)
+    for name in stale:
+        storage.delete(storage.join(out, name))
     return storage.join(out, PAGE)
 
 
-def render(
-    about: Mapping[str, Any],
-    card: Mapping[str, Any],
-    group_names: Sequence[str],
-    results: Sequence[SplitResult],
-    faces: Mapping[str, Sequence[ShownFace]],
-) -> str:
+def render(judged: Judgement) -> str:
     """The page as text."""
+    about, card, group_names, results = judged.about, judged.card, judged.group_names, judged.results
     central = results[0]
+    none = [0] * len(group_names)
+    learned, validated = (judged.group_counts.get(split, none) for split in ("train", "val"))
     return template("report.html.j2").render(
         about=about,
         card=_rows_of_card(card),
@@ -106,16 +165,36 @@ def render(
         num_parameters=card.get("num_parameters"),
         central=central,
         results=results,
-        headlines=[_headline(central, *headline) for headline in HEADLINES],
+        has_ages=central.metrics["mae"] is not None,
+        has_groups=central.metrics["accuracy"] is not None,
+        headlines=[_headline(central, *headline) for headline in HEADLINES if central.metrics[headline[0]] is not None],
         verdicts=verdicts(central, group_names),
         comparisons=[(BREAKDOWNS.get(key, ""), rows) for key, rows in central.comparisons.items()],
         breakdowns=[(BREAKDOWNS[key], key, rows) for key, rows in central.breakdowns.items() if rows],
-        faces=[(*FACES[kind], kind, shown) for kind, shown in faces.items() if shown],
+        galleries=[_gallery(gallery) for gallery in judged.galleries if gallery.faces],
+        num_errors=len(judged.errors) if judged.errors is not None else 0,
+        errors_name=ERRORS,
+        group_counts=list(judged.group_counts),
+        rows_of_groups=list(zip(group_names, zip(*judged.group_counts.values(), strict=True), strict=True))
+        if judged.group_counts
+        else [],
+        few_validated=[
+            f"{name} {count:,}"
+            for name, num_learned, count in zip(group_names, learned, validated, strict=True)
+            if num_learned and count < splits.ENOUGH_VALIDATED
+        ],
+        enough_validated=splits.ENOUGH_VALIDATED,
         figures=_figures(central, card, group_names),
         few=FEW,
         gate_age=GATE_AGE,
         interval=_interval,
     )
+
+
+def _gallery(gallery: Gallery) -> tuple[str, str, Sequence[ShownFace]]:
+    title, note = GALLERIES[gallery.kind]
+    where = "the rows without a split" if gallery.split == "unsplit" else f"the {gallery.split} split"
+    return f"{title} {where}", note, gallery.faces
 
 
 def template(name: str) -> Template:

@@ -121,6 +121,7 @@ def _run(work: Work, scorer: UnitScorer, progress: ImageProgress, held: lease.Le
     images_per_s = metrics.Gauge("agescale_images_per_s", "Images scored a second since the job began")
     standing, scored_now = dict(work.standing), Counter[str]()
     kept_at = time.monotonic()
+    num_listed = 0
     for task in run_units(work.tasks(num_workers), ScoringActor, progress, **options):
         held.check()
         standing |= json.loads(task["standing"])
@@ -129,11 +130,23 @@ def _run(work: Work, scorer: UnitScorer, progress: ImageProgress, held: lease.Le
             kept_at = time.monotonic()
         scored_now.update(json.loads(task["scored_now"]))
         progress.note = f"{scored_now.total() - scored_now['ok']} failed"
-        images_left.set(max(0, work.num_rows - progress.done))
+        num_listed += task["num_listed"]
+        progress.total = _estimate(work.num_rows, num_listed, progress.done + task["num_rows"])
+        images_left.set(progress.total - progress.done - task["num_rows"])
         images_per_s.set(progress.images_per_s)
     footers.keep(scorer.out, "predictions", standing)
     rate = scored_now.total() / max(time.monotonic() - progress.started, 1e-9)
     return ScoreResult(_by_status(standing), dict(scored_now), round(rate, 1))
+
+
+def _estimate(num_rows: int, num_listed: int, num_images: int) -> int:
+    """Images in ``num_rows`` rows of the catalog, where the first ``num_listed`` had ``num_images``: the others are of
+    splits that were not asked for, or no longer there.
+
+    >>> _estimate(1500, 500, 110), _estimate(1500, 1500, 314)
+    (330, 314)
+    """
+    return num_images + round((num_rows - num_listed) * num_images / max(num_listed, 1))
 
 
 Said = Mapping[str, Mapping[str, Mapping[str, int]]]
@@ -273,18 +286,19 @@ class ScoringActor:
     def __call__(self, task: pa.Table) -> pa.Table:
         standing: dict[str, Mapping[str, Mapping[str, int]]] = {}
         scored_now: Counter[str] = Counter()
-        num_rows = 0
+        num_rows = num_listed = 0
         for row in task.to_pylist():
             name, unit = row["output"], Unit(row["part"], row["start"], row["stop"])
             take = self._retry if row["num_retried"] else self._score
             with decoder(storage.join(self.scorer.out, name)) as self.decoder:
                 standing[name], scored = take(unit, name)
             scored_now.update(scored)
-            num_rows += row["num_retried"] or len(unit)
+            num_rows += row["num_retried"] or sum(standing[name]["statuses"].values())
+            num_listed += row["num_retried"] or len(unit)
         for status, count in scored_now.items():
             self.num_scored.inc(count, tags={"status": status})
         texts = {"standing": [json.dumps(standing)], "scored_now": [json.dumps(scored_now)]}
-        return pa.table({"num_rows": [num_rows], **texts})
+        return pa.table({"num_rows": [num_rows], "num_listed": [num_listed], **texts})
 
     def _score(self, unit: Unit, name: str) -> tuple[Mapping[str, Mapping[str, int]], Counter[str]]:
         """Writes the file of a unit. Returns what the file says, and counts by status of what was scored for it now."""

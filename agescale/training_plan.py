@@ -280,7 +280,7 @@ def _label_counts(rows: pa.Table) -> tuple[int, int, int, int]:
 def _initial_model(
     config: TrainConfig, spec: ModelSpec, phases: tuple[finetuning.Phase, ...], loads_weights: bool
 ) -> tuple[AgeModel, str]:
-    """The model that training starts from, and what its weights lack and have too much."""
+    """The model that training starts from, and what of its weights was taken, in words."""
     torch.manual_seed(config.seed)
     model = AgeModel(spec)
     for phase in phases:
@@ -295,7 +295,8 @@ def _initial_model(
         return model, checkpoints.load_into(model, uri, config.weights_sha256)
     source = checkpoints.read_state_dict(uri, config.weights_sha256) if is_stored else config.weights
     missing, unexpected = load_backbone_weights(model.encoder, source)
-    return model, f"{_name_some('lacks', missing)}; {_name_some('has too much', unexpected)}"
+    taken = f"not there, so they stay random: {_name_some(missing)}" if missing else "all tensors of the encoder taken"
+    return model, f"{taken}; not used: {_name_some(unexpected)}" if unexpected else taken
 
 
 def _is_stored(weights: str) -> bool:
@@ -312,10 +313,8 @@ def absolute_weights(weights: str) -> str:
     return storage.absolute(weights) if _is_stored(weights) else weights
 
 
-def _name_some(what: str, names: list[str]) -> str:
-    if not names:
-        return f"{what} nothing"
-    return f"{what} {len(names)} tensors ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+def _name_some(tensors: list[str]) -> str:
+    return f"{len(tensors)} ({', '.join(tensors[:3])}{', ...' if len(tensors) > 3 else ''})"
 
 
 def _provenance(

@@ -6,7 +6,7 @@ python jobs/catalog.py --source s3://bucket/faces --layout class_folders --out s
 from __future__ import annotations
 
 from agescale import catalogs, plots, storage, tables, terminal
-from agescale.cataloging import CatalogResult, build_catalog, count_by_group_and_split, count_by_kind
+from agescale.cataloging import CatalogResult, build_catalog, count_by_group_and_split, count_by_kind, remarks
 from agescale.command_line import run_job
 from agescale.config import CatalogConfig
 
@@ -16,17 +16,26 @@ def main(config: CatalogConfig) -> None:
     print_summary(result)
     charts = ""
     if result.rows is not None:
-        beside = tables.beside(config.out)
-        classes = plots.class_distribution(result.rows, names=result.group_names)
-        storage.write_bytes(storage.join(beside, "ages.png"), plots.to_png(plots.age_distribution(result.rows)))
-        storage.write_bytes(storage.join(beside, "classes.png"), plots.to_png(classes))
-        charts = ", beside ages.png and classes.png"
+        charts = f", beside {' and '.join(write_charts(config.out, result))}"
     if result.ignored:
         print(f"ignored: {', '.join(f'{count:,} {ending}' for ending, count in result.ignored.items())}")
+    for remark in remarks(result):
+        print(remark)
     if result.unused_columns:
         print(f"not used, though the CSV seems to tell it: {' '.join(result.unused_columns)}")
     print(f"findings: {catalogs.findings_uri(config.out)}{charts}")
     print(f"catalog: {storage.absolute(config.out)}")
+
+
+def write_charts(out: str, result: CatalogResult) -> list[str]:
+    """Draws how many images there are of each age, where any has one, and of each class; returns the files' names."""
+    assert result.rows is not None, "of images that are only listed there is nothing to draw"
+    figures = {"classes.png": plots.class_distribution(result.rows, names=result.group_names)}
+    if result.rows["age_low"].null_count < len(result.rows):
+        figures = {"ages.png": plots.age_distribution(result.rows), **figures}
+    for name, figure in figures.items():
+        storage.write_bytes(storage.join(tables.beside(out), name), plots.to_png(figure))
+    return list(figures)
 
 
 def print_summary(result: CatalogResult) -> None:

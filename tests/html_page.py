@@ -57,7 +57,7 @@ def browse(page: Path) -> str:
 def width_in(window: int, page: Path) -> int:
     """How wide the page is, pixels, in a window of that width."""
     measure = "document.body.dataset.width = this.contentDocument.documentElement.scrollWidth"
-    frame = f'<iframe src="{page.name}" style="width:{window}px;height:9000px;border:0" onload="{measure}"></iframe>'
+    frame = f'<iframe src="{page.name}" style="width:{window}px;height:30000px;border:0" onload="{measure}"></iframe>'
     (page.parent / "frame.html").write_text(f"<!doctype html><body>{frame}</body>")
     found = re.search(r'data-width="(\d+)"', browse(page.parent / "frame.html"))
     assert found is not None

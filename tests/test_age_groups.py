@@ -35,6 +35,25 @@ def test_a_range_above_the_oldest_year_is_open() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "in_order",
+    [
+        ["child", "teen", "adult", "senior"],
+        ["YOUNG", "MIDDLE", "OLD"],
+        ["babies", "kids", "teenagers", "young_adults", "middle-aged", "elderly"],
+        ["0-12", "teen", "adult", "60+"],
+        ["minor", "adult", "class 7", "xyz"],
+        ["b", "d", "f"],
+    ],
+)
+def test_names_stand_in_the_order_of_the_ages_that_they_mean_and_unknown_ones_last(in_order: list[str]) -> None:
+    assert AgeGroups.from_names(sorted(in_order)).names == tuple(in_order)
+
+
+def test_the_order_that_somebody_has_asked_for_stays() -> None:
+    assert AgeGroups.parse("senior,adult,child").names == ("senior", "adult", "child")
+
+
 def test_both_ends_of_a_range_belong_to_it() -> None:
     groups = AgeGroups.parse("child=0-12, teen = 13-19 ,senior=60+")
     assert groups.bounds() == [(0, 13), (13, 20), (60, math.inf)]

@@ -83,7 +83,7 @@ def test_the_new_tables_have_the_current_rows_of_the_old_ones_in_fewer_files(nig
     done = compact(config(nights))
     old = rows_of(f"{nights}/catalog", f"{nights}/ages")
     assert rows_of(f"{nights}/new-catalog", f"{nights}/new-ages") == old
-    assert done.num_parts == (2 * NIGHTS - 1, 3)
+    assert done.num_parts == (3 * NIGHTS - 2, 3)  # new, changed and gone each night
     assert done.num_rows == (7 * NIGHTS + 2 * (NIGHTS - 1), len(old[0]))
     assert done.num_predicted == len(old[1]) == len(old[0])
     assert done.num_files[1] < done.num_files[0]

@@ -128,7 +128,7 @@ def test_folders_of_splits_hold_class_folders() -> None:
     assert [label.split for label in labels.by_path.values()] == ["train", "val", "test", "test"]
     assert [label.group for label in labels.by_path.values()] == ["child", "child", "adult", "adult"]
     assert labels.has_splits
-    assert labels.age_groups == AgeGroups.parse("adult,child")
+    assert labels.age_groups == AgeGroups.parse("child,adult")
     no_val = class_folders(["train/child/a.jpg", "test/adult/c.jpg"], LabelSource())
     assert [label.split for label in no_val.by_path.values()] == [None, "test"]  # some of the first will be val
     kept = class_folders(["train/child/a.jpg", "car/b/c.jpg"], LabelSource(AgeGroups.parse("train,car")))
@@ -280,7 +280,7 @@ def test_a_label_column_holds_ages_ranges_and_class_names() -> None:
     assert list(labels.by_path.values()) == [Label(34, 35), Label(25, 50), Label(34.6, 35.6)]
     text = "image,label\na.jpg,YOUNG\nb.jpg,OLD \n"
     labels = read_csv(text, ["a.jpg", "b.jpg"], label_column="label")
-    assert labels.age_groups == AgeGroups.parse("OLD,YOUNG")
+    assert labels.age_groups == AgeGroups.parse("YOUNG,OLD")
     assert labels.by_path["b.jpg"] == Label(group="OLD")
     text = "image,label\na.jpg,child\nb.jpg,baby\nc.jpg,30-39\n"
     labels = read_csv(text, ["a.jpg", "b.jpg", "c.jpg"], LIFE_STAGES, label_column="label")

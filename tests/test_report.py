@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from html_page import Page, browse, needs_browser, width_in
 
 from agescale import metrics, report
 from agescale.metrics import Constant, Outcomes
-from agescale.report import ShownFace, SplitResult
+from agescale.report import Gallery, Judgement, ShownFace, SplitResult
 
 NAMES = ["child", "teenager", "adult", "senior"]
 ABOUT = {
@@ -22,7 +23,7 @@ ABOUT = {
     "checkpoint": "runs/train/best", "model": "0123abcd",
     "age_groups": "life-stages", "model_age_groups": "life-stages",
     "gender_from": None,
-    "include_findings": False, "asked_splits": "test,val", "report_split": "test",
+    "include_findings": False, "asked_splits": "test,val", "report_split": "test", "unscored_splits": [],
 }  # fmt: skip
 CARD = {
     "architecture": "cnn", "task": "distribution", "num_parameters": 1_234_567, "image_size": 96,
@@ -81,8 +82,13 @@ def face(**known: object) -> ShownFace:
     return ShownFace(**({"name": "a.jpg"} | nothing | known))
 
 
-def page_of(results: list[SplitResult] | None = None, card: dict | None = None, **faces: list[ShownFace]) -> str:
-    return report.render(ABOUT, CARD if card is None else card, NAMES, results or [result(made_up())], faces)
+def judgement(results: list[SplitResult] | None = None, **more: Any) -> Judgement:
+    facts = {"about": ABOUT, "card": CARD, "group_names": NAMES, "results": results or [result(made_up())]}
+    return Judgement(**(facts | more))
+
+
+def page_of(results: list[SplitResult] | None = None, worst: list[ShownFace] | None = None, **more: Any) -> str:
+    return report.render(judgement(results, galleries=[Gallery("worst", "test", worst or [])], **more))
 
 
 def test_the_page_says_everything_that_was_asked_for() -> None:
@@ -111,8 +117,14 @@ def test_names_from_the_data_are_escaped_everywhere() -> None:
     bad = replace(
         result(outcomes), breakdowns={"gender": parts}, by_group=metrics.by_group(outcomes, [evil, *NAMES[1:]])
     )
-    shown = {"worst": [face(name=evil, group=evil, true_group=evil)]}
-    page = report.render(ABOUT | {"source": evil}, CARD | {"architecture": evil}, [evil, *NAMES[1:]], [bad], shown)
+    page = page_of(
+        [bad],
+        worst=[face(name=evil, group=evil, true_group=evil)],
+        about=ABOUT | {"source": evil},
+        card=CARD | {"architecture": evil},
+        group_names=[evil, *NAMES[1:]],
+        group_counts={"train": [1, 2, 3, 4]},
+    )
     assert "<script" not in page
     assert evil in Page(page).text
 
@@ -140,10 +152,43 @@ def test_without_ages_the_page_speaks_of_groups() -> None:
     assert "nan" not in text.lower().split()
 
 
+@pytest.mark.parametrize(
+    ("has_ages", "absent"), [(True, "no such text"), (False, "MAE, years|Mean absolute error|CS@5|bias")]
+)
+def test_tiles_columns_and_splits_without_content_are_left_out(has_ages: bool, absent: str) -> None:
+    judged, empty = result(made_up(has_ages=has_ages)), result(made_up(0), "val")
+    judged = judged if has_ages else replace(judged, gate=[], breakdowns={"gender": judged.breakdowns["gender"]})
+    text = Page(page_of([judged, empty], worst=[face()])).text
+    assert not re.findall(absent, text.replace("no exact ages", ""))
+    splits = text[text.index("The splits side by side") : text.index("For whom")]
+    assert "test 300" in splits
+    assert "val 0" not in splits
+    assert "–" not in splits
+    assert ("predicted minus true age, years" in text) == has_ages
+
+
+def test_without_groups_nothing_is_said_of_them() -> None:
+    outcomes = made_up()
+    none = np.full(len(outcomes), -1)
+    judged = result(replace(outcomes, true_group_N=none, predicted_group_N=none))
+    text = Page(page_of([judged])).text
+    assert "Mean absolute error" in text
+    assert not re.findall("Accuracy|accuracy|Macro F1|macro F1|largest group", text)
+
+
+def test_groups_by_split_are_shown_and_few_validation_faces_are_a_warning() -> None:
+    counts = {"train": [900, 700, 1200, 300], "val": [20, 12, 120, 0], "test": [5, 6, 7, 8]}
+    page = Page(page_of(group_counts=counts)).text
+    assert "group train val test child 900 20 5 teenager 700 12 6" in page
+    assert "Fewer than 20 validation faces: teenager 12, senior 0." in page
+    assert "Fewer than 20" not in Page(page_of(group_counts={"train": [90] * 4, "val": [20] * 4})).text
+    assert "Fewer than 20" not in Page(page_of(group_counts={"test": [90] * 4})).text
+
+
 def test_an_empty_card_and_an_unreadable_face_do_not_stop_the_report() -> None:
     text = Page(page_of(card={}, worst=[face(true_age=0.0, group="adult")])).text
     assert "cannot be read any more" in text
-    assert "true: 0" in text
+    assert "label: 0" in text
 
 
 def test_verdicts_name_who_fares_worst_and_whether_that_may_be_chance() -> None:
@@ -226,12 +271,12 @@ def test_a_comparison_says_who_is_better_and_how_sure_that_is() -> None:
 
 @pytest.mark.parametrize(("split", "warning"), [("train", "about the train split"), ("val", "may have been chosen")])
 def test_a_split_that_flatters_is_warned_about(split: str, warning: str) -> None:
-    page = report.render(ABOUT | {"asked_splits": split}, {}, NAMES, [result(made_up(), split)], {})
+    page = page_of([result(made_up(), split)], about=ABOUT | {"asked_splits": split}, card={})
     assert warning in Page(page).text
 
 
 def test_what_cannot_be_computed_is_null_in_the_numbers(tmp_path: Path) -> None:
-    report.write_report(str(tmp_path), ABOUT, {}, NAMES, [result(made_up(has_ages=False))], {})
+    report.write_report(str(tmp_path), judgement([result(made_up(has_ages=False))]))
     numbers = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert numbers["test"]["mae"] is None
     assert numbers["test"]["intervals"]["cs_at_5"] is None
@@ -239,7 +284,7 @@ def test_what_cannot_be_computed_is_null_in_the_numbers(tmp_path: Path) -> None:
 
 
 def test_all_group_scores_of_the_files_follow_from_the_confusion_matrix(tmp_path: Path) -> None:
-    report.write_report(str(tmp_path), ABOUT, {}, NAMES, [result(made_up())], {})
+    report.write_report(str(tmp_path), judgement())
     lines = [line.split(",") for line in (tmp_path / "confusion.csv").read_text().splitlines()[1:]]
     counts_GH = np.array([[int(cell) for cell in line[2:]] for line in lines])
     test = json.loads((tmp_path / "metrics.json").read_text())["test"]
@@ -251,7 +296,7 @@ def test_all_group_scores_of_the_files_follow_from_the_confusion_matrix(tmp_path
 @needs_browser
 def test_a_browser_shows_headings_numbers_and_figures(tmp_path: Path) -> None:
     judged = result(made_up())
-    page = Path(report.write_report(str(tmp_path), ABOUT, CARD, NAMES, [judged], {}))
+    page = Path(report.write_report(str(tmp_path), judgement([judged])))
     shown = Page(browse(page))
     for part in ("How wrong are the ages, and for whom?", "For whom", "Groups", f"{judged.metrics['mae']:.2f}"):
         assert part in shown.text
@@ -262,6 +307,9 @@ def test_a_browser_shows_headings_numbers_and_figures(tmp_path: Path) -> None:
 @needs_browser
 @pytest.mark.parametrize("width", [400, 1280])
 def test_the_page_is_no_wider_than_its_window(tmp_path: Path, width: int) -> None:
-    faces = {"worst": [face(age=30.0, age_std=5.0, true_age=50.0, group="teenager", true_group="adult")] * 12}
-    page = report.write_report(str(tmp_path), ABOUT, CARD, NAMES, [result(made_up())], faces)
+    name = "a folder/" * 3 + "0" * 80 + ".jpg"
+    shown = face(name=name, age=30.0, age_std=5.0, true_age=50.0, group="teenager", true_group="adult")
+    counts = {"train": [900, 10, 1200, 3], "val": [90, 1, 120, 0]}
+    judged = judgement(galleries=[Gallery("worst", "train", [shown] * 12)], group_counts=counts)
+    page = report.write_report(str(tmp_path), judged)
     assert width_in(width, Path(page)) == width

@@ -17,7 +17,7 @@ from typing import TextIO
 
 import pytest
 
-from agescale import terminal
+from agescale import progress, terminal
 from agescale.terminal import guarded, print_table, shortened
 
 COLUMNS = ("photo", "age", "status")
@@ -176,6 +176,18 @@ def test_progress_is_a_bar_where_a_cursor_can_be_moved_and_lines_elsewhere(term:
     sent = on_a_terminal(code, 80, term)
     assert ("\x1b[" in sent) == (term == "xterm")
     assert ("scoring: 5/10 images" in sent) == (term == "dumb")
+
+
+def test_the_last_line_of_progress_is_said_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0)
+    with progress.ImageProgress("scoring", 10) as shown:
+        shown.add(5)
+        shown.total = 7  # three of the ten are no longer there
+        shown.add(2)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" images")[0] for line in lines] == ["scoring: 5/10", "scoring: 7/7"]
 
 
 def test_names_that_would_be_one_stay_whole() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import runpy
@@ -18,7 +19,7 @@ from fault_proxy import FaultProxy
 from PIL import Image
 
 from agescale import cataloging, catalogs, images, layouts, lease, listing, schema, splits, storage, tables
-from agescale.cataloging import CatalogResult, build_catalog, count_by_group_and_split
+from agescale.cataloging import CatalogResult, build_catalog, count_by_group_and_split, remarks
 from agescale.config import CatalogConfig
 
 JOB = str(Path(__file__).parents[2] / "jobs" / "catalog.py")
@@ -607,3 +608,46 @@ def test_a_store_without_conditional_writes_wants_a_word_from_the_user(
     done = run_job(*command, "--no-lease", env={"AWS_ENDPOINT_URL": counter.url})
     assert done.returncode == 0, done.stderr
     assert len(rows_of(out)) > 0
+
+
+def found(groups: dict[str, dict[str, int]], age: float | None) -> CatalogResult:
+    """What a run has found where so many images of each group stand in each split, all of one age or of none."""
+    rows = [
+        {"group": group, "split": split, "age_low": age, "age_high": age and age + 1}
+        for group, by_split in groups.items()
+        for split, count in by_split.items()
+        for _ in range(count)
+    ]
+    columns = pa.schema(
+        [schema.CATALOG.field(name).with_nullable(True) for name in ("group", "split", "age_low", "age_high")]
+    )
+    nothing = schema.FINDINGS.empty_table()
+    return CatalogResult(len(rows), 0, 0, len(rows), 0, nothing, pa.Table.from_pylist(rows, columns), tuple(groups))
+
+
+ENOUGH = {"train": 60, "val": 20, "test": 2}
+
+
+def test_a_class_with_few_validation_images_is_remarked_with_its_count() -> None:
+    groups = {"child": {"train": 200, "val": 15}, "teen": {"train": 20}, "adult": ENOUGH, "senior": {"test": 9}}
+    (remark,) = remarks(found(groups, age=30.0))
+    assert remark.startswith("few validation images (under 20): child 15, teen 0; ")
+    assert remarks(found({"adult": ENOUGH}, age=30.0)) == []
+
+
+def test_that_no_image_has_an_age_is_said_with_what_gives_the_names_bounds() -> None:
+    (remark,) = remarks(found({"child": ENOUGH, "adult": ENOUGH}, age=None))
+    assert remark.startswith("no image has an age, only the name of a class")
+    assert '--age-groups "child=0-12,adult=..."' in remark
+
+
+def test_ages_are_drawn_only_where_there_are_any(tmp_path: Path) -> None:
+    name = importlib.util.spec_from_file_location("catalog_job", Path(__file__).parents[2] / "jobs" / "catalog.py")
+    assert name is not None
+    assert name.loader is not None
+    job = importlib.util.module_from_spec(name)
+    name.loader.exec_module(job)
+    for age, files in ((None, ["classes.png"]), (30.0, ["ages.png", "classes.png"])):
+        out = tmp_path / str(age)
+        assert job.write_charts(str(out), found({"child": ENOUGH}, age)) == files
+        assert sorted(path.name for path in (tmp_path / f"{age}.agescale").iterdir()) == files

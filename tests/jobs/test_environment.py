@@ -25,6 +25,28 @@ def test_a_job_starts_its_own_cluster_without_a_home_below_a_long_path_and_where
     assert (started.returncode, started.stdout, started.stderr) == (0, "", "")
 
 
+SAY = """
+import sys, ray
+from agescale.cluster import start_ray
+
+@ray.remote
+def say():
+    print("epoch 1/5 (all): loss 0.7")
+    print("what a worker complains of", file=sys.stderr)
+
+start_ray()
+ray.get(say.remote())
+ray.shutdown()
+"""
+
+
+def test_lines_of_workers_come_plain_and_errors_too(run_job: RunJob) -> None:
+    said = run_job("-c", SAY)
+    assert said.returncode == 0
+    assert said.stdout == "epoch 1/5 (all): loss 0.7\n"
+    assert said.stderr == "what a worker complains of\n"
+
+
 def test_figures_need_no_home(run_job: RunJob) -> None:
     imported = run_job("-c", "import agescale.plots", env={"HOME": "/dev/null"})
     assert (imported.returncode, imported.stderr) == (0, "")

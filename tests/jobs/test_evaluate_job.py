@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,7 +132,7 @@ def test_the_job_writes_page_numbers_and_tables(tmp_path: Path) -> None:
         decades = list(csv.DictReader(file))
     assert sum(int(row["num_rows"]) for row in decades if row["split"] == "test") == 450
     names = {path.name for path in (tmp_path / "report").iterdir()}
-    tables = {"by_group", "by_decade", "by_gender", "by_ethnicity", "age_gate", "confusion"}
+    tables = {"by_group", "by_decade", "by_gender", "by_ethnicity", "age_gate", "confusion", "errors"}
     assert names == {"report.html", "metrics.json"} | {f"{table}.csv" for table in tables}
 
 
@@ -285,6 +288,61 @@ def test_a_regression_shows_neither_spread_nor_probability(tmp_path: Path) -> No
     assert not any("%" in caption for caption in captions)
 
 
+def errors_of(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((folder / "report" / "errors.csv").read_text("utf-8-sig"))))
+
+
+def test_the_worst_of_every_split_are_shown_with_their_folders_and_all_errors_are_a_table(tmp_path: Path) -> None:
+    rows = [
+        image_row(index, split, 30.0, uri=f"/pictures/{split}/{'=1+1' if index == 5 else index}.jpg")
+        for index, split in enumerate(["train"] * 4 + ["val"] * 2 + ["test"] * 14)
+    ]
+    said = [prediction(row, 30.0 if index % 4 == 3 else 31.0 + index) for index, row in enumerate(rows)]
+    rows[0] |= {"age_low": 3.0, "age_high": 4.0}  # a wrong label, in the training split
+    judge(tmp_path, rows, said)
+    page = (tmp_path / "report" / "report.html").read_text()
+    for title in ("The worst of the test split", "The worst of the train split", "The worst of the val split"):
+        assert title in page
+    assert re.search(r'"name">train/0\.jpg<', page)
+    errors = errors_of(tmp_path)
+    wrong = [row for row, told in zip(rows, said, strict=True) if row["age_low"] != told["age"]]
+    assert len(errors) == len(wrong) == 15
+    assert errors[0] == {
+        "uri": "/pictures/train/0.jpg", "split": "train", "label": "3", "prediction": "31.0", "error": "28",
+        "label_group": "child", "predicted_group": "adult", "group_probability": "0.8",
+    }  # fmt: skip
+    sizes = [abs(float(row["error"])) for row in errors]
+    assert sizes == sorted(sizes, reverse=True)
+    assert "errors.csv beside this page has all 15" in page
+
+
+def test_names_that_a_spreadsheet_would_run_are_harmless_in_the_table_of_errors(tmp_path: Path) -> None:
+    rows = [image_row(0, "test", 30.0, uri='=HYPERLINK("x").jpg'), image_row(1, "test", 30.0)]
+    judge(tmp_path, rows, of(rows))
+    assert sorted(row["uri"][:2] for row in errors_of(tmp_path)) == ["'=", "/p"]
+
+
+def test_wrong_groups_are_mistakes_too_where_there_are_no_ages(tmp_path: Path) -> None:
+    names = ["YOUNG", "OLD", "YOUNG", "OLD"]
+    rows = [image_row(i, "train" if i < 2 else "test", None, group=name) for i, name in enumerate(names)]
+    said = [prediction(row, None, group="OLD", group_probability=0.5 + i / 10) for i, row in enumerate(rows)]
+    judge(tmp_path, rows, said, groups="YOUNG,OLD", card={"task": "classification"})
+    errors = errors_of(tmp_path)
+    assert [(row["uri"][-5:], row["label"], row["prediction"], row["error"]) for row in errors] == [
+        ("2.jpg", "YOUNG", "OLD", ""),
+        ("0.jpg", "YOUNG", "OLD", ""),
+    ]
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "The worst of the train split" in page
+    assert "In the wrong group, and the surest of it" in page
+
+
+def test_a_training_split_that_was_not_scored_is_named(tmp_path: Path) -> None:
+    rows = [image_row(0, "train", 30.0), *ROWS[1:]]
+    judge(tmp_path, rows, of(rows[1:]))
+    assert "Not scored, so not here: train." in (tmp_path / "report" / "report.html").read_text()
+
+
 def test_the_checkpoint_describes_a_model_that_the_predictions_do_not(tmp_path: Path) -> None:
     spec = ModelSpec("torchvision/resnet18", "distribution", GROUPS, image_size=96)
     checkpoint = checkpoints.save(str(tmp_path / "best"), spec, {}, checkpoints.Progress(), {"data_license": "CC-BY"})
@@ -357,7 +415,7 @@ def test_other_groups_than_the_models_equal_scoring_anew_with_a_model_of_them(tm
     catalog = write_catalog(tmp_path / "catalog", AGED, age_groups=HALVES if asked_by == "catalog" else LIFE)
     asked = {"age_groups": HALVES} if asked_by == "option" else {}
     stored = write_predictions(tmp_path / "stored", told_in(AGED, LIFE), LIFE)
-    anew = write_predictions(tmp_path / "anew", told_in(AGED, HALVES), HALVES)
+    anew = write_predictions(tmp_path / "scored anew", told_in(AGED, HALVES), HALVES)
     reports = []
     for name, predictions in (("derived", stored), ("anew", anew)):
         done = evaluate(EvaluateConfig(catalog, predictions, str(tmp_path / name), **asked))
@@ -406,6 +464,78 @@ def test_a_comparison_without_a_common_face_is_refused(tmp_path: Path) -> None:
     against = write_predictions(tmp_path / "against", of(rows[3:]))
     with pytest.raises(ValueError, match="of the judged faces of test it has scored none"):
         judge(tmp_path, rows, of(rows), against=against)
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("catalog", "there is the catalog; give a folder of the report's own"),
+        ("catalog.agescale", "there is what belongs to the catalog"),
+        ("catalog/report", "catalog is the catalog; give"),
+        ("predictions", "there is the table of predictions"),
+        ("predictions/deep/report", "predictions is the table of predictions"),
+        ("others", "there is the other table of predictions"),
+        ("photos", "there is the folder of the photos"),
+        ("photos/report", "photos is the folder of the photos"),
+        (".", "stands in it"),
+        ("run", r"there are other files already \(best\), and a report has a folder of its own"),
+        ("run/best", r"there are other files already \(config.json\)"),
+        ("metrics", r"there are other files already \(metrics.json\)"),
+    ],
+)
+def test_somebody_elses_folder_is_refused_before_anything_is_written(tmp_path: Path, out: str, message: str) -> None:
+    catalog = write_catalog(tmp_path / "catalog", ROWS, source=str(tmp_path / "photos"))
+    predictions = write_predictions(tmp_path / "predictions", of(ROWS))
+    others = write_predictions(tmp_path / "others", of(ROWS))
+    for name in ("run/history.parquet", "run/best/config.json", "photos/a.jpg", "metrics/metrics.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    before = files_below(tmp_path)
+    with pytest.raises(ValueError, match=message) as refusal:
+        evaluate(EvaluateConfig(catalog, predictions, str(tmp_path / out), against=others))
+    assert "\n" not in str(refusal.value)
+    assert files_below(tmp_path) == before
+
+
+def test_a_report_is_replaced_by_the_next_one_and_leaves_nothing_of_the_first(tmp_path: Path) -> None:
+    catalog = write_catalog(tmp_path / "catalog", ROWS)
+    predictions = write_predictions(tmp_path / "predictions", of(ROWS))
+    out = tmp_path / "report"
+    evaluate(EvaluateConfig(catalog, predictions, str(out), against=predictions))
+    (out / "notes of mine.txt").write_text("kept")
+    assert (out / "against.csv").exists()
+    evaluate(EvaluateConfig(catalog, predictions, str(out)))
+    assert not (out / "against.csv").exists()
+    assert (out / "notes of mine.txt").read_text() == "kept"
+
+
+def test_a_report_that_was_cut_short_after_any_file_is_known_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = write_catalog(tmp_path / "catalog", ROWS)
+    config = EvaluateConfig(catalog, write_predictions(tmp_path / "predictions", of(ROWS)), str(tmp_path / "report"))
+    evaluate(config)
+    whole, write = set(files_below(tmp_path / "report")), storage.write_bytes
+    for num_written in range(1, len(whole)):
+        shutil.rmtree(tmp_path / "report")
+        left = iter(range(num_written))
+
+        def write_some(uri: str, data: bytes, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            write(uri, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "write_bytes", write_some)
+            with pytest.raises(KeyboardInterrupt):
+                evaluate(config)
+        assert len(files_below(tmp_path / "report")) == num_written
+        evaluate(config)
+        assert set(files_below(tmp_path / "report")) == whole
 
 
 def run_job(*arguments: str) -> subprocess.CompletedProcess:

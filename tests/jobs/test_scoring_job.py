@@ -398,7 +398,9 @@ def test_scoring_begins_on_the_first_parts_of_a_bucket_that_is_still_listed(chec
     assert verify(VerifyConfig(str(catalog), out)).num_rows == first.num_rows + 1
 
 
-def test_only_the_splits_that_are_asked_for_are_scored(checkpoint: str, tmp_path: Path) -> None:
+def test_only_the_splits_that_are_asked_for_are_scored_and_counted(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     synthetic.write_dataset(tmp_path / "faces", "utkface", num_faces=24, size=48, num_broken=0)
     catalog, out = str(tmp_path / "catalog"), str(tmp_path / "out")
     build_catalog(CatalogConfig(str(tmp_path / "faces"), catalog, layout="utkface", split="0.4,0.3,0.3"))
@@ -406,6 +408,7 @@ def test_only_the_splits_that_are_asked_for_are_scored(checkpoint: str, tmp_path
     rows = catalogs.read_catalog(catalog, ["uri", "split"])
     expected = rows.filter(pc.equal(rows["split"], "test"))["uri"].to_pylist()
     assert 0 < len(expected) < len(rows)
+    assert f"scoring: {len(expected)}/{len(expected)} images" in capsys.readouterr().out
     assert read(out)["uri"].to_pylist() == sorted(expected)
     assert verify(VerifyConfig(catalog, out)).problems == ()
 

@@ -215,7 +215,7 @@ def test_weights_come_from_a_file_and_a_wrong_checksum_is_refused(
     with pytest.raises(ValueError, match="its SHA-256 is"):
         train(replace(wanted, weights_sha256="0" * 64))
     train(replace(wanted, weights_sha256=storage.sha256(weights.read_bytes())))
-    assert "lacks nothing; has too much 2 tensors (fc.weight, fc.bias)" in capsys.readouterr().out
+    assert "all tensors of the encoder taken; not used: 2 (fc.weight, fc.bias)" in capsys.readouterr().out
     trained = checkpoints.load_model(str(tmp_path / "run" / "best")).state_dict()
     torch.testing.assert_close(trained["encoder.trunk.conv1.weight"], torch.load(weights)["conv1.weight"])
 
