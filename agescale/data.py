@@ -109,15 +109,17 @@ def _noted(work: str) -> Iterator[int]:
         return
     context = ray.get_runtime_context()
     notes = Path(context.get_temp_dir(), context.get_session_name(), "agescale")
-    notes.mkdir(exist_ok=True)
-    note = notes / hashlib.sha256(work.encode()).hexdigest()
-    with open(note, "ab") as file:
-        num_deaths = file.tell()
-        file.write(b".")
+    note, num_deaths = notes / hashlib.sha256(work.encode()).hexdigest(), 0
+    with contextlib.suppress(OSError):  # a full disk is no reason not to work
+        notes.mkdir(exist_ok=True)
+        with open(note, "ab") as file:
+            num_deaths = file.tell()
+            file.write(b".")
     try:
         yield num_deaths
     finally:
-        note.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            note.unlink()
 
 
 CHUNK_ROWS = catalogs.ROW_GROUP_ROWS
