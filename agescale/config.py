@@ -292,7 +292,8 @@ class PredictConfig:
     format: Literal["table", "csv", "json"] | None = None
     """What is printed or written. Default: as --out ends, else a table for people."""
     draw: str = ""
-    """Folder for copies of the photos with age, interval and age group written below. Default: none are made."""
+    """Folder for copies of the photos with age, interval and age group written below and a frame around what the model
+    saw, and index.html with all of them. Default: none are made."""
     mirror: bool = False
     """Average each prediction over the image and its mirror image: twice the work, a little more accurate."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -41,6 +41,8 @@ class Decoder(Protocol):
 
     def pack(self, data: bytes, short_side: int) -> bytes: ...
 
+    def upright_thumbnail(self, data: bytes, size: int) -> Image.Image: ...
+
 
 class IsolatedImages:
     """Functions of ``images`` for several threads, done in at most NUM_PROCESSES child processes.

@@ -21,8 +21,12 @@ from agescale import age_cdf, images, storage
 from agescale.age_cdf import INTERVAL_SHARE
 from agescale.config import PredictConfig
 from agescale.inference import BATCH_SIZE, Source, find_device, list_photos, predict_images
-from agescale.isolation import IsolatedImages
+from agescale.isolation import Decoder, IsolatedImages
 from agescale.predictor import Predictor
+
+NOTE = "Each photo is taken as one face: what the model sees is the square in its middle."
+PAGE_NAME = "index.html"
+"""All copies on one page, beside them."""
 
 DRAWN_SIDE, CAPTION_HEIGHT, FONT_SIZE = 512, 48, 22
 """Pixels of a copy: the longer side of the picture, the bar below it, and the letters on that."""
@@ -99,12 +103,11 @@ def predict(config: PredictConfig) -> PhotoResult:
     with IsolatedImages() as decoder:
         sources = (Source(uri, version) for uri, version in photos.items())
         rows = predict_images(predictor, sources, BATCH_SIZE, decoder)
-    has_spread = predictor.task.learns_spread
-    told = [_told(row, has_spread) for row in rows.to_pylist()]
-    words = [in_words(row) for row in told]
-    if draw:
-        _draw_photos(draw, list(photos), words)
-    return PhotoResult(rows, _as_table(told), words)
+        told = [_told(row, predictor.task.learns_spread) for row in rows.to_pylist()]
+        result = PhotoResult(rows, _as_table(told), [in_words(row) for row in told])
+        if draw:
+            _draw_photos(draw, result, predictor.spec.center_crop, decoder)
+    return result
 
 
 def find_photos(uris: Sequence[str]) -> dict[str, str]:
@@ -175,13 +178,21 @@ def in_words(told: dict[str, Any]) -> Words:
     )
 
 
-def _draw_photos(draw: str, uris: Sequence[str], words: Sequence[Words]) -> None:
-    """Copies named after the photo's place in the table, as photos of many folders may share a name."""
-    for number, (uri, said) in enumerate(zip(uris, words, strict=True), start=1):
+def _draw_photos(draw: str, result: PhotoResult, center_crop: float, decoder: Decoder) -> None:
+    """Copies named after the photo's place in the table, as photos of many folders may share a name, and a page."""
+    from agescale import report  # here, since it takes half a second
+
+    listed = []
+    uris = result.rows["uri"].to_pylist()
+    for number, (uri, name, said) in enumerate(zip(uris, result.names(), result.words, strict=True), start=1):
+        copy = ""
         if said.status == "ok":
-            copy = draw_caption(storage.read_bytes(uri), said.caption())
-            name = f"{number:04d}-{_shortened(PurePosixPath(uri).stem)}.jpg"
-            storage.write_bytes(storage.join(draw, name), images.encode_jpeg(np.asarray(copy)))
+            copy = f"{number:04d}-{_shortened(PurePosixPath(uri).stem)}.jpg"
+            drawn = draw_caption(storage.read_bytes(uri), said.caption(), center_crop, decoder)
+            storage.write_bytes(storage.join(draw, copy), images.encode_jpeg(np.asarray(drawn)))
+        listed.append({"name": name, "drawn": copy, "caption": said.caption(), "status": said.status})
+    page = report.template("photos.html.j2").render(photos=listed, note=NOTE)
+    storage.write_bytes(storage.join(draw, PAGE_NAME), page.encode())
 
 
 MAX_STEM_BYTES = 200
@@ -197,12 +208,14 @@ def _shortened(stem: str) -> str:
     return stem.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
 
 
-def draw_caption(data: bytes, caption: str) -> Image.Image:
+def draw_caption(data: bytes, caption: str, center_crop: float = 1.0, decoder: Decoder = images) -> Image.Image:
     """The whole picture, upright, its longer side DRAWN_SIDE pixels, above a white bar with the caption; beside a
-    picture that is narrower than its caption stays white. Raises ImageError."""
+    picture that is narrower than its caption stays white. What the model saw of it, where that is not all, has a frame.
+    Raises ImageError."""
     from agescale import plots  # here, since it takes a third of a second
 
-    picture = images.upright_thumbnail(data, DRAWN_SIDE)
+    picture = decoder.upright_thumbnail(data, DRAWN_SIDE)
+    _frame_square(picture, center_crop)
     fonts = Path(plots.mpl.get_data_path(), "fonts", "ttf")  # Pillow's own font has English letters only
     font = ImageFont.truetype(fonts / "DejaVuSans.ttf", FONT_SIZE)
     width = max(picture.width, math.ceil(font.getlength(caption)) + FONT_SIZE)
@@ -211,3 +224,15 @@ def draw_caption(data: bytes, caption: str) -> Image.Image:
     middle = (width / 2, picture.height + CAPTION_HEIGHT / 2)
     ImageDraw.Draw(copy).text(middle, caption, "black", font, anchor="mm")
     return copy
+
+
+def _frame_square(picture: Image.Image, center_crop: float) -> None:
+    """A white line with a black one around it, seen on light and dark."""
+    side = max(1, round(min(picture.size) * center_crop))
+    if picture.size == (side, side):
+        return
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    for inset, colour in enumerate(("black", "white", "white")):
+        corners = (left + inset, top + inset, left + side - 1 - inset, top + side - 1 - inset)
+        if corners[0] < corners[2]:
+            ImageDraw.Draw(picture).rectangle(corners, outline=colour)

@@ -15,7 +15,7 @@ from typing import Literal, TextIO
 from agescale import formats, storage, terminal
 from agescale.command_line import run_job
 from agescale.config import PredictConfig
-from agescale.photos import INTERVAL_SHARE, PhotoResult, predict
+from agescale.photos import INTERVAL_SHARE, NOTE, PhotoResult, predict
 
 Form = formats.Format | Literal["table"]
 
@@ -63,6 +63,7 @@ def print_table(result: PhotoResult, file: TextIO | None = None) -> None:
     columns = [column for column in TITLES if any(words[column] for words in said)]
     rows = [[name, *(words[column] for column in columns)] for name, words in zip(result.names(), said, strict=True)]
     terminal.print_table(["photo", *(TITLES[column] for column in columns)], rows, file)
+    print(NOTE, file=file)
 
 
 if __name__ == "__main__":

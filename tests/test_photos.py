@@ -6,12 +6,14 @@ import io
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from conftest import make_checkpoint
+from html_page import Page
 from PIL import Image, ImageChops
 
 from agescale import age_cdf, checkpoints, images, listing, photos, schema, storage, synthetic
@@ -119,7 +121,7 @@ def test_copies_hold_the_whole_picture_and_the_answer_below_it(tmp_path: Path, c
     (tmp_path / "faces" / "broken.png").write_bytes(b"")
     before = Path(photo).read_bytes()
     predict_photos(checkpoint, photo, str(tmp_path / "faces"), draw=str(tmp_path / "drawn"))
-    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["0001-face.jpg"]
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["0001-face.jpg", "index.html"]
     copy, original = read_image(tmp_path / "drawn" / "0001-face.jpg"), read_image(Path(photo))
     assert copy.size == (original.width, original.height + photos.CAPTION_HEIGHT)
     picture = copy.crop((0, 0, *original.size))
@@ -147,7 +149,33 @@ def test_a_caption_is_never_cut_and_a_picture_never_distorted(width: int, height
 def test_photos_of_one_name_get_copies_of_their_own(tmp_path: Path, checkpoint: str) -> None:
     uris = [draw_face(tmp_path / folder / "face.jpg", age) for folder, age in (("a", 5), ("b", 80))]
     predict_photos(checkpoint, *uris, draw=str(tmp_path / "drawn"))
-    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["0001-face.jpg", "0002-face.jpg"]
+    assert sorted(path.name for path in (tmp_path / "drawn").glob("*.jpg")) == ["0001-face.jpg", "0002-face.jpg"]
+
+
+def test_copies_frame_what_the_model_sees(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "half", center_crop=0.5)
+    Image.new("RGB", (400, 200), "red").save(tmp_path / "wide.png")
+    predict_photos(checkpoint, str(tmp_path / "wide.png"), draw=str(tmp_path / "drawn"))
+    copy = np.asarray(read_image(tmp_path / "drawn" / "0001-wide.jpg").crop((0, 0, 512, 256))).astype(int)
+    is_red = (copy[:, :, 0] > 200) & (copy[:, :, 1] < 80)
+    rows, columns = np.nonzero(~is_red)
+    assert [rows.min(), rows.max(), columns.min(), columns.max()] == pytest.approx([64, 191, 192, 319], abs=3)
+    assert is_red[75:180, 205:305].all(), "within the frame stays what was there"
+
+
+def test_a_page_shows_all_photos(tmp_path: Path, checkpoint: str) -> None:
+    for name in ("a & <b>.jpg", "c#1?.jpg"):
+        draw_face(tmp_path / "faces" / name)
+    (tmp_path / "faces" / "broken.jpg").write_bytes(b"")
+    result = predict_photos(checkpoint, str(tmp_path / "faces"), draw=str(tmp_path / "drawn"))
+    page = Page((tmp_path / "drawn" / "index.html").read_text())
+    copies = [unquote(reference) for reference in page.references]
+    assert copies == ["0001-a & <b>.jpg", "0003-c#1?.jpg"]
+    assert all((tmp_path / "drawn" / copy).exists() for copy in copies)
+    said = "".join(page.texts)
+    assert "broken.jpg: unreadable: the file is empty" in said
+    assert photos.NOTE in said
+    assert [words.status for words in result.words] == ["ok", "unreadable: the file is empty", "ok"]
 
 
 def test_odd_names_are_rows_and_copies(tmp_path: Path, checkpoint: str) -> None:
@@ -159,7 +187,7 @@ def test_odd_names_are_rows_and_copies(tmp_path: Path, checkpoint: str) -> None:
     result = predict_photos(checkpoint, str(folder), draw=str(tmp_path / "drawn"))
     assert result.rows["status"].to_pylist() == ["ok"] * 4
     assert {storage.name_of(uri) for uri in result.rows["uri"].to_pylist()} == {*names[:2], r"Mu\xf1oz.jpg", "good.jpg"}
-    assert len(list((tmp_path / "drawn").iterdir())) == 4
+    assert len(list((tmp_path / "drawn").glob("*.jpg"))) == 4
     one = predict_photos(checkpoint, str(folder / names[2]), str(folder / "pipe.jpg")).rows
     assert one["status"].to_pylist() == ["ok", "missing"]
     assert "a named pipe" in one["error"][1].as_py()
@@ -271,4 +299,4 @@ def test_photos_of_a_bucket_are_predicted_as_those_of_a_folder(tmp_path: Path, c
     assert there["status"].to_pylist() == ["ok", "ok", "missing"]
     assert there["uri"].to_pylist() == [f"{bucket}/{name}" for name in ("a.jpg", "b/c.jpg", "none.jpg")]
     assert pa.concat_arrays(there["age"].chunks)[:2].equals(pa.concat_arrays(here["age"].chunks))
-    assert storage.list_names(storage.join(s3, "drawn")) == ["0001-a.jpg", "0002-c.jpg"]
+    assert storage.list_names(storage.join(s3, "drawn")) == ["0001-a.jpg", "0002-c.jpg", "index.html"]

@@ -107,7 +107,7 @@ def test_with_its_reader_gone_and_no_letters_it_ends_well_and_writes_its_files(
     faces: Path, checkpoint: str, tmp_path: Path
 ) -> None:
     command = [sys.executable, "jobs/predict.py", str(faces), "--checkpoint", checkpoint, "--draw", str(tmp_path / "d")]
-    for reader, num_lines in (("true", 0), ("cat", 8)):
+    for reader, num_lines in (("true", 0), ("cat", 9)):
         script = f'set -o pipefail; "$@" | {reader}'
         environment = os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "COLUMNS": "0"}
         ran = ["bash", "-c", script, "bash", *command]
