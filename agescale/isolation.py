@@ -123,7 +123,7 @@ class _Process:
                 stderr=self._errors,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # a Ctrl-C is for the one that asks
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         try:
             self._receive(START_TIMEOUT_S)

@@ -8,6 +8,7 @@ import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -15,7 +16,7 @@ import pytest
 from crashing_decoder import install, poisoned
 from PIL import Image
 
-from agescale import images, isolation
+from agescale import data, images, isolation
 from agescale.images import ImageError
 from agescale.isolation import IsolatedImages
 
@@ -95,3 +96,34 @@ def test_a_process_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(isolation.sys, "executable", shutil.which("false"))
     with IsolatedImages() as isolated, pytest.raises(RuntimeError, match="did not start: exit code 1"):
         isolated.inspect(jpeg())
+
+
+def test_work_that_has_ended_its_process_twice_is_decoded_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = SimpleNamespace(get_temp_dir=lambda: str(tmp_path), get_session_name=lambda: "session")
+    monkeypatch.setattr(data.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(data.ray, "get_runtime_context", lambda: context)
+    (tmp_path / "session").mkdir()
+    died = [data.decoder("a unit") for _ in range(3)]  # none of these ends
+    used = [each.__enter__() for each in died]
+    assert used[:2] == [images, images]
+    assert isinstance(used[2], IsolatedImages)
+    with data.decoder("another unit") as decoder:
+        assert decoder is images
+    died += [data.decoder("a unit") for _ in range(data.HOPELESS_DEATHS - 3)]
+    for each in died[3:]:
+        each.__enter__()
+    with pytest.raises(ValueError, match="a unit: the process that makes it has died 10 times"), data.decoder("a unit"):
+        pass
+    with data.decoder("a unit") as decoder:
+        assert decoder is images, "the note went with the work's end"
+    assert list((tmp_path / "session" / "agescale").iterdir()) == []
+
+
+def test_a_full_disk_keeps_nobody_from_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = SimpleNamespace(get_temp_dir=lambda: "/proc/nowhere", get_session_name=lambda: "session")
+    monkeypatch.setattr(data.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(data.ray, "get_runtime_context", lambda: context)
+    with data.decoder("a unit") as decoder:
+        assert decoder is images

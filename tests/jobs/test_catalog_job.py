@@ -436,16 +436,16 @@ def test_findings_about_a_csv_name_its_lines(drawn_faces: Path, local_ray: None,
     (tmp_path / "in").mkdir()
     for name, picture in zip("abc", picture_files(drawn_faces / "unlabelled"), strict=False):
         shutil.copy(picture, tmp_path / "in" / f"{name}.jpg")
-    (tmp_path / "in" / "d.heic").touch()
+    (tmp_path / "in" / "d.jxl").touch()
     labels = tmp_path / "labels.csv"
-    labels.write_text("file,age,sex\na.jpg,30-39,f\nb.jpg,9-Mar,m\nd.heic,4,m\nC.jpg,5,m\n")
+    labels.write_text("file,age,sex\na.jpg,30-39,f\nb.jpg,9-Mar,m\nd.jxl,4,m\nC.jpg,5,m\n")
     result = build(f"file://{tmp_path}/in", f"file://{tmp_path}/catalog", layout="csv", csv=f"file://{labels}")
     assert result.unused_columns == ("--gender-column sex",)
     found = {(storage.name_of(row["uri"]), row["kind"]): row["detail"] for row in result.findings.to_pylist()}
     date = "a date, which spreadsheets make of ranges such as 3-9"
     assert found["b.jpg", "unlabelled"] == f"line 3 of the CSV: age '9-Mar' is no number from 0 to 120: {date}"
     assert found["c.jpg", "unlabelled"] == "the CSV has no row for it"
-    assert found["d.heic", "missing_file"] == "line 4 of the CSV names it, and its format is not taken"
+    assert found["d.jxl", "missing_file"] == "line 4 of the CSV names it, and its format is not taken"
     why = "line 5 of the CSV names it, and it is not there; 'c.jpg' is, the same but for upper and lower case"
     assert found["C.jpg", "missing_file"] == why
 
