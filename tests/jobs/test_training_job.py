@@ -284,7 +284,7 @@ def test_a_training_whose_folder_another_job_has_taken_ends_in_one_line(config: 
 
     thread = threading.Thread(target=take)
     thread.start()
-    with pytest.raises(lease.Held, match=r"another job \(host b, pid 7, since today\) has taken over"):
+    with pytest.raises(lease.Held, match="another job has taken over"):
         train(long)
     thread.join()
     assert checkpoints.read(str(out / "last")).progress.epochs_done < 20
