@@ -151,6 +151,26 @@ def test_no_checkpoint_there_is_told_before_anything_is_written(catalog: str, tm
     assert not (tmp_path / "out").exists()
 
 
+def test_a_damaged_checkpoint_is_told_before_ray_starts_and_anything_is_written(
+    catalog: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start() -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(scoring, "start_ray", start)
+    checkpoint = tmp_path / "model"
+    make_checkpoint(checkpoint)
+    for file in checkpoint.iterdir():
+        data = file.read_bytes()
+        for tenth in range(10):
+            file.write_bytes(data[: len(data) * tenth // 10])
+            with pytest.raises(ValueError, match=rf"model/{file.name}: .*damaged") as caught:
+                score(ScoreConfig(catalog=catalog, checkpoint=str(checkpoint), out=str(tmp_path / "ages")))
+            assert "\n" not in str(caught.value)
+        file.write_bytes(data)
+    assert not (tmp_path / "ages").exists()
+
+
 def test_a_model_of_names_without_bounds_has_groups_and_no_ages(catalog: str, tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "names", age_groups="YOUNG,MIDDLE,OLD", task="classification")
     score(ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=str(tmp_path / "out")))
