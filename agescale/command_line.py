@@ -27,6 +27,10 @@ PACKAGE = Path(__file__).parent
 RUNS = Path("runs")
 """Where README.md's commands put what they train."""
 NUM_CHECKPOINTS_NAMED = 5
+OUT_OF_MEMORY = (
+    "a process of this job was ended for want of memory, again and again; give it more, or lower --num-workers or "
+    "--batch-size; the same command continues"
+)
 
 COMMAND = shlex.join([os.path.basename(sys.orig_argv[0]), *sys.orig_argv[1:]])
 """What was typed, or what does the same."""
@@ -116,6 +120,8 @@ def user_mistake(error: BaseException | None) -> str | None:
             return str(original).partition("\n")[0]  # Ray Data adds lines about its retries
         if original is None and isinstance(error, StoreError):
             return str(error)
+        if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("ray."):
+            return OUT_OF_MEMORY
         if original is None and isinstance(error, ValueError) and _raised_here("".join(format_tb(error.__traceback__))):
             return str(error)
         for failure in getattr(error, "worker_failures", {}).values():  # of Ray Train, one a training process

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray.exceptions
 import torchvision
 import tyro
 from conftest import REPO
@@ -110,6 +111,15 @@ def test_an_interrupted_job_says_so_and_ends_as_shells_expect(signum: signal.Sig
     said = process.communicate(timeout=30)[1]
     assert re.fullmatch(r"error: interrupted; the same command continues: \S*python\S* -c .* --out x\n", said)
     assert process.returncode == 128 + signum
+
+
+def test_want_of_memory_is_one_line_however_deep_it_lies() -> None:
+    error = RuntimeError("a task failed")
+    error.__cause__ = ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.\n...")
+    said = command_line.user_mistake(error)
+    assert said is not None
+    assert "for want of memory" in said
+    assert "\n" not in said
 
 
 def test_a_refusal_is_one_line_whatever_its_words(capsys: pytest.CaptureFixture[str]) -> None:
