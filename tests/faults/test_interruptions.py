@@ -84,9 +84,10 @@ def test_scoring_keeps_its_units(catalog: Path, tmp_path: Path) -> None:
         pass
 
 
-def test_cataloging_ends_too(catalog: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seen", ["gcs_server", "StatsActor"])
+def test_cataloging_ends_too_and_while_ray_starts(seen: str, catalog: Path, tmp_path: Path) -> None:
     out, faces = tmp_path / "catalog", catalog.parent / "faces"
     job = RunningJob(tmp_path, "jobs/catalog.py", "--source", faces, "--layout", "utkface", "--out", out)
-    interrupt(job, lambda: any("StatsActor" in title for _, title in job.children()), signal.SIGTERM)
+    interrupt(job, lambda: any(seen in title for _, title in job.children()), signal.SIGTERM)
     with lease.hold(str(out), f"{out}.agescale"):
         pass

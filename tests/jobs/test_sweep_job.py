@@ -266,3 +266,13 @@ def test_an_impossible_sweep_is_told_before_the_first_trial(
         sweep(replace(config, **change), BASE)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     assert trials.read_trials(config.out) == []
+
+
+def test_a_sweep_goes_on_with_the_images_that_it_began_with(config: SweepConfig, tmp_path: Path) -> None:
+    base = replace(BASE, catalog=config.catalog)
+    begun, everything = str(tmp_path / "sweep.json"), training_plan.select(base)
+    pinned = replace(everything, rows=everything.rows.slice(0, len(everything.rows) // 2))
+    training_plan.pin_images(str(tmp_path), pinned)
+    assert training_plan.select(base, begun).rows.num_rows == everything.rows.num_rows, "it has not begun"
+    (tmp_path / "sweep.json").write_text("{}")
+    assert training_plan.select(base, begun).rows.equals(pinned.rows)
