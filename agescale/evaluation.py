@@ -13,6 +13,7 @@ and which faces are shown is decided here; the numbers come from ``metrics``. Ne
 from __future__ import annotations
 
 import base64
+import datetime as dt
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -82,6 +83,10 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
     names = list(groups.names) if groups else []
     predictions = read_predictions(config.predictions, groups)[0]
     catalog = _read_catalog(config)
+    if pc.all(pc.and_(pc.is_null(catalog["age_low"]), pc.is_null(catalog["group"]))).as_py():
+        raise ValueError(
+            f"{config.catalog}: none of its images has a label to judge by; name a catalog of labelled ones"
+        )
     card = metadata.get("model_card") or {}
     if config.checkpoint:
         card = card | _card_of_checkpoint(config.checkpoint, metadata["run"]["model"])
@@ -114,6 +119,7 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         "include_findings": config.include_findings,
         "asked_splits": config.split,
         "report_split": central.name,
+        "judged_on": dt.datetime.now(dt.UTC).date().isoformat(),
     }
     there = [name for name in (*schema.SPLITS, None) if (rows.split_N == name).any()]
     about["unscored_splits"] = [

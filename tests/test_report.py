@@ -24,6 +24,7 @@ ABOUT = {
     "age_groups": "life-stages", "model_age_groups": "life-stages",
     "gender_from": None,
     "include_findings": False, "asked_splits": "test,val", "report_split": "test", "unscored_splits": [],
+    "judged_on": "2026-01-31",
 }  # fmt: skip
 CARD = {
     "architecture": "cnn", "task": "distribution", "num_parameters": 1_234_567, "image_size": 96,

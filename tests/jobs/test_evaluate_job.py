@@ -565,7 +565,13 @@ def test_a_missing_table_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     ("rows", "predictions", "config", "message"),
     [
         (ROWS, of([image_row(77, "test", 30.0)]), {}, "none of these predictions is of an image of"),
-        (UNLABELLED, of(UNLABELLED), {}, "nothing to judge in test: of 3 rows 0 are excluded .* 3 have no label"),
+        (UNLABELLED, of(UNLABELLED), {}, "catalog: none of its images has a label to judge by"),
+        (
+            [*UNLABELLED, image_row(9, "train", 3.0)],
+            of(UNLABELLED),
+            {},
+            "nothing to judge in test: of 3 rows 0 are excluded .* 3 have no label",
+        ),
         (ROWS, of(ROWS), {"split": "tset"}, "tset is none of train, val, test"),
         ([*ROWS, image_row(9, "train", 3.0)], of(ROWS), {"split": "val"}, "--split val: the catalog has train, test"),
     ],
