@@ -10,8 +10,9 @@ import pytest
 import torch
 from conftest import make_checkpoint
 
-from agescale import age_cdf, schema
+from agescale import age_cdf, schema, tables
 from agescale.age_groups import AgeGroups
+from agescale.images import Face, ImageError
 from agescale.predictor import Predictor, prediction_columns
 from agescale.tasks import Prediction
 
@@ -99,3 +100,20 @@ def test_columns_fit_the_schema() -> None:
     columns = prediction_columns(Prediction(age_probs_NA=probs_NA), AgeGroups.parse("25-years"), "median")
     for name, values in columns.items():
         pa.array(list(values), schema.PREDICTIONS.field(name).type)
+
+
+@pytest.mark.parametrize("task", ["distribution", "regression", "ordinal"])
+def test_rows_regrouped_equal_those_of_a_model_of_these_groups(tmp_path: Path, task: str) -> None:
+    five = Predictor(make_checkpoint(tmp_path / "five", task, "25-years"))
+    four = Predictor(make_checkpoint(tmp_path / "four", task, "life-stages"))
+    faces = [Face(pixels, 32, 32) for pixels in np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)]
+    rows = [(str(index), "1") for index in range(41)]
+    broken = ImageError("unreadable", "no image")
+
+    def table(predictor: Predictor) -> pa.Table:
+        said = predictor.predict_faces(zip(rows, [*faces[:20], broken, *faces[20:]], strict=True), batch_size=16)
+        return said.drop_columns(["model", "scored_at"])
+
+    derived = tables.regrouped(table(five), AgeGroups.parse("life-stages"))
+    assert derived.equals(table(four))
+    assert not derived.equals(table(five))
