@@ -508,6 +508,8 @@ def remarks(result: CatalogResult) -> list[str]:
             "no image has an age, only the name of a class: models can learn these names and no ages; bounds for them, "
             f'--age-groups "{names}", and another --out make them ages'
         )
+    if outside := count_by_kind(result.findings).get("outside_groups"):
+        found.append(f"{outside:,} images have an age or a range of ages that lies in none of the age groups")
     by_group = count_by_group_and_split(result)
     few = [
         f"{name} {by_group[name].get('val', 0)}"

@@ -212,7 +212,8 @@ def by_group(outcomes: Outcomes, group_names: Sequence[str]) -> list[dict[str, A
 
 
 def breakdown(outcomes: Outcomes, part_N: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
-    """A row for each part that occurs: its name, counts, errors, accuracy and their 95 % intervals.
+    """A row for each part that occurs: its name, counts, errors, accuracy and their 95 % intervals, which parts of
+    fewer than ``LEAST`` units do not have.
 
     ``part_N`` holds the index into ``names`` of each row's part, -1 where it has none.
     """
@@ -221,7 +222,8 @@ def breakdown(outcomes: Outcomes, part_N: np.ndarray, names: Sequence[str]) -> l
         part = outcomes.where(part_N == index)
         if not len(part):
             continue
-        values, bounds = _plain(scores(part)), intervals(part)
+        values = _plain(scores(part))
+        bounds = intervals(part) if len(np.unique(part.unit_N)) >= LEAST else dict.fromkeys(METRICS)
         row: dict[str, Any] = {"name": name, "num_rows": len(part)}
         row["num_with_age"] = int((~np.isnan(part.error_N)).sum())
         row["num_with_group"] = int((part.true_group_N >= 0).sum())

@@ -240,6 +240,16 @@ def test_the_worst_of_equal_parts_is_rarely_told_apart_and_one_that_is_worse_nea
     assert sum(is_clear(seed, extra=12.0) for seed in range(20)) >= 18
 
 
+def test_a_difference_on_fewer_than_five_people_has_no_interval() -> None:
+    outcomes, part_N, names = parts_of(60, 2, seed=0)
+    others = replace(outcomes, predicted_age_N=outcomes.predicted_age_N + np.linspace(0, 3, 60))
+    few, enough = (metrics.compared(outcomes.where(mask_N), others.where(mask_N), part_N[mask_N] * 0, names[:1])[0]
+                   for mask_N in (np.arange(60) < 4, np.arange(60) < 5))  # fmt: skip
+    assert few["mae_difference"] is not None
+    assert few["mae_difference_low"] is few["mae_difference_high"] is None
+    assert enough["mae_difference_low"] < enough["mae_difference_high"]
+
+
 def test_no_part_is_the_worst_of_one_or_of_too_few() -> None:
     outcomes, part_N, names = parts_of(60, 2, seed=0)
     assert metrics.worst_part(outcomes, np.zeros_like(part_N), names) is None

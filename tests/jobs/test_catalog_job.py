@@ -9,6 +9,7 @@ import runpy
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -639,6 +640,12 @@ def test_that_no_image_has_an_age_is_said_with_what_gives_the_names_bounds() -> 
     (remark,) = remarks(found({"child": ENOUGH, "adult": ENOUGH}, age=None))
     assert remark.startswith("no image has an age, only the name of a class")
     assert '--age-groups "child=0-12,adult=..."' in remark
+
+
+def test_ages_that_the_groups_leave_out_are_remarked() -> None:
+    rows = [{"uri": f"{index}.jpg", "version": "", "kind": "outside_groups"} for index in range(3)]
+    result = replace(found({"child": ENOUGH}, 11.0), findings=pa.Table.from_pylist(rows, schema.FINDINGS))
+    assert remarks(result) == ["3 images have an age or a range of ages that lies in none of the age groups"]
 
 
 def test_ages_are_drawn_only_where_there_are_any(tmp_path: Path) -> None:
