@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import math
+import os
 import threading
 import uuid
 from collections import Counter
@@ -85,7 +86,7 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
     """Lists ``config.source`` and brings the catalog at ``config.out`` up to date with it."""
     source, out = storage.absolute(config.source), storage.absolute(config.out)
     _check(config)
-    if source == out:
+    if source == out or (not storage.is_remote(out) and os.path.realpath(source) == os.path.realpath(out)):
         raise ValueError(f"--out {out}: there are the photos themselves; give another folder")
     if not _is_read(config):
         return _list_images(config, source, out)

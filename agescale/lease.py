@@ -19,6 +19,7 @@ import json
 import math
 import os
 import socket
+import stat
 import sys
 import threading
 import time
@@ -189,23 +190,59 @@ def _take(lease: Lease) -> None:
 
 @contextlib.contextmanager
 def _lock(lease: Lease) -> Iterator[None]:
-    path = lease.uri
-    try:
-        os.makedirs(lease.folder, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise StoreError("forbidden", f"{path}: {error.strerror}") from error
-    with open(handle, "r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _refusal(lease.out, _parsed(file.read())) from None
-        except OSError as error:  # some network file systems have no locks
-            print(f"{lease.out}: no lock ({error.strerror}); let no other job write there", file=sys.stderr, flush=True)
+    with open(_open_lock(lease), "r+") as file:
         file.truncate()
         json.dump(lease.holder, file)
         file.flush()
         yield
+
+
+def _open_lock(lease: Lease) -> int:
+    """A handle of the lock file, which is locked by it and may be written."""
+    path = lease.uri
+    while True:
+        try:
+            os.makedirs(lease.folder, exist_ok=True)
+            handle, is_ours = _open_by_anybody(path)
+        except OSError as error:
+            raise StoreError("forbidden", f"{path}: {error.strerror}") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _refusal(lease.out, _parsed(os.pread(handle, 10_000, 0))) from None
+        except OSError as error:  # some network file systems have no locks
+            print(f"{lease.out}: no lock ({error.strerror}); let no other job write there", file=sys.stderr, flush=True)
+        if is_ours and _is_at(path, handle):
+            return handle
+        if not is_ours and _is_at(path, handle):  # we hold it, so nobody else does
+            _remove(path)
+        os.close(handle)
+
+
+def _open_by_anybody(path: str) -> tuple[int, bool]:
+    """A handle of the lock file, and whether it may be written; else it is another user's, in a folder of both."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY), False
+    if os.stat(os.path.dirname(path)).st_mode & stat.S_IWGRP and os.fstat(handle).st_uid == os.geteuid():
+        os.fchmod(handle, 0o664)
+    return handle, True
+
+
+def _is_at(path: str, handle: int) -> bool:
+    """Whether the file still has its name."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError as error:
+        raise StoreError("forbidden", f"{path}: another user's, and not to be replaced ({error.strerror})") from error
 
 
 def taken_over(out: str) -> Held:

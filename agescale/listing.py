@@ -6,7 +6,6 @@ made elsewhere (an inventory, say) is read as one of our own. Reads no file and 
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import itertools
 import json
@@ -33,7 +32,7 @@ LAST = "\U0010ffff"
 class Listed:
     """One listed file: its URI, its path below the listed folder, its version and its size in bytes.
 
-    The version of a named pipe, a socket or a device, which nobody had better read, is "".
+    The version of what is no file to be read (a named pipe, a socket, a device, a link that leads nowhere) is "".
     """
 
     uri: str
@@ -145,11 +144,10 @@ def _leads_back(uri: str, folder: str, name: str) -> bool:
 
 def _describe_file(uri: str, path: str, info: None) -> Listed | None:
     file = os.path.join(uri, path)
-    with contextlib.suppress(FileNotFoundError):  # gone, or a dangling link
-        status = os.stat(storage.local_path(file))
-        version = storage.file_version(status) if storage.can_be_read(status) else ""
-        return Listed(file, path, version, status.st_size)
-    return None
+    status = storage.describe_file(file)
+    if status and storage.can_be_read(status):
+        return Listed(file, path, storage.file_version(status), status.st_size)
+    return Listed(file, path, "", 0) if os.path.lexists(storage.local_path(file)) else None  # else it is gone
 
 
 def _read_prefix(uri: str, folder: str) -> Entries:

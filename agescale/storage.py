@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import csv
+import errno
 import fcntl
 import hashlib
 import io
@@ -418,7 +419,34 @@ def scan_folder(uri: str) -> list[str]:
     Raises StoreError where it cannot be listed: it is no empty one, and a catalog would take its images for deleted.
     """
     with _explained(uri), os.scandir(local_path(uri)) as entries:
-        return [table_name(f"{entry.name}/" if entry.is_dir() else entry.name) for entry in entries]
+        return [table_name(f"{entry.name}/" if _is_folder(entry) else entry.name) for entry in entries]
+
+
+LEADS_NOWHERE = {errno.ELOOP, errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG}
+"""What is wrong with a link, and not with the disk."""
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if not entry.is_symlink() or error.errno not in LEADS_NOWHERE:
+            raise
+        return False
+
+
+def describe_file(uri: str) -> os.stat_result | None:
+    """What a local file is, through links; None where it is gone or its link leads nowhere. Raises StoreError."""
+    path = local_path(uri)
+    with _explained(uri):
+        try:
+            return os.stat(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if not os.path.islink(path) or error.errno not in LEADS_NOWHERE:
+                raise
+            return None
 
 
 def list_objects(uri: str, **arguments: Any) -> dict[str, Any]:

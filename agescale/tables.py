@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,15 @@ def claim(out: str, kind: str) -> None:
         )
     for folder in (beside(out), out):
         storage.check_writable(folder)
+    if not storage.is_remote(out):
+        _share(beside(out), os.stat(out).st_mode)
+
+
+def _share(folder: str, mode: int) -> None:
+    """Lets a group write into a folder of ours where it may write into the table."""
+    status = os.stat(folder)
+    if mode & stat.S_IWGRP and status.st_uid == os.geteuid():
+        os.chmod(folder, stat.S_IMODE(status.st_mode) | (mode & stat.S_IRWXG))
 
 
 def write_new_part(uri: str, name: str, table: pa.Table, row_group_size: int | None = None) -> bool:

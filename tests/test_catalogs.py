@@ -182,3 +182,12 @@ def test_packed_images_serve_where_they_hold_all_that_a_model_sees() -> None:
     assert catalogs.can_use_packed(200, 140, 0.7)
     assert not catalogs.can_use_packed(200, 141, 0.7)
     assert not catalogs.can_use_packed(0, 96, 1.0)
+
+
+def test_whoever_may_write_into_a_table_may_write_beside_it(tmp_path: Path) -> None:
+    for name, mode in (("shared", 0o775), ("own", 0o755)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(mode)
+        tables.claim(str(tmp_path / name), "catalog")
+        beside = Path(tables.beside(str(tmp_path / name))).stat().st_mode
+        assert bool(beside & 0o020) == (name == "shared")

@@ -9,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -258,3 +259,35 @@ def test_no_lease_takes_none_on_disk_either(tmp_path: Path) -> None:
     with lease.hold(str(tmp_path), is_wanted=False), lease.hold(str(tmp_path), is_wanted=False) as held:
         held.prove()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("is_shared", [False, True], ids=["each their own group", "one group"])
+def test_a_second_user_goes_on_in_a_folder_of_both(is_shared: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        first = lease.Lease(folder)
+        with lease.hold(folder):
+            pass
+        if not is_shared:
+            os.chmod(first.uri, 0o644)
+        try:
+            if is_shared:
+                os.setegid(os.stat(folder).st_gid)
+            else:
+                os.setegid(12345)
+            os.seteuid(12345)
+            with lease.hold(folder) as held:
+                held.prove()
+                with pytest.raises(ValueError, match=REFUSED), lease.hold(folder):
+                    pass
+            os.seteuid(0)
+            with lease.hold(folder) as held:
+                held.prove()
+                os.seteuid(12345)
+                with pytest.raises(ValueError, match=REFUSED), lease.hold(folder):
+                    pass
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+        assert os.listdir(folder) == [lease.LOCK_NAME]

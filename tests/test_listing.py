@@ -178,7 +178,18 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (source / "linked").symlink_to(tmp_path / "elsewhere")
     (source / "linked.jpg").symlink_to(tmp_path / "elsewhere" / "b.jpg")
     (source / "gone.jpg").symlink_to(tmp_path / "nothing")
-    assert names_of(listing.list_files(str(source))) == ["again/a.jpg", "linked.jpg", "linked/b.jpg", "real/a.jpg"]
+    (source / "loop.jpg").symlink_to(source / "pool.jpg")
+    (source / "pool.jpg").symlink_to(source / "loop.jpg")
+    (source / "device.jpg").symlink_to("/dev/zero")
+    os.mkfifo(source / "pipe.jpg")
+    listed = listing.list_files(str(source))
+    files = [item for item in listed if item.version]
+    assert names_of(files) == ["again/a.jpg", "linked.jpg", "linked/b.jpg", "real/a.jpg"]
+    others = [item for item in listed if not item.version]
+    assert names_of(others) == ["device.jpg", "gone.jpg", "loop.jpg", "pipe.jpg", "pool.jpg"]
+    for name in ("device.jpg", "pipe.jpg"):
+        with pytest.raises(StoreError, match=r"a named pipe, a socket or a device, and no file$"):
+            storage.read_bytes(str(source / name))
 
 
 def test_a_name_that_is_not_utf8_is_listed_escaped_and_can_be_read(tmp_path: Path) -> None:

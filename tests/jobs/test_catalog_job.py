@@ -205,6 +205,23 @@ def test_a_picture_that_was_replaced_while_it_was_cataloged_is_read_the_next_tim
 
 
 @pytest.mark.parametrize("layout", ["unlabelled", "utkface"])
+def test_what_is_no_file_is_passed_over_and_counted(
+    layout: str, drawn_faces: Path, tmp_path: Path, local_ray: None
+) -> None:
+    source = tmp_path / "faces"
+    shutil.copytree(drawn_faces / "utkface", source)
+    num_others = build(source, tmp_path / "before", layout=layout).num_ignored
+    for name, target in (("1_0_0_1.jpg", "2_0_0_2.jpg"), ("2_0_0_2.jpg", "1_0_0_1.jpg"), ("3_0_0_3.jpg", "/dev/zero")):
+        (source / name).symlink_to(target)
+    os.mkfifo(source / "4_0_0_4.jpg")
+    result = build(source, tmp_path / "catalog", layout=layout)
+    assert (result.num_current, result.num_ignored) == (len(picture_files(drawn_faces / "utkface")), num_others + 4)
+    (tmp_path / "same").symlink_to(source)
+    with pytest.raises(ValueError, match=r"same: there are the photos themselves; give another folder"):
+        build(source, tmp_path / "same", layout=layout)
+
+
+@pytest.mark.parametrize("layout", ["unlabelled", "utkface"])
 def test_a_disk_that_is_away_deletes_nothing(layout: str, drawn_faces: Path, tmp_path: Path, local_ray: None) -> None:
     source, out = tmp_path / "faces", tmp_path / "catalog"
     shutil.copytree(drawn_faces / "utkface", source / "stays")
