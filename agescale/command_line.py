@@ -7,6 +7,7 @@ line: more images failed than may, or what was verified is wrong), 130 interrupt
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import shlex
@@ -53,6 +54,8 @@ def run_job(
         config = tyro.cli(config_type, description=description)
     else:
         config = tyro.cli(config_type, description=description, default=default)
+    if endless := endless_setting(config):
+        refuse(endless)
     try:
         job(config)
     except KeyboardInterrupt:
@@ -74,6 +77,22 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     if not callable(listener):  # of a job in the background, to which Ctrl+C does not go
         raise KeyboardInterrupt
     listener(signal.SIGINT, frame)
+
+
+def endless_setting(config: Any) -> str:
+    """The one line that names a number which is infinite, or none at all; empty where there is none. No setting takes
+    such a one, and what comes of it shows hours later.
+
+    >>> from agescale.config import CatalogConfig
+    >>> endless_setting(CatalogConfig("photos", "catalog", max_deleted_fraction=float("nan")))
+    '--max-deleted-fraction nan: a finite number'
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, float) and not math.isfinite(each):
+                return f"--{field.name.replace('_', '-')} {each}: a finite number"
+    return ""
 
 
 def missing_options(config_type: type[Any], arguments: Sequence[str]) -> str:

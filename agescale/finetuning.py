@@ -156,7 +156,7 @@ def _parse_phase(item: str) -> Phase:
         phase = Phase(match[1], int(match[2]), float(match[3])) if match else None
     except ValueError:
         phase = None
-    if phase is None or phase.lr <= 0:
+    if phase is None or not 0 < phase.lr < math.inf:
         raise ValueError(
             f"phases: {item!r} is not scope:epochs@learning_rate with the scope head, lastN or all, such as head:1@1e-3"
         )

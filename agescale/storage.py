@@ -352,6 +352,9 @@ def _store_error(uri: str, error: BaseException) -> StoreError:
         return StoreError("unreachable", f"{uri}: {_endpoint()}: {reason}", stops_the_job=True)
     if isinstance(error, (NoConnectionError, ReadTimeoutError)):
         return StoreError("unreachable", f"{uri}: {_endpoint()} does not answer ({said})")
+    if "header" in said and isinstance(origin, ValueError):
+        hint = "the credentials hold a line end or other characters that no header takes; set them without"
+        return StoreError("forbidden", f"{uri}: {hint} ({said})", stops_the_job=True)
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return StoreError("missing", f"{uri}: not found")
     if isinstance(error, NoCredentialsError):

@@ -126,3 +126,20 @@ def test_a_refusal_is_one_line_whatever_its_words(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         command_line.refuse("a\nb: not found")
     assert capsys.readouterr().err == "error: a\\nb: not found\n"
+
+
+@pytest.mark.parametrize(
+    ("job", "option", "needed"),
+    [
+        ("train", "--weight-decay", ()),
+        ("catalog", "--max-deleted-fraction", ("--source", "x", "--out", "y")),
+        ("score", "--max-failed-fraction", ("--catalog", "x", "--checkpoint", "y", "--out", "z")),
+        ("sweep", "--hours", ("--catalog", "x", "--out", "y")),
+    ],
+)
+def test_a_number_that_is_none_is_refused_before_anything(job: str, option: str, needed: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, f"jobs/{job}.py", *needed, option, "inf"], cwd=REPO, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {option} inf: a finite number\n"

@@ -83,6 +83,7 @@ def test_phases_are_read_and_written():
         "last0:1@1e-3",
         "last:1@1e-3",
         "all:1@0",
+        "all:1@1e999",
         "all:1@-1",
         "all:1@1.2.3",
         "head:1@1e-3,",

@@ -355,6 +355,16 @@ def test_a_certificate_that_nobody_vouches_for_is_not_asked_twice(
             storage.read_bytes("s3://faces/x")
 
 
+def test_credentials_that_no_header_takes_are_not_sent_twice(monkeypatch: pytest.MonkeyPatch, stranger: None) -> None:
+    monkeypatch.setattr(storage, "NUM_ATTEMPTS", 10**9)
+    with web_server(None) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{address}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ke\x01y")
+        with pytest.raises(StoreError, match=r"the credentials hold a line end or other characters") as caught:
+            storage.read_bytes("s3://faces/x")
+    assert caught.value.stops_the_job
+
+
 @pytest.mark.parametrize("is_silent", [False, True], ids=["down", "silent"])
 @pytest.mark.parametrize("program", ["jobs/score.py", "ray/_private/workers/default_worker.py"])
 def test_a_job_says_for_whom_it_waits_and_at_last_who_did_not_answer(
