@@ -1,7 +1,9 @@
-"""How far a job is: a bar on a terminal, a plain line now and then elsewhere. Counts images; knows nothing of Ray."""
+"""How far a job is: a bar on a terminal, a plain line now and then elsewhere, also while nothing ends. Counts images;
+knows nothing of Ray."""
 
 from __future__ import annotations
 
+import threading
 import time
 from types import TracebackType
 
@@ -25,7 +27,8 @@ class ImageProgress:
         self.note = ""
         self.is_quiet = is_quiet
         self.started = time.monotonic()
-        self._last_line = self.started
+        self._last_line = self._last_added = self.started
+        self._ended = threading.Event()
         self._said: tuple[int, str] | None = None
         self._bar: Progress | None = None
         if terminal.is_terminal() and not is_quiet:
@@ -36,11 +39,13 @@ class ImageProgress:
     def __enter__(self) -> ImageProgress:
         if self._bar:
             self._bar.start()
+        threading.Thread(target=self._watch, name="agescale-progress", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ended.set()
         if self._bar:
             self._bar.stop()
         elif kind is None and self._said != (self.done, self.note):
@@ -53,12 +58,32 @@ class ImageProgress:
     def add(self, num_images: int, note: str = "") -> None:
         self.done += num_images
         self.note = note
+        self._last_added = time.monotonic()
         if self._bar:
             self._bar.update(
                 self._task, completed=self.done, total=self.total, note=f"{self.images_per_s:.0f} images/s {note}"
             )
         elif time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._print_line()
+
+    def _watch(self) -> None:
+        """Says that images are waited for, where none have ended for LINE_EVERY_S."""
+        while not self._ended.wait(LINE_EVERY_S):
+            if self._waited_s < LINE_EVERY_S:
+                continue
+            if self._bar:
+                self._bar.update(self._task, note=f"{self.note} {self._waiting}".strip())
+            elif time.monotonic() - self._last_line >= LINE_EVERY_S:
+                self._print_line()
+                self._said = None  # it was not the last word
+
+    @property
+    def _waited_s(self) -> float:
+        return time.monotonic() - self._last_added
+
+    @property
+    def _waiting(self) -> str:
+        return f"waiting for images, {self._waited_s:.0f} s now" if self._waited_s >= LINE_EVERY_S else ""
 
     def _print_line(self) -> None:
         if self.is_quiet:
@@ -69,5 +94,5 @@ class ImageProgress:
             of = f"/{self.total}"
             left_s = (self.total - self.done) / max(self.images_per_s, 1e-9)
             left = f", {left_s:.0f} s left" if 0 < self.done < self.total else ""
-        note = f", {self.note}" if self.note else ""
+        note = "".join(f", {text}" for text in (self.note, "" if self._ended.is_set() else self._waiting) if text)
         print(f"{self.verb}: {self.done}{of} images, {self.images_per_s:.0f}/s{left}{note}", flush=True)
