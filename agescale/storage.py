@@ -15,6 +15,7 @@ import errno
 import fcntl
 import hashlib
 import io
+import math
 import os
 import random
 import re
@@ -26,8 +27,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
@@ -590,12 +591,11 @@ def read_bytes(uri: str, version: str = "", size_bytes: int | None = None) -> by
         return _read_file(uri, version, size_bytes)
     etag = version if re.fullmatch(ETAG, version) else ""
     try:
-        return _retried(uri, lambda: _read_object(uri, etag, size_bytes))
+        return _download(uri, etag, size_bytes)
     except StoreError as error:
         if error.status != "changed" or not _is_listed(uri, etag):
             raise
-    # a store whose objects tell other etags than it lists
-    return _retried(uri, lambda: _read_object(uri, "", size_bytes))
+    return _download(uri, "", size_bytes)  # a store whose objects tell other etags than it lists
 
 
 ETAG = r"[0-9a-f]{32}(-\d+)?"
@@ -626,20 +626,47 @@ def _changed(uri: str) -> StoreError:
     return StoreError("changed", f"{uri}: another one than was listed")
 
 
-def _read_object(uri: str, etag: str, size_bytes: int | None) -> bytes:
-    """Asks S3 once for an object, of that etag where there is one."""
+@dataclass
+class _Download:
+    """What has come of an object, and its etag: an attempt that failed is gone on with where that is worthwhile."""
+
+    etag: str
+    data: bytearray = field(default_factory=bytearray)
+
+
+def _download(uri: str, etag: str, size_bytes: int | None) -> bytes:
+    """An object, of that etag where there is one. As long as pieces of it come, there is no end of attempts."""
+    download = _Download(etag)
+    while True:
+        num_bytes = len(download.data)
+        try:
+            return _retried(uri, lambda: _read_object(uri, download, size_bytes))
+        except StoreError as error:
+            if error.status != "unreachable" or len(download.data) < num_bytes + PIECE_BYTES:
+                raise
+
+
+def _read_object(uri: str, download: _Download, size_bytes: int | None) -> bytes:
+    """Asks S3 once for an object, or for the rest of it."""
     bucket, key = _bucket_and_key(uri)
-    condition = {"IfMatch": f'"{etag}"'} if etag else {}
+    request = {"Bucket": bucket, "Key": key}
+    if download.etag:
+        request["IfMatch"] = f'"{download.etag}"'
+    if len(download.data) < PIECE_BYTES or not download.etag:
+        download.data.clear()
+    else:
+        request["Range"] = f"bytes={len(download.data)}-"
     s3 = filesystem(uri)
-    told, data = sync(s3.loop, _get_object, s3, {"Bucket": bucket, "Key": key, **condition})
-    if etag and told not in ("", etag):  # of a store that knows no conditions
+    told = sync(s3.loop, _get_object, s3, request, download)
+    if download.etag and told not in ("", download.etag):  # of a store that knows no conditions
         raise _changed(uri)
-    reason = ""
+    data, reason = bytes(download.data), ""
     if size_bytes not in (None, len(data)):
         reason = f"the store delivered {len(data):,} bytes, its listing says {size_bytes:,}"
     elif data.startswith(b"<?xml") and b"<Error>" in data[:ERROR_BYTES]:
         reason = f"the store delivered {_one_line(data[:ERROR_BYTES].decode(errors='replace'))}"
     if reason:
+        download.data.clear()
         raise StoreError("unreachable", f"{uri}: {reason}") from ResponseParserError(reason)  # which may pass
     return data
 
@@ -648,10 +675,14 @@ ERROR_BYTES = 1000
 """In which S3 says that a document is one of an error."""
 
 
-async def _get_object(s3: Any, request: dict[str, Any]) -> tuple[str, bytes]:
-    """Etag and bytes of an object. Raises ClientPayloadError where they do not come at MIN_BYTES_PER_S."""
+async def _get_object(s3: Any, request: dict[str, Any], download: _Download) -> str:
+    """The etag of an object, all bytes of which have come then. Raises ClientPayloadError where they do not come at
+    MIN_BYTES_PER_S."""
     answer = await s3._call_s3("get_object", **request)
-    body, data = answer["Body"], bytearray()
+    body, data, etag = answer["Body"], download.data, str(answer.get("ETag", "")).strip('"')
+    download.etag = download.etag or etag
+    if "Range" in request and "ContentRange" not in answer:  # it sends everything again
+        data.clear()
     try:
         while True:
             wanted = len(data) + READ_TIMEOUT_S * MIN_BYTES_PER_S
@@ -660,7 +691,7 @@ async def _get_object(s3: Any, request: dict[str, Any]) -> tuple[str, bytes]:
                     while len(data) < wanted:
                         some = await body.read(CHUNK_BYTES)
                         if not some:
-                            return str(answer.get("ETag", "")).strip('"'), bytes(data)
+                            return etag
                         data += some
             except TimeoutError:
                 reason = f"{len(data):,} bytes came, and fewer than {MIN_BYTES_PER_S:,} a second"
@@ -696,10 +727,53 @@ def write_bytes(uri: str, data: bytes, scratch: str | None = None) -> None:
     On disk it lies in the folder ``scratch`` while it is being written, by default under a hidden name beside its own.
     """
     if is_remote(uri):
-        _retried(uri, lambda: filesystem(uri).pipe_file(uri, data))
+        _upload(uri, io.BytesIO(data), len(data))
         return
     with _explained(uri), _written(uri, data, scratch) as temporary:
         os.replace(temporary, uri)
+
+
+PIECE_BYTES = 8 * 2**20
+"""Of a large object, which are sent and asked for and tried again by themselves: a slow link takes minutes for all."""
+MAX_PIECES = 10_000
+
+
+def _upload(uri: str, file: Any, size: int) -> None:
+    """Writes what is left of an open file, in pieces where it is large; the object appears with the last one."""
+    bucket, key = _bucket_and_key(uri)
+
+    def ask(operation: str, **arguments: Any) -> dict[str, Any]:
+        call = partial(filesystem(uri).call_s3, operation, Bucket=bucket, Key=key, **arguments)
+        return dict(_retried(uri, call))
+
+    if size <= PIECE_BYTES:
+        ask("put_object", Body=file.read())
+        return
+    upload = ask("create_multipart_upload")["UploadId"]
+    piece_bytes = max(PIECE_BYTES, math.ceil(size / MAX_PIECES))
+    try:
+        pieces: list[dict[str, Any]] = []
+        while data := file.read(piece_bytes):
+            number = len(pieces) + 1
+            etag = ask("upload_part", UploadId=upload, PartNumber=number, Body=data)["ETag"]
+            pieces.append({"PartNumber": number, "ETag": etag})
+        try:
+            ask("complete_multipart_upload", UploadId=upload, MultipartUpload={"Parts": pieces})
+        except StoreError as error:  # asked again, because the answer was lost
+            if error.status != "missing" or (version(uri) or "").strip('"') != _etag_of(pieces):
+                raise
+    except BaseException:
+        with contextlib.suppress(StoreError):
+            ask("abort_multipart_upload", UploadId=upload)
+        raise
+
+
+def _etag_of(pieces: Sequence[dict[str, Any]]) -> str:
+    """The etag that S3 gives to an object of those pieces; another one where it does not name pieces by their MD5."""
+    with contextlib.suppress(ValueError):
+        digests = [bytes.fromhex(piece["ETag"].strip('"')) for piece in pieces]
+        return f"{hashlib.md5(b''.join(digests)).hexdigest()}-{len(pieces)}"
+    return "unknown"
 
 
 @contextlib.contextmanager
@@ -798,7 +872,9 @@ def open_whole(uri: str) -> Iterator[BinaryIO]:
         with tempfile.NamedTemporaryFile() as file:
             yield file  # type: ignore[misc]
             file.flush()
-            _retried(uri, lambda: filesystem(uri).put_file(file.name, uri))
+            size = file.tell()
+            file.seek(0)
+            _upload(uri, file, size)
         return
     with _explained(uri):
         os.makedirs(os.path.dirname(uri), exist_ok=True)

@@ -113,6 +113,47 @@ def test_an_object_that_comes_byte_by_byte_is_given_up(
     assert proxy.num_requests("GET") == 1
 
 
+@pytest.mark.parametrize("is_whole", [False, True], ids=["in pieces", "as one"])
+def test_a_large_object_passes_in_pieces_where_as_a_whole_it_would_not(
+    is_whole: bool, folder: str, start_proxy: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, uri = random.Random(0).randbytes(2_000_000), f"{folder}/large"
+    storage.write_bytes(uri, large)
+    monkeypatch.setattr(storage, "NUM_ATTEMPTS", 2)
+    monkeypatch.setattr(storage, "PIECE_BYTES", 10**9 if is_whole else 10_000)
+    assert storage.read_bytes(uri) == large
+    proxy = start_proxy("cut", fraction=1)
+    if is_whole:
+        with pytest.raises(StoreError) as told:
+            storage.read_bytes(uri)
+        assert told.value.status == "unreachable"
+        return
+    proxy.fraction = 0.9
+    assert storage.read_bytes(uri) == large
+    assert proxy.faults["cut"] > 1
+
+
+def test_the_pieces_of_a_large_object_are_sent_again_one_by_one(
+    folder: str, start_proxy: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    large, uri = random.Random(1).randbytes(22_000_000), f"{folder}/large-in-pieces"
+    monkeypatch.setattr(storage, "PIECE_BYTES", 5 * 2**20)  # S3 takes no smaller ones
+    proxy = start_proxy("slow_down", "unanswered", "lost", operations=("PUT", "POST"), fraction=0.5)
+    for number in range(2):
+        storage.write_bytes(uri, large[number:])
+        assert storage.read_bytes(uri) == large[number:]
+    with storage.open_whole(uri) as file:
+        file.write(large)
+    assert storage.read_bytes(uri) == large
+    assert len(proxy.faults) == 3
+    proxy.fraction = 1
+    monkeypatch.setattr(storage, "NUM_ATTEMPTS", 2)
+    with pytest.raises(StoreError):
+        storage.write_bytes(uri, large[1:])
+    proxy.fraction = 0
+    assert storage.read_bytes(uri) == large
+
+
 @pytest.mark.parametrize("kind", ["slow_down", "unanswered", "reset", "cut", "stall"])
 def test_what_is_read_through_faults_is_what_was_written(
     kind: str, folder: str, start_proxy: Start, monkeypatch: pytest.MonkeyPatch
