@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pytest
 from fault_proxy import OPERATIONS, FaultProxy
 
-from agescale import cataloging, lease, listing, storage
+from agescale import cataloging, images, lease, listing, storage
 from agescale.storage import StoreError
 
 NUM_OBJECTS = 100
@@ -265,7 +265,7 @@ def test_an_object_that_is_kept_from_us_is_a_row_and_a_store_that_keeps_all_is_n
     nobodys = lease.Claim("", "", holder="")
     writer = cataloging.PartWriter(str(tmp_path), {}, 0, None, nobodys, probes=[row["uri"] for row in rows[6:9]])
     for unit in (rows, rows[7:8]):  # among others, and alone
-        read = {row["uri"][-7:]: row["read_error"] for row in writer._read(unit)}
+        read = {row["uri"][-7:]: row["read_error"] for row in writer._read(unit, images)}
         status = "unreachable" if kind == "internal" else "forbidden"
         told = read.pop("007.jpg")
         assert re.match(rf"{status}: s3://\S+/007.jpg: {says}", told)
@@ -273,7 +273,7 @@ def test_an_object_that_is_kept_from_us_is_a_row_and_a_store_that_keeps_all_is_n
         assert set(read.values()) <= {"unreadable: not an image"}
     proxy.only = ".jpg"
     with pytest.raises(StoreError, match=r"/000\.jpg: .*; no image that was tried could be read"):
-        writer._read(rows[:3])
+        writer._read(rows[:3], images)
 
 
 def test_the_proxy_runs_as_a_process_too(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
