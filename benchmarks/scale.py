@@ -1,9 +1,11 @@
 """Towards 1,000,000,000 rows: what a start, a restart at half and a verification cost, with keys and without pixels.
 
 python benchmarks/scale.py --num-rows 1000000 10000000
+python benchmarks/scale.py --num-rows 10000000 --nights
 
 Writes a catalog and predictions with invented keys, and measures each step in a process of its own: seconds and peak
-memory of the driver. The last line extrapolates from the two largest.
+memory of the driver. The last line extrapolates from the two largest. With --nights each part is a listing of its own,
+which also names a hundredth of the images of the night before again.
 """
 
 from __future__ import annotations
@@ -23,89 +25,109 @@ import numpy as np
 import pyarrow as pa
 import tyro
 
-from agescale import catalogs, schema, storage, units
+from agescale import catalogs, footers, schema, storage, units
 from agescale.cataloging import LISTED_PART_ROWS
 from agescale.changes import ROW_GROUP_ROWS
 
 MODEL, GROUPS, CATALOG_ID = "0123456789abcdef", "25-years", "0" * 32
 ROOT = Path(__file__).parents[1]
-STEPS = ("start", "restart at half", "verify")
+STEPS = ("start", "one unit", "restart at half", "verify")
+REPLACED = 100
+"""Of so many images of a night one is listed again in the next."""
 
 
 @dataclass(frozen=True)
 class ScaleConfig:
     num_rows: tuple[int, ...] = (1_000_000, 10_000_000)
     """Sizes of the catalog, ascending; multiples of 100,000."""
+    nights: bool = False
+    """As many listings as parts, instead of one."""
     out: str = ""
     """Folder to work in; 100,000,000 rows take about 3 GB. Default: a temporary one."""
 
 
 def main(config: ScaleConfig) -> None:
     with tempfile.TemporaryDirectory(dir=config.out or None) as folder:
-        print("| rows | files | start | restart at half | verify |\n| --- | --- | --- | --- | --- |")
+        print(f"| rows | parts | files | {' | '.join(STEPS)} |\n| --- | --- | --- {'| --- ' * len(STEPS)}|")
         seconds: list[dict[str, float]] = []
         for num_rows in config.num_rows:
-            cells, taken = measure(Path(folder), num_rows)
+            place = Path(folder, str(num_rows)) if config.nights else Path(folder)
+            cells, taken = measure(place, num_rows, config.nights)
             seconds.append(taken)
-            print(f"| {num_rows:,} | {num_rows // units.MAX_UNIT_ROWS:,} | {' | '.join(cells)} |", flush=True)
+            print(f"| {num_rows:,} | {' | '.join(cells)} |", flush=True)
     if len(config.num_rows) > 1:
         (less, more), (small, large) = config.num_rows[-2:], seconds[-2:]
         slopes = {step: (large[step] - small[step]) / (more - less) for step in STEPS}
         cells = [f"{large[step] + slopes[step] * (10**9 - more):.0f} s" for step in STEPS]
-        print(f"| 1,000,000,000, extrapolated | 100,000 | {' | '.join(cells)} |")
+        print(f"| 1,000,000,000, extrapolated | | | {' | '.join(cells)} |")
 
 
-def measure(folder: Path, num_rows: int) -> tuple[list[str], dict[str, float]]:
+def measure(folder: Path, num_rows: int, nights: bool) -> tuple[list[str], dict[str, float]]:
     catalog, out = str(folder / "catalog"), str(folder / "ages")
-    write_catalog(catalog, num_rows)
+    write_catalog(catalog, num_rows, nights)
     all_units = units.cut(catalogs.read_parts(catalog), None)
     write_predictions(catalog, out, all_units[: len(all_units) // 2])
     ends = {"restart at half": step("start", catalog, out), "start": step("start", catalog, str(folder / "none"))}
+    ends["one unit"] = step("unit", catalog, out)
     write_predictions(catalog, out, all_units[len(all_units) // 2 :])
-    summary = {"num_rows": num_rows, "by_status": {"ok": num_rows}}
+    num_predicted = sum(units.read_counts(file)["statuses"]["ok"] for file in units.prediction_files(out))
+    summary = {"num_rows": num_predicted, "by_status": {"ok": num_predicted}}
     storage.write_bytes(units.summary_uri(out), json.dumps(summary).encode())
     ends["verify"] = step("verify", catalog, out)
-    cells = [f"{ends[name]['seconds']:.1f} s, {ends[name]['megabytes']:,.0f} MB" for name in STEPS]
+    cells = [f"{len(catalogs.list_parts(catalog)):,}", f"{len(all_units):,}"]
+    cells += [f"{ends[name]['seconds']:.1f} s, {ends[name]['megabytes']:,.0f} MB" for name in STEPS]
     return cells, {name: ends[name]["seconds"] for name in STEPS}
 
 
-def write_catalog(catalog: str, num_rows: int) -> None:
+def write_catalog(catalog: str, num_rows: int, nights: bool) -> None:
     """Adds the parts that are missing; rows of a smaller catalog are among those of a larger one."""
     assert num_rows % LISTED_PART_ROWS == 0, "whole parts only"
-    metadata = {"id": CATALOG_ID, "replaces": False, "settings": {"layout": "unlabelled", "source": "s3://bucket"}}
+    num_parts = num_rows // LISTED_PART_ROWS
+    for number in range(num_parts):
+        # of a night names are drawn from the whole range, so that no listing is passed over for its place
+        first, stride = (number, num_parts) if nights else (number * LISTED_PART_ROWS, 1)
+        keys = range(first, first + LISTED_PART_ROWS * stride, stride)
+        listing = number + 1 if nights else 1
+        write_part(catalog, f"part-{listing:05d}-{0 if nights else number:010d}.parquet", keys, "", False)
+        if nights and number:
+            again = range(number - 1, num_rows, stride * REPLACED)
+            write_part(catalog, f"part-{listing:05d}-{1:010d}.parquet", again, "again", True)
+    covered = schema.with_metadata("findings", {"id": CATALOG_ID, "parts": catalogs.list_parts(catalog)})
+    storage.write_table(catalogs.findings_uri(catalog), covered.empty_table())
+    catalogs.keep_footers(catalog)
+
+
+def write_part(catalog: str, name: str, keys: range, version: str, replaces: bool) -> None:
+    if storage.exists(f"{catalog}/{name}"):
+        return
+    metadata = {"id": CATALOG_ID, "replaces": replaces, "settings": {"layout": "unlabelled", "source": "s3://bucket"}}
     settings = schema.with_metadata("catalog", metadata)
     listed_at = pa.scalar(dt.datetime(2026, 1, 1, tzinfo=dt.UTC), schema.CATALOG.field("listed_at").type)
-    names = [f"part-00001-{number:010d}.parquet" for number in range(num_rows // LISTED_PART_ROWS)]
-    for number, name in enumerate(names):
-        if storage.exists(f"{catalog}/{name}"):
-            continue
-        keys = range(number * LISTED_PART_ROWS, (number + 1) * LISTED_PART_ROWS)
-        columns = {field.name: pa.nulls(len(keys), field.type) for field in settings}
-        columns["uri"] = pa.array([f"s3://bucket/{key // 10_000:06d}/{key:010d}.jpg" for key in keys])
-        columns["version"] = pa.array([f"{key * 0x9E3779B97F4A7C15 % 2**64:016x}" for key in keys])
-        columns["deleted"] = pa.repeat(False, len(keys))
-        columns["listed_at"] = pa.repeat(listed_at, len(keys))
-        storage.write_table(f"{catalog}/{name}", pa.table(list(columns.values()), schema=settings), ROW_GROUP_ROWS)
-    covered = schema.with_metadata("findings", {"id": CATALOG_ID, "parts": names})
-    storage.write_table(catalogs.findings_uri(catalog), covered.empty_table())
+    columns = {field.name: pa.nulls(len(keys), field.type) for field in settings}
+    columns["uri"] = pa.array([f"s3://bucket/{key // 10_000:06d}/{key:010d}.jpg" for key in keys])
+    columns["version"] = pa.array([f"{key * 0x9E3779B97F4A7C15 % 2**64:016x}{version}" for key in keys])
+    columns["deleted"] = pa.repeat(False, len(keys))
+    columns["listed_at"] = pa.repeat(listed_at, len(keys))
+    storage.write_table(f"{catalog}/{name}", pa.table(list(columns.values()), schema=settings), ROW_GROUP_ROWS)
 
 
 def write_predictions(catalog: str, out: str, some_units: list[units.Unit]) -> None:
-    num_rows = units.MAX_UNIT_ROWS
     run = {"model": MODEL, "age_groups": GROUPS, "unit_rows": None, "split": "", "mirror": False}
     run |= {"catalog": catalog, "catalog_id": CATALOG_ID}
-    metadata = {"run": run, "checkpoint": "none", "model_card": {}, "statuses": {"ok": num_rows}, "gone": {}}
-    table_schema = schema.with_metadata("predictions", metadata)
-    columns = {field.name: pa.nulls(num_rows, field.type) for field in table_schema}
-    columns |= {"face": pa.repeat(pa.scalar(0, pa.int32()), num_rows), "status": pa.repeat("ok", num_rows)}
-    columns |= {"model": pa.repeat(MODEL, num_rows), "group": pa.repeat("25-49", num_rows)}
-    columns["age"] = pa.array(np.linspace(0, 100, num_rows), pa.float32())
-    columns["age_cdf"] = pa.repeat(pa.scalar([0] * 101, pa.list_(pa.int32())), num_rows)
-    columns["age_std"] = columns["group_probability"] = columns["age"]
     for unit, rows in _rows_of(catalog, some_units):
+        num_rows = len(rows)
+        metadata = {"run": run, "checkpoint": "none", "model_card": {}, "statuses": {"ok": num_rows}, "gone": {}}
+        table_schema = schema.with_metadata("predictions", metadata)
+        columns = {field.name: pa.nulls(num_rows, field.type) for field in table_schema}
+        columns |= {"face": pa.repeat(pa.scalar(0, pa.int32()), num_rows), "status": pa.repeat("ok", num_rows)}
+        columns |= {"model": pa.repeat(MODEL, num_rows), "group": pa.repeat("25-49", num_rows)}
+        columns["age"] = pa.array(np.linspace(0, 100, num_rows), pa.float32())
+        columns["age_cdf"] = pa.repeat(pa.scalar([0] * 101, pa.list_(pa.int32())), num_rows)
+        columns["age_std"] = columns["group_probability"] = columns["age"]
         columns |= {"uri": rows["uri"], "version": rows["version"]}
         table = pa.table(list(columns.values()), schema=table_schema)
         storage.write_table(f"{out}/{unit.file_name(MODEL)}", table)
+    footers.keep(out, "predictions", footers.read(out, "predictions", units.read_counts))
 
 
 def _rows_of(catalog: str, some_units: list[units.Unit]) -> Iterator[tuple[units.Unit, pa.Table]]:
@@ -125,7 +147,7 @@ def step(name: str, catalog: str, out: str) -> dict[str, float]:
 
 
 def run_step(name: str, catalog: str, out: str) -> None:
-    from agescale import footers, scoring, verification
+    from agescale import scoring, verification
     from agescale.config import VerifyConfig
 
     started = time.monotonic()
@@ -134,6 +156,12 @@ def run_step(name: str, catalog: str, out: str) -> None:
         work = scoring.plan_work(footers.read(out, "predictions", units.read_counts), all_units, MODEL, ())
         num_standing = len(all_units) // 2 if storage.exists(out) else 0
         assert sum(len(task) for task in work.tasks(num_workers=1)) == len(all_units) - num_standing
+    elif name == "unit":  # of the oldest part: which of its rows are current
+        parts = catalogs.read_parts(catalog)
+        unit = units.cut(parts, None)[0]
+        rows = units.listed_rows(catalog, unit, [])
+        current = catalogs.Superseded(catalog, parts).current(rows, catalogs.listing_of(unit.part))
+        assert 0 < len(current) <= len(rows)
     else:
         found = verification.verify(VerifyConfig(catalog, out))
         assert found.problems == (), found.problems
