@@ -8,19 +8,20 @@ from pathlib import Path
 from conftest import RunJob
 
 START = """
-import ray
+import ray, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 from agescale.cluster import start_ray
 start_ray(has_dashboard=True)
 assert ray.get(ray.remote(lambda: 1).remote()) == 1
 """
 
 
-def test_a_job_starts_its_own_cluster_without_a_home_below_a_long_path_and_where_warnings_are_errors(
-    run_job: RunJob, tmp_path: Path
-) -> None:
+def test_a_job_starts_its_own_cluster_wherever_it_is(run_job: RunJob, tmp_path: Path) -> None:
+    """No home, a long path for temporary files, warnings as errors, few open files, a proxy that nobody is behind."""
     long = tmp_path / ("x" * 90)
     long.mkdir()
     env = {"HOME": "/dev/null", "TMPDIR": str(long), "PYTHONWARNINGS": "error", "RAY_AUTH_MODE": "token"}
+    env |= dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     started = run_job("-c", START, env=env)
     assert (started.returncode, started.stdout, started.stderr) == (0, "", "")
 
