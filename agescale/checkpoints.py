@@ -22,7 +22,9 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from typing import Any
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from agescale import storage, writers
@@ -324,9 +326,12 @@ def read_state_dict(uri: str, sha256: str = "") -> StateDict:
         raise ValueError(f"{uri}: its SHA-256 is {storage.sha256(data)}, not {sha256}")
     if uri.lower().endswith(".safetensors"):
         try:
-            return _unwrapped(_read_safetensors(data))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            tensors = safetensors.torch.load(data)
+        except (SafetensorError, ValueError) as error:
             raise ValueError(f"{uri}: damaged, or no file of safetensors ({' '.join(str(error).split())})") from error
+        if not tensors:
+            raise ValueError(f"{uri}: no tensor in it")
+        return _unwrapped(tensors)
     values: Any = tensors_in(uri, data)
     while isinstance(values, Mapping) and not any(isinstance(value, Tensor) for value in values.values()):
         inner = next((values[name] for name in CONTAINERS if isinstance(values.get(name), Mapping)), None)
@@ -348,32 +353,6 @@ def _unwrapped(tensors: StateDict) -> StateDict:
     """A state dict without what stands before all of its names."""
     while wrapper := next((each for each in WRAPPERS if all(name.startswith(each) for name in tensors)), None):
         tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
-    return tensors
-
-
-SAFETENSORS_TYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
-
-
-def _read_safetensors(data: bytes) -> StateDict:
-    """Tensors by name. The format: 8 bytes with the length of a header in JSON, which says type, shape and place of
-    each tensor in what follows, little-endian. Raises ValueError, KeyError or TypeError for what is none."""
-    size = int.from_bytes(data[:8], "little")
-    if not 2 <= size <= len(data) - 8:
-        raise ValueError(f"a header of {size:,} bytes in a file of {len(data):,}")
-    header, body = json.loads(data[8 : 8 + size]), bytearray(data[8 + size :])
-    header.pop("__metadata__", None)
-    tensors = {}
-    for name, about in header.items():
-        (start, stop), dtype = about["data_offsets"], SAFETENSORS_TYPES[about["dtype"]]
-        if not 0 <= start <= stop <= len(body):
-            raise ValueError(f"{name} ends at {stop:,} of {len(body):,} bytes")
-        values = torch.frombuffer(body[start:stop], dtype=dtype) if stop > start else torch.empty(0, dtype=dtype)
-        tensors[name] = values.reshape(about["shape"])
-    if not tensors:
-        raise ValueError("no tensor in it")
     return tensors
 
 

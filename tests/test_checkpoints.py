@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from agescale import checkpoints, storage
@@ -124,19 +125,6 @@ def test_loading_runs_no_code(tmp_path: Path) -> None:
 STATE = {"conv1.weight": torch.arange(12.0).reshape(3, 4), "fc.bias": torch.ones(3, dtype=torch.float16)}
 
 
-def as_safetensors(tensors: dict[str, torch.Tensor]) -> bytes:
-    types = {torch.float32: "F32", torch.float16: "F16"}
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    body = b""
-    for name, tensor in tensors.items():
-        data = tensor.numpy().tobytes()
-        offsets = [len(body), len(body) + len(data)]
-        header[name] = {"dtype": types[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
-        body += data
-    head = json.dumps(header).encode()
-    return len(head).to_bytes(8, "little") + head + body
-
-
 WRAPPED: dict[str, Any] = {
     "as it is": STATE,
     "DataParallel": {f"module.{name}": tensor for name, tensor in STATE.items()},
@@ -155,7 +143,7 @@ def test_weights_of_others_are_read_whatever_they_are_wrapped_in(wrapping: str, 
     if ending != "safetensors":
         torch.save(WRAPPED[wrapping], file)
     elif all(isinstance(value, torch.Tensor) for value in WRAPPED[wrapping].values()):
-        file.write_bytes(as_safetensors(WRAPPED[wrapping]))
+        file.write_bytes(safetensors.torch.save(WRAPPED[wrapping]))
     else:
         return
     torch.testing.assert_close(checkpoints.read_state_dict(str(file)), STATE)
@@ -185,7 +173,7 @@ def test_what_holds_no_state_dict_is_told_in_one_line(what: str, tmp_path: Path)
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
 def test_weights_cut_anywhere_are_told_in_one_line(ending: str, tmp_path: Path) -> None:
     file = tmp_path / f"w.{ending}"
-    torch.save(STATE, file) if ending == "pth" else file.write_bytes(as_safetensors(STATE))
+    torch.save(STATE, file) if ending == "pth" else file.write_bytes(safetensors.torch.save(STATE))
     data = file.read_bytes()
     for tenth in range(10):
         file.write_bytes(data[: len(data) * tenth // 10])
