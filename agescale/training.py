@@ -7,6 +7,7 @@ itself; ``last/`` is ours and not Ray's, because it must outlive the driver at a
 from __future__ import annotations
 
 import contextlib
+import copy
 import faulthandler
 import logging
 import math
@@ -297,8 +298,8 @@ def _from_the_next_epoch(dataset: ray.data.Dataset, out: str) -> ray.data.Datase
 
 
 def _in_order() -> ray.data.ExecutionOptions:
-    """Ray Train's own options, but that blocks come, and are dealt out, in their order and not as they are ready."""
-    options = ray.train.DataConfig.default_ingest_options()
+    """This process's options, but that blocks come, and are dealt out, in their order and not as they are ready."""
+    options = copy.copy(ray.data.DataContext.get_current().execution_options)
     options.preserve_order = True
     return options
 
