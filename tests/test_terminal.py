@@ -182,6 +182,7 @@ def test_the_last_line_of_progress_is_said_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0)
+    monkeypatch.setattr(progress.ImageProgress, "_watch", lambda self: None)  # it would say that it waits, all the time
     with progress.ImageProgress("scoring", 10) as shown:
         shown.add(5)
         shown.total = 7  # three of the ten are no longer there
