@@ -11,11 +11,12 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,6 +27,13 @@ PAGE_FILES = 1000
 """Files of a page; the most that an object store tells in one answer."""
 LAST = "\U0010ffff"
 """Sorts behind every letter that a name may hold."""
+
+NUM_PROBES, PROBES_PER_RANGE = 2000, 16
+"""Requests that show where the files are, before they are listed in so many ranges: some seconds, 16 at a time."""
+MAX_LETTERS = 1000
+"""Requests for the letters behind one beginning of names, one after the other."""
+PIECES = 100
+"""Pieces of a page that is known; between them may be cut."""
 
 
 @dataclass(frozen=True)
@@ -86,20 +94,19 @@ def pages(uri: str, after: str = "", until: str | None = None) -> Iterator[list[
 def cut(uri: str, num: int) -> list[tuple[str, str | None]]:
     """About ``num`` ranges of relative paths, ``(after, until)`` as ``pages`` takes them, that hold every file once.
 
-    Cut at folders; at single letters where the store can jump to any name, so that a folder of hashed names falls into
-    ranges too. Asks for names only, about as often as there are ranges, and knows nothing of their sizes.
+    Where the store can jump to any name they are of like size (the largest has hardly ever four times its share), as
+    far as some NUM_PROBES + ``num`` PROBES_PER_RANGE requests tell; fewer where pages are fewer. Elsewhere they are cut
+    at folders, whose names are asked for about as often as there are ranges, and nothing is known of their sizes.
     """
     uri = storage.absolute(uri)
-    grow: Callable[[str], list[str]] = partial(_next_letters, uri)
-    if not storage.is_remote(uri) or not _lists_by_name(uri):
-        grow = partial(_subfolders, partial(_read_prefix if storage.is_remote(uri) else _read_folder, uri))
-    prefixes, has_grown = [""], True
-    with storage.read_pool() as pool:
-        while has_grown and len(prefixes) < num:
-            longer = list(pool.map(grow, prefixes))
-            has_grown = any(longer)
-            prefixes = [each for prefix, found in zip(prefixes, longer, strict=True) for each in found or [prefix]]
-    cuts = prefixes[:: math.ceil(len(prefixes) / num)][1:]
+    if storage.is_remote(uri) and _lists_by_name(uri):
+        spans = _spans(uri, num)
+        ends = np.cumsum([0, *(span.num_files for span in spans)])
+        lasts = np.searchsorted(ends[1:-1], ends[-1] * np.arange(1, num) / num)
+        cuts = list(dict.fromkeys(span.after for last in lasts.tolist() for span in spans[last + 1 : last + 2]))
+    else:
+        prefixes = _folders(partial(_read_prefix if storage.is_remote(uri) else _read_folder, uri), num)
+        cuts = prefixes[:: math.ceil(len(prefixes) / num)][1:]
     return list(zip(["", *cuts], [*cuts, None], strict=True))
 
 
@@ -165,6 +172,17 @@ def _read_prefix(uri: str, folder: str) -> Entries:
     yield from sorted(waiting)
 
 
+def _folders(read: Callable[[str], Entries], num: int) -> list[str]:
+    """At least ``num`` folders that hold everything, where there are so many, and the files beside them."""
+    prefixes, has_grown = [""], True
+    with storage.read_pool() as pool:
+        while has_grown and len(prefixes) < num:
+            longer = list(pool.map(partial(_subfolders, read), prefixes))
+            has_grown = any(longer)
+            prefixes = [each for prefix, found in zip(prefixes, longer, strict=True) for each in found or [prefix]]
+    return prefixes
+
+
 def _subfolders(read: Callable[[str], Entries], folder: str) -> list[str]:
     return [path for path, _ in read(folder) if path.endswith("/")]
 
@@ -199,17 +217,114 @@ def _read_range(uri: str, after: str, until: str | None) -> Iterator[Listed]:
                 yield _describe_object(uri, path, info)
 
 
-def _next_letters(uri: str, prefix: str) -> list[str]:
-    """``prefix`` with each of the letters that stand behind it in a key."""
+@dataclass(frozen=True)
+class _Span:
+    """Some files in a row: those behind ``after``, about so many. Where they are more than a page, ``prefix`` is what
+    all of their names start with, and ``level`` how many letters have been told apart to get here."""
+
+    after: str
+    num_files: float
+    prefix: str | None = None
+    level: int = 0
+
+
+def _spans(uri: str, num_ranges: int) -> list[_Span]:
+    """Everything below ``uri``, in order, in spans that are small beside a range.
+
+    A span of many files is cut letter by letter: in turns those that seem to hold a good part of a range, the largest
+    first, and, because what their first page promises may be wrong, those that have been looked at least.
+    """
+    spans, num_left = [_Span("", math.inf, "")], NUM_PROBES + PROBES_PER_RANGE * num_ranges
+    at_once = storage.NUM_READ_THREADS
+    with storage.read_pool() as pool:
+        while num_left > 0 and (unknown := [span for span in spans if span.prefix is not None]):
+            enough = sum(span.num_files for span in spans) / num_ranges / 4
+            large = [span for span in unknown if span.num_files > enough]
+            chosen = heapq.nlargest(at_once, large, key=lambda span: span.num_files)
+            chosen += heapq.nsmallest(at_once, unknown, key=lambda span: span.level)
+            chosen = list(dict.fromkeys(chosen))
+            closer = dict(zip(chosen, pool.map(partial(_by_letters, uri), chosen), strict=True))
+            num_left -= sum(num_asked for _, num_asked in closer.values())
+            spans = [each for span in spans for each in (closer[span][0] if span in closer else [span])]
+    return spans
+
+
+def _by_letters(uri: str, span: _Span) -> tuple[list[_Span], int]:
+    """A span of many files cut at the next letter of their names, and the number of requests that it took.
+
+    A letter of few names is known when a page ends behind it, and cut between any of them. One that fills a page
+    becomes a span of its own, of as many files as ``_num_files`` makes of that page.
+    """
+    spans: list[_Span] = []
+    num_asked, after, prefix = 0, span.after, span.prefix or ""
+    while num_asked < MAX_LETTERS:
+        paths, is_all = _paths_behind(uri, prefix, after, PAGE_FILES)
+        num_asked += 1
+        letter = paths[-1][: len(prefix) + 1] if paths and not is_all else None
+        few = [path for path in paths if letter is None or not path.startswith(letter)]
+        if few:
+            step = math.ceil(len(few) / PIECES)
+            starts = [after, *few[step - 1 :: step]]
+            pieces = (few[start : start + step] for start in range(0, len(few), step))
+            spans += [_Span(start, len(piece)) for start, piece in zip(starts, pieces, strict=False)]
+            after = few[-1]
+        elif letter is not None:
+            common = _common(paths[0], paths[-1])
+            branches = _branches(uri, letter, common)
+            longest = (branches or [common])[-1]
+            num_asked += len(branches) + (longest != letter)
+            spans.append(_Span(letter, _num_files(paths, common, len(branches)), longest, span.level + 1))
+            after = letter + LAST
+        if letter is None:
+            return spans, num_asked
+    return [
+        *spans,
+        _Span(after, sum(each.num_files for each in spans)),
+    ], num_asked  # of a script of thousands of letters
+
+
+def _branches(uri: str, prefix: str, path: str) -> list[str]:
+    """Where later names that start with ``prefix`` part from ``path``, which starts with it, too: ever shorter
+    beginnings of it, the last of which all of them have."""
     found: list[str] = []
-    start = _key(uri, prefix)
-    while True:
-        answer = storage.list_objects(uri, Prefix=_key(uri, prefix), StartAfter=start, MaxKeys=1)
-        letters = [_relative(uri, item["Key"])[: len(prefix) + 1] for item in answer.get("Contents", [])]
-        if not letters or letters[0] in found:
-            return found
-        found += letters
-        start = _key(uri, letters[0] + LAST)
+    while len(path) > len(prefix):
+        behind, _ = _paths_behind(uri, prefix, path + LAST, 1)
+        if not behind:
+            break
+        path = _common(path, behind[0])
+        found.append(path)
+    return found
+
+
+def _common(one: str, other: str) -> str:
+    """What two names begin with alike.
+
+    >>> _common("2026/07/15", "2026/08/01")
+    '2026/0'
+    """
+    alike = itertools.takewhile(lambda letters: letters[0] == letters[1], zip(one, other, strict=False))
+    return one[: sum(1 for _ in alike)]
+
+
+def _num_files(paths: Sequence[str], common: str, num_branches: int) -> float:
+    """About how many files there are of which ``paths`` are the first and all start with ``common``: as if the letters
+    behind it went on as densely, and there were as many letters at each of the branches before.
+
+    Half of what starts with "00", one branch up, where there are 16 letters:
+
+    >>> round(_num_files([f"00{number:02x}" for number in range(128)], "00", num_branches=1))
+    4096
+    """
+    tails = [path[len(common) :] for path in paths]
+    num_letters = [len({tail[place : place + 1] for tail in tails}) for place in range(4)]
+    num_pairs = len({tail[:2] for tail in tails})
+    return len(paths) * max(num_letters) * num_letters[1] / num_pairs * float(max(num_letters)) ** num_branches
+
+
+def _paths_behind(uri: str, prefix: str, after: str, most: int) -> tuple[list[str], bool]:
+    """The first ``most`` relative paths that start with ``prefix`` and sort behind ``after``; whether these are all."""
+    answer = storage.list_objects(uri, Prefix=_key(uri, prefix), StartAfter=_key(uri, after), MaxKeys=most)
+    return [_relative(uri, item["Key"]) for item in answer.get("Contents", [])], not answer["IsTruncated"]
 
 
 def _answers(uri: str, folder: str, **arguments: Any) -> Iterator[dict[str, Any]]:

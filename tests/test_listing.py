@@ -3,7 +3,9 @@ of our own): the same files in the same order, in ranges too; and listings made 
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import datetime as dt
 import gzip
 import hashlib
 import itertools
@@ -11,6 +13,7 @@ import json
 import os
 import random
 import socket
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,15 +136,91 @@ def test_a_folder_without_folders_is_one_range_where_one_cannot_jump(tmp_path: P
     assert listing.cut(str(tmp_path), 4) == [("", None)]
 
 
-def test_a_bucket_of_hashed_names_falls_into_ranges_of_like_size(sorted_store: SortedStore) -> None:
-    names = [hashlib.md5(str(index).encode()).hexdigest() for index in range(2000)]
-    sorted_store.keys = {f"photos of 2026/batch-01/img_{name}.jpg" for name in names} | {"other"}
-    ranges = listing.cut("s3://bucket", 64)
-    assert sorted_store.num_requests < 500
-    sizes = [sum(map(len, listing.pages("s3://bucket", *each))) for each in ranges]
-    assert sum(sizes) == 2001
-    assert len(ranges) > 40
-    assert max(sizes) < 5 * 2000 / 64
+def digest(number: int) -> str:
+    return hashlib.md5(str(number).encode()).hexdigest()
+
+
+def days_of_which_one_is_huge(number: int) -> str:
+    day = 200 if number % 10 else number // 10 % 365
+    return f"2026/{1 + day // 31:02d}/{1 + day % 31:02d}/{digest(number)}.jpg"
+
+
+def users_of_very_different_size(number: int) -> str:
+    user = int(1 / (0.002 + int(digest(number)[:8], 16) / 2**32))
+    return f"users/{uuid.uuid5(uuid.NAMESPACE_URL, str(user))}/{uuid.UUID(digest(number))}.jpg"
+
+
+def cameras(number: int) -> str:
+    moment = dt.datetime(2026, 7, 1) + dt.timedelta(seconds=3 * number)
+    return f"cam{digest(number % 100)[:4]}/IMG_{moment:%Y%m%d_%H%M%S}.jpg"
+
+
+NAMINGS: dict[str, Callable[[int], str]] = {
+    "hashes": lambda number: f"photos of 2026/batch-01/img_{digest(number)}.jpg",
+    "one huge day": days_of_which_one_is_huge,
+    "one huge day, without folders": lambda number: days_of_which_one_is_huge(number).replace("/", "-"),
+    "numbers": "{:09d}.jpg".format,
+    "numbers of any length": "photo {}.jpg".format,
+    "users": users_of_very_different_size,
+    "cameras": cameras,
+    "folders of one file": lambda number: f"{digest(number)}/face.jpg",
+    "folders of ten numbers": lambda number: f"people/{number // 10:06d}/{number % 10}.jpg",
+    "a folder of hashes among many small ones": lambda number: (
+        f"{'b' if number % 2 else f'a/{number % 9999}'}/{digest(number)}.jpg"
+    ),
+}
+
+
+class LargeStore(SortedStore):
+    """Finds its keys, which stay as they are, in no time."""
+
+    def __init__(self, keys: list[str]) -> None:
+        super().__init__()
+        self.sorted = sorted(keys)
+
+    def list_objects(self, uri: str, **request: Any) -> dict[str, Any]:
+        if "Delimiter" in request:
+            return {"Contents": [], "CommonPrefixes": [], "IsTruncated": False}
+        self.num_requests += 1
+        first = max(
+            bisect.bisect_left(self.sorted, request["Prefix"]), bisect.bisect(self.sorted, request["StartAfter"])
+        )
+        stop = bisect.bisect(self.sorted, request["Prefix"] + listing.LAST)
+        told = self.sorted[first : min(stop, first + request["MaxKeys"])]
+        return {"Contents": [{"Key": key} for key in told], "IsTruncated": first + len(told) < stop}
+
+
+@pytest.mark.parametrize("num", [4, 64])
+@pytest.mark.parametrize("naming", NAMINGS)
+def test_ranges_are_of_like_size_wherever_the_files_are(naming: str, num: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """100,000 files in pages of 20, which is as hard as 5,000,000 in pages of 1000."""
+    monkeypatch.setattr(listing, "PAGE_FILES", 20)
+    names = sorted(map(NAMINGS[naming], range(100_000)))
+    store = LargeStore([f"in/{name}" for name in names])
+    monkeypatch.setattr(storage, "list_objects", store.list_objects)
+    ranges = listing.cut("s3://bucket/in", num)
+    assert store.num_requests < 1.2 * (listing.NUM_PROBES + listing.PROBES_PER_RANGE * num)
+    assert num / 2 <= len(ranges) <= num
+    assert (ranges[0][0], ranges[-1][1]) == ("", None)
+    assert all(until == after for (_, until), (after, _) in itertools.pairwise(ranges))
+    ends = [0, *(bisect.bisect(names, after) for after, _ in ranges[1:]), len(names)]
+    sizes = [end - start for start, end in itertools.pairwise(ends)]
+    assert min(sizes) > 0
+    assert max(sizes) < 3 * len(names) / num
+
+
+def test_a_source_that_is_empty_by_now_is_one_range(sorted_store: SortedStore) -> None:
+    assert listing.cut("s3://bucket/in", 64) == [("", None)]
+
+
+def test_few_files_are_cut_by_what_their_pages_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = sorted(map(days_of_which_one_is_huge, range(20_000)))
+    store = LargeStore(names)
+    monkeypatch.setattr(storage, "list_objects", store.list_objects)
+    ranges = listing.cut("s3://bucket", 16)
+    ends = [0, *(bisect.bisect(names, after) for after, _ in ranges[1:]), len(names)]
+    assert max(end - start for start, end in itertools.pairwise(ends)) < 1.1 * len(names) / 16
+    assert store.num_requests < 5 * len(names) / listing.PAGE_FILES
 
 
 def test_a_store_that_sorts_keys_is_asked_once_for_a_thousand_files_whatever_their_folders(
