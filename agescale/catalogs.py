@@ -155,16 +155,19 @@ def read_catalog(
 
     Never ask for ``image`` here: it would hold all pictures at once; ``load_faces`` reads them where they are needed.
     """
+    return pa.concat_tables([choose(rows) for rows in current_rows(uri, columns, parts)])
+
+
+def current_rows(uri: str, columns: Sequence[str], parts: Sequence[str] = ()) -> Iterator[pa.Table]:
+    """The rows of ``read_catalog``, part by part in their order."""
     assert "image" not in columns, "images are read by load_faces"
     chosen = [part for part in read_parts(uri) if not parts or part.name in parts]
     superseded = Superseded(uri, chosen)
     wanted, told = list(dict.fromkeys([*columns, "uri", "deleted"])), [*columns, "part", "row"]
-    found = []
     for part in chosen:
         rows = read_part(uri, part.name, wanted)
         rows = superseded.current(rows.filter(pc.invert(rows["deleted"])), listing_of(part.name))
-        found.append(choose(rows.select(told)))
-    return pa.concat_tables(found)
+        yield rows.select(told)
 
 
 def keys_of(rows: pa.Table) -> pa.Array:

@@ -103,7 +103,8 @@ class Judgement:
     group_counts: Mapping[str, Sequence[int]] = field(
         default_factory=dict
     )  # of the labels, by split, in all the catalog
-    errors: pa.Table | None = None  # a row for each face that is not judged quite right, the worst first
+    errors: pa.Table | None = None  # a row for each face that is not judged quite right, the worst first, if not of
+    num_errors: int = 0  # all of them
 
 
 def claim(out: str, others: Mapping[str, str]) -> None:
@@ -172,7 +173,8 @@ def render(judged: Judgement) -> str:
         comparisons=[(BREAKDOWNS.get(key, ""), rows) for key, rows in central.comparisons.items()],
         breakdowns=[(BREAKDOWNS[key], key, rows) for key, rows in central.breakdowns.items() if rows],
         galleries=[_gallery(gallery) for gallery in judged.galleries if gallery.faces],
-        num_errors=len(judged.errors) if judged.errors is not None else 0,
+        num_errors=judged.num_errors,
+        num_listed=len(judged.errors) if judged.errors is not None else 0,
         errors_name=ERRORS,
         group_counts=list(judged.group_counts),
         rows_of_groups=list(zip(group_names, zip(*judged.group_counts.values(), strict=True), strict=True))

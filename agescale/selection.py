@@ -6,7 +6,7 @@ Rows in, rows out; every choice is a stable hash of the image, the same on every
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -86,17 +86,20 @@ def fill_gender(rows: pa.Table, predictions: pa.Table) -> pa.Table:
     predictions = predictions.filter(pc.is_valid(predictions["gender"]))
     predicted = predictions.group_by(["uri", "version"]).aggregate([("gender", "min")])
     predicted = predicted.rename_columns(["uri", "version", "predicted_gender"])
-    if not pc.any(pc.is_in(predicted["uri"], rows["uri"].combine_chunks())).as_py():
-        raise ValueError("--gender-from: these predictions tell the gender of none of the catalog's images")
-    ours, theirs = (
-        set(pc.unique(column).drop_null().to_pylist()) for column in (rows["gender"], predictions["gender"])
-    )
-    if ours and not theirs <= ours:
-        raise ValueError(f"--gender-from: the predictions say {sorted(theirs)}, where the catalog says {sorted(ours)}")
+    is_any = pc.any(pc.is_in(predicted["uri"], rows["uri"].combine_chunks())).as_py()
+    check_genders(is_any, *(pc.unique(table["gender"]).drop_null().to_pylist() for table in (rows, predictions)))
     rows = rows.join(predicted, keys=["uri", "version"], join_type="left outer")
     gender = pc.coalesce(rows["gender"], rows["predicted_gender"])
     rows = rows.set_column(rows.schema.get_field_index("gender"), "gender", gender)
     return rows.drop_columns(["predicted_gender"])
+
+
+def check_genders(is_any: bool, ours: Iterable[str], theirs: Iterable[str]) -> None:
+    """Raises ValueError where predictions tell the gender of none of the images, or others than the catalog knows."""
+    if not is_any:
+        raise ValueError("--gender-from: these predictions tell the gender of none of the catalog's images")
+    if set(ours) and not set(theirs) <= set(ours):
+        raise ValueError(f"--gender-from: the predictions say {sorted(theirs)}, where the catalog says {sorted(ours)}")
 
 
 def coarsen_labels(rows: pa.Table, share: float, age_groups: AgeGroups) -> pa.Table:

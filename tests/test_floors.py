@@ -55,6 +55,7 @@ FLOORS = (
         "trials",
         "report",
         "sweep_report",
+        "judged",
         "evaluation",
         "writers",
         "photos",
