@@ -173,7 +173,7 @@ def read_predictions(uri: str, listed: Listed, group_names: list[str], regroup: 
     anything is. Of one model, whose metadata the files say alike; else raises ValueError.
 
     The groups are told as stored or, with ``regroup``, derived from the distributions. An image takes another one's
-    prediction where the hashes of their keys are the same: of 10,000,000 images any does with a chance of 1 in 100,000.
+    prediction where the hashes of their keys are the same: of 10,000,000 images any does with a chance of 1 in 300,000.
     """
     files = units.prediction_files(uri)
     if len(models := {units.read_metadata(file)["run"]["model"] for file in files}) > 1:

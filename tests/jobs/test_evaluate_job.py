@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agescale import age_cdf, catalogs, checkpoints, images, schema, storage, synthetic, units
+from agescale import age_cdf, catalogs, checkpoints, evaluation, images, schema, storage, synthetic, units
 from agescale.age_groups import AgeGroups
 from agescale.age_model import ModelSpec
 from agescale.config import EvaluateConfig
@@ -314,6 +314,15 @@ def test_the_worst_of_every_split_are_shown_with_their_folders_and_all_errors_ar
     sizes = [abs(float(row["error"])) for row in errors]
     assert sizes == sorted(sizes, reverse=True)
     assert "errors.csv beside this page has all 15" in page
+
+
+def test_of_very_many_errors_the_table_has_the_worst(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "MAX_ERRORS", 3)
+    rows = [image_row(i, "test", 30.0) for i in range(9)]
+    judge(tmp_path, rows, [prediction(row, 30.0 + i) for i, row in enumerate(rows)])
+    assert [row["error"] for row in errors_of(tmp_path)] == ["8", "7", "6"]
+    page = " ".join((tmp_path / "report" / "report.html").read_text().split())
+    assert "errors.csv beside this page has the first 3 of 8 that are not quite right" in page
 
 
 def test_names_that_a_spreadsheet_would_run_are_harmless_in_the_table_of_errors(tmp_path: Path) -> None:
