@@ -2,10 +2,12 @@
 
 python benchmarks/scale.py --num-rows 1000000 10000000
 python benchmarks/scale.py --num-rows 10000000 --nights
+python benchmarks/scale.py --num-rows 1000000 10000000 --labels
 
 Writes a catalog and predictions with invented keys, and measures each step in a process of its own: seconds and peak
 memory of the driver. The last line extrapolates from the two largest. With --nights each part is a listing of its own,
-which also names a hundredth of the images of the night before again.
+which also names a hundredth of the images of the night before again. With --labels each image has an age, and the steps
+are to choose and plan what a training learns from, and to evaluate the predictions.
 """
 
 from __future__ import annotations
@@ -26,12 +28,14 @@ import pyarrow as pa
 import tyro
 
 from agescale import catalogs, footers, schema, storage, units
+from agescale.age_groups import AgeGroups
 from agescale.cataloging import LISTED_PART_ROWS
 from agescale.changes import ROW_GROUP_ROWS
 
 MODEL, GROUPS, CATALOG_ID = "0123456789abcdef", "25-years", "0" * 32
 ROOT = Path(__file__).parents[1]
 STEPS = ("start", "one unit", "restart at half", "verify")
+LABEL_STEPS = ("train", "evaluate")
 REPLACED = 100
 """Of so many images of a night one is listed again in the next."""
 
@@ -42,65 +46,72 @@ class ScaleConfig:
     """Sizes of the catalog, ascending; multiples of 100,000."""
     nights: bool = False
     """As many listings as parts, instead of one."""
+    labels: bool = False
+    """What labels are for, instead of what scoring is."""
     out: str = ""
     """Folder to work in; 100,000,000 rows take about 3 GB. Default: a temporary one."""
 
 
 def main(config: ScaleConfig) -> None:
+    steps = LABEL_STEPS if config.labels else STEPS
     with tempfile.TemporaryDirectory(dir=config.out or None) as folder:
-        print(f"| rows | parts | files | {' | '.join(STEPS)} |\n| --- | --- | --- {'| --- ' * len(STEPS)}|")
+        print(f"| rows | parts | files | {' | '.join(steps)} |\n| --- | --- | --- {'| --- ' * len(steps)}|")
         seconds: list[dict[str, float]] = []
         for num_rows in config.num_rows:
             place = Path(folder, str(num_rows)) if config.nights else Path(folder)
-            cells, taken = measure(place, num_rows, config.nights)
-            seconds.append(taken)
+            ends = measure(str(place / "catalog"), str(place / "ages"), num_rows, config)
+            seconds.append({name: ends[name]["seconds"] for name in steps})
+            cells = [f"{len(catalogs.list_parts(f'{place}/catalog')):,}", f"{len(units.list_files(f'{place}/ages')):,}"]
+            cells += [f"{ends[name]['seconds']:.1f} s, {ends[name]['megabytes']:,.0f} MB" for name in steps]
             print(f"| {num_rows:,} | {' | '.join(cells)} |", flush=True)
-    if len(config.num_rows) > 1:
+    if len(config.num_rows) > 1 and not config.labels:
         (less, more), (small, large) = config.num_rows[-2:], seconds[-2:]
         slopes = {step: (large[step] - small[step]) / (more - less) for step in STEPS}
         cells = [f"{large[step] + slopes[step] * (10**9 - more):.0f} s" for step in STEPS]
         print(f"| 1,000,000,000, extrapolated | | | {' | '.join(cells)} |")
 
 
-def measure(folder: Path, num_rows: int, nights: bool) -> tuple[list[str], dict[str, float]]:
-    catalog, out = str(folder / "catalog"), str(folder / "ages")
-    write_catalog(catalog, num_rows, nights)
+def measure(catalog: str, out: str, num_rows: int, config: ScaleConfig) -> dict[str, dict[str, float]]:
+    write_catalog(catalog, num_rows, config)
     all_units = units.cut(catalogs.read_parts(catalog), None)
+    if config.labels:
+        write_predictions(catalog, out, all_units)
+        return {name: step(name, catalog, out) for name in LABEL_STEPS}
     write_predictions(catalog, out, all_units[: len(all_units) // 2])
-    ends = {"restart at half": step("start", catalog, out), "start": step("start", catalog, str(folder / "none"))}
+    ends = {"restart at half": step("start", catalog, out), "start": step("start", catalog, f"{out}-none")}
     ends["one unit"] = step("unit", catalog, out)
     write_predictions(catalog, out, all_units[len(all_units) // 2 :])
     num_predicted = sum(units.read_counts(file)["statuses"]["ok"] for file in units.prediction_files(out))
     summary = {"num_rows": num_predicted, "by_status": {"ok": num_predicted}}
     storage.write_bytes(units.summary_uri(out), json.dumps(summary).encode())
-    ends["verify"] = step("verify", catalog, out)
-    cells = [f"{len(catalogs.list_parts(catalog)):,}", f"{len(all_units):,}"]
-    cells += [f"{ends[name]['seconds']:.1f} s, {ends[name]['megabytes']:,.0f} MB" for name in STEPS]
-    return cells, {name: ends[name]["seconds"] for name in STEPS}
+    return ends | {"verify": step("verify", catalog, out)}
 
 
-def write_catalog(catalog: str, num_rows: int, nights: bool) -> None:
+def write_catalog(catalog: str, num_rows: int, config: ScaleConfig) -> None:
     """Adds the parts that are missing; rows of a smaller catalog are among those of a larger one."""
     assert num_rows % LISTED_PART_ROWS == 0, "whole parts only"
-    num_parts = num_rows // LISTED_PART_ROWS
+    num_parts, nights = num_rows // LISTED_PART_ROWS, config.nights
     for number in range(num_parts):
         # of a night names are drawn from the whole range, so that no listing is passed over for its place
         first, stride = (number, num_parts) if nights else (number * LISTED_PART_ROWS, 1)
         keys = range(first, first + LISTED_PART_ROWS * stride, stride)
         listing = number + 1 if nights else 1
-        write_part(catalog, f"part-{listing:05d}-{0 if nights else number:010d}.parquet", keys, "", False)
+        write_part(
+            catalog, f"part-{listing:05d}-{0 if nights else number:010d}.parquet", keys, "", False, config.labels
+        )
         if nights and number:
             again = range(number - 1, num_rows, stride * REPLACED)
-            write_part(catalog, f"part-{listing:05d}-{1:010d}.parquet", again, "again", True)
+            write_part(catalog, f"part-{listing:05d}-{1:010d}.parquet", again, "again", True, config.labels)
     covered = schema.with_metadata("findings", {"id": CATALOG_ID, "parts": catalogs.list_parts(catalog)})
     storage.write_table(catalogs.findings_uri(catalog), covered.empty_table())
     catalogs.keep_footers(catalog)
 
 
-def write_part(catalog: str, name: str, keys: range, version: str, replaces: bool) -> None:
+def write_part(catalog: str, name: str, keys: range, version: str, replaces: bool, labels: bool) -> None:
     if storage.exists(f"{catalog}/{name}"):
         return
-    metadata = {"id": CATALOG_ID, "replaces": replaces, "settings": {"layout": "unlabelled", "source": "s3://bucket"}}
+    told = {"layout": "csv", "age_groups": AgeGroups.parse(GROUPS).format()} if labels else {"layout": "unlabelled"}
+    metadata = {"id": CATALOG_ID, "replaces": replaces, "settings": {"source": "s3://bucket", "pack": 0} | told}
     settings = schema.with_metadata("catalog", metadata)
     listed_at = pa.scalar(dt.datetime(2026, 1, 1, tzinfo=dt.UTC), schema.CATALOG.field("listed_at").type)
     columns = {field.name: pa.nulls(len(keys), field.type) for field in settings}
@@ -108,6 +119,12 @@ def write_part(catalog: str, name: str, keys: range, version: str, replaces: boo
     columns["version"] = pa.array([f"{key * 0x9E3779B97F4A7C15 % 2**64:016x}{version}" for key in keys])
     columns["deleted"] = pa.repeat(False, len(keys))
     columns["listed_at"] = pa.repeat(listed_at, len(keys))
+    if labels:
+        age_N = np.random.default_rng(keys.start).integers(0, 90, len(keys)).astype(np.float32)
+        columns |= {"age_low": pa.array(age_N), "age_high": pa.array(age_N + 1)}
+        columns["gender"] = pa.array(np.array(["male", "female"])[age_N.astype(int) % 2])
+        columns["split"] = pa.array(np.array(["train"] * 8 + ["val", "test"])[np.arange(len(keys)) % 10])
+        columns["content_hash"] = pa.array([f"{key:064x}" for key in keys])
     storage.write_table(f"{catalog}/{name}", pa.table(list(columns.values()), schema=settings), ROW_GROUP_ROWS)
 
 
@@ -147,8 +164,8 @@ def step(name: str, catalog: str, out: str) -> dict[str, float]:
 
 
 def run_step(name: str, catalog: str, out: str) -> None:
-    from agescale import scoring, verification
-    from agescale.config import VerifyConfig
+    from agescale import evaluation, scoring, training_plan, verification
+    from agescale.config import EvaluateConfig, TrainConfig, VerifyConfig
 
     started = time.monotonic()
     if name == "start":
@@ -162,6 +179,11 @@ def run_step(name: str, catalog: str, out: str) -> None:
         rows = units.listed_rows(catalog, unit, [])
         current = catalogs.Superseded(catalog, parts).current(rows, catalogs.listing_of(unit.part))
         assert 0 < len(current) <= len(rows)
+    elif name == "train":
+        config = TrainConfig(catalog=catalog, out=f"{out}-run", weights="")
+        training_plan.build_plan(config, training_plan.select(config))
+    elif name == "evaluate":
+        evaluation.evaluate(EvaluateConfig(catalog, out, f"{out}-report"))
     else:
         found = verification.verify(VerifyConfig(catalog, out))
         assert found.problems == (), found.problems
