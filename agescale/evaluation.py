@@ -39,14 +39,15 @@ NOT_PREDICTED = "no prediction"
 
 @dataclass(frozen=True)
 class Rows:
-    """All current rows of the catalog, in its order, with what was predicted of each; arrays (N,)."""
+    """All current rows of the catalog with what was predicted of each; arrays (N,), in the order of its parts and of
+    the rows in them. What is drawn by chance (samples, persons) depends on it, and is the same every time."""
 
     listed: Listed
     outcomes: Outcomes
     said: Said
     age_std_N: np.ndarray  # and
     probability_N: np.ndarray  # of the predicted group: NaN also where a model does not learn how sure it is
-    parts: dict[str, tuple[np.ndarray, list[str]]]  # of PARTS: index into the names, -1 = unknown
+    parts: dict[str, tuple[np.ndarray, list[str]]]  # by gender and ethnicity: index into the names, -1 = unknown
     heads: dict[str, tuple[np.ndarray, np.ndarray]]  # labels and what an auxiliary head says, as indices, -1 = nothing
 
     def is_in(self, split: str | None) -> np.ndarray:
