@@ -26,7 +26,21 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from agescale import catalogs, changes, images, layouts, lease, listing, quality, schema, splits, storage, tables
+from agescale import (
+    catalogs,
+    changes,
+    formats,
+    images,
+    layouts,
+    lease,
+    listing,
+    quality,
+    relabelling,
+    schema,
+    splits,
+    storage,
+    tables,
+)
 from agescale.age_groups import AgeGroups
 from agescale.cluster import start_ray
 from agescale.config import CatalogConfig, check_unchanged
@@ -36,6 +50,7 @@ from agescale.isolation import Decoder
 from agescale.layouts import Label, Labels, LabelSource
 from agescale.listing import Listed
 from agescale.progress import ImageProgress
+from agescale.relabelling import Relabelled
 from agescale.storage import StoreError, read_pool
 
 INSPECTED_PART_ROWS = 1024
@@ -80,6 +95,8 @@ class CatalogResult:
     group_names: tuple[str, ...] = ()
     unused_columns: tuple[str, ...] = ()  # settings for columns of the CSV that seem to be known, and were not named
     ignored: Mapping[str, int] = field(default_factory=dict)  # files that are no images, by the ends of their names
+    relabelled: tuple[Relabelled, ...] = ()  # rows whose labels are other ones now
+    new_groups: str = ""  # in words, where the age groups are other ones now
 
 
 def build_catalog(config: CatalogConfig) -> CatalogResult:
@@ -113,11 +130,12 @@ def _add_images(
     groups = _age_groups(config, out if known is not None else None)
     labels = _labels(config, pictures, others, groups)
     settings = _settings(config, labels.age_groups)
-    if known is not None:
-        check_unchanged(out, "another catalog", catalogs.settings(out), settings)
+    before = settings if known is None else catalogs.settings(out)
+    _check_settings(out, before, settings)
     layouts.check_labelled(config.layout, labels)
 
-    new, changed, gone, relabelled = _difference(known, pictures, labels)
+    fractions = _fractions(config, labels)
+    new, changed, gone, relabelled = _difference(known, pictures, labels, fractions)
     uris = (row["uri"] for row in gone)
     changes.check_deleted(source, out, uris, len(gone), len(known or ()), config.max_deleted_fraction)
     metadata = _metadata(out, settings)
@@ -127,23 +145,39 @@ def _add_images(
     units += _tombstones(gone, generation, len(units))
     if units:
         probes = [item.uri for item in pictures[:: math.ceil(len(pictures) / NUM_PROBES)]]
-        writer = PartWriter(out, metadata, config.pack, _fractions(config, labels), held.claim, probes)
+        writer = PartWriter(out, metadata, config.pack, fractions, held.claim, probes)
         start_ray()
         with ImageProgress("cataloging", len(new) + len(changed) + len(gone)) as progress:
             for _ in run_units(units, writer, progress, num_cpus=1):
                 held.check()
-
     parts += [unit["part"][0].as_py() for unit in units]
+    if relabelled or (settings != before and not units):
+        parts += relabelling.write_parts(out, relabelled, metadata, generation, len(units), held.prove)
+
     rows = catalogs.read_catalog(out, [*quality.FACTS, "gender", "ethnicity"], parts)
     findings = quality.find(rows, labels.age_groups, config.layout != "unlabelled")
-    findings = pa.concat_tables([findings, _source_findings(source, config, pictures, labels, relabelled)])
+    if config.layout == "csv":
+        odd = [each for column in ("gender", "ethnicity") for each in quality.unusual_values(rows, column)]
+        findings = pa.concat_tables([findings, pa.Table.from_pylist(odd, schema=schema.FINDINGS)])
+    findings = pa.concat_tables([findings, _source_findings(source, config, pictures, labels)])
+    findings = _with_lines(findings, source, labels)
+    storage.write_bytes(catalogs.findings_uri(out, "csv"), formats.to_bytes(findings, "csv"))
     _write_findings(out, metadata, findings, parts, held)
     changes.end_listing(out, generation)
     rows = _with_group_names(rows, labels.age_groups)
     group_names = labels.age_groups.names if labels.age_groups else ()
     counts = (len(new), len(changed), len(gone), len(rows), len(others))
     ignored = Counter(PurePosixPath(name).suffix.lower() or "no ending" for name in others)
-    return CatalogResult(*counts, findings, rows, group_names, labels.unused_columns, dict(ignored.most_common()))
+    return CatalogResult(
+        *counts,
+        findings=findings,
+        rows=rows,
+        group_names=group_names,
+        unused_columns=labels.unused_columns,
+        ignored=dict(ignored.most_common()),
+        relabelled=tuple(relabelled),
+        new_groups=_new_groups(before, settings),
+    )
 
 
 def _remove_late_parts(out: str) -> None:
@@ -225,9 +259,7 @@ class PartWriter:
             with decoder(storage.join(self.out, part)) as decode:
                 rows = self._read(rows, decode)
         for row in rows:
-            key = row["subject"] or row.get("content_hash")
-            if self.fractions and key and row["split"] is None:
-                row["split"] = splits.assign(key, self.fractions)
+            row["split"] = _split_of(row, row.get("content_hash"), self.fractions)
         part_schema = schema.with_metadata("catalog", {**self.metadata, "replaces": replaces})
         table = pa.Table.from_pylist(rows, schema=part_schema)
         row_group_size = catalogs.ROW_GROUP_ROWS if is_read else None
@@ -317,6 +349,23 @@ def _settings(config: CatalogConfig, age_groups: AgeGroups | None) -> dict[str, 
     }
 
 
+LABEL_SETTINGS = ("csv", *CSV_COLUMNS, "age_groups")
+"""Settings that only say how labels are told: they may change like these."""
+
+
+def _check_settings(out: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises ValueError where a catalog of other settings stands there: other images, or less would be known of them,
+    which is mostly a setting that was forgotten."""
+    kept = {name: now[name] for name in now if name not in LABEL_SETTINGS or (now[name] is None and before.get(name))}
+    check_unchanged(out, "another catalog", before, kept)
+
+
+def _new_groups(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    if before["age_groups"] == now["age_groups"]:
+        return ""
+    return f"{now['age_groups']} (they were {before['age_groups']})"
+
+
 def _age_groups(config: CatalogConfig, grown: str | None) -> AgeGroups | None:
     """The groups that were asked for, or that the catalog has already (class folders may have come since)."""
     if config.age_groups:
@@ -338,25 +387,25 @@ def _labels(config: CatalogConfig, pictures: list[Listed], others: frozenset[str
     return labels
 
 
-LABEL_FIELDS = ("age_low", "age_high", "group", "subject", "gender", "ethnicity")
+LABEL_FIELDS = tuple(name for name in catalogs.LABEL_COLUMNS if name != "label_error")
 
 
 def _known_rows(out: str) -> dict[str, dict[str, Any]] | None:
     """Current rows by URI, or None where there is no catalog yet."""
     if not catalogs.list_parts(out):
         return None
-    rows = catalogs.read_catalog(out, ["uri", "version", "read_error", *LABEL_FIELDS])
-    return {row["uri"]: row for row in rows.drop_columns(["part", "row"]).to_pylist()}
-
-
-Relabelled = list[tuple[Listed, str]]
+    rows = catalogs.read_catalog(out, ["uri", "version", "read_error", "content_hash", *relabelling.TOLD])
+    return {row["uri"]: row for row in rows.to_pylist()}
 
 
 def _difference(
-    known: dict[str, dict[str, Any]] | None, pictures: list[Listed], labels: Labels
-) -> tuple[list[Listed], list[Listed], list[dict[str, Any]], Relabelled]:
+    known: dict[str, dict[str, Any]] | None,
+    pictures: list[Listed],
+    labels: Labels,
+    fractions: splits.Fractions | None,
+) -> tuple[list[Listed], list[Listed], list[dict[str, Any]], list[Relabelled]]:
     """New and changed objects (which the store did not deliver the last time, and does now, among them), the rows of
-    deleted ones, and objects whose source now tells another label."""
+    deleted ones, and those whose source now tells other labels."""
     known = known or {}
     new, changed, relabelled = [], [], []
     failed = [item for item in pictures if _is_stores(known.get(item.uri, {}).get("read_error"))]
@@ -370,9 +419,10 @@ def _difference(
         elif catalogs.as_listed(row["version"]) != item.version or item.uri in back:
             changed.append(item)
         else:
-            told = _label_changes(row, labels.by_path[item.relative])
-            if told:
-                relabelled.append((item, ", ".join(told)))
+            now = _told(labels.by_path[item.relative])
+            now["split"] = _split_of(now, row["content_hash"], fractions)
+            if found := relabelling.compare(row, now):
+                relabelled.append(found)
     listed = {item.uri for item in pictures}
     gone = [row for uri, row in known.items() if uri not in listed]
     return new, changed, gone, relabelled
@@ -403,13 +453,18 @@ def _told_apart(items: list[Listed], out: str, generation: int) -> list[Listed]:
     ]
 
 
-def _label_changes(row: dict[str, Any], label: Label) -> list[str]:
-    fields = ((name, _rounded(row[name]), _rounded(getattr(label, name))) for name in LABEL_FIELDS)
-    return [f"{name} is {before}, the source now says {now}" for name, before, now in fields if before != now]
+def _told(label: Label) -> dict[str, Any]:
+    """What the source tells of a row: its columns ``relabelling.TOLD``."""
+    told = {name: getattr(label, name) for name in LABEL_FIELDS}
+    return {**told, "label_error": label.error, "split": label.split}
 
 
-def _rounded(value: Any) -> Any:
-    return round(value, 3) if isinstance(value, float) and math.isfinite(value) else value
+def _split_of(row: Mapping[str, Any], content_hash: str | None, fractions: splits.Fractions | None) -> str | None:
+    """The split that a row is told, else the one that these shares give to its subject or its picture, if any."""
+    key = row["subject"] or content_hash
+    if row["split"] is not None or not fractions or not key:
+        return row["split"]
+    return splits.assign(key, fractions)
 
 
 def _units(pictures: list[Listed], labels: Labels, generation: int, first: int, replaces: bool) -> list[pa.Table]:
@@ -421,19 +476,16 @@ def _units(pictures: list[Listed], labels: Labels, generation: int, first: int, 
     order = sorted(pictures, key=lambda item: hashlib.sha256(item.relative.encode()).digest())
     part_rows = min(INSPECTED_PART_ROWS, max(1, math.ceil(len(order) / MIN_PARTS)))
     now = dt.datetime.now(dt.UTC)
-    rows = [{"listed_at": now, "deleted": False, **_facts(item, labels.by_path[item.relative])} for item in order]
+    facts = ({"uri": item.uri, "version": item.version, "size_bytes": item.size_bytes} for item in order)
+    rows = [
+        {"listed_at": now, "deleted": False, **fact, **_told(labels.by_path[item.relative])}
+        for fact, item in zip(facts, order, strict=True)
+    ]
     starts = range(0, len(rows), part_rows)
     return [
         _unit(rows[start : start + part_rows], generation, first + index, True, replaces)
         for index, start in enumerate(starts)
     ]
-
-
-def _facts(item: Listed, label: Label) -> dict[str, Any]:
-    facts = {"uri": item.uri, "version": item.version, "size_bytes": item.size_bytes}
-    facts |= {name: getattr(label, name) for name in LABEL_FIELDS}
-    error = f"line {label.line} of the CSV: {label.error}" if label.error and label.line else label.error
-    return {**facts, "split": label.split, "label_error": error}
 
 
 def _tombstones(gone: list[dict[str, Any]], generation: int, first: int) -> list[pa.Table]:
@@ -443,7 +495,7 @@ def _tombstones(gone: list[dict[str, Any]], generation: int, first: int) -> list
     return [_unit(chunk, generation, first + index, False, True) for index, chunk in enumerate(chunks)]
 
 
-LISTED_FIELDS = ("uri", "version", "size_bytes", "listed_at", "deleted", "label_error", "split", *LABEL_FIELDS)
+LISTED_FIELDS = ("uri", "version", "size_bytes", "listed_at", "deleted", *relabelling.TOLD)
 UNIT_SCHEMA = pa.schema(
     [
         *(schema.CATALOG.field(name) for name in LISTED_FIELDS),
@@ -462,10 +514,17 @@ def _unit(rows: list[dict[str, Any]], generation: int, index: int, is_read: bool
     return pa.Table.from_pylist([{**row, **of_unit} for row in rows], schema=UNIT_SCHEMA)
 
 
-def _source_findings(
-    source: str, config: CatalogConfig, pictures: list[Listed], labels: Labels, relabelled: Relabelled
-) -> pa.Table:
-    """Findings about what is no row: names in the CSV without a file, empty class folders, changed labels."""
+def _with_lines(findings: pa.Table, source: str, labels: Labels) -> pa.Table:
+    """``findings`` with the lines of the CSV that name their images."""
+    lines = {path: label.line for path, label in labels.by_path.items()} | labels.missing_lines
+    root = storage.join(source, "")
+    column = [lines.get(uri.removeprefix(root)) for uri in findings["uri"].to_pylist()]
+    place = findings.schema.get_field_index("line")
+    return findings.set_column(place, schema.FINDINGS.field("line"), pa.array(column, pa.int32()))
+
+
+def _source_findings(source: str, config: CatalogConfig, pictures: list[Listed], labels: Labels) -> pa.Table:
+    """Findings about what is no row: names in the CSV without a file, empty class folders."""
     found = []
     for name in sorted(labels.missing_files):
         row = {"uri": storage.join(source, name), "version": ""}
@@ -478,8 +537,6 @@ def _source_findings(
             if not has_catalog and not layouts.is_in_system_folder(f"{folder}/"):
                 row = {"uri": uri, "version": ""}
                 found.append(quality.finding(row, "empty_class", "the class folder holds no image"))
-    for item, detail in relabelled:
-        found.append(quality.finding({"uri": item.uri, "version": item.version}, "relabelled", detail))
     return pa.Table.from_pylist(found, schema=schema.FINDINGS)
 
 
@@ -500,14 +557,14 @@ def remarks(result: CatalogResult) -> list[str]:
     """What a table of counts does not say by itself, a line each: no ages, and classes that cannot be validated."""
     if result.rows is None or not result.group_names:
         return []
-    found = []
+    found = _about_labels(result)
     if pc.all(pc.is_null(result.rows["age_low"])).as_py():
         names = ",".join(
             f"{name}=0-12" if index == 0 else f"{name}=..." for index, name in enumerate(result.group_names)
         )
         found.append(
             "no image has an age, only the name of a class: models can learn these names and no ages; bounds for them, "
-            f'--age-groups "{names}", and another --out make them ages'
+            f'--age-groups "{names}", and the same command make them ages'
         )
     if outside := count_by_kind(result.findings).get("outside_groups"):
         found.append(f"{outside:,} images have an age or a range of ages that lies in none of the age groups")
@@ -522,6 +579,22 @@ def remarks(result: CatalogResult) -> list[str]:
             f"few validation images (under {splits.ENOUGH_VALIDATED}): {', '.join(few)}; which epoch is best "
             "for them is mostly chance, a larger --split has more"
         )
+    return found
+
+
+NUM_IN_WORDS = 10
+
+
+def _about_labels(result: CatalogResult) -> list[str]:
+    """What is new about labels that the catalog had already."""
+    found = [f"age groups: {result.new_groups}"] if result.new_groups else []
+    changed = [each for each in result.relabelled if each.words]
+    if changed:
+        found.append(f"other labels now, of images that were not read again: {len(changed):,}")
+        found += [f"    {each.uri}: {each.words}" for each in changed[:NUM_IN_WORDS]]
+        found += [f"    and {len(changed) - NUM_IN_WORDS:,} others"] if len(changed) > NUM_IN_WORDS else []
+    if moved := sum(each.moves for each in result.relabelled):
+        found.append(f"of them in another split now, as their persons or splits say: {moved:,}; these are scored again")
     return found
 
 

@@ -76,6 +76,7 @@ class Part:
     first: str  # the least URI in it
     last: str  # the greatest
     replaces: bool  # whether it names images that were in the catalog before; rows of the others stand in other parts
+    relabels: bool = False  # whether it holds rows of other parts again, with the same keys and new labels
 
 
 def read_parts(uri: str) -> list[Part]:
@@ -96,7 +97,8 @@ def ask_part(file: str) -> Part:
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     last = last or (LAST if footer.num_rows else "")
-    return Part(storage.name_of(file), footer.num_rows, first or "", last, said.get("replaces", True))
+    name, relabels = storage.name_of(file), said.get("relabels", False)
+    return Part(name, footer.num_rows, first or "", last, said.get("replaces", True), relabels)
 
 
 def keep_footers(uri: str) -> None:
@@ -104,13 +106,15 @@ def keep_footers(uri: str) -> None:
     footers.keep(uri, "catalog", {part.name: asdict(part) for part in read_parts(uri)})
 
 
-def findings_uri(uri: str) -> str:
-    return storage.join(tables.beside(uri), FINDINGS_NAME)
+def findings_uri(uri: str, form: str = "parquet") -> str:
+    """Where the findings are; as CSV they are for people alone."""
+    return storage.join(tables.beside(uri), FINDINGS_NAME.replace("parquet", form))
 
 
 def metadata(uri: str, part: str = "") -> dict[str, Any]:
-    """What all parts of a catalog say alike, asked of ``part`` where one is known: its ``id`` and its ``settings``."""
-    return tables.read_metadata(storage.join(uri, part or part_names(uri)[0]), "catalog")
+    """What ``part`` says, by default the newest: the ``id`` of the catalog, which all say alike, and its ``settings``,
+    of which those of the labels may have changed since (``relabelling``)."""
+    return tables.read_metadata(storage.join(uri, part or part_names(uri)[-1]), "catalog")
 
 
 def settings(uri: str) -> dict[str, Any]:
@@ -134,7 +138,8 @@ def check_complete(uri: str) -> None:
 
 def read_findings(uri: str) -> pa.Table:
     findings = findings_uri(uri)
-    return storage.read_table(findings) if storage.exists(findings) else schema.FINDINGS.empty_table()
+    found = [storage.read_table(findings)] if storage.exists(findings) else []
+    return pa.concat_tables([schema.FINDINGS.empty_table(), *found], promote_options="default")
 
 
 def read_part(uri: str, part: str, columns: Sequence[str]) -> pa.Table:
@@ -150,8 +155,9 @@ def read_catalog(
     parts: Sequence[str] = (),
     choose: Callable[[pa.Table], pa.Table] = lambda rows: rows,
 ) -> pa.Table:
-    """``columns`` of the current rows (the newest of each URI, unless deleted), with ``part`` and ``row`` added. Reads
-    these ``parts``, by default all; of the rows of each keeps what ``choose`` leaves, so that no more is ever held.
+    """``columns`` of the current rows (the newest of each URI, unless deleted) with their newest labels, and ``part``
+    and ``row`` added, which say where the image was listed. Reads these ``parts``, by default all; of the rows of each
+    keeps what ``choose`` leaves, so that no more is ever held.
 
     Never ask for ``image`` here: it would hold all pictures at once; ``load_faces`` reads them where they are needed.
     """
@@ -162,12 +168,13 @@ def current_rows(uri: str, columns: Sequence[str], parts: Sequence[str] = ()) ->
     """The rows of ``read_catalog``, part by part in their order."""
     assert "image" not in columns, "images are read by load_faces"
     chosen = [part for part in read_parts(uri) if not parts or part.name in parts]
-    superseded = Superseded(uri, chosen)
-    wanted, told = list(dict.fromkeys([*columns, "uri", "deleted"])), [*columns, "part", "row"]
+    superseded, new_labels = Superseded(uri, chosen), NewLabels(uri, chosen)
+    wanted, told = list(dict.fromkeys([*columns, "uri", "version", "deleted"])), [*columns, "part", "row"]
     for part in chosen:
-        rows = read_part(uri, part.name, wanted)
-        rows = superseded.current(rows.filter(pc.invert(rows["deleted"])), listing_of(part.name))
-        yield rows.select(told)
+        if not part.relabels:
+            rows = read_part(uri, part.name, wanted)
+            rows = superseded.current(rows.filter(pc.invert(rows["deleted"])), listing_of(part.name))
+            yield new_labels.told(rows).select(told)
 
 
 def keys_of(rows: pa.Table) -> pa.Array:
@@ -244,6 +251,40 @@ class Superseded:
         names = [part.name for part in self.parts]
         with storage.read_pool() as pool:
             return dict(zip(names, pool.map(lambda name: _read_uris(storage.join(self.uri, name)), names), strict=True))
+
+
+LABEL_COLUMNS = ("age_low", "age_high", "group", "subject", "gender", "ethnicity", "label_error")
+"""What a part that relabels tells anew."""
+
+
+class NewLabels:
+    """What parts that relabel tell of rows that stand in other parts, by their keys. A row's image is none of their
+    business, so scoring passes them over. All that they tell is held: images with labels can be held anyway."""
+
+    def __init__(self, uri: str, parts: Sequence[Part]) -> None:
+        self.files = [storage.join(uri, part.name) for part in parts if part.relabels]
+
+    def told(self, rows: pa.Table) -> pa.Table:
+        """``rows`` (columns uri, version) with those of LABEL_COLUMNS that they have as they were told last."""
+        if not self.files or not len(rows):
+            return rows
+        place = pc.index_in(keys_of(rows), value_set=self._keys)
+        is_told = pc.is_valid(place)
+        for name in set(LABEL_COLUMNS) & set(rows.column_names):
+            column = pc.if_else(is_told, self._newest[name].take(place), rows[name])
+            rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), column)
+        return rows
+
+    @cached_property
+    def _newest(self) -> pa.Table:
+        rows = storage.read_tables(self.files, ["uri", "version", *LABEL_COLUMNS])
+        numbered = rows.append_column("position", pa.array(np.arange(len(rows)), pa.int64()))
+        positions = numbered.group_by(["uri", "version"]).aggregate([("position", "max")])["position_max"]
+        return rows.take(positions)
+
+    @cached_property
+    def _keys(self) -> pa.Array:
+        return keys_of(self._newest)
 
 
 def _read_uris(file: str, filters: pc.Expression | None = None) -> pa.Array:

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale import catalogs, changes, footers, lease, schema, storage, tables, units
+from agescale import catalogs, changes, footers, formats, lease, schema, storage, tables, units
 from agescale.catalogs import Part
 from agescale.config import CompactConfig, check_unchanged
 from agescale.progress import ImageProgress
@@ -72,7 +72,8 @@ def _write_catalog(old: str, parts: Sequence[Part], new: str, held: lease.Lease)
     metadata = _begin(old, about, parts, new)
     if storage.exists(catalogs.findings_uri(new)):  # it is whole, and may have grown since
         return metadata
-    superseded = catalogs.Superseded(old, parts)
+    superseded, new_labels = catalogs.Superseded(old, parts), catalogs.NewLabels(old, parts)
+    parts = [part for part in parts if not part.relabels]
     standing = set(catalogs.list_parts(new))
     with ImageProgress("compacting", sum(part.num_rows for part in parts)) as progress:
         for number, group in enumerate(_groups(parts, LISTED_PART_ROWS if was_listed else READ_PART_ROWS)):
@@ -80,7 +81,7 @@ def _write_catalog(old: str, parts: Sequence[Part], new: str, held: lease.Lease)
             if name not in standing:
                 held.prove()
                 of_parts = [_current_rows(old, part, superseded) for part in group]
-                rows = pa.concat_tables(of_parts)
+                rows = new_labels.told(pa.concat_tables(of_parts))
                 if was_listed:
                     rows = rows.sort_by("uri")
                 said = {**metadata, "replaces": False, "from": [part.name for part in group]}
@@ -91,7 +92,9 @@ def _write_catalog(old: str, parts: Sequence[Part], new: str, held: lease.Lease)
     held.prove()
     catalogs.keep_footers(new)
     covered = schema.with_metadata("findings", {"id": metadata["id"], "parts": catalogs.part_names(new)})
-    storage.write_table(catalogs.findings_uri(new), catalogs.read_findings(old).cast(covered))
+    findings = catalogs.read_findings(old)
+    storage.write_bytes(catalogs.findings_uri(new, "csv"), formats.to_bytes(findings, "csv"))
+    storage.write_table(catalogs.findings_uri(new), findings.cast(covered))
     return metadata
 
 

@@ -37,7 +37,8 @@ class CatalogConfig:
     source: str
     """Folder of images: a path or s3://bucket/prefix."""
     out: str
-    """Folder of the catalog. The same command again adds what is new, changed or gone."""
+    """Folder of the catalog. The same command again adds what is new, changed or gone, and takes labels that are others
+    by now."""
     layout: Literal["class_folders", "csv", "utkface", "unlabelled"] = "unlabelled"
     """How labels are told: one folder a class (perhaps in train, val and test), a CSV, UTKFace file names, or not at
     all."""

@@ -31,7 +31,7 @@ def read_catalog(uri: Uri) -> pads.Dataset:
     catalog = storage.absolute(os.fspath(uri))
     catalogs.metadata(catalog)  # refuses other tables
     parts = catalogs.part_names(catalog)
-    return _open(catalog, parts).filter(~pads.field("deleted") & _is_current(catalog, parts))
+    return _open(catalog, parts).filter(~pads.field("deleted") & _is_current(catalog, parts, LISTED))
 
 
 def read_predictions(uri: Uri, catalog: Uri | None = None) -> pads.Dataset:
@@ -49,7 +49,9 @@ def read_predictions(uri: Uri, catalog: Uri | None = None) -> pads.Dataset:
     if not parts or catalogs.metadata(source)["id"] != run["catalog_id"]:
         hint = "; read_predictions(..., catalog=...) names it where it has moved" if catalog is None else ""
         raise ValueError(f"{predictions}: the catalog that these are predictions of is not at {source}{hint}")
-    return storage.open_dataset(files, schema.PREDICTIONS).filter(_is_current(source, parts))
+    if catalogs.listing_of(parts[0]) < catalogs.listing_of(parts[-1]):
+        parts = [part.name for part in catalogs.read_parts(source) if part.name in parts and not part.relabels]
+    return storage.open_dataset(files, schema.PREDICTIONS).filter(_is_current(source, parts, KEY))
 
 
 def _open(catalog: str, parts: Sequence[str]) -> pads.Dataset:
@@ -58,23 +60,31 @@ def _open(catalog: str, parts: Sequence[str]) -> pads.Dataset:
 
 KEY = pc.binary_join_element_wise(pads.field("uri"), pads.field("version"), pa.scalar("\0"))
 """Of a row of either table. No listing names an image twice, and what comes back as it had been gets another version
-(see ``changes``), so that no two rows share one, but for those that tell of a deletion."""
+(see ``changes``), so that no two rows share one, but for those that tell of a deletion, and those of a catalog that
+tell new labels (``catalogs.NewLabels``): these are of no interest for predictions."""
+LISTED = pc.binary_join_element_wise(
+    *(pads.field(name) for name in ("uri", "version")),
+    pads.field("listed_at").cast(pa.int64()).cast(pa.string()),
+    pa.scalar("\0"),
+    null_handling="replace",
+)
+"""Of a row of a catalog that tells new labels too: a later listing is later."""
 
 
-def _is_current(catalog: str, parts: Sequence[str]) -> pads.Expression:
-    """Of a row of either table: that no later listing of the catalog names its image again.
+def _is_current(catalog: str, parts: Sequence[str], key: pads.Expression) -> pads.Expression:
+    """Of a row of either table, which ``key`` names: that no later listing of the catalog names its image again.
 
-    Held are URI and version of the rows of all listings but the first, which has most of a catalog.
+    Held are URI and key of the rows of all listings but the first, which has most of a catalog.
     """
     first = [part for part in parts if catalogs.listing_of(part) == catalogs.listing_of(parts[0])]
     if len(first) == len(parts):
         return pc.scalar(True)
-    later = _open(catalog, parts[len(first) :]).to_table(columns={"uri": pads.field("uri"), "key": KEY})
+    later = _open(catalog, parts[len(first) :]).to_table(columns={"uri": pads.field("uri"), "key": key})
     numbered = later.append_column("position", pa.array(np.arange(len(later))))
     newest = numbered.group_by("uri").aggregate([("position", "max")])
     is_superseded = np.ones(len(later), bool)
     is_superseded[newest["position_max"].to_numpy()] = False
     is_named_again = pc.is_in(pads.field("uri"), value_set=newest["uri"].combine_chunks())
-    before = _open(catalog, first).to_table(columns={"key": KEY}, filter=is_named_again)
+    before = _open(catalog, first).to_table(columns={"key": key}, filter=is_named_again)
     superseded = pa.chunked_array([*later["key"].filter(is_superseded).chunks, *before["key"].chunks], pa.string())
-    return ~pc.is_in(KEY, value_set=superseded.combine_chunks())
+    return ~pc.is_in(key, value_set=superseded.combine_chunks())

@@ -129,7 +129,7 @@ class CurrentRows:
         self.groups = groups
         self.schema = pa.schema([_field(name) for name in columns])
         self.splits = parse_names(str(run["split"]))
-        self.superseded = catalogs.Superseded(catalog, parts)
+        self.superseded, self.new_labels = catalogs.Superseded(catalog, parts), catalogs.NewLabels(catalog, parts)
         self.num_rows = self.num_not_scored = 0
 
     def read(self, all_units: Sequence[Unit], progress: ImageProgress) -> Iterator[pa.Table]:
@@ -140,7 +140,7 @@ class CurrentRows:
                 part_units = list(of_part)
                 whole = Unit(part, 0, part_units[-1].stop)
                 listed = units.listed_rows(self.catalog, whole, self.splits, (*CATALOG_COLUMNS, *LABELS.values()))
-                listed = self.superseded.current(listed, catalogs.listing_of(part))
+                listed = self.new_labels.told(self.superseded.current(listed, catalogs.listing_of(part)))
                 tasks = (pool.submit(self._unit, unit, units.rows_of(unit, listed), names) for unit in part_units)
                 for unit, (rows, num_not_scored) in zip(part_units, catalogs.ahead(tasks, UNITS_AHEAD), strict=True):
                     self.num_rows += len(rows)

@@ -74,6 +74,7 @@ class Labels:
     age_groups: AgeGroups | None = None
     missing_files: list[str] = field(default_factory=list)
     why_missing: dict[str, str] = field(default_factory=dict)  # the same names; a detail each
+    missing_lines: dict[str, int] = field(default_factory=dict)  # and where the CSV names them first
     has_splits: bool = False  # folders say which
     unused_columns: tuple[str, ...] = ()  # of the CSV, though their names are known
 
@@ -197,6 +198,7 @@ def csv_file(paths: Sequence[str], source: LabelSource) -> Labels:
     by_path: dict[str, Label] = {}
     missing: list[str] = []
     why_missing: dict[str, str] = {}
+    missing_lines: dict[str, int] = {}
     for row in rows:
         path = files.find(row[image_column])
         if path is None:
@@ -205,6 +207,7 @@ def csv_file(paths: Sequence[str], source: LabelSource) -> Labels:
             is_header = all(row[column].strip() == column for column in columns)
             why = "which repeats the header" if is_header else files.why_not(name)
             why_missing.setdefault(name, f"line {row.line} of the CSV names it, {why}")
+            missing_lines.setdefault(name, row.line)
             continue
         label = _csv_label(row, source, groups)
         before = by_path.get(path)
@@ -218,7 +221,8 @@ def csv_file(paths: Sequence[str], source: LabelSource) -> Labels:
         )
     for path in paths:
         by_path.setdefault(path, Label(error="the CSV has no row for it"))
-    return Labels(by_path, groups, missing, why_missing, unused_columns=_unused(source, columns, image_column))
+    unused = _unused(source, columns, image_column)
+    return Labels(by_path, groups, missing, why_missing, missing_lines, unused_columns=unused)
 
 
 LAYOUTS: dict[str, Callable[[Sequence[str], LabelSource], Labels]] = {

@@ -78,7 +78,7 @@ def _about_one(row: Row, age_groups: AgeGroups | None, is_labelled_layout: bool)
     if row["age_low"] is not None and age_groups is not None and age_groups.is_bounded:
         index = age_groups.index_of_label(row["age_low"], row["age_high"], None)
         if index is None:
-            found.append(finding(row, "outside_groups", f"{_say(row)} years: in none of the age groups"))
+            found.append(finding(row, "outside_groups", f"{say(row)} years: in none of the age groups"))
     return found
 
 
@@ -100,7 +100,7 @@ def _about_copies(groups: Iterable[list[Row]]) -> list[Row]:
         if len(labels) > 1:
             for row in copies:
                 other = next((r for r in copies if _label(r) != _label(row)), copies[0])
-                detail = f"same bytes, labelled {_say(row)} here and {_say(other)} there"
+                detail = f"same bytes, labelled {say(row)} here and {say(other)} there"
                 found.append(finding(row, "conflicting", detail, other["uri"]))
             continue
         kept = min(copies, key=lambda r: (_label(r) == (None, None, None), _judged_first(r["split"]), r["uri"]))
@@ -124,6 +124,36 @@ def _about_subjects(groups: Iterable[list[Row]]) -> list[Row]:
     return found
 
 
+GENDERS = frozenset(
+    ["female", "woman", "women", "girl", "f", "w", "male", "man", "men", "boy", "m", "0", "1"],
+).union(["nonbinary", "non-binary", "diverse", "d", "other"])
+"""Words for a gender, in lower case, that are no typing mistakes however few images have them."""
+FEW = 0.02
+"""A value that a smaller share of the images has may be a typing mistake, where others are much more frequent."""
+
+
+def unusual_values(rows: pa.Table, column: str) -> list[Row]:
+    """Findings about values of a column of free text that are seldom; in the column gender about whatever is no word
+    for one, where most are. None where there are many seldom values: these are no mistakes then."""
+    counted = pc.value_counts(rows[column].drop_null().combine_chunks()).to_pylist()
+    counts = {each["values"]: each["counts"] for each in counted}
+    total = sum(counts.values())
+    known = {value for value in counts if value.lower() in GENDERS} if column == "gender" else set()
+    if 2 * sum(counts[value] for value in known) > total:
+        odd = counts.keys() - known
+    else:
+        odd = {value for value, count in counts.items() if count < FEW * total}
+    usual = sorted(counts.keys() - odd, key=lambda value: -counts[value])
+    if not odd or sum(counts[value] for value in odd) > 0.1 * total:
+        return []
+    found = rows.filter(pc.is_in(rows[column], pa.array(sorted(odd)))).select(["uri", "version", column]).to_pylist()
+    most = ", ".join(usual[:3])
+    return [
+        finding(row, "unusual", f"{column} {row[column]!r}: {counts[row[column]]:,} of {total:,} have it, most {most}")
+        for row in found
+    ]
+
+
 def _judged_first(split: str | None) -> int:
     """Copies in test stay before those in val, and these before train: a published test set stays whole."""
     order: Sequence[str | None] = ("test", "val", "train", None)
@@ -134,7 +164,8 @@ def _label(row: Row) -> tuple[float | None, float | None, str | None]:
     return row["age_low"], row["age_high"], row["group"]
 
 
-def _say(row: Row) -> str:
+def say(row: Row) -> str:
+    """The label of a row in words."""
     low, high = row["age_low"], row["age_high"]
     if low is None:
         return row["group"] or "nothing"

@@ -45,6 +45,7 @@ FINDINGS = pa.schema(
         pa.field("kind", pa.string(), nullable=False),
         pa.field("related_uri", pa.string()),
         pa.field("detail", pa.string()),
+        pa.field("line", pa.int32()),  # of the CSV that labels come from, as it was when they were last read
     ]
 )
 
@@ -103,7 +104,7 @@ FINDING_KINDS = (
     "leaking",  # byte-identical to, or the same subject as, an image of another split
     "unlabelled",  # a labelled layout, and yet no label that could be read
     "malformed",  # a part of the label could not be read; the rest is used
-    "relabelled",  # the source now says another label than the catalog; facts stay as they were listed
+    "unusual",  # a gender or ethnicity in a CSV that nearly no other image has, perhaps mistyped
     "empty_class",  # a class folder without an image
     "outside_groups",  # the label falls into none of the age groups
     "missing_file",  # the CSV names an image that is not there

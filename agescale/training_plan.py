@@ -71,11 +71,14 @@ def select(config: TrainConfig, begun: str = "", known: Selected | None = None) 
         return replace(known, run={"settings": _identity(config), "data": known.run["data"]})
     catalog = storage.absolute(config.catalog)
     rows = pinned_images(begun, catalogs.metadata(catalog)["id"]) if begun and storage.exists(begun) else None
-    if rows is None:
+    if rows is not None:
+        said = rows.schema.metadata.get(b"age_groups")
+        age_groups = AgeGroups.parse(said.decode()) if said else _age_groups(config)
+    else:
         catalogs.check_complete(catalog)
-    age_groups = _age_groups(config)
-    if rows is None:
-        rows = _rows(config, catalog, age_groups).replace_schema_metadata(_origin(catalog))
+        age_groups = _age_groups(config)
+        rows = _rows(config, catalog, age_groups)
+        rows = rows.replace_schema_metadata({**_origin(catalog), "age_groups": age_groups.format()})
     return Selected(rows, age_groups, {"settings": _identity(config), "data": selection.fingerprint(rows)})
 
 
@@ -86,8 +89,8 @@ def _origin(catalog: str) -> dict[str, str]:
 
 
 def pin_images(folder: str, selected: Selected) -> None:
-    """Keeps the images of a run, or of a sweep, that begins in ``folder``, with their labels and their places in the
-    catalog: it goes on with them when the catalog has grown, or its labels were mended."""
+    """Keeps the images of a run, or of a sweep, that begins in ``folder``, with their labels, their places in the
+    catalog and the age groups: it goes on with them when the catalog has grown, or its labels or groups are others."""
     storage.write_table(storage.join(folder, IMAGES_NAME), selected.rows)
 
 

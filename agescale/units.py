@@ -55,7 +55,7 @@ def part_of(file_name: str) -> str:
 
 
 def cut(parts: Iterable[Part], unit_rows: int | None) -> list[Unit]:
-    """The units of a catalog's parts, in their order, of ``unit_rows`` rows each.
+    """The units of a catalog's parts, in their order, of ``unit_rows`` rows each; parts that relabel list no image.
 
     With None each part decides by its own size, whatever else the catalog has or will have: into ten units, but of at
     least MIN_UNIT_ROWS and at most MAX_UNIT_ROWS.
@@ -63,6 +63,7 @@ def cut(parts: Iterable[Part], unit_rows: int | None) -> list[Unit]:
     return [
         Unit(part.name, start, min(start + num, part.num_rows))
         for part in parts
+        if not part.relabels
         for num in [unit_rows or rows_of_units(part.num_rows)]
         for start in range(0, part.num_rows, num)
     ]

@@ -14,16 +14,16 @@ from agescale.config import CatalogConfig
 def main(config: CatalogConfig) -> None:
     result = build_catalog(config)
     print_summary(result)
-    charts = ""
+    as_csv = charts = ""
     if result.rows is not None:
-        charts = f", beside {' and '.join(write_charts(config.out, result))}"
+        as_csv, charts = " (and .csv)", f", beside {' and '.join(write_charts(config.out, result))}"
     if result.ignored:
         print(f"ignored: {', '.join(f'{count:,} {ending}' for ending, count in result.ignored.items())}")
     for remark in remarks(result):
-        print(remark)
+        print(terminal.printable(remark))
     if result.unused_columns:
         print(f"not used, though the CSV seems to tell it: {' '.join(result.unused_columns)}")
-    print(f"findings: {catalogs.findings_uri(config.out)}{charts}")
+    print(f"findings: {catalogs.findings_uri(config.out)}{as_csv}{charts}")
     print(f"catalog: {storage.absolute(config.out)}")
 
 
@@ -44,6 +44,7 @@ def print_summary(result: CatalogResult) -> None:
         "new": result.num_new,
         "changed": result.num_changed,
         "deleted": result.num_deleted,
+        "relabelled": sum(bool(each.words) for each in result.relabelled),
         "other files, ignored": result.num_ignored,
     }
     counts |= {f"finding: {kind}": count for kind, count in count_by_kind(result.findings).items()}

@@ -16,6 +16,7 @@ FLOORS = (
         "layouts",
         "splits",
         "quality",
+        "relabelling",
         "images",
         "isolation",
         "augment",

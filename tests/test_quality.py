@@ -36,6 +36,27 @@ def test_sound_rows_have_no_findings() -> None:
     assert findings_of({"uri": "a"}, {"uri": "b", **years(0)}, {"uri": "c", **years(20, 60)}) == []
 
 
+def unusual(values: dict[str | None, int], column: str) -> dict[str, str]:
+    rows = [{"uri": f"{value}-{number}", "version": "1", "deleted": False, column: value}
+            for value, count in values.items() for number in range(count)]  # fmt: skip
+    found = quality.unusual_values(pa.Table.from_pylist(rows, schema.CATALOG), column)
+    assert all(each["kind"] == "unusual" for each in found)
+    return {each["uri"].rpartition("-")[0]: each["detail"] for each in found}
+
+
+def test_values_that_are_perhaps_mistyped() -> None:
+    genders = {"female": 30, "male": 25, "Male": 1, "other": 1, "fmale": 1, "X": 2, None: 9}
+    assert unusual(genders, "gender") == {
+        "fmale": "gender 'fmale': 1 of 60 have it, most female, male, Male",
+        "X": "gender 'X': 2 of 60 have it, most female, male, Male",
+    }
+    assert unusual({"weiblich": 60, "männlich": 50, "wieblich": 1}, "gender").keys() == {"wieblich"}
+    assert unusual({"Asian": 60, "White": 50, "Asain": 1}, "ethnicity").keys() == {"Asain"}
+    assert unusual({"Asian": 20, "White": 20, "Inuit": 1}, "ethnicity") == {}, "too few to tell"
+    assert unusual({f"from {number}": 1 for number in range(200)}, "ethnicity") == {}
+    assert unusual({}, "gender") == unusual({None: 3}, "gender") == {}
+
+
 def test_images_that_do_not_decode_are_broken_and_small_ones_tiny() -> None:
     rows = [
         {"uri": "a", "read_error": "unreadable: the file is empty"},

@@ -397,23 +397,84 @@ def test_a_late_part_of_a_job_that_was_thought_dead_is_refused_or_removed(
     assert sum(part_sizes(out).values()) == len(before), "no row stands twice"
 
 
-def test_a_changed_label_is_a_finding_and_the_fact_stays(csv_catalog: Path, drawn_faces: Path, tmp_path: Path) -> None:
-    out, labels = tmp_path / "catalog", drawn_faces / "csv" / "labels.csv"
+def test_labels_of_another_csv_are_taken_and_nothing_is_read_again(
+    csv_catalog: Path, drawn_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, labels = tmp_path / "catalog", tmp_path / "labels.csv"
     shutil.copytree(csv_catalog, out)
-    before, text = rows_of(out), labels.read_text()
-    first, *others = text.splitlines()[1:]
-    name, age, *rest = first.split(",")
-    try:
-        changed = ",".join([name, str(int(age) + 1), *rest])
-        labels.write_text("\n".join([text.splitlines()[0], changed, *others, "faces/gone.jpg,3,male,White,x,test"]))
-        result = build(drawn_faces / "csv", out, csv=str(labels), **CSV)
-    finally:
-        labels.write_text(text)
-    found = {row["kind"]: row for row in result.findings.to_pylist()}
-    assert found["relabelled"]["uri"].endswith(name)
-    assert f"age_low is {float(age)}, the source now says {float(age) + 1}" in found["relabelled"]["detail"]
-    assert found["missing_file"]["uri"].endswith("csv/faces/gone.jpg")
-    assert rows_of(out) == before
+    before = {row["uri"].rpartition("/")[2]: row for row in rows_of(out)}
+    head, first, second, *others = (drawn_faces / "csv" / "labels.csv").read_text().splitlines()
+    (name, age, *rest), (moved, moved_age, gender, ethnicity, subject, split) = first.split(","), second.split(",")
+    other_split = "val" if split == "test" else "test"
+    changed = [",".join([name, str(int(age) + 1), *rest])]
+    changed += [",".join([moved, moved_age, gender, ethnicity, f"{subject}-b", other_split])]
+    labels.write_text("\n".join([head, *changed, *others, "faces/gone.jpg,3,male,White,x,test"]))
+    read, read_bytes = [], storage.read_bytes
+    monkeypatch.setattr(storage, "read_bytes", lambda uri, *told: read.append(uri) or read_bytes(uri, *told))
+    result = build(drawn_faces / "csv", out, csv=str(labels), **CSV, ethnicity_column="ethnicity")
+    after = {row["uri"].rpartition("/")[2]: row for row in rows_of(out)}
+    assert str(labels) in read
+    assert not any(images.is_image_name(uri) for uri in read)
+    assert {name: row["ethnicity"] for name, row in after.items() if row["ethnicity"] is None} == {}
+    name, moved = (each.rpartition("/")[2] for each in (name, moved))
+    for key, row in after.items():
+        told = {"age_low", "age_high"} if key == name else {"version", "subject", "split"} if key == moved else set()
+        assert {column for column in row if row[column] != before[key][column]} - {"listed_at"} == told | {"ethnicity"}
+    assert after[moved]["version"] == f"{before[moved]['version']}@2"
+    assert (after[moved]["split"], after[moved]["subject"]) == (other_split, f"{subject}-b")
+
+    words = {each.uri.rpartition("/")[2]: each.words for each in result.relabelled}
+    assert words[name] == f"{age} -> {int(age) + 1}, ethnicity nothing -> {after[name]['ethnicity']}"
+    why = f"subject {subject} -> {subject}-b, ethnicity nothing -> {ethnicity}, split {split} -> {other_split}"
+    assert words[moved] == why
+    told = cataloging.remarks(result)
+    assert f"other labels now, of images that were not read again: {len(after)}" in told
+    assert f"    and {len(after) - 10} others" in told
+    assert "of them in another split now, as their persons or splits say: 1; these are scored again" in told
+    assert {row["kind"]: row for row in result.findings.to_pylist()}["missing_file"]["uri"].endswith("/faces/gone.jpg")
+    settings = {"csv": str(labels), **CSV, "ethnicity_column": "ethnicity"}
+    assert build(drawn_faces / "csv", out, **settings).relabelled == ()
+
+    before_groups, rows = part_sizes(out), rows_of(out)
+    result = build(drawn_faces / "csv", out, **settings, age_groups="adulthood")
+    assert (result.relabelled, result.group_names) == ((), ("minor", "adult"))
+    assert list(part_sizes(out).values()) == [*before_groups.values(), 0], "a part of no rows tells the groups"
+    assert catalogs.age_groups(str(out)).names == ("minor", "adult")
+    assert rows_of(out) == rows
+    catalogs.check_complete(str(out))
+
+
+def test_less_is_not_told_of_images_because_a_setting_was_forgotten(
+    csv_catalog: Path, drawn_faces: Path, refused: Callable[..., str]
+) -> None:
+    command = ["--source", drawn_faces / "csv", "--layout", "csv", "--csv", drawn_faces / "csv" / "labels.csv"]
+    said = refused(*command, "--out", csv_catalog, "--split-column", "split", "--subject-column", "subject")
+    assert "gender_column was 'gender', is None" in said
+
+
+def test_class_names_become_ages_and_groups_others_by_the_same_command(
+    drawn_faces: Path, local_ray: None, tmp_path: Path
+) -> None:
+    pictures = picture_files(drawn_faces / "unlabelled")
+    for folder, picture in zip(["child", "child", "teen", "adult"], pictures, strict=False):
+        (tmp_path / "in" / folder).mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, tmp_path / "in" / folder)
+    source, out = tmp_path / "in", tmp_path / "catalog"
+    build(source, out, layout="class_folders")
+    before, parts = rows_of(out), part_sizes(out)
+    result = build(source, out, layout="class_folders", age_groups="child=0-12,teen=13-19,adult=20-")
+    assert sorted(each.words for each in result.relabelled) == [
+        "adult -> 20 and more", "child -> 0-12", "child -> 0-12", "teen -> 13-19"
+    ]  # fmt: skip
+    assert {row["age_low"] for row in rows_of(out)} == {0.0, 13.0, 20.0}
+    assert [row["content_hash"] for row in rows_of(out)] == [row["content_hash"] for row in before]
+    groups = "child=0-12,teen=13-19,adult=20-"
+    assert f"age groups: {groups} (they were child,teen,adult)" in cataloging.remarks(result)
+    assert catalogs.settings(str(out))["age_groups"] == groups
+    assert build(source, out, layout="class_folders").relabelled == (), "the groups stay"
+    narrower = build(source, out, layout="class_folders", age_groups="child=0-12,teen=13-19,adult=20-59")
+    assert [each.words for each in narrower.relabelled] == ["20 and more -> 20-59"]
+    assert list(part_sizes(out).values())[len(parts) :] == [4, 1]
 
 
 def test_folders_of_splits_make_the_splits_and_what_a_drive_keeps_is_left_out(
@@ -434,7 +495,7 @@ def test_folders_of_splits_make_the_splits_and_what_a_drive_keeps_is_left_out(
     assert result.group_names == ("child", "young, male")
     again = build(tmp_path / "in", out, layout="class_folders")
     assert (again.num_new, again.num_changed, again.num_current) == (0, 0, 4)
-    assert kinds_of(out)["relabelled"] == 0
+    assert again.relabelled == ()
     counts = count_by_group_and_split(again)
     assert counts["child"] == {"train": 1, "val": 1, "test": 1}
 
@@ -459,8 +520,10 @@ def test_findings_about_a_csv_name_its_lines(drawn_faces: Path, local_ray: None,
     result = build(f"file://{tmp_path}/in", f"file://{tmp_path}/catalog", layout="csv", csv=f"file://{labels}")
     assert result.unused_columns == ("--gender-column sex",)
     found = {(storage.name_of(row["uri"]), row["kind"]): row["detail"] for row in result.findings.to_pylist()}
+    lines = {storage.name_of(row["uri"]): row["line"] for row in result.findings.to_pylist()}
+    assert lines == {"b.jpg": 3, "c.jpg": None, "d.jxl": 4, "C.jpg": 5}
     date = "a date, which spreadsheets make of ranges such as 3-9"
-    assert found["b.jpg", "unlabelled"] == f"line 3 of the CSV: age '9-Mar' is no number from 0 to 120: {date}"
+    assert found["b.jpg", "unlabelled"] == f"age '9-Mar' is no number from 0 to 120: {date}"
     assert found["c.jpg", "unlabelled"] == "the CSV has no row for it"
     assert found["d.jxl", "missing_file"] == "line 4 of the CSV names it, and its format is not taken"
     why = "line 5 of the CSV names it, and it is not there; 'c.jpg' is, the same but for upper and lower case"
@@ -492,7 +555,7 @@ def test_a_catalog_of_other_settings_is_not_touched(
     before = {path.name: path.stat().st_mtime_ns for path in utkface_catalog.glob("[!.]*")}
     assert "(pack was 32, is 64); give another --out" in refused(*command, "--pack", 64)
     message = refused(*command, "--pack", 32, "--age-groups", "life-stages", "--split", "0,0,1")
-    assert "split was '0.8,0.1,0.1', is '0,0,1'; age_groups was '0-24=" in message
+    assert "(split was '0.8,0.1,0.1', is '0,0,1'); give another --out" in message
     other = ("--source", drawn_faces / "unlabelled", *command[2:], "--pack", 32)
     assert f"source was '{drawn_faces}/utkface', is '{drawn_faces}/unlabelled'" in refused(*other)
     assert before == {path.name: path.stat().st_mtime_ns for path in utkface_catalog.glob("[!.]*")}
