@@ -48,6 +48,8 @@ def run_job(
     terminal.guard_streams()
     signal.signal(signal.SIGTERM, _interrupt)
     description = f"{config_type.__doc__}\n\n{epilog}".strip()
+    if misnamed := misnamed_option(config_type, sys.argv[1:]):
+        refuse(misnamed)
     if default is None:
         if lacking := missing_options(config_type, sys.argv[1:]):
             refuse(lacking)
@@ -93,6 +95,20 @@ def endless_setting(config: Any) -> str:
             if isinstance(each, float) and not math.isfinite(each):
                 return f"--{field.name.replace('_', '-')} {each}: a finite number"
     return ""
+
+
+def misnamed_option(config_type: type[Any], arguments: Sequence[str]) -> str:
+    """The one line for a learning rate as other programs are told it; empty where there is none among the arguments.
+
+    >>> from agescale.config import TrainConfig
+    >>> misnamed_option(TrainConfig, ["--out", "runs/1", "--lr=1e-3"])
+    '--lr: rates stand in --phases, such as --phases all:20@1e-3 (20 epochs)'
+    """
+    names = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
+    rates = sorted(names & {"--lr", "--learning-rate"})
+    if not rates or "phases" not in {field.name for field in dataclasses.fields(config_type)}:
+        return ""
+    return f"{rates[0]}: rates stand in --phases, such as --phases all:20@1e-3 (20 epochs)"
 
 
 def missing_options(config_type: type[Any], arguments: Sequence[str]) -> str:

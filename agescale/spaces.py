@@ -30,6 +30,8 @@ Point = dict[str, Any]
 
 FROM_SCRATCH = "all:{epochs}@{lr}"
 HEAD_FIRST = "head:1@1e-3,all:{epochs}@{lr}"
+RATES = f"'phases': ['{FROM_SCRATCH}'], 'lr': [1e-3, 3e-4]"
+"""How a space of learning rates is written."""
 
 QUICK: Space = [
     {
@@ -121,7 +123,8 @@ def check(space: Any, name: str) -> None:
         for setting, values in alternative.items():
             if setting not in known:
                 why = "the same for all trials" if setting in FIXED_FIELDS else "no setting of training"
-                raise ValueError(f"--space {name}: {setting!r} is {why}")
+                hint = f"; rates are {RATES}" if "rate" in setting or "lr" in setting else ""
+                raise ValueError(f"--space {name}: {setting!r} is {why}{hint}")
             if not (isinstance(values, list) and values) and not is_distribution(values):
                 raise ValueError(
                     f"--space {name}: {setting}: {values!r} is no list, and no distribution of scipy.stats"
@@ -132,7 +135,7 @@ def check(space: Any, name: str) -> None:
             if is_distribution(values) and not all(map(math.isfinite, values.support())):
                 raise ValueError(f"--space {name}: {setting}: a distribution with two ends is needed")
         if "lr" in alternative and not all("{lr}" in text for text in alternative.get("phases", [""])):
-            raise ValueError(f"--space {name}: lr is for phases in which {{lr}} stands")
+            raise ValueError(f"--space {name}: lr is for phases in which {{lr}} stands, as in {RATES}")
 
 
 def is_distribution(values: Any) -> bool:

@@ -517,13 +517,18 @@ class Breaker(tune.Stopper):
 
 
 class Progress(tune.Callback):
-    """A line an epoch, and one for a trial whose processes die again and again."""
+    """A line for a trial's settings and for each epoch, and one where its processes die again and again."""
 
     def __init__(self, config: SweepConfig, proposals: Proposals) -> None:
         self.config, self.proposals = config, proposals
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as above
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        number, point = trial.config["number"], trial.config["point"]
+        settings = ", ".join(f"{name} {value}" for name, value in point.items())
+        print(f"{trial}: {number + 1} of {self.proposals.num_trials}, {settings}", flush=True)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any

@@ -44,9 +44,10 @@ def print_summary(result: CatalogResult) -> None:
         "new": result.num_new,
         "changed": result.num_changed,
         "deleted": result.num_deleted,
-        "relabelled": sum(bool(each.words) for each in result.relabelled),
         "other files, ignored": result.num_ignored,
     }
+    if result.rows is not None:
+        counts["relabelled"] = sum(bool(each.words) for each in result.relabelled)
     counts |= {f"finding: {kind}": count for kind, count in count_by_kind(result.findings).items()}
     terminal.print_table(["catalog", "rows"], [[what, f"{count:,}"] for what, count in counts.items()])
     if result.rows is None:  # only listed: without labels or splits

@@ -107,6 +107,10 @@ def test_our_own_spaces_hold_trainings(name: str) -> None:
         ("SPACE = []", "SPACE is a list of dicts"),
         ("space = [{'encoder': ['cnn']}]", "SPACE is a list of dicts"),
         ("SPACE = [{'encodr': ['cnn']}]", "'encodr' is no setting of training"),
+        (
+            "SPACE = [{'learning_rate': [0.1]}]",
+            "no setting of training; rates are 'phases': ",
+        ),
         ("SPACE = [{'catalog': ['a', 'b']}]", "'catalog' is the same for all trials"),
         ("SPACE = [{'dropout': 0.3}]", "dropout: 0.3 is no list, and no distribution of scipy.stats"),
         ("SPACE = [{'dropout': []}]", r"dropout: \[\] is no list"),

@@ -64,6 +64,6 @@ def check_ages(task: str, num_exact: int, num_range: int, num_group: int, num_un
     if num_exact + num_range == 0:
         raise ValueError(
             f"{task} needs ages or age ranges: {num_group} images have only the name of an age group and "
-            f"{num_unlabelled} no label; give the groups bounds (--age-groups name=low-high,...) when cataloging, "
-            "or use --task classification"
+            f"{num_unlabelled} no label; give the groups bounds (the same jobs/catalog.py command with "
+            "--age-groups name=low-high,...), or use --task classification"
         )

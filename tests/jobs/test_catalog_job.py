@@ -434,6 +434,20 @@ def test_labels_of_another_csv_are_taken_and_nothing_is_read_again(
     assert {row["kind"]: row for row in result.findings.to_pylist()}["missing_file"]["uri"].endswith("/faces/gone.jpg")
     settings = {"csv": str(labels), **CSV, "ethnicity_column": "ethnicity"}
     assert build(drawn_faces / "csv", out, **settings).relabelled == ()
+    labels.write_text(labels.read_text().replace("male", "woman"))
+
+    def die(*arguments: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cataloging, "_write_findings", die)  # new labels stand, and the job is killed
+        with pytest.raises(ZeroDivisionError):
+            build(drawn_faces / "csv", out, **settings)
+    with pytest.raises(ValueError, match="not complete"):
+        catalogs.check_complete(str(out))
+    assert build(drawn_faces / "csv", out, **settings).relabelled == ()
+    catalogs.check_complete(str(out))
+    assert {row["gender"] for row in rows_of(out)} == {"woman", "fewoman"}
 
     before_groups, rows = part_sizes(out), rows_of(out)
     result = build(drawn_faces / "csv", out, **settings, age_groups="adulthood")

@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -276,3 +276,16 @@ def test_a_sweep_goes_on_with_the_images_that_it_began_with(config: SweepConfig,
     assert training_plan.select(base, begun).rows.num_rows == everything.rows.num_rows, "it has not begun"
     (tmp_path / "sweep.json").write_text("{}")
     assert training_plan.select(base, begun).rows.equals(pinned.rows)
+
+
+def test_each_trial_tells_its_number_and_settings_as_it_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(SweepConfig("catalog", "sweep"), SimpleNamespace(num_trials=6))  # type: ignore[arg-type]
+    progress.on_trial_start(0, [], TuneTrial())
+    assert capsys.readouterr().out == "trial-0001: 2 of 6, encoder cnn, lr 0.001\n"
+
+
+class TuneTrial(SimpleNamespace):
+    config: ClassVar = {"number": 1, "point": {"encoder": "cnn", "lr": 0.001}}
+
+    def __str__(self) -> str:
+        return "trial-0001"
