@@ -86,8 +86,10 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
     """Lists ``config.source`` and brings the catalog at ``config.out`` up to date with it."""
     source, out = storage.absolute(config.source), storage.absolute(config.out)
     _check(config)
-    if source == out or (not storage.is_remote(out) and os.path.realpath(source) == os.path.realpath(out)):
-        raise ValueError(f"--out {out}: there are the photos themselves; give another folder")
+    is_same = source == out or (not storage.is_remote(out) and os.path.realpath(source) == os.path.realpath(out))
+    if is_same or source.startswith(f"{out}/"):
+        there = "there are the photos themselves" if is_same else f"the photos ({source}) stand in it"
+        raise ValueError(f"--out {out}: {there}; give another folder")
     if not _is_read(config):
         return _list_images(config, source, out)
     listed = [

@@ -118,6 +118,14 @@ def settings(uri: str) -> dict[str, Any]:
     return dict(metadata(uri)["settings"])
 
 
+def places(uri: str) -> dict[str, str]:
+    """The folders of a catalog and of its photos, for ``tables.check_apart``. Whoever keeps the catalog among the
+    photos may keep there what is made of it, too."""
+    source = str(settings(uri).get("source") or "")
+    of_photos = {} if not source or f"{uri}/".startswith(f"{source}/") else {source: "the folder of the photos"}
+    return {uri: "the catalog", tables.beside(uri): "what belongs to the catalog", **of_photos}
+
+
 def age_groups(uri: str) -> AgeGroups | None:
     """The groups that the catalog's labels are told in, or None."""
     text = settings(uri).get("age_groups")

@@ -58,6 +58,10 @@ def export(config: TableConfig) -> Exported:
     run = units.read_run(predictions, catalog)
     catalogs.check_complete(catalog)
     columns = _columns(config, out)
+    if out.endswith((".csv", ".parquet")):
+        tables.check_file(out)
+    else:
+        tables.check_apart(out, {**catalogs.places(catalog), **tables.places(predictions)}, "the table")
     groups = _groups(config, predictions)
     parts = catalogs.read_parts(catalog)
     all_units = units.cut(parts, run["unit_rows"])

@@ -80,6 +80,7 @@ def score(config: ScoreConfig) -> ScoreResult:
     about = catalogs.metadata(catalog, parts[0].name)
     if about["settings"]["layout"] != "unlabelled":  # a bucket is scored while it is still being listed
         catalogs.check_complete(catalog)
+    tables.check_apart(out, {**catalogs.places(catalog), checkpoint_uri: "the checkpoint"}, "the predictions")
     tables.claim(out, "predictions")
     summary_uri = units.summary_uri(out)
     with lease.hold(out, tables.beside(out), config.lease) as held:

@@ -89,6 +89,7 @@ def sweep(config: SweepConfig, base: TrainConfig) -> SweepResult:
     """
     config, base = _with_absolute_paths(config, base)
     out, space = config.out, _with_absolute_weights(spaces.load(config.space))
+    training_plan.check_place(storage.join(out, trials.SWEEP_NAME), "a sweep", config.catalog)
     selected = _check(config, base, space)
     storage.check_writable(out)
     with lease.hold(out, is_wanted=config.lease) as held:

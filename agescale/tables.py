@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,30 @@ def _share(folder: str, mode: int) -> None:
     status = os.stat(folder)
     if mode & stat.S_IWGRP and status.st_uid == os.geteuid():
         os.chmod(folder, stat.S_IMODE(status.st_mode) | (mode & stat.S_IRWXG))
+
+
+def check_apart(out: str, places: Mapping[str, str], owner: str, option: str = "--out") -> None:
+    """Raises ValueError where the folder ``out`` is one of the ``places`` (URIs of folders, by what stands there), or
+    lies in or around one of them. ``owner`` is what is to be written."""
+    for uri, what in places.items():
+        if f"{out}/".startswith(f"{uri}/"):
+            there = "there" if out == uri else uri
+            raise ValueError(f"{option} {out}: {there} is {what}; give a folder of {owner}'s own")
+        if f"{uri}/".startswith(f"{out}/"):
+            raise ValueError(f"{option} {out}: {what} ({uri}) stands in it; give a folder of {owner}'s own")
+
+
+def check_file(out: str) -> None:
+    """Raises ValueError where the file ``out`` would stand among the files of a table, or beside one."""
+    folder = out.rpartition("/")[0]
+    kind = next((schema.NOUNS[kind] for kind in PARTS if list_parts(folder, kind)), None)
+    if kind or folder.endswith(SUFFIX):
+        raise ValueError(f"--out {out}: {folder} is {kind or 'what belongs to a table'}; give another folder")
+
+
+def places(predictions: str) -> dict[str, str]:
+    """The folders of a table of predictions, for ``check_apart``."""
+    return {predictions: "the table of predictions", beside(predictions): "what belongs to the predictions"}
 
 
 def write_new_part(uri: str, name: str, table: pa.Table, row_group_size: int | None = None) -> bool:
