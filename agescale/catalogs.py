@@ -90,11 +90,8 @@ def read_parts(uri: str) -> list[Part]:
 def ask_part(file: str) -> Part:
     """Reads the footer of one part."""
     footer = storage.read_footer(file)
+    said = tables.metadata_in(file, footer.schema.to_arrow_schema(), "catalog")
     first, last = storage.column_range(footer, "uri")
-    try:
-        said = schema.read_metadata(footer.schema.to_arrow_schema(), "catalog")
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
     last = last or (LAST if footer.num_rows else "")
     return Part(storage.name_of(file), footer.num_rows, first or "", last, said.get("replaces", True))
 
@@ -132,11 +129,16 @@ def age_groups(uri: str) -> AgeGroups | None:
     return AgeGroups.parse(text) if text else None
 
 
-def check_complete(uri: str) -> None:
-    """Raises ValueError where the job that makes the catalog did not come to its end."""
+def is_complete(uri: str) -> bool:
+    """Whether the job that makes the catalog came to its end. Raises ValueError where there is none."""
     names, findings = part_names(uri), findings_uri(uri)
     covered = tables.read_metadata(findings, "findings") if storage.exists(findings) else {}
-    if covered != {"id": metadata(uri, names[0])["id"], "parts": names}:
+    return covered == {"id": metadata(uri, names[0])["id"], "parts": names}
+
+
+def check_complete(uri: str) -> None:
+    """Raises ValueError where the job that makes the catalog did not come to its end."""
+    if not is_complete(uri):
         raise ValueError(f"{uri}: the catalog is not complete; run the same jobs/catalog.py command again")
 
 

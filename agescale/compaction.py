@@ -154,7 +154,8 @@ def _write_predictions(
                 held.prove()
                 sources = tables.read_metadata(storage.join(new, part), "catalog").get("from", ())
                 names = [name for source in sources for name in of_part.get(source, ())]
-                known = pool.map(lambda name: storage.read_table(storage.join(predictions, name)), names)
+                uris = [storage.join(predictions, name) for name in names]
+                known = pool.map(lambda file: storage.read_table(file, schema.PREDICTIONS.names), uris)
                 scored = pa.concat_tables([schema.PREDICTIONS.empty_table(), *known])
                 for unit in missing:
                     rows = _scored_rows(units.listed_rows(new, unit, splits), scored)

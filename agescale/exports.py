@@ -157,7 +157,7 @@ class CurrentRows:
         name = unit.file_name(str(self.run["model"]))
         if name not in names or not len(listed):
             return self.schema.empty_table(), len(listed)
-        rows = storage.read_table(storage.join(self.predictions, name))
+        rows = storage.read_table(storage.join(self.predictions, name), schema.PREDICTIONS.names)
         place = pc.index_in(catalogs.keys_of(rows), value_set=catalogs.keys_of(listed))
         is_current = pc.is_valid(place)
         rows, place = rows.filter(is_current), place.filter(is_current)

@@ -108,6 +108,17 @@ class NoConditions(StoreError):
         return NoConditions, (self.status, str(self), self.stops_the_job)
 
 
+class Damaged(ValueError):
+    """A Parquet file of ours that was cut or garbled, or is somebody else's; what to do depends on what it is of."""
+
+    def __init__(self, uri: str, reason: str) -> None:
+        super().__init__(f"{uri}: damaged, not as it was written ({_one_line(reason)})")
+        self.uri, self.reason = uri, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Damaged, (self.uri, self.reason)
+
+
 def absolute(uri: str) -> str:
     """``uri`` without ``file://``, user directory or relative parts, so that it means the same in every process."""
     if uri.startswith("file://"):
@@ -997,6 +1008,13 @@ def read_row_groups(uri: str, row_groups: list[int], columns: list[str]) -> pa.T
         return pq.ParquetFile(file).read_row_groups(row_groups, columns=columns)
 
 
+def check_table(uri: str) -> None:
+    """Reads all of a Parquet file, some rows at a time. Raises Damaged where that fails."""
+    with _parquet_file(uri) as file:
+        for _ in pq.ParquetFile(file).iter_batches():
+            pass
+
+
 def num_rows(uri: str) -> int:
     """Rows of a Parquet file, from its footer."""
     with _parquet_file(uri) as file:
@@ -1034,6 +1052,8 @@ def iter_batches(uri: str) -> Iterator[pa.RecordBatch]:
                 raise ValueError(f"{uri}: the file is empty; its first line must name the columns")
             as_text = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
             yield from pacsv.open_csv(file, pacsv.ReadOptions(column_names=names), convert_options=as_text)
+    except Damaged as error:
+        raise ValueError(f"{uri}: {_one_line(error.reason)}") from error
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise ValueError(f"{uri}: {_one_line(str(error))}") from error
 
@@ -1049,15 +1069,27 @@ def as_parquet(table: pa.Table, row_group_size: int | None = None) -> bytes:
     return buffer.getvalue()
 
 
+UNREADABLE = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, pa.ArrowTypeError)
+"""What pyarrow raises for bytes that are no Parquet file, or none with the columns that were asked for."""
+
+
+def _is_of_arrow(error: OSError) -> bool:
+    """Whether pyarrow itself raised an error without a number: for bytes that it cannot unpack."""
+    return type(error) is OSError and error.__cause__ is None and error.__context__ is None
+
+
 @contextlib.contextmanager
 def _parquet_file(uri: str) -> Iterator[pa.NativeFile]:
     """A file for pyarrow to read in ranges. (Given a filesystem, it takes every fault of S3 for a missing file.)"""
     with _explained(uri), pa.PythonFile(_RemoteFile(uri), "r") if is_remote(uri) else pa.OSFile(uri) as file:
         try:
             yield file
-        except pa.ArrowInvalid as error:
-            error.add_note(uri)  # pyarrow does not know what it read
-            raise
+        except UNREADABLE as error:
+            raise Damaged(uri, str(error)) from error
+        except OSError as error:
+            if isinstance(error, StoreError) or error.errno is not None or not _is_of_arrow(error):
+                raise
+            raise Damaged(uri, str(error)) from error
 
 
 @contextlib.contextmanager

@@ -61,11 +61,31 @@ def nothing_there(uri: str, kind: str, how: str) -> ValueError:
 
 
 def read_metadata(uri: str, kind: str) -> dict[str, Any]:
-    """What the footer of a part says. Raises ValueError, naming the file, where it is no part of such a table."""
+    """What the footer of a part says. Raises Damaged where it is no part of such a table, and ValueError, naming the
+    file, where it is one of another version of agescale."""
+    return metadata_in(uri, storage.read_schema(uri), kind)
+
+
+def metadata_in(uri: str, columns: pa.Schema, kind: str) -> dict[str, Any]:
+    """As ``read_metadata``, where the footer has been read."""
     try:
-        return schema.read_metadata(storage.read_schema(uri), kind)
-    except (ValueError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{uri}: {' '.join(str(error).split())}") from error
+        return schema.read_metadata(columns, kind)
+    except schema.OtherVersion as error:
+        raise ValueError(f"{uri}: {error}") from error
+    except ValueError as error:
+        raise storage.Damaged(uri, str(error)) from error
+
+
+def remedy(uri: str) -> str:
+    """What to do where a file of a table, or of what lies beside it, is damaged."""
+    name = storage.name_of(uri)
+    if PARTS["predictions"].fullmatch(name):
+        return "the same jobs/score.py command with --repair deletes it and scores its images again"
+    if PARTS["catalog"].fullmatch(name):
+        return "the same jobs/catalog.py command with --repair lists its images anew"
+    if storage.name_of(uri.rpartition("/")[0]).endswith(SUFFIX):
+        return "the same jobs/catalog.py command writes it anew"
+    return "put it back as it was, or delete what it belongs to"
 
 
 def claim(out: str, kind: str) -> None:

@@ -127,7 +127,7 @@ def pinned_images(begun: str, catalog_id: str) -> pa.Table | None:
     try:
         rows = storage.read_table(uri)
         born = (rows.schema.metadata or {})[b"catalog_id"].decode()
-    except (pa.ArrowInvalid, KeyError, UnicodeDecodeError) as error:
+    except (storage.Damaged, KeyError, UnicodeDecodeError) as error:
         hint = "delete it: the images are then chosen from the catalog once more"
         raise ValueError(f"{uri}: damaged, no table of a run's images; {hint}") from error
     if born != catalog_id:

@@ -114,9 +114,11 @@ def test_a_table_that_is_replaced_while_it_is_read_is_an_error_and_no_mixture(s3
 
 def test_a_damaged_table_is_named(folder: str) -> None:
     storage.write_bytes(storage.join(folder, "part-1.parquet"), b"nothing of the kind")
-    with pytest.raises(pa.ArrowInvalid) as caught:
-        storage.read_table(storage.join(folder, "part-1.parquet"))
-    assert caught.value.__notes__ == [storage.join(folder, "part-1.parquet")]
+    uri = storage.join(folder, "part-1.parquet")
+    with pytest.raises(storage.Damaged) as caught:
+        storage.read_table(uri)
+    assert (caught.value.uri, str(caught.value).startswith(f"{uri}: damaged, ")) == (uri, True)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 def test_objects_on_s3_are_written_only_over_what_the_writer_knows(s3: str) -> None:
