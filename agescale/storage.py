@@ -44,6 +44,7 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     CredentialRetrievalError,
+    FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
@@ -237,6 +238,7 @@ CREDENTIAL_CODES = {
 PASSING_CODES = {"RequestTimeout", "IncompleteBody", "BadDigest", "SlowDown"}
 PASSING_ERRORS = (
     ConnectionError,
+    FlexibleChecksumError,
     TimeoutError,
     HTTPClientError,
     NoConnectionError,
@@ -747,6 +749,18 @@ def write_bytes(uri: str, data: bytes, scratch: str | None = None) -> None:
 PIECE_BYTES = 8 * 2**20
 """Of a large object, which are sent and asked for and tried again by themselves: a slow link takes minutes for all."""
 MAX_PIECES = 10_000
+TOLD_OF_WRITES = {"put_object": "ETag", "upload_part": "ETag", "create_multipart_upload": "UploadId"}
+"""What S3 answers to a write. Without it somebody else has answered, with a page for a login, say."""
+
+
+def _write(uri: str, operation: str, **arguments: Any) -> dict[str, Any]:
+    """Asks S3 once for a write. Raises a StoreError that may pass where the answer does not tell that it took place."""
+    answer = dict(filesystem(uri).call_s3(operation, **arguments))
+    if TOLD_OF_WRITES.get(operation, "ResponseMetadata") not in answer:
+        hint = "; is AWS_ENDPOINT_URL right?" if "AWS_ENDPOINT_URL" in os.environ else ""
+        reason = f"the answer is none of S3 to a write{hint}"
+        raise StoreError("unreachable", f"{uri}: {reason}") from ResponseParserError(reason)
+    return answer
 
 
 def _upload(uri: str, file: Any, size: int) -> None:
@@ -754,8 +768,7 @@ def _upload(uri: str, file: Any, size: int) -> None:
     bucket, key = _bucket_and_key(uri)
 
     def ask(operation: str, **arguments: Any) -> dict[str, Any]:
-        call = partial(filesystem(uri).call_s3, operation, Bucket=bucket, Key=key, **arguments)
-        return dict(_retried(uri, call))
+        return _retried(uri, partial(_write, uri, operation, Bucket=bucket, Key=key, **arguments))
 
     if size <= PIECE_BYTES:
         ask("put_object", Body=file.read())
@@ -944,7 +957,9 @@ def write_if(uri: str, data: bytes, expected_etag: str | None, num_attempts: int
 
     def put() -> str | None:
         try:
-            return str(filesystem(uri).call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)["ETag"])
+            return str(_write(uri, "put_object", Bucket=bucket, Key=key, Body=data, **condition)["ETag"])
+        except StoreError:
+            raise
         except OSError as error:
             answer = _answer(error)
             if answer and _code(answer) in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"):
@@ -1118,7 +1133,12 @@ class _RemoteFile(io.RawIOBase):
 
         def read() -> bytes:
             self._file.seek(start)
-            return self._file.read(len(buffer))
+            data = self._file.read(len(buffer))
+            wanted = min(len(buffer), max(0, self._file.size - start))  # type: ignore[attr-defined]
+            if len(data) != wanted:  # pyarrow would take it for a damaged file
+                reason = f"the store delivered {len(data):,} bytes, where {wanted:,} were asked for"
+                raise StoreError("unreachable", f"{self._uri}: {reason}") from ResponseParserError(reason)
+            return data
 
         data = _retried(self._uri, read)
         buffer[: len(data)] = data
