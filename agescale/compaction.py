@@ -70,7 +70,7 @@ def _claim(old: str, predictions: str, new: str, new_predictions: str) -> None:
     tables.check_apart(new, places, "the new catalog")
     if new_predictions:
         places |= {new: "the new catalog", tables.beside(new): "what belongs to the new catalog"}
-        tables.check_apart(new_predictions, places, "the predictions", "--out-predictions")
+        tables.check_apart(new_predictions, places, "the table", "--out-predictions")
         tables.claim(new_predictions, "predictions")
     tables.claim(new, "catalog")
 

@@ -80,7 +80,7 @@ def score(config: ScoreConfig) -> ScoreResult:
     about = catalogs.metadata(catalog, parts[0].name)
     if about["settings"]["layout"] != "unlabelled":  # a bucket is scored while it is still being listed
         catalogs.check_complete(catalog)
-    tables.check_apart(out, {**catalogs.places(catalog), checkpoint_uri: "the checkpoint"}, "the predictions")
+    tables.check_apart(out, {**catalogs.places(catalog), checkpoint_uri: "the checkpoint"}, "the table")
     tables.claim(out, "predictions")
     summary_uri = units.summary_uri(out)
     with lease.hold(out, tables.beside(out), config.lease) as held:
@@ -240,6 +240,8 @@ def _begin(
         "split": ",".join(sorted(parse_names(config.split))),
         "mirror": config.mirror,
     }
+    if before.get("catalog_id") == catalog_id:
+        run["catalog"] = before["catalog"]  # the same one, wherever it lies now, or by whatever name
     if before:
         check_unchanged(out, "another table of predictions", before, run)
     return run
@@ -258,7 +260,7 @@ def _workers(config: ScoreConfig, work: Work) -> Workers:
     num_cpus, gpus = int(ray.cluster_resources().get("CPU", 1)), num_gpus()
     use_gpu = uses_gpu(config.device)
     worthwhile = math.ceil(work.num_rows / MIN_PROCESS_ROWS)
-    num = min(len(work.todo), config.num_workers or min(worthwhile, gpus if use_gpu else num_cpus))
+    num = min(len(work.todo), config.num_workers or max(1, min(worthwhile, gpus if use_gpu else num_cpus)))
     check_resources(num, cpus_per_worker=1, gpus_per_worker=float(use_gpu), bytes_per_worker=WORKER_BYTES)
     return Workers(num, num_threads=math.ceil(num_cpus / num), device="cuda" if use_gpu else "cpu")
 

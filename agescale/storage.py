@@ -174,7 +174,13 @@ def _filesystem(scheme: str, pid: int) -> fsspec.AbstractFileSystem:
             "retries": {"total_max_attempts": 1},  # _retried does it
             "max_pool_connections": 2 * NUM_READ_THREADS,
         }
-        options = {"use_listings_cache": False, "skip_instance_cache": True, "config_kwargs": config}
+        is_unsigned = os.environ.get(UNSIGNED, "").lower() in ("yes", "true", "1")
+        options = {
+            "anon": is_unsigned,
+            "use_listings_cache": False,
+            "skip_instance_cache": True,
+            "config_kwargs": config,
+        }
         s3 = fsspec.filesystem("s3", max_concurrency=1, **options)  # with more, each read asks for the size first
         s3.retries = 1
         return s3
@@ -185,6 +191,8 @@ def filesystem(uri: str) -> fsspec.AbstractFileSystem:
     return _filesystem("s3" if is_remote(uri) else "file", os.getpid())
 
 
+UNSIGNED = "AWS_NO_SIGN_REQUEST"
+"""Set to yes: requests go without credentials, as for public buckets; GDAL and others call it so."""
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 WITHOUT_BLANKS = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"),
@@ -372,7 +380,8 @@ def _store_error(uri: str, error: BaseException) -> StoreError:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return StoreError("missing", f"{uri}: not found")
     if isinstance(error, NoCredentialsError):
-        hint = "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or use an instance role"
+        hint = "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or use an instance role, or set "
+        hint += f"{UNSIGNED}=yes for a public bucket"
         return StoreError("forbidden", f"{uri}: {hint}", stops_the_job=True)
     if isinstance(error, CREDENTIAL_ERRORS) or (answer and _code(answer) in CREDENTIAL_CODES):
         hint = "check the credentials in the environment, renew them if they expired; the same command continues"

@@ -37,14 +37,16 @@ def faces(tmp_path: Path) -> list[bytes]:
 
 
 @pytest.fixture
-def bucket(s3: str, faces: list[bytes]) -> str:
-    """A bucket of NUM_OBJECTS images, and a model."""
-    pictures = {f"{s3}/nights/inbox/{n % 10}/{n:06d}.jpg": faces[n % len(faces)] for n in range(NUM_OBJECTS)}
-    storage.filesystem(s3).pipe(pictures)
+def bucket(s3: str, faces: list[bytes], tmp_path: Path) -> str:
+    """A folder of a bucket with NUM_OBJECTS images, and a model."""
+    folder = f"{s3}/{tmp_path.name}"
+    with storage.read_pool() as pool:
+        uris = [f"{folder}/inbox/{n % 10}/{n:06d}.jpg" for n in range(NUM_OBJECTS)]
+        list(pool.map(lambda n: storage.write_bytes(uris[n], faces[n % len(faces)]), range(NUM_OBJECTS)))
     torch.manual_seed(0)
     model = AgeModel(ModelSpec(encoder="cnn", task="distribution", age_groups="25-years", image_size=32))
-    checkpoints.save(f"{s3}/nights/model", model.spec, model.state_dict(), checkpoints.Progress(), {"data": "none"})
-    return f"{s3}/nights"
+    checkpoints.save(f"{folder}/model", model.spec, model.state_dict(), checkpoints.Progress(), {"data": "none"})
+    return folder
 
 
 @pytest.mark.chaos
