@@ -21,7 +21,20 @@ import pytest
 import torch
 from conftest import REPO
 
-from agescale import age_cdf, catalogs, checkpoints, data, images, lease, schema, scoring, storage, synthetic, tables, units
+from agescale import (
+    age_cdf,
+    catalogs,
+    checkpoints,
+    data,
+    images,
+    lease,
+    schema,
+    scoring,
+    storage,
+    synthetic,
+    tables,
+    units,
+)
 from agescale.age_groups import AgeGroups
 from agescale.age_model import AgeModel, ModelSpec
 from agescale.cataloging import build_catalog
