@@ -103,8 +103,10 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
     """Lists ``config.source`` and brings the catalog at ``config.out`` up to date with it."""
     source, out = storage.absolute(config.source), storage.absolute(config.out)
     _check(config)
-    if source == out or (not storage.is_remote(out) and os.path.realpath(source) == os.path.realpath(out)):
-        raise ValueError(f"--out {out}: there are the photos themselves; give another folder")
+    is_same = source == out or (not storage.is_remote(out) and os.path.realpath(source) == os.path.realpath(out))
+    if is_same or source.startswith(f"{out}/"):
+        there = "there are the photos themselves" if is_same else f"the photos ({source}) stand in it"
+        raise ValueError(f"--out {out}: {there}; give another folder")
     if not _is_read(config):
         return _list_images(config, source, out)
     listed = [
@@ -125,6 +127,8 @@ def _add_images(
     config: CatalogConfig, source: str, out: str, pictures: list[Listed], others: frozenset[str], held: lease.Lease
 ) -> CatalogResult:
     """Brings a catalog whose images are read up to date with the ``pictures`` of its source."""
+    if config.repair:
+        repair(out, held)
     _remove_late_parts(out)
     parts, known = catalogs.list_parts(out), _known_rows(out)
     groups = _age_groups(config, out if known is not None else None)
@@ -184,11 +188,45 @@ def _remove_late_parts(out: str) -> None:
     """Deletes what a job that was thought dead added, after the catalog was complete, to a listing before. Its images
     are in other parts, and nobody has read it, because the catalog has not been complete since."""
     findings = catalogs.findings_uri(out)
-    covered = tables.read_metadata(findings, "findings")["parts"] if storage.exists(findings) else []
+    try:
+        covered = tables.read_metadata(findings, "findings")["parts"] if storage.exists(findings) else []
+    except storage.Damaged:  # it will be written anew
+        covered = []
     newest = max(map(catalogs.listing_of, covered), default=0)
     for part in catalogs.list_parts(out):
         if part not in covered and catalogs.listing_of(part) <= newest:
             storage.delete(storage.join(out, part))
+
+
+def repair(out: str, held: lease.Lease) -> None:
+    """Empties the parts of a catalog that are damaged, so that this listing finds their images anew. Their names stay
+    taken: no other part's predictions can be mistaken for theirs. Raises ValueError where no part is whole."""
+    names = catalogs.list_parts(out)
+    damaged = [name for name in names if not _is_whole(storage.join(out, name))]
+    whole = [name for name in names if name not in damaged]
+    if not damaged:
+        return
+    if not whole:
+        gone = f"delete it and {tables.beside(out)}, make it anew, and score it into another folder"
+        raise ValueError(f"{out}: none of its {len(names)} parts can be read; {gone}")
+    said = {**catalogs.metadata(out, whole[0]), "replaces": False}
+    held.prove()
+    storage.delete(catalogs.findings_uri(out))  # it is not complete until this listing has ended
+    for name in damaged:
+        held.prove()
+        version = storage.version(storage.join(out, name))
+        empty = schema.CATALOG.empty_table().cast(schema.with_metadata("catalog", said))
+        tables.replace_part(out, name, empty, str(version))
+        print(f"{name}: was damaged and is empty now; predictions of it: jobs/score.py with --repair", flush=True)
+
+
+def _is_whole(part: str) -> bool:
+    try:
+        catalogs.ask_part(part)
+        storage.check_table(part)
+    except storage.Damaged:
+        return False
+    return True
 
 
 def _is_read(config: CatalogConfig) -> bool:
@@ -621,6 +659,8 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
     tables.claim(out, "catalog")
     counts: Counter[str] = Counter()
     with lease.hold(out, tables.beside(out), config.lease) as held:
+        if config.repair:
+            repair(out, held)
         names = catalogs.list_parts(out)
         settings = _settings(config, _age_groups(config, out if names else None))
         if names:

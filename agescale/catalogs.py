@@ -91,11 +91,8 @@ def read_parts(uri: str) -> list[Part]:
 def ask_part(file: str) -> Part:
     """Reads the footer of one part."""
     footer = storage.read_footer(file)
+    said = tables.metadata_in(file, footer.schema.to_arrow_schema(), "catalog")
     first, last = storage.column_range(footer, "uri")
-    try:
-        said = schema.read_metadata(footer.schema.to_arrow_schema(), "catalog")
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
     last = last or (LAST if footer.num_rows else "")
     name, relabels = storage.name_of(file), said.get("relabels", False)
     return Part(name, footer.num_rows, first or "", last, said.get("replaces", True), relabels)
@@ -122,17 +119,30 @@ def settings(uri: str) -> dict[str, Any]:
     return dict(metadata(uri)["settings"])
 
 
+def places(uri: str) -> dict[str, str]:
+    """The folders of a catalog and of its photos, for ``tables.check_apart``. Whoever keeps the catalog among the
+    photos may keep there what is made of it, too."""
+    source = str(settings(uri).get("source") or "")
+    of_photos = {} if not source or f"{uri}/".startswith(f"{source}/") else {source: "the folder of the photos"}
+    return {uri: "the catalog", tables.beside(uri): "what belongs to the catalog", **of_photos}
+
+
 def age_groups(uri: str) -> AgeGroups | None:
     """The groups that the catalog's labels are told in, or None."""
     text = settings(uri).get("age_groups")
     return AgeGroups.parse(text) if text else None
 
 
-def check_complete(uri: str) -> None:
-    """Raises ValueError where the job that makes the catalog did not come to its end."""
+def is_complete(uri: str) -> bool:
+    """Whether the job that makes the catalog came to its end. Raises ValueError where there is none."""
     names, findings = part_names(uri), findings_uri(uri)
     covered = tables.read_metadata(findings, "findings") if storage.exists(findings) else {}
-    if covered != {"id": metadata(uri, names[0])["id"], "parts": names}:
+    return covered == {"id": metadata(uri, names[0])["id"], "parts": names}
+
+
+def check_complete(uri: str) -> None:
+    """Raises ValueError where the job that makes the catalog did not come to its end."""
+    if not is_complete(uri):
         raise ValueError(f"{uri}: the catalog is not complete; run the same jobs/catalog.py command again")
 
 

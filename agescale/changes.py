@@ -59,12 +59,21 @@ def begin_listing(out: str, catalog_id: str, num_ranges: int) -> int:
 
 
 def read_begun(out: str) -> dict[int, dict[str, Any]]:
-    """What the listings that have begun and not ended say, by their numbers."""
+    """What the listings that have begun and not ended say, by their numbers. Raises ValueError for a damaged file."""
     names = storage.list_names(tables.beside(out))
     begun = {
         int(found[1]): storage.join(tables.beside(out), name) for name in names if (found := BEGUN.fullmatch(name))
     }
-    return {number: json.loads(storage.read_bytes(uri)) for number, uri in begun.items()}
+    return {number: _read_begun(uri) for number, uri in begun.items()}
+
+
+def _read_begun(uri: str) -> dict[str, Any]:
+    try:
+        said = json.loads(storage.read_bytes(uri))
+        return {"id": str(said["id"]), "num_ranges": int(said["num_ranges"])}
+    except (ValueError, KeyError, TypeError) as error:
+        hint = "where no other job lists into this catalog, delete it, and run the same command again"
+        raise ValueError(f"{uri}: damaged, not what a listing says when it begins; {hint}") from error
 
 
 def _begun_uri(out: str, number: int) -> str:

@@ -21,8 +21,8 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-from agescale import terminal
-from agescale.storage import StoreError
+from agescale import tables, terminal
+from agescale.storage import Damaged, StoreError
 
 PACKAGE = Path(__file__).parent
 RUNS = Path("runs")
@@ -150,6 +150,9 @@ def user_mistake(error: BaseException | None) -> str | None:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         original = getattr(error, "cause", None)  # Ray raises a subclass of the original, which is its `cause`
+        for damaged in (original, error):
+            if isinstance(damaged, Damaged):
+                return f"{damaged.args[0]}; {tables.remedy(damaged.uri)}"
         is_ours = isinstance(original, ValueError) and _raised_here(getattr(error, "traceback_str", str(error)))
         if isinstance(original, StoreError) or is_ours:
             return str(original).partition("\n")[0]  # Ray Data adds lines about its retries

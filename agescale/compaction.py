@@ -50,19 +50,29 @@ def compact(config: CompactConfig) -> Compacted:
     predictions = storage.absolute(config.predictions) if config.predictions else ""
     run = units.read_run(predictions, old) if predictions else {}
     parts = catalogs.read_parts(old)
-    tables.claim(new, "catalog")
+    out = storage.absolute(config.out_predictions) if predictions else ""
+    _claim(old, predictions, new, out)
     with lease.hold(new, tables.beside(new), config.lease) as held:
         metadata = _write_catalog(old, parts, new, held)
     new_parts = catalogs.read_parts(new)
     num_files, num_predicted = (0, 0), 0
     if predictions:
-        out = storage.absolute(config.out_predictions)
-        tables.claim(out, "predictions")
         with lease.hold(out, tables.beside(out), config.lease) as held:
             run = {**run, "catalog": new, "catalog_id": metadata["id"]}
             num_files, num_predicted = _write_predictions(predictions, new, new_parts, out, run, held)
     num_rows = sum(part.num_rows for part in parts), sum(part.num_rows for part in new_parts)
     return Compacted((len(parts), len(new_parts)), num_rows, num_files, num_predicted)
+
+
+def _claim(old: str, predictions: str, new: str, new_predictions: str) -> None:
+    """Raises ValueError, before anything is written, where a new table has no place for itself."""
+    places = {**catalogs.places(old), **(tables.places(predictions) if predictions else {})}
+    tables.check_apart(new, places, "the new catalog")
+    if new_predictions:
+        places |= {new: "the new catalog", tables.beside(new): "what belongs to the new catalog"}
+        tables.check_apart(new_predictions, places, "the table", "--out-predictions")
+        tables.claim(new_predictions, "predictions")
+    tables.claim(new, "catalog")
 
 
 def _write_catalog(old: str, parts: Sequence[Part], new: str, held: lease.Lease) -> dict[str, Any]:
@@ -147,7 +157,8 @@ def _write_predictions(
                 held.prove()
                 sources = tables.read_metadata(storage.join(new, part), "catalog").get("from", ())
                 names = [name for source in sources for name in of_part.get(source, ())]
-                known = pool.map(lambda name: storage.read_table(storage.join(predictions, name)), names)
+                uris = [storage.join(predictions, name) for name in names]
+                known = pool.map(lambda file: storage.read_table(file, schema.PREDICTIONS.names), uris)
                 scored = pa.concat_tables([schema.PREDICTIONS.empty_table(), *known])
                 for unit in missing:
                     rows = _scored_rows(units.listed_rows(new, unit, splits), scored)

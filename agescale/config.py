@@ -75,6 +75,8 @@ class CatalogConfig:
     max_deleted_fraction: float = 0.1
     """Refuse, before any is noted as deleted, where more than this share of the catalog's images is not there any more:
     a disk or a prefix may be away. A few may always go. 1: whatever is gone is deleted."""
+    repair: bool = False
+    """Empty parts of the catalog that are damaged first, so that their images are listed anew."""
     lease: bool = True
     """Keep other jobs out of --out meanwhile. --no-lease: do not, where the store cannot (it knows no writes on a
     condition) and you do."""
@@ -272,6 +274,8 @@ class ScoreConfig:
     """Where to score; auto takes GPUs where the cluster has them."""
     retry: str = ""
     """Score these rows again too, by their status, such as unreachable,missing."""
+    repair: bool = False
+    """Verify the table first, and delete files that are damaged or wrong, so that their images are scored again."""
     max_failed_fraction: float = 0.1
     """Share of the rows scored by this run that may fail; above it the table is complete, and the exit code 3."""
     lease: bool = True

@@ -37,6 +37,8 @@ def check_resources(
     for kind, amount in need.items():
         if amount > have.get(kind, 0.0) + 1e-9:
             way_out = "lower --num-workers" if have.get(kind) else "--device cpu"
+            if kind == "CPU" and extra_cpus:  # of a training
+                way_out += " or --cpus-per-worker (0.5, say)"
             raise ValueError(
                 f"{num_workers} workers need {amount:g} {kind}s, the cluster has {have.get(kind, 0.0):g}; "
                 f"{way_out}, or add nodes"

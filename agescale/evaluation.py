@@ -80,7 +80,7 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         out=storage.absolute(config.out),
     )
     settings = catalogs.settings(config.catalog)
-    report.claim(config.out, _occupied(config, str(settings.get("source") or "")))
+    report.claim(config.out, _occupied(config))
     catalogs.check_complete(config.catalog)
     metadata = units.read_metadata(units.prediction_files(config.predictions)[0])
     groups = _groups(config, config.predictions, metadata)
@@ -142,20 +142,15 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
     return Evaluated(page, _notes(about))
 
 
-def _occupied(config: EvaluateConfig, source: str) -> dict[str, str]:
+def _occupied(config: EvaluateConfig) -> dict[str, str]:
     """What stands where, so that the report does not: URIs of folders and what is there."""
     places = {
-        config.catalog: "the catalog",
-        tables.beside(config.catalog): "what belongs to the catalog",
-        config.predictions: "the table of predictions",
-        tables.beside(config.predictions): "what belongs to the predictions",
+        **catalogs.places(config.catalog),
+        **tables.places(config.predictions),
         config.against: "the other table of predictions",
         config.gender_from: "the table of predictions of the gender",
         config.checkpoint or "": "the checkpoint",
-        source: "the folder of the photos",
     }
-    if f"{config.catalog}/".startswith(f"{source}/"):
-        del places[source]  # whoever keeps the catalog there may keep the report there too
     return {uri: what for uri, what in places.items() if uri}
 
 

@@ -58,6 +58,10 @@ def export(config: TableConfig) -> Exported:
     run = units.read_run(predictions, catalog)
     catalogs.check_complete(catalog)
     columns = _columns(config, out)
+    if out.endswith((".csv", ".parquet")):
+        tables.check_file(out)
+    else:
+        tables.check_apart(out, {**catalogs.places(catalog), **tables.places(predictions)}, "the table")
     groups = _groups(config, predictions)
     parts = catalogs.read_parts(catalog)
     all_units = units.cut(parts, run["unit_rows"])
@@ -153,7 +157,7 @@ class CurrentRows:
         name = unit.file_name(str(self.run["model"]))
         if name not in names or not len(listed):
             return self.schema.empty_table(), len(listed)
-        rows = storage.read_table(storage.join(self.predictions, name))
+        rows = storage.read_table(storage.join(self.predictions, name), schema.PREDICTIONS.names)
         place = pc.index_in(catalogs.keys_of(rows), value_set=catalogs.keys_of(listed))
         is_current = pc.is_valid(place)
         rows, place = rows.filter(is_current), place.filter(is_current)

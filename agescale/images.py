@@ -200,6 +200,7 @@ class _Upright:
     height: int
 
 
+GZIP_SIGNATURE = b"\x1f\x8b"
 BLANKS = b"\xef\xbb\xbf \t\r\n"
 """What careless scripts write before a file: the mark of UTF-8, and blanks."""
 
@@ -310,6 +311,8 @@ def _from_array(pixels: Pixels) -> Image.Image:
 
 def _unidentified(data: bytes) -> ImageError:
     name = _format_of(data)
+    if name is None and data.startswith(GZIP_SIGNATURE):
+        return ImageError("unreadable", "packed by gzip, as its uploader's Content-Encoding may say; store it unpacked")
     if name is None:
         return ImageError("unreadable", "not an image")
     hint = " without the extra heif (pip install 'agescale[heif]')" if name == "HEIC" else ""

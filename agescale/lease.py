@@ -205,7 +205,7 @@ def _open_lock(lease: Lease) -> int:
             os.makedirs(lease.folder, exist_ok=True)
             handle, is_ours = _open_by_anybody(path)
         except OSError as error:
-            raise StoreError("forbidden", f"{path}: {error.strerror}") from error
+            raise closed(path, error) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -217,6 +217,12 @@ def _open_lock(lease: Lease) -> int:
         if not is_ours and _is_at(path, handle):  # we hold it, so nobody else does
             _remove(path)
         os.close(handle)
+
+
+def closed(path: str, error: OSError) -> StoreError:
+    """What to say of a lock that cannot be opened."""
+    hint = "; let this user write it, or give another --out" if isinstance(error, PermissionError) else ""
+    return StoreError("forbidden", f"{path}: {error.strerror}{hint}")
 
 
 def _open_by_anybody(path: str) -> tuple[int, bool]:

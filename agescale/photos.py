@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
-from agescale import age_cdf, images, storage
+from agescale import age_cdf, images, storage, tables
 from agescale.age_cdf import INTERVAL_SHARE
 from agescale.config import PredictConfig
 from agescale.inference import BATCH_SIZE, Source, find_device, list_photos, predict_images
@@ -96,9 +96,10 @@ def predict(config: PredictConfig) -> PhotoResult:
     draw = storage.absolute(config.draw) if config.draw else ""
     if draw:
         _check_apart(draw, config.photos, photos)
+        _check_copies(draw)
         storage.check_writable(draw)
     if config.out:
-        _check_out(storage.absolute(config.out), photos)
+        _check_out(storage.absolute(config.out), photos, storage.absolute(config.checkpoint))
     predictor = Predictor(storage.absolute(config.checkpoint), find_device(config.device), config.mirror)
     with IsolatedImages() as decoder:
         sources = (Source(uri, version) for uri, version in photos.items())
@@ -130,8 +131,21 @@ def _check_apart(draw: str, given: Sequence[str], photos: Iterable[str]) -> None
         raise ValueError(f"--draw {draw}: there are the photos themselves; give another folder")
 
 
-def _check_out(out: str, photos: Iterable[str]) -> None:
-    """Raises ValueError or StoreError where the predictions cannot be written, or would replace a photo."""
+def _check_copies(draw: str) -> None:
+    """Raises ValueError where other files than copies stand in a folder: their page is written first."""
+    page, stranger = storage.join(draw, PAGE_NAME), storage.any_name(draw)
+    if stranger and not (storage.exists(page) and NOTE.encode() in storage.read_bytes(page)):
+        raise ValueError(
+            f"--draw {draw}: there are other files already ({stranger}), and drawn copies have a folder of their own; "
+            "give another one"
+        )
+
+
+def _check_out(out: str, photos: Iterable[str], checkpoint: str) -> None:
+    """Raises ValueError or StoreError where the predictions cannot be written, or would replace what they may not."""
+    if out.startswith(f"{checkpoint}/"):
+        raise ValueError(f"--out {out}: there is the checkpoint; give another folder")
+    tables.check_file(out)
     if out in photos:
         raise ValueError(f"--out {out}: this is one of the photos; give another file")
     if not storage.is_remote(out) and Path(out).is_dir():
@@ -179,20 +193,24 @@ def in_words(told: dict[str, Any]) -> Words:
 
 
 def _draw_photos(draw: str, result: PhotoResult, center_crop: float, decoder: Decoder) -> None:
-    """Copies named after the photo's place in the table, as photos of many folders may share a name, and a page."""
+    """Copies named after the photo's place in the table, as photos of many folders may share a name. First comes their
+    page, by which the folder is known."""
     from agescale import report  # here, since it takes half a second
 
-    listed = []
-    uris = result.rows["uri"].to_pylist()
-    for number, (uri, name, said) in enumerate(zip(uris, result.names(), result.words, strict=True), start=1):
-        copy = ""
-        if said.status == "ok":
-            copy = f"{number:04d}-{_shortened(PurePosixPath(uri).stem)}.jpg"
-            drawn = draw_caption(storage.read_bytes(uri), said.caption(), center_crop, decoder)
-            storage.write_bytes(storage.join(draw, copy), images.encode_jpeg(np.asarray(drawn)))
-        listed.append({"name": name, "drawn": copy, "caption": said.caption(), "status": said.status})
+    uris, copies = result.rows["uri"].to_pylist(), []
+    for number, (uri, said) in enumerate(zip(uris, result.words, strict=True), start=1):
+        stem = _shortened(PurePosixPath(uri).stem)
+        copies.append(f"{number:04d}-{stem}.jpg" if said.status == "ok" else "")
+    listed = [
+        {"name": name, "drawn": copy, "caption": said.caption(), "status": said.status}
+        for name, copy, said in zip(result.names(), copies, result.words, strict=True)
+    ]
     page = report.template("photos.html.j2").render(photos=listed, note=NOTE)
     storage.write_bytes(storage.join(draw, PAGE_NAME), page.encode())
+    for uri, copy, said in zip(uris, copies, result.words, strict=True):
+        if copy:
+            drawn = draw_caption(storage.read_bytes(uri), said.caption(), center_crop, decoder)
+            storage.write_bytes(storage.join(draw, copy), images.encode_jpeg(np.asarray(drawn)))
 
 
 MAX_STEM_BYTES = 200

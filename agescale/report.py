@@ -19,7 +19,7 @@ import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from agescale import formats, plots, splits, storage
+from agescale import formats, plots, splits, storage, tables
 from agescale.metrics import GATE_AGE, LEAST, Outcomes
 from agescale.plots import Figure
 
@@ -110,13 +110,7 @@ class Judgement:
 def claim(out: str, others: Mapping[str, str]) -> None:
     """Raises ValueError, before anything is written, where ``out`` is no place for a report: one of the ``others``
     (URIs by what stands there), a folder in or around one of them, or a folder with files that are no report's."""
-    for uri, what in others.items():
-        if f"{out}/".startswith(f"{uri}/"):
-            raise ValueError(
-                f"--out {out}: {'there' if out == uri else uri} is {what}; give a folder of the report's own"
-            )
-        if f"{uri}/".startswith(f"{out}/"):
-            raise ValueError(f"--out {out}: {what} ({uri}) stands in it; give a folder of the report's own")
+    tables.check_apart(out, others, "the report")
     stranger = storage.any_name(out)
     if stranger and not _is_report(out):
         raise ValueError(

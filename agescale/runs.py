@@ -247,7 +247,7 @@ def _is_history(out: str, progress: Progress) -> bool:
     uri = storage.join(out, HISTORY_NAME)
     try:
         return storage.read_table(uri).equals(_as_history(progress))
-    except pa.ArrowInvalid:
+    except storage.Damaged:
         return False
     except storage.StoreError as error:
         if error.status != "missing" and storage.is_remote(uri):

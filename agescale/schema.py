@@ -117,6 +117,10 @@ MIN_SIDE = 8
 """Pixels; an image with a shorter side is `tiny` (catalog) and `too_small` (predictions)."""
 
 
+class OtherVersion(ValueError):
+    """A table from another version of agescale, which has nothing wrong with it."""
+
+
 def with_metadata(kind: str, metadata: Mapping[str, Any]) -> pa.Schema:
     """The schema of that kind of table with ``agescale.*`` metadata: version, kind, each of ``metadata`` as JSON."""
     values = {"schema_version": SCHEMA_VERSION, "table": kind, **metadata}
@@ -132,12 +136,14 @@ def read_metadata(schema: pa.Schema, kind: str) -> dict[str, Any]:
     if version is None:
         raise ValueError("not a table written by agescale (its metadata has no schema version)")
     if version > SCHEMA_VERSION:
-        raise ValueError(f"written by a newer agescale (schema version {version}, this one reads {SCHEMA_VERSION})")
+        raise OtherVersion(f"written by a newer agescale (schema version {version}, this one reads {SCHEMA_VERSION})")
     if version < SCHEMA_VERSION:
         hint = "make the table again, in another folder"
-        raise ValueError(f"written by an older agescale (schema version {version}, this one {SCHEMA_VERSION}); {hint}")
-    if (found_kind := found.pop("table")) != kind:
-        raise ValueError(f"part of a table of {NOUNS[found_kind]}, not of {NOUNS[kind]}")
+        raise OtherVersion(
+            f"written by an older agescale (schema version {version}, this one {SCHEMA_VERSION}); {hint}"
+        )
+    if (found_kind := found.pop("table", None)) != kind:
+        raise ValueError(f"part of a table of {NOUNS.get(found_kind, 'another kind')}, not of {NOUNS[kind]}")
     return found
 
 

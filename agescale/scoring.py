@@ -27,7 +27,7 @@ import ray.data
 import torch
 from ray.util import metrics
 
-from agescale import catalogs, checkpoints, footers, lease, schema, storage, tables, units
+from agescale import catalogs, checkpoints, footers, lease, schema, storage, tables, units, verification
 from agescale.catalogs import Part
 from agescale.cluster import allocator_environment, start_ray
 from agescale.config import ScoreConfig, check_unchanged, parse_names
@@ -80,9 +80,12 @@ def score(config: ScoreConfig) -> ScoreResult:
     about = catalogs.metadata(catalog, parts[0].name)
     if about["settings"]["layout"] != "unlabelled":  # a bucket is scored while it is still being listed
         catalogs.check_complete(catalog)
+    tables.check_apart(out, {**catalogs.places(catalog), checkpoint_uri: "the checkpoint"}, "the table")
     tables.claim(out, "predictions")
     summary_uri = units.summary_uri(out)
     with lease.hold(out, tables.beside(out), config.lease) as held:
+        if config.repair:
+            _repair(catalog, out, held)
         said = footers.read(out, "predictions", units.read_counts)
         run = _begin(out, list(said), config, catalog, about["id"], checkpoint)
         work = plan_work(said, units.cut(parts, run["unit_rows"]), checkpoint.digest, parse_names(config.retry))
@@ -99,7 +102,7 @@ def score(config: ScoreConfig) -> ScoreResult:
                 result = _run(work, scorer, progress, held)
         else:
             result = ScoreResult(_by_status(work.standing), {}, 0.0)
-        if work.todo or not storage.exists(summary_uri):
+        if work.todo or not units.has_summary(out):
             summary = {**run, "checkpoint": checkpoint_uri, "num_rows": result.num_rows, "by_status": result.by_status}
             summary |= {
                 "num_units": len(work.units),
@@ -109,6 +112,14 @@ def score(config: ScoreConfig) -> ScoreResult:
             summary |= {"versions": checkpoints.library_versions()}
             storage.write_bytes(summary_uri, json.dumps(summary, indent=1).encode())
     return result
+
+
+def _repair(catalog: str, out: str, held: lease.Lease) -> None:
+    """Deletes files of predictions that are damaged or wrong, so that their images are scored again."""
+    for name in verification.wrong_files(catalog, out):
+        held.prove()
+        storage.delete(storage.join(out, name))
+        print(f"{name}: deleted, it is damaged or wrong", flush=True)
 
 
 def _run(work: Work, scorer: UnitScorer, progress: ImageProgress, held: lease.Lease) -> ScoreResult:
@@ -229,6 +240,8 @@ def _begin(
         "split": ",".join(sorted(parse_names(config.split))),
         "mirror": config.mirror,
     }
+    if before.get("catalog_id") == catalog_id:
+        run["catalog"] = before["catalog"]  # the same one, wherever it lies now, or by whatever name
     if before:
         check_unchanged(out, "another table of predictions", before, run)
     return run
@@ -247,7 +260,7 @@ def _workers(config: ScoreConfig, work: Work) -> Workers:
     num_cpus, gpus = int(ray.cluster_resources().get("CPU", 1)), num_gpus()
     use_gpu = uses_gpu(config.device)
     worthwhile = math.ceil(work.num_rows / MIN_PROCESS_ROWS)
-    num = min(len(work.todo), config.num_workers or min(worthwhile, gpus if use_gpu else num_cpus))
+    num = min(len(work.todo), config.num_workers or max(1, min(worthwhile, gpus if use_gpu else num_cpus)))
     check_resources(num, cpus_per_worker=1, gpus_per_worker=float(use_gpu), bytes_per_worker=WORKER_BYTES)
     return Workers(num, num_threads=math.ceil(num_cpus / num), device="cuda" if use_gpu else "cpu")
 
@@ -321,7 +334,7 @@ class ScoringActor:
         """Writes the file of a unit anew, its failed rows scored again. Returns what ``_score`` does."""
         output = storage.join(self.scorer.out, name)
         version = storage.version(output)
-        before = storage.read_table(output)
+        before = storage.read_table(output, schema.PREDICTIONS.names)
         is_retried = pc.is_in(before["status"], pa.array(parse_names(self.scorer.config.retry)))
         rows = self._current_rows(unit)
         is_current = pc.is_in(before["uri"], rows["uri"].combine_chunks())

@@ -44,6 +44,7 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     CredentialRetrievalError,
+    FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
@@ -108,6 +109,17 @@ class NoConditions(StoreError):
         return NoConditions, (self.status, str(self), self.stops_the_job)
 
 
+class Damaged(ValueError):
+    """A Parquet file of ours that was cut or garbled, or is somebody else's; what to do depends on what it is of."""
+
+    def __init__(self, uri: str, reason: str) -> None:
+        super().__init__(f"{uri}: damaged, not as it was written ({_one_line(reason)})")
+        self.uri, self.reason = uri, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Damaged, (self.uri, self.reason)
+
+
 def absolute(uri: str) -> str:
     """``uri`` without ``file://``, user directory or relative parts, so that it means the same in every process."""
     if uri.startswith("file://"):
@@ -162,7 +174,13 @@ def _filesystem(scheme: str, pid: int) -> fsspec.AbstractFileSystem:
             "retries": {"total_max_attempts": 1},  # _retried does it
             "max_pool_connections": 2 * NUM_READ_THREADS,
         }
-        options = {"use_listings_cache": False, "skip_instance_cache": True, "config_kwargs": config}
+        is_unsigned = os.environ.get(UNSIGNED, "").lower() in ("yes", "true", "1")
+        options = {
+            "anon": is_unsigned,
+            "use_listings_cache": False,
+            "skip_instance_cache": True,
+            "config_kwargs": config,
+        }
         s3 = fsspec.filesystem("s3", max_concurrency=1, **options)  # with more, each read asks for the size first
         s3.retries = 1
         return s3
@@ -173,6 +191,8 @@ def filesystem(uri: str) -> fsspec.AbstractFileSystem:
     return _filesystem("s3" if is_remote(uri) else "file", os.getpid())
 
 
+UNSIGNED = "AWS_NO_SIGN_REQUEST"
+"""Set to yes: requests go without credentials, as for public buckets; GDAL and others call it so."""
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 WITHOUT_BLANKS = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"),
@@ -226,6 +246,7 @@ CREDENTIAL_CODES = {
 PASSING_CODES = {"RequestTimeout", "IncompleteBody", "BadDigest", "SlowDown"}
 PASSING_ERRORS = (
     ConnectionError,
+    FlexibleChecksumError,
     TimeoutError,
     HTTPClientError,
     NoConnectionError,
@@ -359,7 +380,8 @@ def _store_error(uri: str, error: BaseException) -> StoreError:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return StoreError("missing", f"{uri}: not found")
     if isinstance(error, NoCredentialsError):
-        hint = "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or use an instance role"
+        hint = "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or use an instance role, or set "
+        hint += f"{UNSIGNED}=yes for a public bucket"
         return StoreError("forbidden", f"{uri}: {hint}", stops_the_job=True)
     if isinstance(error, CREDENTIAL_ERRORS) or (answer and _code(answer) in CREDENTIAL_CODES):
         hint = "check the credentials in the environment, renew them if they expired; the same command continues"
@@ -736,6 +758,18 @@ def write_bytes(uri: str, data: bytes, scratch: str | None = None) -> None:
 PIECE_BYTES = 8 * 2**20
 """Of a large object, which are sent and asked for and tried again by themselves: a slow link takes minutes for all."""
 MAX_PIECES = 10_000
+TOLD_OF_WRITES = {"put_object": "ETag", "upload_part": "ETag", "create_multipart_upload": "UploadId"}
+"""What S3 answers to a write. Without it somebody else has answered, with a page for a login, say."""
+
+
+def _write(uri: str, operation: str, **arguments: Any) -> dict[str, Any]:
+    """Asks S3 once for a write. Raises a StoreError that may pass where the answer does not tell that it took place."""
+    answer = dict(filesystem(uri).call_s3(operation, **arguments))
+    if TOLD_OF_WRITES.get(operation, "ResponseMetadata") not in answer:
+        hint = "; is AWS_ENDPOINT_URL right?" if "AWS_ENDPOINT_URL" in os.environ else ""
+        reason = f"the answer is none of S3 to a write{hint}"
+        raise StoreError("unreachable", f"{uri}: {reason}") from ResponseParserError(reason)
+    return answer
 
 
 def _upload(uri: str, file: Any, size: int) -> None:
@@ -743,8 +777,7 @@ def _upload(uri: str, file: Any, size: int) -> None:
     bucket, key = _bucket_and_key(uri)
 
     def ask(operation: str, **arguments: Any) -> dict[str, Any]:
-        call = partial(filesystem(uri).call_s3, operation, Bucket=bucket, Key=key, **arguments)
-        return dict(_retried(uri, call))
+        return _retried(uri, partial(_write, uri, operation, Bucket=bucket, Key=key, **arguments))
 
     if size <= PIECE_BYTES:
         ask("put_object", Body=file.read())
@@ -933,7 +966,9 @@ def write_if(uri: str, data: bytes, expected_etag: str | None, num_attempts: int
 
     def put() -> str | None:
         try:
-            return str(filesystem(uri).call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)["ETag"])
+            return str(_write(uri, "put_object", Bucket=bucket, Key=key, Body=data, **condition)["ETag"])
+        except StoreError:
+            raise
         except OSError as error:
             answer = _answer(error)
             if answer and _code(answer) in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"):
@@ -997,6 +1032,13 @@ def read_row_groups(uri: str, row_groups: list[int], columns: list[str]) -> pa.T
         return pq.ParquetFile(file).read_row_groups(row_groups, columns=columns)
 
 
+def check_table(uri: str) -> None:
+    """Reads all of a Parquet file, some rows at a time. Raises Damaged where that fails."""
+    with _parquet_file(uri) as file:
+        for _ in pq.ParquetFile(file).iter_batches():
+            pass
+
+
 def num_rows(uri: str) -> int:
     """Rows of a Parquet file, from its footer."""
     with _parquet_file(uri) as file:
@@ -1034,6 +1076,8 @@ def iter_batches(uri: str) -> Iterator[pa.RecordBatch]:
                 raise ValueError(f"{uri}: the file is empty; its first line must name the columns")
             as_text = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
             yield from pacsv.open_csv(file, pacsv.ReadOptions(column_names=names), convert_options=as_text)
+    except Damaged as error:
+        raise ValueError(f"{uri}: {_one_line(error.reason)}") from error
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise ValueError(f"{uri}: {_one_line(str(error))}") from error
 
@@ -1049,15 +1093,27 @@ def as_parquet(table: pa.Table, row_group_size: int | None = None) -> bytes:
     return buffer.getvalue()
 
 
+UNREADABLE = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, pa.ArrowTypeError)
+"""What pyarrow raises for bytes that are no Parquet file, or none with the columns that were asked for."""
+
+
+def _is_of_arrow(error: OSError) -> bool:
+    """Whether pyarrow itself raised an error without a number: for bytes that it cannot unpack."""
+    return type(error) is OSError and error.__cause__ is None and error.__context__ is None
+
+
 @contextlib.contextmanager
 def _parquet_file(uri: str) -> Iterator[pa.NativeFile]:
     """A file for pyarrow to read in ranges. (Given a filesystem, it takes every fault of S3 for a missing file.)"""
     with _explained(uri), pa.PythonFile(_RemoteFile(uri), "r") if is_remote(uri) else pa.OSFile(uri) as file:
         try:
             yield file
-        except pa.ArrowInvalid as error:
-            error.add_note(uri)  # pyarrow does not know what it read
-            raise
+        except UNREADABLE as error:
+            raise Damaged(uri, str(error)) from error
+        except OSError as error:
+            if isinstance(error, StoreError) or error.errno is not None or not _is_of_arrow(error):
+                raise
+            raise Damaged(uri, str(error)) from error
 
 
 @contextlib.contextmanager
@@ -1086,7 +1142,12 @@ class _RemoteFile(io.RawIOBase):
 
         def read() -> bytes:
             self._file.seek(start)
-            return self._file.read(len(buffer))
+            data = self._file.read(len(buffer))
+            wanted = min(len(buffer), max(0, self._file.size - start))  # type: ignore[attr-defined]
+            if len(data) != wanted:  # pyarrow would take it for a damaged file
+                reason = f"the store delivered {len(data):,} bytes, where {wanted:,} were asked for"
+                raise StoreError("unreachable", f"{self._uri}: {reason}") from ResponseParserError(reason)
+            return data
 
         data = _retried(self._uri, read)
         buffer[: len(data)] = data

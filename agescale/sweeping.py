@@ -89,6 +89,7 @@ def sweep(config: SweepConfig, base: TrainConfig) -> SweepResult:
     """
     config, base = _with_absolute_paths(config, base)
     out, space = config.out, _with_absolute_weights(spaces.load(config.space))
+    training_plan.check_place(storage.join(out, trials.SWEEP_NAME), "a sweep", config.catalog)
     selected = _check(config, base, space)
     storage.check_writable(out)
     with lease.hold(out, is_wanted=config.lease) as held:
@@ -312,6 +313,7 @@ class Proposals(Searcher):
         self.waiting = [trial for trial in known if trial.status == "running"]
         self.curves = {trial.number: curves[trial.number] for trial in self.waiting}
         self.num_begun = len(known)
+        self.next_number = 1 + max((trial.number for trial in known), default=-1)
         self.num_epochs = sum(map(len, curves.values()))
         self.values = {trial.number: self._value(curves[trial.number]) for trial in known if trial.status != "running"}
         self.dropped = {number for number in self.values if number not in self._best}
@@ -367,13 +369,14 @@ class Proposals(Searcher):
             trial = self.waiting.pop(0)
             self._show(trial_id, self.curves[trial.number])
         elif self.num_to_begin:
-            trial = self._propose(self.num_begun)
+            trial = self._propose(self.next_number)
             try:
                 trials.write_trial(self.out, trial)
             except StoreError as error:
                 self.error = error
                 return Searcher.FINISHED
             self.num_begun += 1
+            self.next_number += 1
         else:
             return Searcher.FINISHED
         self.under_way[trial_id] = trial

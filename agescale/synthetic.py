@@ -17,6 +17,7 @@ import numpy as np
 from numpy.random import Generator, default_rng
 from PIL import Image, ImageColor, ImageDraw
 
+from agescale import storage
 from agescale.age_groups import AgeGroups
 
 GENDERS = ("female", "male")
@@ -416,6 +417,20 @@ class _Label:
     split: str
 
 
+README_NAME, README = "README.txt", "Faces drawn by agescale. No person is shown.\n"
+"""Written first: so the folder is known."""
+
+
+def claim(folder: str) -> None:
+    """Raises ValueError, before anything is written, where other files than drawn ones stand in a folder."""
+    stranger, readme = storage.any_name(folder), Path(folder, README_NAME)
+    if stranger and not (readme.is_file() and readme.read_bytes() == README.encode()):
+        raise ValueError(
+            f"--out {folder}: there are other files already ({stranger}), and drawn faces have a folder of their own; "
+            "give another --out"
+        )
+
+
 def write_dataset(
     folder: Path | str, layout: str, num_faces: int = 600, seed: int = 0, size: int = 128, num_broken: int = 4
 ) -> int:
@@ -433,7 +448,7 @@ def write_dataset(
         raise ValueError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "README.txt").write_text("Faces drawn by agescale. No person is shown.\n", encoding="utf-8")
+    (folder / README_NAME).write_text(README, encoding="utf-8")
     rows: list[tuple[str, _Label]] = []
 
     def save(label: _Label, data: bytes, extension: str = "jpg") -> None:

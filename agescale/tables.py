@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -60,11 +61,31 @@ def nothing_there(uri: str, kind: str, how: str) -> ValueError:
 
 
 def read_metadata(uri: str, kind: str) -> dict[str, Any]:
-    """What the footer of a part says. Raises ValueError, naming the file, where it is no part of such a table."""
+    """What the footer of a part says. Raises Damaged where it is no part of such a table, and ValueError, naming the
+    file, where it is one of another version of agescale."""
+    return metadata_in(uri, storage.read_schema(uri), kind)
+
+
+def metadata_in(uri: str, columns: pa.Schema, kind: str) -> dict[str, Any]:
+    """As ``read_metadata``, where the footer has been read."""
     try:
-        return schema.read_metadata(storage.read_schema(uri), kind)
-    except (ValueError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{uri}: {' '.join(str(error).split())}") from error
+        return schema.read_metadata(columns, kind)
+    except schema.OtherVersion as error:
+        raise ValueError(f"{uri}: {error}") from error
+    except ValueError as error:
+        raise storage.Damaged(uri, str(error)) from error
+
+
+def remedy(uri: str) -> str:
+    """What to do where a file of a table, or of what lies beside it, is damaged."""
+    name = storage.name_of(uri)
+    if PARTS["predictions"].fullmatch(name):
+        return "the same jobs/score.py command with --repair deletes it and scores its images again"
+    if PARTS["catalog"].fullmatch(name):
+        return "the same jobs/catalog.py command with --repair lists its images anew"
+    if storage.name_of(uri.rpartition("/")[0]).endswith(SUFFIX):
+        return "the same jobs/catalog.py command writes it anew"
+    return "put it back as it was, or delete what it belongs to"
 
 
 def claim(out: str, kind: str) -> None:
@@ -90,6 +111,30 @@ def _share(folder: str, mode: int) -> None:
     status = os.stat(folder)
     if mode & stat.S_IWGRP and status.st_uid == os.geteuid():
         os.chmod(folder, stat.S_IMODE(status.st_mode) | (mode & stat.S_IRWXG))
+
+
+def check_apart(out: str, places: Mapping[str, str], owner: str, option: str = "--out") -> None:
+    """Raises ValueError where the folder ``out`` is one of the ``places`` (URIs of folders, by what stands there), or
+    lies in or around one of them. ``owner`` is what is to be written."""
+    for uri, what in places.items():
+        if f"{out}/".startswith(f"{uri}/"):
+            there = "there" if out == uri else uri
+            raise ValueError(f"{option} {out}: {there} is {what}; give a folder of {owner}'s own")
+        if f"{uri}/".startswith(f"{out}/"):
+            raise ValueError(f"{option} {out}: {what} ({uri}) stands in it; give a folder of {owner}'s own")
+
+
+def check_file(out: str) -> None:
+    """Raises ValueError where the file ``out`` would stand among the files of a table, or beside one."""
+    folder = out.rpartition("/")[0]
+    kind = next((schema.NOUNS[kind] for kind in PARTS if list_parts(folder, kind)), None)
+    if kind or folder.endswith(SUFFIX):
+        raise ValueError(f"--out {out}: {folder} is {kind or 'what belongs to a table'}; give another folder")
+
+
+def places(predictions: str) -> dict[str, str]:
+    """The folders of a table of predictions, for ``check_apart``."""
+    return {predictions: "the table of predictions", beside(predictions): "what belongs to the predictions"}
 
 
 def write_new_part(uri: str, name: str, table: pa.Table, row_group_size: int | None = None) -> bool:

@@ -152,6 +152,8 @@ def train(
     progress = runs.check_same(out, selected.run)
     if progress is not None and progress.is_finished and runs.is_over(out):
         return _say_finished(out, progress)
+    if shared is None:
+        training_plan.check_place(storage.join(out, runs.RUN_NAME), "a run", storage.absolute(config.catalog))
     try:
         plan, splits, model = training_plan.build_plan(config, selected, begins=progress is None)
     except ValueError as error:

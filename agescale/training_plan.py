@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from agescale import catalogs, checkpoints, finetuning, selection, storage, units, weighting
+from agescale import catalogs, checkpoints, finetuning, selection, storage, tables, units, weighting
 from agescale.age_groups import AgeGroups
 from agescale.age_model import AgeModel, ModelSpec, auxiliary_classes, build_spec_task, describe_blocks
 from agescale.config import EXECUTION_FIELDS, TrainConfig
@@ -30,6 +30,7 @@ TENSOR_FILES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
 
 IMAGES_NAME = "images.parquet"
 """Beside run.json and sweep.json: the images that a run, or all trainings of a sweep, learn from and are judged by."""
+BEGUN_NAMES = ("run.json", "sweep.json")
 LEARNED_COLUMNS = ["uri", "version", "split", "age_low", "age_high", "group", "gender", "ethnicity"]
 """Of a catalog, where nothing else is asked for: 10,000,000 rows have to fit into memory."""
 
@@ -88,6 +89,32 @@ def _origin(catalog: str) -> dict[str, str]:
     return {"catalog_id": catalogs.metadata(catalog, parts[0])["id"], "parts": json.dumps(parts)}
 
 
+def check_place(begun: str, owner: str, catalog: str = "") -> None:
+    """Raises ValueError, before anything is written, where the folder of ``begun`` (the run.json or sweep.json of
+    ``owner``, which may not stand yet) is something else's, or lies in or around the ``catalog`` or its photos."""
+    folder, _, name = begun.rpartition("/")
+    if catalog:
+        tables.check_apart(folder, catalogs.places(catalog), owner)
+    stranger = storage.any_name(folder)
+    if stranger is None or storage.exists(begun):
+        return
+    of_others = [other for other in BEGUN_NAMES if other != name and storage.exists(storage.join(folder, other))]
+    if of_others or not _has_pinned_images(folder):
+        raise ValueError(
+            f"--out {folder}: there are other files already ({[*of_others, stranger][0]}), and {owner} has a folder of "
+            "its own; give another --out"
+        )
+
+
+def _has_pinned_images(folder: str) -> bool:
+    """Whether a run or a sweep that was killed at its beginning has left its first file there."""
+    uri = storage.join(folder, IMAGES_NAME)
+    try:
+        return storage.exists(uri) and b"catalog_id" in (storage.read_schema(uri).metadata or {})
+    except ValueError:
+        return False
+
+
 def pin_images(folder: str, selected: Selected) -> None:
     """Keeps the images of a run, or of a sweep, that begins in ``folder``, with their labels, their places in the
     catalog and the age groups: it goes on with them when the catalog has grown, or its labels or groups are others."""
@@ -103,7 +130,7 @@ def pinned_images(begun: str, catalog_id: str) -> pa.Table | None:
     try:
         rows = storage.read_table(uri)
         born = (rows.schema.metadata or {})[b"catalog_id"].decode()
-    except (pa.ArrowInvalid, KeyError, UnicodeDecodeError) as error:
+    except (storage.Damaged, KeyError, UnicodeDecodeError) as error:
         hint = "delete it: the images are then chosen from the catalog once more"
         raise ValueError(f"{uri}: damaged, no table of a run's images; {hint}") from error
     if born != catalog_id:

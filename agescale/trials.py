@@ -11,6 +11,7 @@ In: a sweep's folder. Out: trials, their curves, the leaderboard. Starts no trai
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from agescale import checkpoints, listing, storage, validation
+from agescale import checkpoints, listing, runs, storage, validation
 from agescale.config import check_unchanged
 from agescale.spaces import Point
 
@@ -54,23 +55,40 @@ def run_of(out: str, number: int) -> str:
 
 def read_trials(out: str) -> list[Trial]:
     """All trials that have begun, in the order in which they were proposed."""
-    names = storage.list_names(storage.join(out, "trials"), suffix=".json")
+    names = [name for name in storage.list_names(storage.join(out, "trials")) if re.fullmatch(r"\d{4,}\.json", name)]
     with storage.read_pool() as pool:
         return list(pool.map(lambda name: read_trial(out, int(name.removesuffix(".json"))), names))
 
 
 def read_trial(out: str, number: int) -> Trial:
-    return Trial(**json.loads(storage.read_bytes(storage.join(out, f"trials/{number:04d}.json"))))
+    """What a trial is. Raises ValueError, with what to do, where its file is damaged."""
+    uri = _trial_uri(out, number)
+    try:
+        return Trial(**json.loads(storage.read_bytes(uri)))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{uri}: damaged, not what a trial is; {_another_instead(out, number)}") from error
+
+
+def _trial_uri(out: str, number: int) -> str:
+    return storage.join(out, f"trials/{number:04d}.json")
+
+
+def _another_instead(out: str, number: int) -> str:
+    return f"delete {_trial_uri(out, number)} and {run_of(out, number)}: another trial takes its place"
 
 
 def write_trial(out: str, trial: Trial) -> None:
-    storage.write_bytes(storage.join(out, f"trials/{trial.name}.json"), json.dumps(asdict(trial), indent=1).encode())
+    storage.write_bytes(_trial_uri(out, trial.number), json.dumps(asdict(trial), indent=1).encode())
 
 
 def read_curve(out: str, trial: Trial) -> Curve:
-    """What each epoch of a trial brought; nothing where it has finished none."""
-    uri = storage.join(run_of(out, trial.number), "history.parquet")
-    return storage.read_table(uri).to_pylist() if storage.exists(uri) else []
+    """What each epoch of a trial brought; nothing where it has finished none. Raises ValueError, with what to do, where
+    that is damaged; the run of a trial that goes on mends it by itself."""
+    uri = storage.join(run_of(out, trial.number), runs.HISTORY_NAME)
+    try:
+        return storage.read_table(uri, runs.HISTORY_SCHEMA.names).to_pylist() if storage.exists(uri) else []
+    except storage.Damaged as error:
+        raise ValueError(f"{error}; {_another_instead(out, trial.number)}") from error
 
 
 def read_curves(out: str, some: Iterable[Trial]) -> dict[int, Curve]:
@@ -83,7 +101,11 @@ def read_curves(out: str, some: Iterable[Trial]) -> dict[int, Curve]:
 def begin(out: str, sweep: dict[str, Any]) -> None:
     """Says what the sweep is. Raises ValueError where another one stands in its folder."""
     uri, sweep = storage.join(out, SWEEP_NAME), json.loads(json.dumps(sweep))
-    before = json.loads(storage.read_bytes(uri)) if storage.exists(uri) else sweep
+    try:
+        before = dict(json.loads(storage.read_bytes(uri))) if storage.exists(uri) else sweep
+    except (ValueError, TypeError) as error:
+        hint = "delete it, and give the settings that the sweep began with"
+        raise ValueError(f"{uri}: damaged, not what a sweep is; {hint}") from error
     check_unchanged(out, "another sweep", before, sweep)
     storage.write_bytes(uri, json.dumps(sweep, indent=1).encode())
 

@@ -7,6 +7,7 @@ id, unit_rows, split, mirror. Runs no model and writes nothing.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,11 +134,15 @@ def read_run(out: str, catalog: str = "") -> dict[str, Any]:
 
 def run_of(files: Sequence[str]) -> dict[str, Any]:
     """The run of files of predictions, of which there is at least one. Raises ValueError where none can be read."""
-    mistakes: list[ValueError] = []
+    mistakes: list[Exception] = []
     for file in files:
         try:
             return dict(read_metadata(file)["run"])
-        except ValueError as mistake:  # a damaged file; the others say the same
+        except storage.StoreError as mistake:  # a file that is closed to us, and
+            if not mistake.is_about_one_file:
+                raise
+            mistakes.append(mistake)
+        except ValueError as mistake:  # a damaged one; the others say the same
             mistakes.append(mistake)
     raise mistakes[0]
 
@@ -165,3 +170,12 @@ def parse_view(text: str, predictions: str, metadata: Mapping[str, Any]) -> AgeG
 
 def summary_uri(out: str) -> str:
     return storage.join(tables.beside(out), SUMMARY_NAME)
+
+
+def has_summary(out: str) -> bool:
+    """Whether the summary stands there, and is whole."""
+    uri = summary_uri(out)
+    try:
+        return storage.exists(uri) and "by_status" in json.loads(storage.read_bytes(uri))
+    except (ValueError, TypeError):
+        return False

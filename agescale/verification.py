@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from agescale import catalogs, keys, schema, storage, units
+from agescale import catalogs, keys, schema, storage, tables, units
 from agescale.age_groups import AgeGroups
 from agescale.config import VerifyConfig, parse_names
 from agescale.storage import StoreError
@@ -53,6 +53,8 @@ class Verification:
     run: dict[str, Any]  # what the predictions belong to: model, split, ... (units.read_run)
     problems: tuple[str, ...]
     num_problems: int
+    wrong_files: tuple[str, ...]  # names of those to be deleted and scored again
+    num_kept: int  # files that this user, or this version of agescale, cannot read, and that may be right
 
 
 def verify(config: VerifyConfig) -> Verification:
@@ -68,7 +70,8 @@ def verify(config: VerifyConfig) -> Verification:
     names = set(storage.list_names(predictions))  # whatever lies there, others read too
 
     problems: list[str] = []
-    num_problems = 0
+    num_problems = num_kept = 0
+    wrong: set[str] = set()
     by_status: Counter[str] = Counter()
     missing: list[pa.Table] = []
     num_missing = 0
@@ -77,11 +80,15 @@ def verify(config: VerifyConfig) -> Verification:
         nonlocal num_problems
         problems.extend(more[: MAX_PROBLEMS - len(problems)])
         num_problems += len(more)
+        wrong.update(problem.partition(": ")[0] for problem in more)
 
     tell(_unscored(sorted(expected - names)))
     with keys.HashCount() as count:
         for found in _check_units(catalog, predictions, run, all_units, names):
             by_status.update(found.by_status)
+            if found.is_kept:
+                problems, num_problems, num_kept = [*problems, *found.problems], num_problems + 1, num_kept + 1
+                continue
             tell(found.problems)
             count.add(found.hashes)
             if found.missing is not None:
@@ -96,7 +103,32 @@ def verify(config: VerifyConfig) -> Verification:
     tell([f"{name}: of no unit of this catalog and model" for name in sorted(names - expected)])
     tell(_wrong_summary(predictions, None if num_problems else by_status))
     counts = dict(by_status.most_common())
-    return Verification(by_status.total(), len(all_units), counts, run, tuple(problems), num_problems)
+    ours = tuple(sorted(name for name in wrong & names if tables.PARTS["predictions"].fullmatch(name)))
+    return Verification(
+        by_status.total(), len(all_units), counts, run, tuple(problems[:MAX_PROBLEMS]), num_problems, ours, num_kept
+    )
+
+
+def wrong_files(catalog: str, predictions: str) -> tuple[str, ...]:
+    """Names of the files of predictions that are damaged or not what they should be; where the catalog is not complete,
+    or no file can be read, only those that are damaged. Raises what ``verify`` raises."""
+    files = units.list_files(predictions)
+    damaged = tuple(name for name in files if _is_damaged(storage.join(predictions, name)))
+    is_complete = catalogs.is_complete(catalog)
+    return (
+        verify(VerifyConfig(catalog, predictions)).wrong_files if is_complete and len(damaged) < len(files) else damaged
+    )
+
+
+def _is_damaged(file: str) -> bool:
+    try:
+        units.read_metadata(file)
+    except storage.Damaged:
+        return True
+    except StoreError as error:
+        if not error.is_about_one_file:
+            raise
+    return False
 
 
 @dataclass(frozen=True)
@@ -109,6 +141,7 @@ class UnitFindings:
     by_status: dict[str, int]
     problems: list[str]
     missing: pa.Table | None = None
+    is_kept: bool = False  # whatever it holds, because this user or this version cannot read it
     hashes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))  # of its keys, where these are right
 
 
@@ -151,7 +184,7 @@ def _check_unit(file: str, listed: pa.Table, run: dict[str, Any]) -> UnitFinding
     except StoreError as error:
         if not error.is_about_one_file:
             raise
-        return UnitFindings({}, [f"{name}: cannot be read ({error.status})"])
+        return UnitFindings({}, [f"{name}: cannot be read ({error.status})"], is_kept=error.status == "forbidden")
     try:
         parquet = pq.ParquetFile(pa.BufferReader(data))
         metadata = schema.read_metadata(parquet.schema_arrow, "predictions")
@@ -159,7 +192,8 @@ def _check_unit(file: str, listed: pa.Table, run: dict[str, Any]) -> UnitFinding
             return UnitFindings({}, [f"{name}: other columns ({_other_columns(parquet.schema_arrow)})"])
         rows = parquet.read(COLUMNS, use_threads=False)
     except (ValueError, OSError) as error:  # of bytes that are here: they are no Parquet file, or not one of ours
-        return UnitFindings({}, [f"{name}: {' '.join(str(error).split())[:200]}"])
+        text = " ".join(str(error).split())[:200]
+        return UnitFindings({}, [f"{name}: {text}"], is_kept=isinstance(error, schema.OtherVersion))
     by_status = {each["values"]: each["counts"] for each in pc.value_counts(rows["status"]).to_pylist()}
     problems = _wrong_metadata(metadata, by_status, run) + _wrong_values(rows, by_status, run)
     missing, wrong_keys = _compare_keys(listed, rows)
@@ -168,7 +202,7 @@ def _check_unit(file: str, listed: pa.Table, run: dict[str, Any]) -> UnitFinding
     told = [f"{name}: {problem}" for problem in problems + wrong_keys]
     if wrong_keys:
         return UnitFindings(by_status, told, missing)
-    return UnitFindings(by_status, told, missing, keys.hashes_of(catalogs.keys_of(rows)))
+    return UnitFindings(by_status, told, missing, hashes=keys.hashes_of(catalogs.keys_of(rows)))
 
 
 def _in_two_files(predictions: str, names: Sequence[str], twice: np.ndarray) -> list[str]:
@@ -180,7 +214,7 @@ def _in_two_files(predictions: str, names: Sequence[str], twice: np.ndarray) -> 
     for name in names:
         try:
             rows = storage.read_table(storage.join(predictions, name), ["uri", "version"])
-        except (StoreError, pa.ArrowInvalid):
+        except (StoreError, storage.Damaged):
             continue  # told already
         found = catalogs.keys_of(rows)
         suspects = dict.fromkeys(found.filter(pa.array(np.isin(keys.hashes_of(found), twice))).to_pylist())
@@ -200,7 +234,7 @@ def _other_columns(found: pa.Schema) -> str:
 
 
 def _wrong_metadata(metadata: dict[str, Any], by_status: dict[str, int], run: dict[str, Any]) -> list[str]:
-    said = {**metadata["run"], "statuses": metadata["statuses"]}
+    said = {**metadata.get("run", {}), "statuses": metadata.get("statuses")}
     return [
         f"its metadata say {key} {said.get(key)}, and not {value}"
         for key, value in {**run, "statuses": by_status}.items()
@@ -300,7 +334,7 @@ def _wrong_summary(predictions: str, by_status: Counter[str] | None) -> list[str
     try:
         summary = json.loads(storage.read_bytes(name))
         said = (summary["num_rows"], summary["by_status"])
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         return [f"{name}: not as jobs/score.py writes it ({error})"]
     here = (by_status.total(), dict(by_status))
     if said != here:

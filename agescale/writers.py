@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agescale import lease, storage
-from agescale.storage import StoreError
 
 SAVING_NAME = ".saving"
 WAIT_S = 30.0
@@ -70,7 +69,7 @@ def _locked(out: str) -> Iterator[None]:
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise StoreError("forbidden", f"{path}: {error.strerror}") from error
+        raise lease.closed(path, error) from error
     with open(handle, "r+") as file:
         deadline = time.monotonic() + WAIT_S
         while True:

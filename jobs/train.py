@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
-from agescale import recipes, storage, synthetic
+from agescale import catalogs, recipes, runs, storage, synthetic, training_plan
 from agescale.cataloging import build_catalog
 from agescale.cluster import start_ray
 from agescale.command_line import run_job
@@ -31,7 +31,9 @@ def drawn_catalog(out: str) -> str:
     if storage.is_remote(out):
         raise ValueError("--catalog drawn: faces are drawn beside --out, and not into a bucket")
     faces, catalog = f"{out}-faces", f"{out}-catalog"
-    if not storage.list_names(catalog, prefix="findings"):
+    training_plan.check_place(storage.join(out, runs.RUN_NAME), "a run")
+    if not storage.exists(catalogs.findings_uri(catalog)):
+        synthetic.claim(faces)
         synthetic.write_dataset(faces, "utkface", num_faces=1000)
         build_catalog(CatalogConfig(source=faces, layout="utkface", out=catalog, pack=128))
     return catalog

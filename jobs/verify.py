@@ -7,14 +7,18 @@ python jobs/verify.py --catalog s3://bucket/catalog --predictions s3://bucket/ag
 
 from __future__ import annotations
 
-from agescale import storage
+from agescale import storage, tables
 from agescale.command_line import refuse, run_job
 from agescale.config import VerifyConfig
-from agescale.verification import verify
+from agescale.storage import Damaged
+from agescale.verification import Verification, verify
 
 
 def main(config: VerifyConfig) -> None:
-    found = verify(config)
+    try:
+        found = verify(config)
+    except Damaged as damaged:  # of the catalog: what it asks for cannot be told
+        refuse(f"{damaged}; {tables.remedy(damaged.uri)}", code=3)
     size = f"{found.num_rows:,} rows in {found.num_units:,} files"
     counts = ", ".join(f"{count:,} {status}" for status, count in found.by_status.items())
     if not found.num_problems:
@@ -26,8 +30,22 @@ def main(config: VerifyConfig) -> None:
     if found.num_problems > len(found.problems):
         print(f"... and {found.num_problems - len(found.problems):,} more")
     out = storage.absolute(config.predictions)
-    remedy = "delete the files that are named, and run the same jobs/score.py command again"
-    refuse(f"{out}: not right, {found.num_problems:,} problem{'s' * (found.num_problems > 1)}; {remedy}", code=3)
+    num = found.num_problems
+    refuse(f"{out}: not right, {num:,} problem{'s' * (num > 1)}; {'; '.join(remedies(found))}", code=3)
+
+
+def remedies(found: Verification) -> list[str]:
+    """What to do, of which nothing loses a file that may be right."""
+    told = []
+    if found.num_kept:
+        told.append("let this user, or a newer agescale, read the files that cannot be read")
+    if found.wrong_files:
+        told.append(
+            "the same jobs/score.py command with --repair deletes the wrong files and scores their images again"
+        )
+    elif found.num_problems > found.num_kept:
+        told.append("run the same jobs/score.py command again")
+    return told
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import signal
 import socket
 import struct
@@ -46,9 +47,10 @@ PAGES = {
     "error": b"<?xml version='1.0'?><Error><Code>InternalError</Code></Error>",
 }
 """What a proxy on the way answers instead, with status 200."""
-KINDS = (*ERRORS, *PAGES, "unanswered", "lost", "reset", "cut", "stall", "trickle", "latency")
+KINDS = (*ERRORS, *PAGES, "unanswered", "lost", "reset", "cut", "short", "stall", "trickle", "latency")
 """Answers of S3, and of others; the connection reset before the request is done, after it, or amid the body of the
-answer; a body that ends early, never goes on, or comes byte by byte; an answer that comes late."""
+answer; a body that ends early (`short`: as its head announces), never goes on, or comes byte by byte; an answer that
+comes late."""
 OPERATIONS = ("GET", "LIST", "HEAD", "PUT", "POST", "DELETE")
 
 
@@ -125,6 +127,7 @@ class FaultProxy:
                 )
             else:
                 answer = await self._ask(head, body) if kind != "unanswered" else b""
+            answer = _shortened(answer) if kind == "short" else answer
             await self._send(answer if kind != "lost" else b"", kind, writer)
         writer.close()
 
@@ -192,6 +195,13 @@ def _unconditional(head: bytes, body: bytes) -> bytes:
     credentials = Credentials(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
     S3SigV4Auth(credentials, "s3", "us-east-1").add_auth(request)
     return "\r\n".join([line, *(f"{name}: {value}" for name, value in request.headers.items()), "", ""]).encode()
+
+
+def _shortened(answer: bytes) -> bytes:
+    """The answer with half of its body, and a head that announces no more."""
+    head, end, body = answer.partition(b"\r\n\r\n")
+    body = body[: len(body) // 2]
+    return re.sub(rb"(?i)(content-length: )\d+", rb"\g<1>%d" % len(body), head) + end + body
 
 
 def _page(body: bytes) -> bytes:

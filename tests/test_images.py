@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import io
 import struct
 import subprocess
@@ -110,6 +111,7 @@ JPEG = encode(NOISE, "JPEG")
 
 BAD = {
     "zero bytes": (b"", "unreadable", "empty"),
+    "packed": (gzip.compress(b"whatever"), "unreadable", "packed by gzip, as its uploader's Content-Encoding may say"),
     "text named .jpg": (b"this is no picture at all", "unreadable", "not an image"),
     "truncated JPEG": (JPEG[: len(JPEG) // 2], "unreadable", "truncated"),
     "JPEG header alone": (JPEG[:20], "unreadable", "."),

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from fault_proxy import FaultProxy
 
-from agescale import lease, storage
+from agescale import lease, storage, writers
 
 REFUSED = r"^\S+: another job \(host \S+, pid \d+, since \S+\) writes there; wait for it, or give another --out$"
 HOLDER = """
@@ -291,3 +291,19 @@ def test_a_second_user_goes_on_in_a_folder_of_both(is_shared: bool) -> None:
             os.seteuid(0)
             os.setegid(0)
         assert os.listdir(folder) == [lease.LOCK_NAME]
+
+
+def test_a_lock_that_is_closed_to_this_user_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str, *more: object) -> int:
+        raise PermissionError(13, "Permission denied", path)
+
+    for wait in (lambda: lease.hold(str(tmp_path)), lambda: writers._locked(str(tmp_path))):
+        with monkeypatch.context() as patch:
+            patch.setattr("os.open", refuse)
+            with (
+                pytest.raises(
+                    storage.StoreError, match=r"/\.(lock|saving): Permission denied; let this user write it, or"
+                ),
+                wait(),
+            ):
+                pass

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -114,9 +114,11 @@ def test_a_table_that_is_replaced_while_it_is_read_is_an_error_and_no_mixture(s3
 
 def test_a_damaged_table_is_named(folder: str) -> None:
     storage.write_bytes(storage.join(folder, "part-1.parquet"), b"nothing of the kind")
-    with pytest.raises(pa.ArrowInvalid) as caught:
-        storage.read_table(storage.join(folder, "part-1.parquet"))
-    assert caught.value.__notes__ == [storage.join(folder, "part-1.parquet")]
+    uri = storage.join(folder, "part-1.parquet")
+    with pytest.raises(storage.Damaged) as caught:
+        storage.read_table(uri)
+    assert (caught.value.uri, str(caught.value).startswith(f"{uri}: damaged, ")) == (uri, True)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 def test_objects_on_s3_are_written_only_over_what_the_writer_knows(s3: str) -> None:
@@ -426,3 +428,32 @@ def test_a_read_is_tried_again_where_that_may_help(
             storage.read_bytes("s3://faces/x.jpg")
         assert caught.value.status == status
     assert len(store.errors) == num_left
+
+
+def test_a_public_bucket_is_read_without_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Public(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(403 if "Authorization" in self.headers else 200)
+            self.send_header("Content-Length", "4")
+            self.end_headers()
+            self.wfile.write(b"open")
+
+        def log_message(self, *more: object) -> None:
+            pass
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Public) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        storage._filesystem.cache_clear()
+        with pytest.raises(StoreError, match=r"no credentials; .* or set AWS_NO_SIGN_REQUEST=yes for a public bucket"):
+            storage.read_bytes("s3://public/a")
+        monkeypatch.setenv("AWS_NO_SIGN_REQUEST", "yes")
+        storage._filesystem.cache_clear()
+        assert storage.read_bytes("s3://public/a") == b"open"
+        server.shutdown()
+    storage._filesystem.cache_clear()

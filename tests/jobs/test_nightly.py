@@ -1,6 +1,7 @@
 """Night after night on a real bucket: what is not new is neither read nor scored again, counted at the store.
 
-Part of `make chaos`, with 20,000 objects (AGESCALE_NUM_OBJECTS); prints what either night took.
+And nights of random answers, which end as quiet ones. Part of `make chaos`, with 20,000 objects (AGESCALE_NUM_OBJECTS);
+prints what nights took.
 """
 
 from __future__ import annotations
@@ -15,12 +16,17 @@ import torch
 from conftest import RunJob
 from fault_proxy import FaultProxy
 
-from agescale import checkpoints, images, storage, synthetic, units
+from agescale import catalogs, checkpoints, images, listing, storage, synthetic, units
 from agescale.age_model import AgeModel, ModelSpec
 
 NUM_OBJECTS = int(os.environ.get("AGESCALE_NUM_OBJECTS", "400"))
 NUM_FACES = 200
+MAX_RUNS = 5
 NUM_CHANGED = NUM_NEW = NUM_DELETED = max(1, NUM_OBJECTS // 400)
+
+
+PASSING = ("slow_down", "internal", "unanswered", "lost", "reset", "cut", "login", "empty", "error", "short")
+"""Answers that say something else the next time, of a store or of whoever stands before it."""
 
 
 @pytest.fixture
@@ -31,14 +37,16 @@ def faces(tmp_path: Path) -> list[bytes]:
 
 
 @pytest.fixture
-def bucket(s3: str, faces: list[bytes]) -> str:
-    """A bucket of NUM_OBJECTS images, and a model."""
-    pictures = {f"{s3}/nights/inbox/{n % 10}/{n:06d}.jpg": faces[n % len(faces)] for n in range(NUM_OBJECTS)}
-    storage.filesystem(s3).pipe(pictures)
+def bucket(s3: str, faces: list[bytes], tmp_path: Path) -> str:
+    """A folder of a bucket with NUM_OBJECTS images, and a model."""
+    folder = f"{s3}/{tmp_path.name}"
+    with storage.read_pool() as pool:
+        uris = [f"{folder}/inbox/{n % 10}/{n:06d}.jpg" for n in range(NUM_OBJECTS)]
+        list(pool.map(lambda n: storage.write_bytes(uris[n], faces[n % len(faces)]), range(NUM_OBJECTS)))
     torch.manual_seed(0)
     model = AgeModel(ModelSpec(encoder="cnn", task="distribution", age_groups="25-years", image_size=32))
-    checkpoints.save(f"{s3}/nights/model", model.spec, model.state_dict(), checkpoints.Progress(), {"data": "none"})
-    return f"{s3}/nights"
+    checkpoints.save(f"{folder}/model", model.spec, model.state_dict(), checkpoints.Progress(), {"data": "none"})
+    return folder
 
 
 @pytest.mark.chaos
@@ -90,3 +98,60 @@ def images_read(counter: FaultProxy) -> list[str]:
     """Keys of the images that were read, once for each time that one was."""
     reads = ((key, count) for (operation, key), count in counter.requests.items() if operation == "GET")
     return sorted(key for key, count in reads if "/inbox/" in key for _ in range(count))
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("conditions", ["kept", "refused"])
+def test_nights_of_random_answers_end_with_the_catalog_and_the_table_of_quiet_ones(
+    conditions: str, bucket: str, faces: list[bytes], run_job: RunJob
+) -> None:
+    """Every kind of answer, on reads, listings and writes alike, at random; a body of one byte a second now and then.
+
+    A job may give up, in one line; the same command goes on.
+    """
+    kinds = (*PASSING * 20, "trickle")
+    with FaultProxy(os.environ["AWS_ENDPOINT_URL"], kinds, 0.03, ("GET", "LIST", "HEAD", "PUT"), seconds=1) as proxy:
+        proxy.conditions = conditions
+        options = () if conditions == "kept" else ("--no-lease",)
+        num_runs = bad_night(bucket, proxy, run_job, options)
+        for n in range(NUM_CHANGED):
+            storage.write_bytes(f"{bucket}/inbox/{n % 10}/{n:06d}.jpg", faces[-1] + b"other bytes behind the picture")
+        storage.filesystem(bucket).rm(
+            [f"{bucket}/inbox/{n % 10}/{n:06d}.jpg" for n in range(NUM_CHANGED, 2 * NUM_CHANGED)]
+        )
+        num_runs += bad_night(bucket, proxy, run_job, options)
+        print(f"\n{NUM_OBJECTS:,} objects, conditions {conditions}: {num_runs} runs; {dict(proxy.faults)}")
+        assert set(PASSING) <= set(proxy.faults)
+
+    verified = run_job("jobs/verify.py", "--catalog", f"{bucket}/catalog", "--predictions", f"{bucket}/ages")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    listed = {item.uri: item.version for item in listing.list_files(f"{bucket}/inbox")}
+    rows = catalogs.read_catalog(f"{bucket}/catalog", ["uri", "version"])
+    assert dict(zip(rows["uri"].to_pylist(), rows["version"].to_pylist(), strict=True)) == listed
+    scored = storage.read_tables(units.prediction_files(f"{bucket}/ages"), ["uri", "version", "status"]).to_pylist()
+    current = [row for row in scored if listed.get(row["uri"]) == row["version"]]
+    assert len(current) == len(listed)
+    assert {row["status"] for row in current} == {"ok"}
+
+
+def bad_night(bucket: str, proxy: FaultProxy, run_job: RunJob, options: tuple[str, ...]) -> int:
+    """Lists and scores until both have ended well; returns how often a job was started."""
+    environment = {"AWS_ENDPOINT_URL": proxy.url}
+    jobs = (
+        ("jobs/catalog.py", "--source", f"{bucket}/inbox", "--out", f"{bucket}/catalog"),
+        ("jobs/score.py", "--catalog", f"{bucket}/catalog", "--checkpoint", f"{bucket}/model", "--out",
+         f"{bucket}/ages", "--retry", "unreachable,missing,changed"),
+    )  # fmt: skip
+    num_runs = 0
+    for job in jobs:
+        for _ in range(MAX_RUNS):
+            num_runs += 1
+            done = run_job(*job, *options, env=environment, timeout_s=900)
+            assert "Traceback" not in done.stderr, done.stderr
+            if done.returncode == 0 and "unreachable" not in done.stdout:
+                break
+            assert done.returncode in (0, 2, 3), done.stderr
+        else:
+            pytest.fail(f"{job[0]} did not end well in {MAX_RUNS} runs: {done.stderr[-2000:]}")
+    return num_runs

@@ -118,4 +118,4 @@ def test_with_its_reader_gone_and_no_letters_it_ends_well_and_writes_its_files(
     assert [line.split("|")[1].strip() for line in table] == [
         str(path).encode("ascii", "backslashreplace").decode() for path in sorted(faces.rglob("*.jpg"))
     ]
-    assert len(list((tmp_path / "d").iterdir())) == 3
+    assert len(list((tmp_path / "d").iterdir())) == 4  # and their page

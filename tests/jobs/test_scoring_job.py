@@ -21,7 +21,20 @@ import pytest
 import torch
 from conftest import REPO
 
-from agescale import age_cdf, catalogs, checkpoints, images, lease, schema, scoring, storage, synthetic, tables, units
+from agescale import (
+    age_cdf,
+    catalogs,
+    checkpoints,
+    data,
+    images,
+    lease,
+    schema,
+    scoring,
+    storage,
+    synthetic,
+    tables,
+    units,
+)
 from agescale.age_groups import AgeGroups
 from agescale.age_model import AgeModel, ModelSpec
 from agescale.cataloging import build_catalog
@@ -143,6 +156,24 @@ def test_other_predictions_in_the_same_place_are_refused(
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="unit_rows was 5, is 6"):
         score(ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=predictions, unit_rows=6))
+
+
+def test_a_catalog_that_was_moved_or_is_named_by_a_link_is_the_same(
+    catalog: str, predictions: str, checkpoint: str, tmp_path: Path
+) -> None:
+    shutil.copytree(predictions, tmp_path / "ages")
+    (tmp_path / "linked").symlink_to(catalog)
+    (tmp_path / f"linked{tables.SUFFIX}").symlink_to(tables.beside(catalog))
+    moved = ScoreConfig(str(tmp_path / "linked"), checkpoint, str(tmp_path / "ages"), unit_rows=5)
+    assert score(moved).num_scored_now == 0
+    assert verify(VerifyConfig(moved.catalog, moved.out)).problems == ()
+
+
+def test_a_cluster_that_is_too_small_is_told_with_the_way_out(catalog: str, checkpoint: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"1 workers need 1 GPUs, the cluster has 0; --device cpu, or add nodes"):
+        score(ScoreConfig(catalog, checkpoint, str(tmp_path / "out"), device="cuda"))
+    with pytest.raises(ValueError, match=r"need 5 CPUs, the cluster has 4; lower --num-workers or --cpus-per-worker"):
+        data.check_resources(4, cpus_per_worker=1, gpus_per_worker=0, extra_cpus=1)
 
 
 def test_no_checkpoint_there_is_told_before_anything_is_written(catalog: str, tmp_path: Path) -> None:
