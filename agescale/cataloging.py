@@ -109,6 +109,17 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
         raise ValueError(f"--out {out}: {there}; give another folder")
     if not _is_read(config):
         return _list_images(config, source, out)
+    before = catalogs.list_parts(out)
+    pictures, others = _list_pictures(source, out)
+    tables.claim(out, "catalog")
+    with lease.hold(out, tables.beside(out), config.lease) as held:
+        if catalogs.list_parts(out) != before:  # by a job that may have listed the source later than this one
+            pictures, others = _list_pictures(source, out)
+        return _add_images(config, source, out, pictures, others, held)
+
+
+def _list_pictures(source: str, out: str) -> tuple[list[Listed], frozenset[str]]:
+    """The images of a source, and the names of its other files. Raises ValueError where it has no image."""
     listed = [
         item
         for item in listing.list_files(source)
@@ -117,10 +128,7 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
     pictures = [item for item in listed if item.version and images.is_image_name(item.relative)]
     if not pictures:
         raise changes.no_images(source, len(listed))
-    others = frozenset(item.relative for item in listed) - {item.relative for item in pictures}
-    tables.claim(out, "catalog")
-    with lease.hold(out, tables.beside(out), config.lease) as held:
-        return _add_images(config, source, out, pictures, others, held)
+    return pictures, frozenset(item.relative for item in listed) - {item.relative for item in pictures}
 
 
 def _add_images(
@@ -650,7 +658,7 @@ def _with_group_names(rows: pa.Table, age_groups: AgeGroups | None) -> pa.Table:
 
 def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
     """Brings a catalog without labels up to date, in flat memory however large it is."""
-    files, small = [], None
+    files, small, before = [], None, catalogs.list_parts(out)
     if config.listing:
         files = listing.files_of(config.listing)
         next(listing.read_rows(files[0], source), None)  # its columns, before anything starts
@@ -662,6 +670,8 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
         if config.repair:
             repair(out, held)
         names = catalogs.list_parts(out)
+        if small is not None and names != before:  # by a job that may have listed the source later than this one
+            small = _list_small(source, out)
         settings = _settings(config, _age_groups(config, out if names else None))
         if names:
             check_unchanged(out, "another catalog", catalogs.settings(out), settings)

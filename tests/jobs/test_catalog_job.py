@@ -752,3 +752,26 @@ def test_ages_are_drawn_only_where_there_are_any(tmp_path: Path) -> None:
         out = tmp_path / str(age)
         assert job.write_charts(str(out), found({"child": ENOUGH}, age)) == files
         assert sorted(path.name for path in (tmp_path / f"{age}.agescale").iterdir()) == files
+
+
+@pytest.mark.parametrize("layout", ["unlabelled", "utkface"])
+def test_a_listing_that_waited_for_another_job_is_made_anew(
+    layout: str, drawn_faces: Path, tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "faces", tmp_path / "catalog"
+    source.mkdir()
+    faces = picture_files(drawn_faces / "utkface")[:6]
+    for path in faces[:5]:
+        shutil.copy(path, source)
+    build(source, out, layout=layout)
+    claim = tables.claim
+
+    def another_job_is_faster(*arguments: Any) -> None:
+        monkeypatch.setattr(tables, "claim", claim)
+        shutil.copy(faces[5], source)
+        assert build(source, out, layout=layout).num_new == 1
+        claim(*arguments)
+
+    monkeypatch.setattr(tables, "claim", another_job_is_faster)
+    late = build(source, out, layout=layout)
+    assert (late.num_new, late.num_deleted, late.num_current) == (0, 0, 6)
