@@ -517,10 +517,15 @@ def names_in(answer: dict[str, Any]) -> list[str]:
 
 
 def list_pages(uri: str, **arguments: Any) -> Iterator[dict[str, Any]]:
-    """All answers to one question, each of which goes on where the one before ended; else raises StoreError."""
-    before: set[str] = set()
+    """All answers to one question, each of which goes on where the one before ended; else raises StoreError. Where a
+    store begins a page with the key that ended the last one, as some do, that is told once."""
+    before, last_key = set[str](), None
     while True:
         answer = list_objects(uri, **arguments)
+        contents = answer.get("Contents", ())
+        if contents and contents[0]["Key"] == last_key:
+            answer = {**answer, "Contents": contents[1:]}
+        last_key = contents[-1]["Key"] if contents else None
         names = names_in(answer)
         if again := before.intersection(names):
             raise StoreError("unreachable", f"{uri}: the store tells {min(again)} on two pages of one listing")

@@ -418,3 +418,19 @@ def test_a_store_without_tokens_is_listed_by_names(sorted_store: SortedStore, mo
     answer = sorted_store.list_objects
     monkeypatch.setattr(storage, "list_objects", lambda *a, **k: {**answer(*a, **k), "NextContinuationToken": None})
     assert len(listing.list_files("s3://bucket/in")) == 2500
+
+
+def test_a_key_that_ends_a_page_and_begins_the_next_is_listed_once(
+    sorted_store: SortedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sorted_store.keys = {f"in/{number:04d}.jpg" for number in range(2500)}
+    answer = sorted_store.list_objects
+
+    def again(*arguments: Any, **request: Any) -> dict[str, Any]:
+        said = answer(*arguments, **request)
+        if token := request.get("ContinuationToken"):
+            said["Contents"] = [sorted_store.describe(token), *said["Contents"]]
+        return said
+
+    monkeypatch.setattr(storage, "list_objects", again)
+    assert [item.relative for item in listing.list_files("s3://bucket/in")] == [f"{n:04d}.jpg" for n in range(2500)]
