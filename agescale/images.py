@@ -315,6 +315,8 @@ def _unidentified(data: bytes) -> ImageError:
         return ImageError("unreadable", "packed by gzip, as its uploader's Content-Encoding may say; store it unpacked")
     if name is None:
         return ImageError("unreadable", "not an image")
+    if {"HEIC": "HEIF"}.get(name, name) in FORMATS:
+        return ImageError("unreadable", f"{name}, but it cannot be decoded")
     hint = " without the extra heif (pip install 'agescale[heif]')" if name == "HEIC" else ""
     return ImageError("unsupported", f"{name} images are not taken{hint}; {', '.join(FORMATS)} are")
 

@@ -143,7 +143,7 @@ def unusual_values(rows: pa.Table, column: str) -> list[Row]:
         odd = counts.keys() - known
     else:
         odd = {value for value, count in counts.items() if count < FEW * total}
-    usual = sorted(counts.keys() - odd, key=lambda value: -counts[value])
+    usual = sorted(counts.keys() - odd, key=lambda value: (-counts[value], value))
     if not odd or sum(counts[value] for value in odd) > 0.1 * total:
         return []
     found = rows.filter(pc.is_in(rows[column], pa.array(sorted(odd)))).select(["uri", "version", column]).to_pylist()

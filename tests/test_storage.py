@@ -135,7 +135,8 @@ def test_objects_on_s3_are_written_only_over_what_the_writer_knows(s3: str) -> N
     assert storage.write_if(uri, b"3", second) is None
 
 
-def test_what_is_read_is_what_was_listed_or_told_to_be_another(folder: str) -> None:
+def test_what_is_read_is_what_was_listed_or_told_to_be_another(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.001)
     uri = storage.join(folder, "a.jpg")
     storage.write_bytes(uri, b"one")
     (listed,) = listing.list_files(folder)

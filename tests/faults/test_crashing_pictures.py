@@ -56,6 +56,7 @@ def test_scoring_goes_on_and_says_which_pictures_crash(
     assert json.loads(storage.read_bytes(units.summary_uri(out)))["by_status"] == {"ok": NUM_FACES - 2, "unreadable": 2}
 
 
+@pytest.mark.chaos
 def test_a_catalog_whose_pictures_are_read_is_completed(
     faces: Path, environment: dict[str, str], run_job: RunJob
 ) -> None:

@@ -36,6 +36,7 @@ def spoil_pictures(folder: Path) -> None:
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(900)
 def test_labels_are_mended_without_reading_or_scoring_anything_again(tmp_path: Path, run_job: RunJob) -> None:
     photos, labels = tmp_path / "photos", tmp_path / "photos" / "labels.csv"
