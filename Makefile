@@ -25,7 +25,7 @@ test-readers: .venv/installed .venv-readers/installed  ## the tables in other pe
 test-lowest: .venv-lowest/installed  ## tests below the jobs with the lowest versions that pyproject.toml promises
 	.venv-lowest/bin/python -m pytest tests/test_*.py agescale
 
-chaos: .venv/installed  ## 56 kills of scoring, half of them on S3, two nights of 20,000 objects, kills of sweeps, bad nights, 4,500 spoiled pictures; an hour
+chaos: .venv/installed  ## 56 kills of scoring, half of them on S3, two nights of 20,000 objects, kills of trainings and sweeps, bad nights, interruptions, 4,500 spoiled pictures; an hour and a half
 	AGESCALE_NUM_KILLS=28 $(BIN)/python -m pytest -n 0 -s -m '' tests/faults/test_scoring_kills.py
 	AGESCALE_NUM_OBJECTS=20000 $(BIN)/python -m pytest -n 0 -s -m chaos --ignore tests/faults/test_scoring_kills.py
 

@@ -40,6 +40,7 @@ def checkpoint(faces: Path) -> str:
 CRASHED = sorted(f"its decoder crashed ({signal})" for signal in POISONS.values())
 
 
+@pytest.mark.chaos
 def test_scoring_goes_on_and_says_which_pictures_crash(
     faces: Path, checkpoint: str, environment: dict[str, str], run_job: RunJob
 ) -> None:

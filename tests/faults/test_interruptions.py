@@ -53,7 +53,8 @@ def interrupt(job: RunningJob, happened: Callable[[], object], signum: signal.Si
     return last
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.chaos)])
+@pytest.mark.chaos
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_training_keeps_its_epochs_and_gives_its_folder_back(
     signum: signal.Signals, catalog: Path, tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ from running_job import ROOT, RunningJob
 from agescale import checkpoints, schema, storage, synthetic, units
 from agescale.age_model import AgeModel, ModelSpec
 
-NUM_KILLS = int(os.environ.get("AGESCALE_NUM_KILLS", "4"))
+NUM_KILLS = int(os.environ.get("AGESCALE_NUM_KILLS", "2"))
 UNIT_ROWS = 8
 NUM_IMAGES = UNIT_ROWS * (NUM_KILLS * 2 + 12)
 TARGETS = ("driver", "actor", "worker", "raylet")

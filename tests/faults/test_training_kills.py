@@ -55,6 +55,7 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.chaos
 def test_a_killed_worker_is_replaced_and_a_killed_driver_continues_with_the_same_command(
     catalog: Path, out: Path
 ) -> None:

@@ -314,7 +314,7 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_an_undisturbed_one_thou
         synthetic.write_dataset(faces, "utkface", num_faces=30, size=32, seed=seed)
         build_catalog(add)
     config = TrainConfig(catalog=out, image_size=16, batch_size=8, augmentation="light", patience=9, cache=cache)
-    num_epochs = 2 if cache == "never" else 8  # so many that it is cut off before the last one
+    num_epochs = 2 if cache == "never" else 5  # so many that it is cut off before the last one
     config = replace(config, phases=f"all:{num_epochs}@1e-3")
     undisturbed, cut_off = str(tmp_path / "undisturbed"), str(tmp_path / "cut-off")
     train(replace(config, out=undisturbed))
