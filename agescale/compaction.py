@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from agescale import catalogs, changes, footers, formats, lease, schema, storage, tables, units
 from agescale.catalogs import Part
-from agescale.config import CompactConfig, check_unchanged
+from agescale.config import CompactConfig, check_unchanged, parse_names
 from agescale.progress import ImageProgress
 
 LISTED_PART_ROWS, READ_PART_ROWS = 100_000, 1024
@@ -148,7 +148,8 @@ def _write_predictions(
     standing: dict[str, Mapping[str, Any]] = {**footers.read(out, "predictions", units.read_counts)}
     if standing:
         check_unchanged(out, "another table of predictions", units.run_of([storage.join(out, min(standing))]), run)
-    splits = run["split"].split(",") if run["split"] else []
+    splits = parse_names(run["split"])
+    rows_of_part = {part.name: part.num_rows for part in new_parts}
     all_units = units.cut(new_parts, run["unit_rows"])
     with ImageProgress("compacting predictions", sum(map(len, all_units))) as progress, storage.read_pool() as pool:
         for part, of_new in groupby(all_units, key=attrgetter("part")):
@@ -167,16 +168,15 @@ def _write_predictions(
                         table_schema = schema.with_metadata("predictions", {**said, "run": run, **counts})
                         tables.write_new_part(out, unit.file_name(run["model"]), rows.cast(table_schema))
                         standing[unit.file_name(run["model"])] = counts
-            progress.add(next(each.num_rows for each in new_parts if each.name == part))
+            progress.add(rows_of_part[part])
     held.prove()
     footers.keep(out, "predictions", standing)
-    by_status: Counter[str] = Counter()
-    for counts in standing.values():
-        by_status.update(counts["statuses"])
+    by_status = units.by_status(standing)
+    num_rows = sum(by_status.values())
     if len(standing) == len(all_units):
-        summary = {**run, "num_rows": by_status.total(), "by_status": dict(by_status), "num_units": len(all_units)}
+        summary = {**run, "num_rows": num_rows, "by_status": by_status, "num_units": len(all_units)}
         storage.write_bytes(units.summary_uri(out), json.dumps(summary, indent=1).encode())
-    return (len(files), len(standing)), by_status.total()
+    return (len(files), len(standing)), num_rows
 
 
 def _scored_rows(listed: pa.Table, scored: pa.Table) -> pa.Table | None:

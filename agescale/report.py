@@ -113,10 +113,7 @@ def claim(out: str, others: Mapping[str, str]) -> None:
     tables.check_apart(out, others, "the report")
     stranger = storage.any_name(out)
     if stranger and not _is_report(out):
-        raise ValueError(
-            f"--out {out}: there are other files already ({stranger}), and a report has a folder of its own; "
-            "give another --out"
-        )
+        raise tables.occupied(f"--out {out}", stranger, "a report")
 
 
 def _is_report(out: str) -> bool:

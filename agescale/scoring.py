@@ -101,7 +101,7 @@ def score(config: ScoreConfig) -> ScoreResult:
             with progress:
                 result = _run(work, scorer, progress, held)
         else:
-            result = ScoreResult(_by_status(work.standing), {}, 0.0)
+            result = ScoreResult(units.by_status(work.standing), {}, 0.0)
         if work.todo or not units.has_summary(out):
             summary = {**run, "checkpoint": checkpoint_uri, "num_rows": result.num_rows, "by_status": result.by_status}
             summary |= {
@@ -147,7 +147,7 @@ def _run(work: Work, scorer: UnitScorer, progress: ImageProgress, held: lease.Le
         images_per_s.set(progress.images_per_s)
     footers.keep(scorer.out, "predictions", standing)
     rate = scored_now.total() / max(time.monotonic() - progress.started, 1e-9)
-    return ScoreResult(_by_status(standing), dict(scored_now), round(rate, 1))
+    return ScoreResult(units.by_status(standing), dict(scored_now), round(rate, 1))
 
 
 def _estimate(num_rows: int, num_listed: int, num_images: int) -> int:
@@ -199,13 +199,6 @@ def plan_work(said: Said, all_units: Sequence[Unit], model: str, retry: tuple[st
     """What is to do for the model with that digest, where files that say so stand."""
     by_name = {unit.file_name(model): unit for unit in all_units}
     return Work(by_name, {name: counts for name, counts in said.items() if name in by_name}, retry)
-
-
-def _by_status(standing: Said) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for counts in standing.values():
-        total.update(counts["statuses"])
-    return dict(total.most_common())
 
 
 def _check(config: ScoreConfig) -> None:

@@ -96,14 +96,18 @@ def claim(out: str, kind: str) -> None:
         raise ValueError(f"{out}: a table needs a folder below, such as --out {storage.join(out, kind)}")
     stranger = storage.any_name(out)
     if stranger and not PARTS[kind].fullmatch(stranger) and not list_parts(out, kind):
-        raise ValueError(
-            f"{out}: there are other files already ({stranger}), and a table of {schema.NOUNS[kind]} has a folder of "
-            "its own; give another --out"
-        )
+        raise occupied(out, stranger, f"a table of {schema.NOUNS[kind]}")
     for folder in (beside(out), out):
         storage.check_writable(folder)
     if not storage.is_remote(out):
         _share(beside(out), os.stat(out).st_mode)
+
+
+def occupied(place: str, stranger: str, owner: str) -> ValueError:
+    """What to say where the file ``stranger`` stands in the place of an ``owner`` that wants a folder for itself."""
+    return ValueError(
+        f"{place}: there are other files already ({stranger}), and {owner} has a folder of its own; give another --out"
+    )
 
 
 def _share(folder: str, mode: int) -> None:

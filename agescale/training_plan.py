@@ -100,10 +100,7 @@ def check_place(begun: str, owner: str, catalog: str = "") -> None:
         return
     of_others = [other for other in BEGUN_NAMES if other != name and storage.exists(storage.join(folder, other))]
     if of_others or not _has_pinned_images(folder):
-        raise ValueError(
-            f"--out {folder}: there are other files already ({[*of_others, stranger][0]}), and {owner} has a folder of "
-            "its own; give another --out"
-        )
+        raise tables.occupied(f"--out {folder}", [*of_others, stranger][0], owner)
 
 
 def _has_pinned_images(folder: str) -> bool:

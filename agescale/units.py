@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,6 +122,14 @@ def read_counts(file: str) -> dict[str, dict[str, int]]:
     again, because their image has changed or gone since."""
     said = read_metadata(file)
     return {"statuses": said["statuses"], "gone": said["gone"]}
+
+
+def by_status(said: Mapping[str, Mapping[str, Mapping[str, int]]]) -> dict[str, int]:
+    """Rows by status of all files that say so (``read_counts``), the most frequent first."""
+    total: Counter[str] = Counter()
+    for counts in said.values():
+        total.update(counts["statuses"])
+    return dict(total.most_common())
 
 
 def read_run(out: str, catalog: str = "") -> dict[str, Any]:

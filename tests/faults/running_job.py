@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from agescale import synthetic
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -61,3 +63,11 @@ class RunningJob:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(timeout=20)
+
+
+def make_catalog(folder: Path, num_faces: int) -> Path:
+    """A packed catalog of so many drawn faces, made by a job that has ended with its Ray."""
+    synthetic.write_dataset(folder / "faces", "utkface", num_faces=num_faces, size=64)
+    arguments = ["--source", folder / "faces", "--layout", "utkface", "--pack", "64", "--out", folder / "catalog"]
+    subprocess.run([sys.executable, ROOT / "jobs/catalog.py", *map(str, arguments)], check=True, timeout=120)
+    return folder / "catalog"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import make_checkpoint
-from running_job import ROOT, RunningJob
+from running_job import RunningJob, make_catalog
 
-from agescale import checkpoints, lease, synthetic, units
+from agescale import checkpoints, lease, units
 
 MAX_S = 30
 """A Ray of one's own takes some seconds to end, on two busy cores."""
@@ -22,11 +20,7 @@ MAX_S = 30
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("interruptions")
-    synthetic.write_dataset(folder / "faces", "utkface", num_faces=400, size=64)
-    arguments = ["--source", folder / "faces", "--layout", "utkface", "--pack", "64", "--out", folder / "catalog"]
-    subprocess.run([sys.executable, ROOT / "jobs/catalog.py", *map(str, arguments)], check=True, timeout=120)
-    return folder / "catalog"
+    return make_catalog(tmp_path_factory.mktemp("interruptions"), num_faces=400)
 
 
 def interrupt(job: RunningJob, happened: Callable[[], object], signum: signal.Signals) -> str:

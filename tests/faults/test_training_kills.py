@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from running_job import ROOT, RunningJob
+from running_job import RunningJob, make_catalog
 
-from agescale import checkpoints, synthetic
+from agescale import checkpoints
 
 NUM_EPOCHS = 4
 
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("kills")
-    synthetic.write_dataset(folder / "faces", "utkface", num_faces=700, size=64)
-    arguments = ["--source", folder / "faces", "--layout", "utkface", "--pack", "64", "--out", folder / "catalog"]
-    subprocess.run([sys.executable, ROOT / "jobs/catalog.py", *map(str, arguments)], check=True, timeout=120)
-    return folder / "catalog"
+    return make_catalog(tmp_path_factory.mktemp("kills"), num_faces=700)
 
 
 class Training(RunningJob):
