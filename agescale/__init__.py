@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agescale.datasets import read_catalog, read_predictions
     from agescale.inference import Model, Prediction, Predictions, Scorer, load
-    from agescale.storage import StoreError
+    from agescale.store.errors import StoreError
 
 __version__ = "0.1.0"
 
@@ -33,7 +33,7 @@ __all__ = [
     "read_predictions",
 ]
 
-_MODULES = {"read_catalog": "datasets", "read_predictions": "datasets", "StoreError": "storage"}
+_MODULES = {"read_catalog": "datasets", "read_predictions": "datasets", "StoreError": "store.errors"}
 """Where public names are defined; the others in ``inference``."""
 
 if not TYPE_CHECKING:  # to a type checker every name would be right

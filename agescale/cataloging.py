@@ -26,32 +26,21 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from agescale import (
-    catalogs,
-    changes,
-    formats,
-    images,
-    layouts,
-    lease,
-    listing,
-    quality,
-    relabelling,
-    schema,
-    splits,
-    storage,
-    tables,
-)
+from agescale import catalogs, changes, formats, images, layouts, quality, relabelling, schema, splits, tables
 from agescale.age_groups import AgeGroups
 from agescale.cluster import start_ray
-from agescale.config import CatalogConfig, check_unchanged
+from agescale.config import CatalogConfig
 from agescale.data import decoder, run_units
 from agescale.images import ImageError
 from agescale.isolation import Decoder
 from agescale.layouts import Label, Labels, LabelSource
-from agescale.listing import Listed
 from agescale.progress import ImageProgress
 from agescale.relabelling import Relabelled
-from agescale.storage import StoreError, read_pool
+from agescale.store import lease, listing, objects, parquet, paths
+from agescale.store.errors import Damaged, StoreError
+from agescale.store.listing import Listed
+from agescale.store.objects import read_pool
+from agescale.store.outputs import check_unchanged
 
 INSPECTED_PART_ROWS = 1024
 """Rows of a part whose images are read: some tens of MB where they are packed."""
@@ -101,9 +90,9 @@ class CatalogResult:
 
 def build_catalog(config: CatalogConfig) -> CatalogResult:
     """Lists ``config.source`` and brings the catalog at ``config.out`` up to date with it."""
-    source, out = storage.absolute(config.source), storage.absolute(config.out)
+    source, out = paths.absolute(config.source), paths.absolute(config.out)
     _check(config)
-    is_same = source == out or (not storage.is_remote(out) and os.path.realpath(source) == os.path.realpath(out))
+    is_same = source == out or (not paths.is_remote(out) and os.path.realpath(source) == os.path.realpath(out))
     if is_same or source.startswith(f"{out}/"):
         there = "there are the photos themselves" if is_same else f"the photos ({source}) stand in it"
         raise ValueError(f"--out {out}: {there}; give another folder")
@@ -173,7 +162,7 @@ def _add_images(
         findings = pa.concat_tables([findings, pa.Table.from_pylist(odd, schema=schema.FINDINGS)])
     findings = pa.concat_tables([findings, _source_findings(source, config, pictures, labels)])
     findings = _with_lines(findings, source, labels)
-    storage.write_bytes(catalogs.findings_uri(out, "csv"), formats.to_bytes(findings, "csv"))
+    objects.write_bytes(catalogs.findings_uri(out, "csv"), formats.to_bytes(findings, "csv"))
     _write_findings(out, metadata, findings, parts, held)
     changes.end_listing(out, generation)
     rows = _with_group_names(rows, labels.age_groups)
@@ -197,20 +186,20 @@ def _remove_late_parts(out: str) -> None:
     are in other parts, and nobody has read it, because the catalog has not been complete since."""
     findings = catalogs.findings_uri(out)
     try:
-        covered = tables.read_metadata(findings, "findings")["parts"] if storage.exists(findings) else []
-    except storage.Damaged:  # it will be written anew
+        covered = tables.read_metadata(findings, "findings")["parts"] if objects.exists(findings) else []
+    except Damaged:  # it will be written anew
         covered = []
     newest = max(map(catalogs.listing_of, covered), default=0)
     for part in catalogs.list_parts(out):
         if part not in covered and catalogs.listing_of(part) <= newest:
-            storage.delete(storage.join(out, part))
+            objects.delete(paths.join(out, part))
 
 
 def repair(out: str, held: lease.Lease) -> None:
     """Empties the parts of a catalog that are damaged, so that this listing finds their images anew. Their names stay
     taken: no other part's predictions can be mistaken for theirs. Raises ValueError where no part is whole."""
     names = catalogs.list_parts(out)
-    damaged = [name for name in names if not _is_whole(storage.join(out, name))]
+    damaged = [name for name in names if not _is_whole(paths.join(out, name))]
     whole = [name for name in names if name not in damaged]
     if not damaged:
         return
@@ -219,10 +208,10 @@ def repair(out: str, held: lease.Lease) -> None:
         raise ValueError(f"{out}: none of its {len(names)} parts can be read; {gone}")
     said = {**catalogs.metadata(out, whole[0]), "replaces": False}
     held.prove()
-    storage.delete(catalogs.findings_uri(out))  # it is not complete until this listing has ended
+    objects.delete(catalogs.findings_uri(out))  # it is not complete until this listing has ended
     for name in damaged:
         held.prove()
-        version = storage.version(storage.join(out, name))
+        version = objects.version(paths.join(out, name))
         empty = schema.CATALOG.empty_table().cast(schema.with_metadata("catalog", said))
         tables.replace_part(out, name, empty, str(version))
         print(f"{name}: was damaged and is empty now; predictions of it: jobs/score.py with --repair", flush=True)
@@ -231,8 +220,8 @@ def repair(out: str, held: lease.Lease) -> None:
 def _is_whole(part: str) -> bool:
     try:
         catalogs.ask_part(part)
-        storage.check_table(part)
-    except storage.Damaged:
+        parquet.check_table(part)
+    except Damaged:
         return False
     return True
 
@@ -271,7 +260,7 @@ def _write_findings(
     catalogs.keep_footers(out)
     findings = findings.cast(schema.with_metadata("findings", covered))
     held.prove()
-    storage.write_table(catalogs.findings_uri(out), findings)
+    parquet.write_table(catalogs.findings_uri(out), findings)
 
 
 class PartWriter:
@@ -302,7 +291,7 @@ class PartWriter:
         part, is_read, replaces = (unit[name][0].as_py() for name in UNIT_FIELDS)
         rows = unit.drop_columns(UNIT_FIELDS).to_pylist()
         if is_read:
-            with decoder(storage.join(self.out, part)) as decode:
+            with decoder(paths.join(self.out, part)) as decode:
                 rows = self._read(rows, decode)
         for row in rows:
             row["split"] = _split_of(row, row.get("content_hash"), self.fractions)
@@ -334,10 +323,10 @@ class PartWriter:
     def _inspect(self, decode: Decoder, row: dict[str, Any]) -> tuple[dict[str, Any], StoreError | None]:
         """The row with what its image tells, or with why it could not be read, which is the store's word then."""
         try:
-            data = storage.read_bytes(row["uri"], catalogs.as_listed(row["version"]), row["size_bytes"])
+            data = objects.read_bytes(row["uri"], catalogs.as_listed(row["version"]), row["size_bytes"])
         except StoreError as error:
             return {**row, "read_error": f"{error.status}: {error}"}, error
-        row = {**row, "content_hash": storage.sha256(data)}
+        row = {**row, "content_hash": objects.sha256(data)}
         try:
             with DECODING:
                 row["width"], row["height"] = decode.inspect(data)
@@ -352,7 +341,7 @@ def _check_store(probes: Sequence[str], failure: StoreError) -> None:
     """Raises ``failure`` where the store delivers none of some other images now: then it was no image's fault."""
     for uri in probes:
         try:
-            storage.read_bytes(uri)
+            objects.read_bytes(uri)
         except StoreError as error:
             if error.stops_the_job:
                 raise
@@ -384,9 +373,9 @@ CSV_COLUMNS = [f"{name}_column" for name in ("image", "label", "age", "split", "
 def _settings(config: CatalogConfig, age_groups: AgeGroups | None) -> dict[str, Any]:
     """What has to stay while a catalog grows; the metadata of its parts keep it."""
     return {
-        "source": storage.absolute(config.source),
+        "source": paths.absolute(config.source),
         "layout": config.layout,
-        "csv": config.csv and storage.absolute(config.csv),
+        "csv": config.csv and paths.absolute(config.csv),
         **{column: getattr(config, column) for column in CSV_COLUMNS},
         "split": ",".join(f"{share:g}" for share in splits.parse_fractions(config.split)),
         "pack": config.pack,
@@ -422,9 +411,9 @@ def _age_groups(config: CatalogConfig, grown: str | None) -> AgeGroups | None:
 def _labels(config: CatalogConfig, pictures: list[Listed], others: frozenset[str], groups: AgeGroups | None) -> Labels:
     label_source = LabelSource(
         age_groups=groups,
-        root=storage.absolute(config.source),
+        root=paths.absolute(config.source),
         other_files=others,
-        csv_bytes=storage.read_bytes(storage.absolute(config.csv)) if config.csv else None,
+        csv_bytes=objects.read_bytes(paths.absolute(config.csv)) if config.csv else None,
         **{column: getattr(config, column) for column in CSV_COLUMNS},
     )
     labels = layouts.LAYOUTS[config.layout]([item.relative for item in pictures], label_source)
@@ -480,7 +469,7 @@ def _is_stores(read_error: str | None) -> bool:
 
 def _can_be_read(item: Listed) -> bool:
     try:
-        storage.read_bytes(item.uri, item.version, item.size_bytes)
+        objects.read_bytes(item.uri, item.version, item.size_bytes)
     except StoreError as error:
         if error.stops_the_job:
             raise
@@ -563,7 +552,7 @@ def _unit(rows: list[dict[str, Any]], generation: int, index: int, is_read: bool
 def _with_lines(findings: pa.Table, source: str, labels: Labels) -> pa.Table:
     """``findings`` with the lines of the CSV that name their images."""
     lines = {path: label.line for path, label in labels.by_path.items()} | labels.missing_lines
-    root = storage.join(source, "")
+    root = paths.join(source, "")
     column = [lines.get(uri.removeprefix(root)) for uri in findings["uri"].to_pylist()]
     place = findings.schema.get_field_index("line")
     return findings.set_column(place, schema.FINDINGS.field("line"), pa.array(column, pa.int32()))
@@ -573,13 +562,13 @@ def _source_findings(source: str, config: CatalogConfig, pictures: list[Listed],
     """Findings about what is no row: names in the CSV without a file, empty class folders."""
     found = []
     for name in sorted(labels.missing_files):
-        row = {"uri": storage.join(source, name), "version": ""}
+        row = {"uri": paths.join(source, name), "version": ""}
         found.append(quality.finding(row, "missing_file", labels.why_missing[name]))
     if config.layout == "class_folders":
         used = {item.relative.split("/")[0] for item in pictures}
-        for folder in sorted(set(storage.list_folders(source)) - used):
-            uri = storage.join(source, folder)
-            has_catalog = f"{storage.absolute(config.out)}/".startswith(f"{uri}/")  # it may stand in its source
+        for folder in sorted(set(objects.list_folders(source)) - used):
+            uri = paths.join(source, folder)
+            has_catalog = f"{paths.absolute(config.out)}/".startswith(f"{uri}/")  # it may stand in its source
             if not has_catalog and not layouts.is_in_system_folder(f"{folder}/"):
                 row = {"uri": uri, "version": ""}
                 found.append(quality.finding(row, "empty_class", "the class folder holds no image"))

@@ -18,11 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale import footers, images, schema, storage, tables
+from agescale import footers, images, schema, tables
 from agescale.age_groups import AgeGroups
 from agescale.images import Face, ImageError, Picture
 from agescale.isolation import Decoder
-from agescale.storage import StoreError
+from agescale.store import objects, parquet, paths
+from agescale.store.errors import StoreError
 
 FINDINGS_NAME = "findings.parquet"
 NUM_PROBES = 3
@@ -90,11 +91,11 @@ def read_parts(uri: str) -> list[Part]:
 
 def ask_part(file: str) -> Part:
     """Reads the footer of one part."""
-    footer = storage.read_footer(file)
+    footer = parquet.read_footer(file)
     said = tables.metadata_in(file, footer.schema.to_arrow_schema(), "catalog")
-    first, last = storage.column_range(footer, "uri")
+    first, last = parquet.column_range(footer, "uri")
     last = last or (LAST if footer.num_rows else "")
-    name, relabels = storage.name_of(file), said.get("relabels", False)
+    name, relabels = paths.name_of(file), said.get("relabels", False)
     return Part(name, footer.num_rows, first or "", last, said.get("replaces", True), relabels)
 
 
@@ -105,13 +106,13 @@ def keep_footers(uri: str) -> None:
 
 def findings_uri(uri: str, form: str = "parquet") -> str:
     """Where the findings are; as CSV they are for people alone."""
-    return storage.join(tables.beside(uri), FINDINGS_NAME.replace("parquet", form))
+    return paths.join(tables.beside(uri), FINDINGS_NAME.replace("parquet", form))
 
 
 def metadata(uri: str, part: str = "") -> dict[str, Any]:
     """What ``part`` says, by default the newest: the ``id`` of the catalog, which all say alike, and its ``settings``,
     of which those of the labels may have changed since (``relabelling``)."""
-    return tables.read_metadata(storage.join(uri, part or part_names(uri)[-1]), "catalog")
+    return tables.read_metadata(paths.join(uri, part or part_names(uri)[-1]), "catalog")
 
 
 def settings(uri: str) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def age_groups(uri: str) -> AgeGroups | None:
 def is_complete(uri: str) -> bool:
     """Whether the job that makes the catalog came to its end. Raises ValueError where there is none."""
     names, findings = part_names(uri), findings_uri(uri)
-    covered = tables.read_metadata(findings, "findings") if storage.exists(findings) else {}
+    covered = tables.read_metadata(findings, "findings") if objects.exists(findings) else {}
     return covered == {"id": metadata(uri, names[0])["id"], "parts": names}
 
 
@@ -148,13 +149,13 @@ def check_complete(uri: str) -> None:
 
 def read_findings(uri: str) -> pa.Table:
     findings = findings_uri(uri)
-    found = [storage.read_table(findings)] if storage.exists(findings) else []
+    found = [parquet.read_table(findings)] if objects.exists(findings) else []
     return pa.concat_tables([schema.FINDINGS.empty_table(), *found], promote_options="default")
 
 
 def read_part(uri: str, part: str, columns: Sequence[str]) -> pa.Table:
     """``columns`` of all rows of one part, with ``part`` and ``row``, which say where each stands."""
-    table = storage.read_table(storage.join(uri, part), columns=list(columns))
+    table = parquet.read_table(paths.join(uri, part), columns=list(columns))
     table = table.append_column("part", pa.array([part] * len(table), pa.string()))
     return table.append_column("row", pa.array(np.arange(len(table)), pa.int64()))
 
@@ -249,7 +250,7 @@ class Superseded:
                 held.append(self._held[part.name])
             else:
                 between = (pc.field("uri") >= low) & (pc.field("uri") <= high)
-                held.append(_read_uris(storage.join(self.uri, part.name), between))
+                held.append(_read_uris(paths.join(self.uri, part.name), between))
             if sum(map(len, held)) >= self.PROBED_ROWS:
                 yield pa.concat_arrays(held)
                 held = []
@@ -259,8 +260,8 @@ class Superseded:
     @cached_property
     def _held(self) -> Mapping[str, pa.Array]:
         names = [part.name for part in self.parts]
-        with storage.read_pool() as pool:
-            return dict(zip(names, pool.map(lambda name: _read_uris(storage.join(self.uri, name)), names), strict=True))
+        with objects.read_pool() as pool:
+            return dict(zip(names, pool.map(lambda name: _read_uris(paths.join(self.uri, name)), names), strict=True))
 
 
 LABEL_COLUMNS = ("age_low", "age_high", "group", "subject", "gender", "ethnicity", "label_error")
@@ -272,7 +273,7 @@ class NewLabels:
     business, so scoring passes them over. All that they tell is held: images with labels can be held anyway."""
 
     def __init__(self, uri: str, parts: Sequence[Part]) -> None:
-        self.files = [storage.join(uri, part.name) for part in parts if part.relabels]
+        self.files = [paths.join(uri, part.name) for part in parts if part.relabels]
 
     def told(self, rows: pa.Table) -> pa.Table:
         """``rows`` (columns uri, version) with those of LABEL_COLUMNS that they have as they were told last."""
@@ -287,7 +288,7 @@ class NewLabels:
 
     @cached_property
     def _newest(self) -> pa.Table:
-        rows = storage.read_tables(self.files, ["uri", "version", *LABEL_COLUMNS])
+        rows = parquet.read_tables(self.files, ["uri", "version", *LABEL_COLUMNS])
         numbered = rows.append_column("position", pa.array(np.arange(len(rows)), pa.int64()))
         positions = numbered.group_by(["uri", "version"]).aggregate([("position", "max")])["position_max"]
         return rows.take(positions)
@@ -298,7 +299,7 @@ class NewLabels:
 
 
 def _read_uris(file: str, filters: pc.Expression | None = None) -> pa.Array:
-    return storage.read_table(file, ["uri"], filters)["uri"].combine_chunks()
+    return parquet.read_table(file, ["uri"], filters)["uri"].combine_chunks()
 
 
 def can_be_read(uri: str, but: pa.ChunkedArray) -> bool:
@@ -306,12 +307,12 @@ def can_be_read(uri: str, but: pa.ChunkedArray) -> bool:
     that those cannot be read."""
     parts = part_names(uri)
     for part in dict.fromkeys([parts[0], parts[len(parts) // 2], parts[-1]]):
-        rows = storage.read_table(storage.join(uri, part), ["uri", "deleted"])
+        rows = parquet.read_table(paths.join(uri, part), ["uri", "deleted"])
         is_other = pc.invert(pc.or_(rows["deleted"], pc.is_in(rows["uri"], but.combine_chunks())))
         others = rows["uri"].filter(is_other).to_pylist()
         for other in others[:: max(1, len(others) // NUM_PROBES)][:NUM_PROBES]:
             try:
-                storage.read_bytes(other)
+                objects.read_bytes(other)
             except StoreError as error:
                 if error.stops_the_job:
                     raise
@@ -390,7 +391,7 @@ def load_one(
     """The face in the picture at ``uri``, or in ``picture`` where it is at hand, or why there is none."""
     try:
         if picture is None:
-            picture = storage.read_bytes(uri, as_listed(version), size_bytes)
+            picture = objects.read_bytes(uri, as_listed(version), size_bytes)
         return decoder.load_face(picture, image_size, center_crop)
     except (ImageError, StoreError) as error:
         return error
@@ -418,7 +419,7 @@ def _packed_images(uri: str, rows: pa.Table) -> Iterator[bytes | None]:
     for part, row in zip(rows["part"].to_pylist(), rows["row"].to_pylist(), strict=True):
         group = row // ROW_GROUP_ROWS
         if held != (part, group):
-            column = storage.read_row_groups(storage.join(uri, part), [group], ["image"])["image"]
+            column = parquet.read_row_groups(paths.join(uri, part), [group], ["image"])["image"]
             held = (part, group)
         assert column is not None
         yield column[row - group * ROW_GROUP_ROWS].as_py()

@@ -26,8 +26,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale import catalogs, images, layouts, lease, listing, schema, storage, tables
+from agescale import catalogs, images, layouts, schema, tables
 from agescale.catalogs import Part
+from agescale.store import lease, listing, objects, parquet, paths
 
 ROW_GROUP_ROWS = 10_000
 KNOWN_ROWS = 300_000
@@ -53,23 +54,21 @@ def begin_listing(out: str, catalog_id: str, num_ranges: int) -> int:
     numbers = [*map(catalogs.listing_of, catalogs.list_parts(out)), *read_begun(out)]
     number = 1 + max(numbers, default=0)
     said = json.dumps({"id": catalog_id, "num_ranges": num_ranges}).encode()
-    while not storage.write_new(_begun_uri(out, number), said, scratch=tables.beside(out)):
+    while not objects.write_new(_begun_uri(out, number), said, scratch=tables.beside(out)):
         number += 1
     return number
 
 
 def read_begun(out: str) -> dict[int, dict[str, Any]]:
     """What the listings that have begun and not ended say, by their numbers. Raises ValueError for a damaged file."""
-    names = storage.list_names(tables.beside(out))
-    begun = {
-        int(found[1]): storage.join(tables.beside(out), name) for name in names if (found := BEGUN.fullmatch(name))
-    }
+    names = objects.list_names(tables.beside(out))
+    begun = {int(found[1]): paths.join(tables.beside(out), name) for name in names if (found := BEGUN.fullmatch(name))}
     return {number: _read_begun(uri) for number, uri in begun.items()}
 
 
 def _read_begun(uri: str) -> dict[str, Any]:
     try:
-        said = json.loads(storage.read_bytes(uri))
+        said = json.loads(objects.read_bytes(uri))
         return {"id": str(said["id"]), "num_ranges": int(said["num_ranges"])}
     except (ValueError, KeyError, TypeError) as error:
         hint = "where no other job lists into this catalog, delete it, and run the same command again"
@@ -77,14 +76,14 @@ def _read_begun(uri: str) -> dict[str, Any]:
 
 
 def _begun_uri(out: str, number: int) -> str:
-    return storage.join(tables.beside(out), f"listing-{number:05d}.json")
+    return paths.join(tables.beside(out), f"listing-{number:05d}.json")
 
 
 def seal_begun(out: str, metadata: Mapping[str, Any]) -> None:
     """Ends the listings that other jobs have begun: none of their processes can add a part behind this."""
     ranges = [(number, each) for number, said in read_begun(out).items() for each in range(said["num_ranges"])]
     if ranges:
-        with storage.read_pool() as pool:
+        with objects.read_pool() as pool:
             list(pool.map(lambda each: _seal(out, part_prefix(*each), metadata), ranges))
 
 
@@ -93,7 +92,7 @@ def _seal(out: str, prefix: str, metadata: Mapping[str, Any]) -> None:
     empty = schema.CATALOG.empty_table().cast(schema.with_metadata("catalog", {**metadata, "replaces": False}))
     while True:
         names = [name for name in catalogs.list_parts(out) if name.startswith(prefix)]
-        if names and storage.num_rows(storage.join(out, names[-1])) == 0:
+        if names and parquet.num_rows(paths.join(out, names[-1])) == 0:
             return
         tables.write_new_part(out, f"{prefix}{len(names):06d}.parquet", empty)
 
@@ -101,13 +100,13 @@ def _seal(out: str, prefix: str, metadata: Mapping[str, Any]) -> None:
 def end_listing(out: str, number: int) -> None:
     """Says that the listing of that number has ended; and those before it, where no later one can get their numbers."""
     beside = tables.beside(out)
-    for name in storage.list_names(beside, prefix="deleted-"):
+    for name in objects.list_names(beside, prefix="deleted-"):
         if catalogs.listing_of(name) <= number:
-            storage.delete(storage.join(beside, name))
+            objects.delete(paths.join(beside, name))
     newest = max(map(catalogs.listing_of, catalogs.list_parts(out)), default=0)
     for begun in read_begun(out):
         if begun in (number, *range(newest + 1)):
-            storage.delete(_begun_uri(out, begun))
+            objects.delete(_begun_uri(out, begun))
 
 
 MIN_DELETED = 20
@@ -136,7 +135,7 @@ def check_deleted(source: str, out: str, gone: Iterable[str], num_gone: int, num
 def _emptied_folder(source: str, uri: str) -> str:
     """The folder of a local file that is gone where it, or the nearest above it that is left, holds nothing at all."""
     folder = os.path.dirname(uri)
-    while not storage.is_remote(uri) and folder.startswith(f"{source}/"):
+    while not paths.is_remote(uri) and folder.startswith(f"{source}/"):
         if os.path.isdir(folder):
             return "" if os.listdir(folder) else folder
         folder = os.path.dirname(folder)
@@ -157,7 +156,7 @@ def select_images(listed: pa.Table, source: str, out: str) -> tuple[pa.Table, in
     """The images of a listing, and how many other files it names; what stands in the catalog is neither."""
     for ours in (out, tables.beside(out)):
         listed = listed.filter(pc.invert(pc.starts_with(listed["uri"], f"{ours}/")))
-    root = storage.join(source, "")
+    root = paths.join(source, "")
     is_picture = [
         bool(version)
         and uri.startswith(root)
@@ -201,14 +200,14 @@ class RangeLister:
         """Takes the listing of a range, in the order of URIs, and yields how many rows of each window are what."""
         prefix = part_prefix(self.generation, number)
         names = [name for name in catalogs.list_parts(self.out) if name.startswith(prefix)]
-        written = [catalogs.ask_part(storage.join(self.out, name)) for name in names]
+        written = [catalogs.ask_part(paths.join(self.out, name)) for name in names]
         if any(not part.num_rows for part in written):
             raise lease.taken_over(self.out)
         new_names = (f"{prefix}{index:06d}.parquet" for index in itertools.count(len(written)))
         waiting = {False: CHANGES.empty_table(), True: CHANGES.empty_table()}  # by whether they replace known rows
         gone_names = (f"deleted-{prefix.removeprefix('part-')}{index:06d}.parquet" for index in itertools.count())
         all_gone = CHANGES.empty_table()
-        with storage.read_pool() as pool:
+        with objects.read_pool() as pool:
             for pictures, num_ignored, low, high in self._windows(listed, after, until):
                 counts = Counter(num_rows=len(pictures), num_ignored=num_ignored)
                 for start, end in _split(self.known, low, high):
@@ -237,13 +236,13 @@ class RangeLister:
                 self._add_part(next(new_names), waiting, replaces)
 
     def _put_aside(self, name: str, gone: pa.Table) -> None:
-        storage.write_table(storage.join(tables.beside(self.out), name), gone)
+        parquet.write_table(paths.join(tables.beside(self.out), name), gone)
 
     def gone(self) -> Iterator[pa.Table]:
         """What is not there any more, as far as the ranges have been listed."""
         beside = tables.beside(self.out)
-        for name in storage.list_names(beside, prefix=f"deleted-{self.generation:05d}-"):
-            yield storage.read_table(storage.join(beside, name))
+        for name in objects.list_names(beside, prefix=f"deleted-{self.generation:05d}-"):
+            yield parquet.read_table(paths.join(beside, name))
 
     def delete(self, number: int) -> None:
         """Writes what is gone, as parts of the range of that number."""
@@ -253,9 +252,9 @@ class RangeLister:
             names.append(f"{part_prefix(self.generation, number)}{len(names):06d}.parquet")
             self._add_part(names[-1], waiting, replaces=True)
 
-        with storage.read_pool() as pool:
+        with objects.read_pool() as pool:
             for rows in self.gone():  # perhaps of two executions of a task
-                parts = [catalogs.ask_part(storage.join(self.out, name)) for name in names]
+                parts = [catalogs.ask_part(paths.join(self.out, name)) for name in names]
                 extent = pc.min_max(rows["uri"]).as_py()
                 near = [part for part in parts if part.last >= extent["min"] and part.first <= extent["max"]]
                 known = self._read(near, "", catalogs.LAST, pool)["uri"], waiting[True]["uri"]
@@ -271,7 +270,7 @@ class RangeLister:
         self, listed: Iterable[pa.Table], after: str, until: str | None
     ) -> Iterator[tuple[pa.Table, int, str, str]]:
         """Images of some pages, files that are none, and the URIs behind the first up to the last that they cover."""
-        low = storage.join(self.source, after)
+        low = paths.join(self.source, after)
         held, num_ignored, has_images = [listing.ROWS.empty_table()], 0, False
         for table in listed:
             pictures, num_ignored_here = select_images(table, self.source, self.out)
@@ -288,13 +287,13 @@ class RangeLister:
             raise no_images(self.source, num_ignored)
         window = pa.concat_tables(held)
         _check_order(window["uri"], low)
-        yield window, num_ignored, low, catalogs.LAST if until is None else storage.join(self.source, until)
+        yield window, num_ignored, low, catalogs.LAST if until is None else paths.join(self.source, until)
 
     def _read(self, parts: Sequence[Part], start: str, end: str, pool: Executor) -> pa.Table:
         """Rows of ``parts`` with ``start`` < URI <= ``end``, in the order of the parts."""
         wanted = (pc.field("uri") > start) & (pc.field("uri") <= end)
-        files = [storage.join(self.out, part.name) for part in parts if part.last > start and part.first <= end]
-        tables = pool.map(lambda file: storage.read_table(file, KNOWN.names, wanted), files)
+        files = [paths.join(self.out, part.name) for part in parts if part.last > start and part.first <= end]
+        tables = pool.map(lambda file: parquet.read_table(file, KNOWN.names, wanted), files)
         return pa.concat_tables([KNOWN.empty_table(), *(table.cast(KNOWN) for table in tables)])
 
     def _told_apart(self, rows: pa.Table, known: pa.Table) -> pa.Table:
@@ -318,7 +317,7 @@ class RangeLister:
         if tables.write_new_part(self.out, name, self._as_part(rows, replaces), ROW_GROUP_ROWS):
             waiting[replaces] = waiting[replaces].slice(len(rows))
             return
-        there = storage.read_table(storage.join(self.out, name), ["uri"])["uri"].combine_chunks()
+        there = parquet.read_table(paths.join(self.out, name), ["uri"])["uri"].combine_chunks()
         if not len(there):
             raise lease.taken_over(self.out)
         for key, table in waiting.items():

@@ -27,9 +27,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from agescale import storage, writers
 from agescale.age_model import AgeModel, ModelSpec, build_spec_task
-from agescale.writers import Writer
+from agescale.store import objects, paths, writers
+from agescale.store.errors import StoreError
+from agescale.store.writers import Writer
 
 FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
@@ -107,7 +108,7 @@ class Checkpoint:
 
 
 def exists(uri: str) -> bool:
-    return storage.exists(storage.join(uri, CONFIG_NAME))
+    return objects.exists(paths.join(uri, CONFIG_NAME))
 
 
 def save(
@@ -138,7 +139,7 @@ def copy_weights(source: str, checkpoint: Checkpoint, uri: str, writer: Writer |
     """Writes the checkpoint in ``source``, without what only continuing needs, into the folder ``uri``."""
     data = read_file(source, checkpoint.weights_file, checkpoint.weights_sha256)
     with _replaced(uri, writer) as write:
-        storage.write_bytes(storage.join(uri, checkpoint.weights_file), data)
+        objects.write_bytes(paths.join(uri, checkpoint.weights_file), data)
         holder = writer.holder if writer else ""
         write(replace(checkpoint, training_file=None, training_sha256=None, holder=holder))
 
@@ -151,26 +152,26 @@ def update(uri: str, writer: Writer | None = None, **changes: Any) -> None:
 
 def remove_strays(uri: str) -> None:
     """Removes files of tensors that config.json does not name: their writer was killed, or has lost the run."""
-    named = _named_files(storage.join(uri, CONFIG_NAME))
-    for name in storage.list_names(uri, suffix=".pt"):
+    named = _named_files(paths.join(uri, CONFIG_NAME))
+    for name in objects.list_names(uri, suffix=".pt"):
         if name not in named:
-            storage.delete(storage.join(uri, name))
+            objects.delete(paths.join(uri, name))
 
 
 @contextlib.contextmanager
 def _replaced(uri: str, writer: Writer | None) -> Iterator[Callable[[Checkpoint], None]]:
     """Lets the block write tensors and then, by the function that it gets, the config.json that names them."""
-    config = storage.join(uri, CONFIG_NAME)
+    config = paths.join(uri, CONFIG_NAME)
     seen, before = writers.seen(config) if writer else None, _named_files(config)
 
     def write(checkpoint: Checkpoint) -> None:
         data = json.dumps(_as_json(checkpoint), indent=1).encode()
         if writer is None:
-            storage.write_bytes(config, data)
+            objects.write_bytes(config, data)
         else:
             writer.replace(config, data, seen)
         for name in before - checkpoint.files.keys():
-            storage.delete(storage.join(uri, name))
+            objects.delete(paths.join(uri, name))
 
     if writer is not None:
         writer.prove()
@@ -180,9 +181,9 @@ def _replaced(uri: str, writer: Writer | None) -> Iterator[Callable[[Checkpoint]
 def _named_files(config: str) -> set[str]:
     """Names of the files that a config.json names; none where it is not there, or says nothing."""
     try:
-        values = json.loads(storage.read_bytes(config))
+        values = json.loads(objects.read_bytes(config))
         return {name for name in (values["weights_file"], values["training_file"]) if isinstance(name, str)}
-    except storage.StoreError as error:
+    except StoreError as error:
         if error.status != "missing":
             raise
     except (ValueError, KeyError, TypeError):
@@ -193,11 +194,11 @@ def _named_files(config: str) -> set[str]:
 def read(uri: str) -> Checkpoint:
     """A checkpoint without its weights. Raises ValueError where there is none, or one from a newer agescale."""
     try:
-        values = json.loads(storage.read_bytes(storage.join(uri, CONFIG_NAME)))
-    except storage.StoreError as error:
+        values = json.loads(objects.read_bytes(paths.join(uri, CONFIG_NAME)))
+    except StoreError as error:
         if error.status != "missing":
             raise
-        hint = "; a run keeps its best one in best/" if exists(storage.join(uri, "best")) else ""
+        hint = "; a run keeps its best one in best/" if exists(paths.join(uri, "best")) else ""
         raise ValueError(f"{uri}: no checkpoint there (no {CONFIG_NAME}){hint}") from error
     except ValueError as error:
         raise ValueError(f"{uri}/{CONFIG_NAME}: damaged, not a checkpoint's JSON ({error})") from error
@@ -278,21 +279,21 @@ def check_files(uri: str, checkpoint: Checkpoint) -> None:
 
 def load_tensors(uri: str, name: str, sha256: str | None = None) -> dict[str, Any]:
     """Tensors of a file that torch.save wrote (never code: ``weights_only``). Raises ValueError on a wrong checksum."""
-    return tensors_in(storage.join(uri, name), read_file(uri, name, sha256))
+    return tensors_in(paths.join(uri, name), read_file(uri, name, sha256))
 
 
 def read_file(uri: str, name: str, sha256: str | None) -> bytes:
     """A file that a checkpoint names. Raises ValueError where it is gone, or has another checksum."""
     try:
-        data = storage.read_bytes(storage.join(uri, name))
-    except storage.StoreError as error:
+        data = objects.read_bytes(paths.join(uri, name))
+    except StoreError as error:
         if error.status != "missing":
             raise
         raise ValueError(f"{uri}/{name}: the checkpoint is damaged: this file, which it needs, is gone") from error
-    if sha256 and storage.sha256(data) != sha256:
+    if sha256 and objects.sha256(data) != sha256:
         raise ValueError(
             f"{uri}/{name}: the checkpoint is damaged: this file of {len(data):,} bytes is not the one that was "
-            f"written (its SHA-256 is {storage.sha256(data)[:16]}..., not {sha256[:16]}...)"
+            f"written (its SHA-256 is {objects.sha256(data)[:16]}..., not {sha256[:16]}...)"
         )
     return data
 
@@ -321,9 +322,9 @@ def read_state_dict(uri: str, sha256: str = "") -> StateDict:
 
     Raises ValueError, in one line, for a wrong checksum and for what holds no state dict.
     """
-    data = storage.read_bytes(uri)
-    if sha256 and storage.sha256(data) != sha256.lower():
-        raise ValueError(f"{uri}: its SHA-256 is {storage.sha256(data)}, not {sha256}")
+    data = objects.read_bytes(uri)
+    if sha256 and objects.sha256(data) != sha256.lower():
+        raise ValueError(f"{uri}: its SHA-256 is {objects.sha256(data)}, not {sha256}")
     if uri.lower().endswith(".safetensors"):
         try:
             tensors = safetensors.torch.load(data)
@@ -365,9 +366,9 @@ def _write_tensors(uri: str, stem: str, values: dict[str, Any]) -> tuple[str, st
     buffer = io.BytesIO()
     torch.save(values, buffer)
     data = buffer.getvalue()
-    sha256 = storage.sha256(data)
+    sha256 = objects.sha256(data)
     name = f"{stem}-{sha256[:12]}.pt"
-    storage.write_bytes(storage.join(uri, name), data)
+    objects.write_bytes(paths.join(uri, name), data)
     return name, sha256
 
 

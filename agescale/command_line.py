@@ -22,7 +22,7 @@ from typing import Any, NoReturn, TypeVar
 import tyro
 
 from agescale import tables, terminal
-from agescale.storage import Damaged, StoreError
+from agescale.store.errors import Damaged, StoreError
 
 PACKAGE = Path(__file__).parent
 RUNS = Path("runs")

@@ -20,10 +20,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale import catalogs, changes, footers, formats, lease, schema, storage, tables, units
+from agescale import catalogs, changes, footers, formats, schema, tables, units
 from agescale.catalogs import Part
-from agescale.config import CompactConfig, check_unchanged, parse_names
+from agescale.config import CompactConfig, parse_names
 from agescale.progress import ImageProgress
+from agescale.store import lease, objects, parquet, paths
+from agescale.store.outputs import check_unchanged
 
 LISTED_PART_ROWS, READ_PART_ROWS = 100_000, 1024
 """Rows of a new part where images were only listed, and where they were read and may be packed. It may hold fewer,
@@ -43,14 +45,14 @@ class Compacted:
 def compact(config: CompactConfig) -> Compacted:
     """Writes ``config.out``, and ``config.out_predictions`` where there are predictions. Raises ValueError, before
     anything is written, where tables do not belong together or an --out is something else's."""
-    old, new = storage.absolute(config.catalog), storage.absolute(config.out)
+    old, new = paths.absolute(config.catalog), paths.absolute(config.out)
     if bool(config.predictions) != bool(config.out_predictions):
         raise ValueError("--predictions and --out-predictions go together")
     catalogs.check_complete(old)
-    predictions = storage.absolute(config.predictions) if config.predictions else ""
+    predictions = paths.absolute(config.predictions) if config.predictions else ""
     run = units.read_run(predictions, old) if predictions else {}
     parts = catalogs.read_parts(old)
-    out = storage.absolute(config.out_predictions) if predictions else ""
+    out = paths.absolute(config.out_predictions) if predictions else ""
     _claim(old, predictions, new, out)
     with lease.hold(new, tables.beside(new), config.lease) as held:
         metadata = _write_catalog(old, parts, new, held)
@@ -80,7 +82,7 @@ def _write_catalog(old: str, parts: Sequence[Part], new: str, held: lease.Lease)
     about = catalogs.metadata(old, parts[-1].name)
     was_listed = not about["settings"].get("inspect") and about["settings"]["layout"] == "unlabelled"
     metadata = _begin(old, about, parts, new)
-    if storage.exists(catalogs.findings_uri(new)):  # it is whole, and may have grown since
+    if objects.exists(catalogs.findings_uri(new)):  # it is whole, and may have grown since
         return metadata
     superseded, new_labels = catalogs.Superseded(old, parts), catalogs.NewLabels(old, parts)
     parts = [part for part in parts if not part.relabels]
@@ -103,8 +105,8 @@ def _write_catalog(old: str, parts: Sequence[Part], new: str, held: lease.Lease)
     catalogs.keep_footers(new)
     covered = schema.with_metadata("findings", {"id": metadata["id"], "parts": catalogs.part_names(new)})
     findings = catalogs.read_findings(old)
-    storage.write_bytes(catalogs.findings_uri(new, "csv"), formats.to_bytes(findings, "csv"))
-    storage.write_table(catalogs.findings_uri(new), findings.cast(covered))
+    objects.write_bytes(catalogs.findings_uri(new, "csv"), formats.to_bytes(findings, "csv"))
+    parquet.write_table(catalogs.findings_uri(new), findings.cast(covered))
     return metadata
 
 
@@ -132,7 +134,7 @@ def _groups(parts: Sequence[Part], least_rows: int) -> Iterator[list[Part]]:
 
 
 def _current_rows(catalog: str, part: Part, superseded: catalogs.Superseded) -> pa.Table:
-    rows = storage.read_table(storage.join(catalog, part.name)).replace_schema_metadata(None)
+    rows = parquet.read_table(paths.join(catalog, part.name)).replace_schema_metadata(None)
     rows = rows.filter(pc.invert(rows["deleted"]))
     return superseded.current(rows, catalogs.listing_of(part.name))
 
@@ -144,22 +146,22 @@ def _write_predictions(
     Returns the numbers of files, before and after, and of rows."""
     files = units.list_files(predictions)
     of_part = {part: list(names) for part, names in groupby(files, key=units.part_of)}
-    said = units.read_metadata(storage.join(predictions, files[0]))
+    said = units.read_metadata(paths.join(predictions, files[0]))
     standing: dict[str, Mapping[str, Any]] = {**footers.read(out, "predictions", units.read_counts)}
     if standing:
-        check_unchanged(out, "another table of predictions", units.run_of([storage.join(out, min(standing))]), run)
+        check_unchanged(out, "another table of predictions", units.run_of([paths.join(out, min(standing))]), run)
     splits = parse_names(run["split"])
     rows_of_part = {part.name: part.num_rows for part in new_parts}
     all_units = units.cut(new_parts, run["unit_rows"])
-    with ImageProgress("compacting predictions", sum(map(len, all_units))) as progress, storage.read_pool() as pool:
+    with ImageProgress("compacting predictions", sum(map(len, all_units))) as progress, objects.read_pool() as pool:
         for part, of_new in groupby(all_units, key=attrgetter("part")):
             missing = [unit for unit in of_new if unit.file_name(run["model"]) not in standing]
             if missing:
                 held.prove()
-                sources = tables.read_metadata(storage.join(new, part), "catalog").get("from", ())
+                sources = tables.read_metadata(paths.join(new, part), "catalog").get("from", ())
                 names = [name for source in sources for name in of_part.get(source, ())]
-                uris = [storage.join(predictions, name) for name in names]
-                known = pool.map(lambda file: storage.read_table(file, schema.PREDICTIONS.names), uris)
+                uris = [paths.join(predictions, name) for name in names]
+                known = pool.map(lambda file: parquet.read_table(file, schema.PREDICTIONS.names), uris)
                 scored = pa.concat_tables([schema.PREDICTIONS.empty_table(), *known])
                 for unit in missing:
                     rows = _scored_rows(units.listed_rows(new, unit, splits), scored)
@@ -175,7 +177,7 @@ def _write_predictions(
     num_rows = sum(by_status.values())
     if len(standing) == len(all_units):
         summary = {**run, "num_rows": num_rows, "by_status": by_status, "num_units": len(all_units)}
-        storage.write_bytes(units.summary_uri(out), json.dumps(summary, indent=1).encode())
+        objects.write_bytes(units.summary_uri(out), json.dumps(summary, indent=1).encode())
     return (len(files), len(standing)), num_rows
 
 

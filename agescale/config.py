@@ -5,9 +5,8 @@ Units are in the names or in the text below each field, which is its ``--help``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -396,13 +395,3 @@ def parse_names(text: str) -> tuple[str, ...]:
     (('val', 'test'), ())
     """
     return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def check_unchanged(
-    out: str, what: str, before: Mapping[str, Any], now: Mapping[str, Any], way: str = "give another --out"
-) -> None:
-    """Raises ValueError, naming what differs and the way on, where ``what`` stands in the folder ``out`` is of other
-    settings."""
-    different = [f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in now if before.get(name) != now[name]]
-    if different:
-        raise ValueError(f"{out}: {what} stands there ({'; '.join(different)}); {way}")

@@ -20,7 +20,8 @@ from agescale.cluster import start_ray
 from agescale.images import Face
 from agescale.isolation import Decoder, IsolatedImages
 from agescale.progress import ImageProgress
-from agescale.storage import StoreError, read_pool
+from agescale.store.errors import StoreError
+from agescale.store.objects import read_pool
 
 
 def check_resources(

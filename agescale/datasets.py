@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from agescale import catalogs, schema, storage, units
+from agescale import catalogs, schema, units
+from agescale.store import parquet, paths
 
 Uri = str | os.PathLike[str]
 
@@ -28,7 +29,7 @@ def read_catalog(uri: Uri) -> pads.Dataset:
 
     Raises ValueError where no catalog stands there, StoreError where it cannot be read.
     """
-    catalog = storage.absolute(os.fspath(uri))
+    catalog = paths.absolute(os.fspath(uri))
     catalogs.metadata(catalog)  # refuses other tables
     parts = catalogs.part_names(catalog)
     return _open(catalog, parts).filter(~pads.field("deleted") & _is_current(catalog, parts, LISTED))
@@ -41,21 +42,21 @@ def read_predictions(uri: Uri, catalog: Uri | None = None) -> pads.Dataset:
     The predictions know where their catalog is; ``catalog`` says where it has moved to. Raises ValueError where there
     are no predictions, or not the catalog that they are of; StoreError where one of them cannot be read.
     """
-    predictions = storage.absolute(os.fspath(uri))
+    predictions = paths.absolute(os.fspath(uri))
     files = units.prediction_files(predictions)
     run = units.read_run(predictions)
-    source = run["catalog"] if catalog is None else storage.absolute(os.fspath(catalog))
+    source = run["catalog"] if catalog is None else paths.absolute(os.fspath(catalog))
     parts = catalogs.list_parts(source)  # after the files: of what is scored meanwhile none is taken for current
     if not parts or catalogs.metadata(source)["id"] != run["catalog_id"]:
         hint = "; read_predictions(..., catalog=...) names it where it has moved" if catalog is None else ""
         raise ValueError(f"{predictions}: the catalog that these are predictions of is not at {source}{hint}")
     if catalogs.listing_of(parts[0]) < catalogs.listing_of(parts[-1]):
         parts = [part.name for part in catalogs.read_parts(source) if part.name in parts and not part.relabels]
-    return storage.open_dataset(files, schema.PREDICTIONS).filter(_is_current(source, parts, KEY))
+    return parquet.open_dataset(files, schema.PREDICTIONS).filter(_is_current(source, parts, KEY))
 
 
 def _open(catalog: str, parts: Sequence[str]) -> pads.Dataset:
-    return storage.open_dataset([storage.join(catalog, part) for part in parts], schema.CATALOG)
+    return parquet.open_dataset([paths.join(catalog, part) for part in parts], schema.CATALOG)
 
 
 KEY = pc.binary_join_element_wise(pads.field("uri"), pads.field("version"), pa.scalar("\0"))

@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from agescale import catalogs, checkpoints, images, judged, metrics, report, schema, selection, storage, tables, units
+from agescale import catalogs, checkpoints, images, judged, metrics, report, schema, selection, tables, units
 from agescale.age_groups import AgeGroups
 from agescale.config import EvaluateConfig, parse_names
 from agescale.judged import Listed, Said
 from agescale.metrics import Constant, Outcomes
 from agescale.report import Gallery, Judgement, ShownFace, SplitResult
+from agescale.store import paths
 from agescale.tasks import TASKS
 
 NUM_SHOWN = 12
@@ -72,12 +73,12 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
     """Writes the report. Raises ValueError, before anything is written, where there is nothing to judge."""
     config = replace(
         config,
-        catalog=storage.absolute(config.catalog),
-        predictions=storage.absolute(config.predictions),
-        against=config.against and storage.absolute(config.against),
-        gender_from=config.gender_from and storage.absolute(config.gender_from),
-        checkpoint=config.checkpoint and storage.absolute(config.checkpoint),
-        out=storage.absolute(config.out),
+        catalog=paths.absolute(config.catalog),
+        predictions=paths.absolute(config.predictions),
+        against=config.against and paths.absolute(config.against),
+        gender_from=config.gender_from and paths.absolute(config.gender_from),
+        checkpoint=config.checkpoint and paths.absolute(config.checkpoint),
+        out=paths.absolute(config.out),
     )
     settings = catalogs.settings(config.catalog)
     report.claim(config.out, _occupied(config))

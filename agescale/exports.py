@@ -21,11 +21,12 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from agescale import age_cdf, catalogs, formats, lease, schema, selection, storage, tables, units
+from agescale import age_cdf, catalogs, formats, schema, selection, tables, units
 from agescale.age_groups import AgeGroups
 from agescale.catalogs import Part
 from agescale.config import TableConfig, parse_names
 from agescale.progress import ImageProgress
+from agescale.store import lease, objects, parquet, paths
 from agescale.units import Unit
 
 DEFAULT_COLUMNS = (
@@ -53,8 +54,8 @@ class Exported:
 def export(config: TableConfig) -> Exported:
     """Writes the current rows of ``config.predictions`` to ``config.out``. Raises ValueError, before anything is
     written, for columns that there are not, and where catalog and predictions do not belong together."""
-    catalog, predictions = storage.absolute(config.catalog), storage.absolute(config.predictions)
-    out = storage.absolute(config.out)
+    catalog, predictions = paths.absolute(config.catalog), paths.absolute(config.predictions)
+    out = paths.absolute(config.out)
     run = units.read_run(predictions, catalog)
     catalogs.check_complete(catalog)
     columns = _columns(config, out)
@@ -70,10 +71,10 @@ def export(config: TableConfig) -> Exported:
     with ImageProgress("exporting", sum(map(len, all_units))) as progress:
         batches = _batches(reader.read(all_units, progress), reader.schema)
         if out.endswith(".csv"):
-            with storage.open_whole(out) as file:
+            with objects.open_whole(out) as file:
                 _write_csv(file, batches, reader.schema)
         elif out.endswith(".parquet"):
-            with storage.open_whole(out) as file:
+            with objects.open_whole(out) as file:
                 _write_parquet(file, batches, reader.schema)
         else:
             _write_folder(out, batches, reader, config.lease)
@@ -139,7 +140,7 @@ class CurrentRows:
     def read(self, all_units: Sequence[Unit], progress: ImageProgress) -> Iterator[pa.Table]:
         """Tables of ``schema``. A part of the catalog is read once."""
         names = set(units.list_files(self.predictions))
-        with storage.read_pool() as pool:
+        with objects.read_pool() as pool:
             for part, of_part in groupby(all_units, key=attrgetter("part")):
                 part_units = list(of_part)
                 whole = Unit(part, 0, part_units[-1].stop)
@@ -157,7 +158,7 @@ class CurrentRows:
         name = unit.file_name(str(self.run["model"]))
         if name not in names or not len(listed):
             return self.schema.empty_table(), len(listed)
-        rows = storage.read_table(storage.join(self.predictions, name), schema.PREDICTIONS.names)
+        rows = parquet.read_table(paths.join(self.predictions, name), schema.PREDICTIONS.names)
         place = pc.index_in(catalogs.keys_of(rows), value_set=catalogs.keys_of(listed))
         is_current = pc.is_valid(place)
         rows, place = rows.filter(is_current), place.filter(is_current)
@@ -225,13 +226,13 @@ def _write_folder(out: str, batches: Iterable[pa.Table], reader: CurrentRows, ha
     """Parts of PART_ROWS rows or a little more. Raises ValueError where anything else stands than an export that was
     cut short."""
     summary = units.summary_uri(out)
-    begun = storage.join(tables.beside(out), "export.json")
-    if storage.any_name(out) and (storage.exists(summary) or not storage.exists(begun)):
+    begun = paths.join(tables.beside(out), "export.json")
+    if objects.any_name(out) and (objects.exists(summary) or not objects.exists(begun)):
         raise ValueError(f"{out}: there are other files already; give another --out, or delete it")
     for folder in (tables.beside(out), out):
-        storage.check_writable(folder)
+        objects.check_writable(folder)
     with lease.hold(out, tables.beside(out), has_lease):
-        storage.write_bytes(begun, b"{}")
+        objects.write_bytes(begun, b"{}")
         number, held = 0, [reader.schema.empty_table()]
         for rows in batches:
             held.append(rows)
@@ -241,15 +242,15 @@ def _write_folder(out: str, batches: Iterable[pa.Table], reader: CurrentRows, ha
         if held:
             _write_part(out, number, held)
             number += 1
-        for name in storage.list_names(out, prefix="part-", suffix=".parquet"):
+        for name in objects.list_names(out, prefix="part-", suffix=".parquet"):
             if name >= _part_name(number):  # of one that was cut short when there was more
-                storage.delete(storage.join(out, name))
-        storage.write_bytes(summary, json.dumps({"num_rows": reader.num_rows, "run": reader.run}).encode())
+                objects.delete(paths.join(out, name))
+        objects.write_bytes(summary, json.dumps({"num_rows": reader.num_rows, "run": reader.run}).encode())
 
 
 def _write_part(out: str, number: int, held: Sequence[pa.Table]) -> None:
-    storage.write_table(
-        storage.join(out, _part_name(number)), pa.concat_tables(held), BATCH_ROWS, scratch=tables.beside(out)
+    parquet.write_table(
+        paths.join(out, _part_name(number)), pa.concat_tables(held), BATCH_ROWS, scratch=tables.beside(out)
     )
 
 

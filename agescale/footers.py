@@ -13,12 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from agescale import storage, tables
-from agescale.storage import StoreError
+from agescale import tables
+from agescale.store import objects, parquet, paths
+from agescale.store.errors import StoreError
 
 NAME = "footers.parquet"
 COLUMNS = pa.schema([("name", pa.string()), ("version", pa.string()), ("said", pa.string())])
-"""``version`` as a listing tells it (``storage.list_versions``), ``said`` as JSON."""
+"""``version`` as a listing tells it (``objects.list_versions``), ``said`` as JSON."""
 
 
 def read(table: str, kind: str, ask: Callable[[str], Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -33,8 +34,8 @@ def read(table: str, kind: str, ask: Callable[[str], Mapping[str, Any]]) -> dict
         name: kept[name, version] for name, version in versions.items() if (name, version) in kept
     }
     unknown = [name for name in versions if name not in said]
-    with storage.read_pool() as pool:
-        said |= zip(unknown, pool.map(lambda name: ask(storage.join(table, name)), unknown), strict=True)
+    with objects.read_pool() as pool:
+        said |= zip(unknown, pool.map(lambda name: ask(paths.join(table, name)), unknown), strict=True)
     return {name: said[name] for name in versions}
 
 
@@ -43,15 +44,15 @@ def keep(table: str, kind: str, said: Mapping[str, Mapping[str, Any]]) -> None:
     versions = {name: version for name, version in tables.list_versions(table, kind).items() if name in said}
     texts = [json.dumps(said[name]) for name in versions]
     rows = pa.table([list(versions), list(versions.values()), texts], schema=COLUMNS)
-    storage.write_table(_uri(table), rows)
+    parquet.write_table(_uri(table), rows)
 
 
 def _kept(table: str) -> dict[tuple[str, str], dict[str, Any]]:
     with contextlib.suppress(StoreError, ValueError):  # it is a copy
-        rows = storage.read_table(_uri(table), COLUMNS.names).to_pylist()
+        rows = parquet.read_table(_uri(table), COLUMNS.names).to_pylist()
         return {(row["name"], row["version"]): json.loads(row["said"]) for row in rows}
     return {}
 
 
 def _uri(table: str) -> str:
-    return storage.join(tables.beside(table), NAME)
+    return paths.join(tables.beside(table), NAME)

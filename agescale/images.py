@@ -1,7 +1,7 @@
 """Bytes of an image file in; uint8 RGB pixels out, or the reason why not. The one preprocessing path of every job.
 
 Training, scoring and single photos all call ``load_face``, which takes pictures that are decoded already, too;
-normalisation is not here but inside the model. Reads no files: bytes come from ``storage``.
+normalisation is not here but inside the model. Reads no files: bytes come from ``store``.
 """
 
 from __future__ import annotations

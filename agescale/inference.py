@@ -16,11 +16,12 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from agescale import age_cdf, catalogs, images, layouts, listing, schema, storage, tables
+from agescale import age_cdf, catalogs, images, layouts, schema, tables
 from agescale.catalogs import FaceOrError
 from agescale.isolation import Decoder
 from agescale.predictor import Predictor
-from agescale.storage import StoreError
+from agescale.store import listing, objects, paths
+from agescale.store.errors import StoreError
 
 BATCH_SIZE = 64
 """Images that the model sees at once; as many more are being read and decoded meanwhile."""
@@ -152,7 +153,7 @@ def load(checkpoint: str | os.PathLike[str], device: str = "auto", mirror: bool 
     Raises ValueError where no checkpoint stands there, where it predicts no age, and for a device that is not there;
     StoreError where it cannot be read.
     """
-    return Model(Predictor(storage.absolute(os.fspath(checkpoint)), find_device(device), mirror))
+    return Model(Predictor(paths.absolute(os.fspath(checkpoint)), find_device(device), mirror))
 
 
 def find_device(name: str) -> str:
@@ -194,14 +195,14 @@ def predict_images(
         picture, version = source.picture, source.version
         return key, catalogs.load_one(source.uri, spec.image_size, spec.center_crop, picture, version, decoder=decoder)
 
-    pool = storage.read_pool()
+    pool = objects.read_pool()
     try:
         faces = catalogs.ahead((pool.submit(read, source) for source in sources), num_ahead=BATCH_SIZE)
         rows = predictor.predict_faces(faces, batch_size)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # where one has failed, the others may take long to fail
     failures = set(rows["status"].to_pylist())
-    if failures and failures <= {"forbidden", "unreachable"} and all(map(storage.is_remote, rows["uri"].to_pylist())):
+    if failures and failures <= {"forbidden", "unreachable"} and all(map(paths.is_remote, rows["uri"].to_pylist())):
         raise StoreError(rows["status"][0].as_py(), rows["error"][0].as_py())  # not these images' fault
     return rows
 
@@ -213,8 +214,8 @@ def list_photos(uri: str) -> dict[str, str]:
     The version is that of the listing, hence "" where a photo is named; whether it is there shows when it is read.
     Raises ValueError where a folder holds no image, StoreError where it cannot be listed.
     """
-    uri = storage.table_name(storage.absolute(uri))
-    if storage.is_remote(uri) and images.is_image_name(uri):
+    uri = paths.table_name(paths.absolute(uri))
+    if paths.is_remote(uri) and images.is_image_name(uri):
         return {uri: ""}  # who may read it need not be allowed to list the bucket
     try:
         listed = listing.list_files(uri)
@@ -314,7 +315,7 @@ class Scorer:
     def __init__(
         self, checkpoint: str | os.PathLike[str], column: str = "bytes", device: str = "auto", mirror: bool = False
     ) -> None:
-        self._predictor = Predictor(storage.absolute(os.fspath(checkpoint)), find_device(device), mirror)
+        self._predictor = Predictor(paths.absolute(os.fspath(checkpoint)), find_device(device), mirror)
         self._column = column
 
     def __call__(self, batch: Mapping[str, npt.NDArray[Any]] | pa.Table) -> pa.Table:

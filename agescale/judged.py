@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale import catalogs, keys, metrics, schema, storage, tables, units
+from agescale import catalogs, keys, metrics, schema, tables, units
 from agescale.age_groups import AgeGroups
 from agescale.labels import EXACT_YEARS
+from agescale.store import objects, parquet, paths
 
 CATALOG_COLUMNS = ("uri", "version", "age_low", "age_high", "group", "subject", "gender", "ethnicity", "split")
 PREDICTION_COLUMNS = (
@@ -79,8 +80,8 @@ class Listed:
         part_E, row_E = self.part_N[index_E], self.row_N[index_E]
         order_E = np.argsort(part_E, kind="stable")
         for of_part in np.split(order_E, np.flatnonzero(np.diff(part_E[order_E])) + 1) if len(order_E) else []:
-            file = storage.join(self.catalog, self.part_names[part_E[of_part[0]]])
-            uris[of_part] = storage.read_table(file, ["uri"])["uri"].take(pa.array(row_E[of_part])).to_numpy()
+            file = paths.join(self.catalog, self.part_names[part_E[of_part[0]]])
+            uris[of_part] = parquet.read_table(file, ["uri"])["uri"].take(pa.array(row_E[of_part])).to_numpy()
         parts = pa.array(self.part_names, pa.string()).take(pa.array(part_E))
         return pa.table({"uri": pa.array(uris, pa.string()), "part": parts, "row": pa.array(row_E, pa.int64())})
 
@@ -183,7 +184,7 @@ def read_predictions(uri: str, listed: Listed, group_names: list[str], regroup: 
     whole = {name: np.full(num_rows, -1, np.int32) for name in ("status", "group", "gender", "ethnicity")}
     numbers = {name: np.full(num_rows, np.nan, np.float32) for name in ("age", "age_std", "group_probability")}
     is_ok_N = np.zeros(num_rows, bool)
-    with storage.read_pool() as pool:
+    with objects.read_pool() as pool:
         tasks = (pool.submit(_read_first_faces, file, regroup) for file in files)
         for rows in catalogs.ahead(tasks, FILES_AHEAD):
             is_ok = pc.equal(rows["status"], "ok").to_numpy()
@@ -220,7 +221,7 @@ def read_predictions(uri: str, listed: Listed, group_names: list[str], regroup: 
 
 def _read_first_faces(file: str, regroup: AgeGroups | None) -> pa.Table:
     """One file of predictions, with the ``hash`` of the key in place of it."""
-    rows = storage.read_table(file, [*PREDICTION_COLUMNS, *(["age_cdf"] if regroup else [])])
+    rows = parquet.read_table(file, [*PREDICTION_COLUMNS, *(["age_cdf"] if regroup else [])])
     if regroup:
         rows = tables.regrouped(rows, regroup).drop_columns(["age_cdf"])
     rows = rows.filter(pc.equal(rows["face"], 0))

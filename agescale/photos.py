@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
-from agescale import age_cdf, images, storage, tables
+from agescale import age_cdf, images, tables
 from agescale.age_cdf import INTERVAL_SHARE
 from agescale.config import PredictConfig
 from agescale.inference import BATCH_SIZE, Source, find_device, list_photos, predict_images
 from agescale.isolation import Decoder, IsolatedImages
 from agescale.predictor import Predictor
+from agescale.store import objects, paths
 
 NOTE = "Each photo is taken as one face: what the model sees is the square in its middle."
 PAGE_NAME = "index.html"
@@ -81,7 +82,7 @@ class PhotoResult:
     def names(self) -> list[str]:
         """What to call each photo: by its file's name where these differ, else by its URI."""
         uris = self.rows["uri"].to_pylist()
-        names = [storage.name_of(uri) for uri in uris]
+        names = [paths.name_of(uri) for uri in uris]
         return names if len(set(names)) == len(uris) else uris
 
 
@@ -93,14 +94,14 @@ def predict(config: PredictConfig) -> PhotoResult:
     Raises ValueError or StoreError, before any work, where photos, checkpoint or settings are impossible.
     """
     photos = find_photos(config.photos)
-    draw = storage.absolute(config.draw) if config.draw else ""
+    draw = paths.absolute(config.draw) if config.draw else ""
     if draw:
         _check_apart(draw, config.photos, photos)
         _check_copies(draw)
-        storage.check_writable(draw)
+        objects.check_writable(draw)
     if config.out:
-        _check_out(storage.absolute(config.out), photos, storage.absolute(config.checkpoint))
-    predictor = Predictor(storage.absolute(config.checkpoint), find_device(config.device), config.mirror)
+        _check_out(paths.absolute(config.out), photos, paths.absolute(config.checkpoint))
+    predictor = Predictor(paths.absolute(config.checkpoint), find_device(config.device), config.mirror)
     with IsolatedImages() as decoder:
         sources = (Source(uri, version) for uri, version in photos.items())
         rows = predict_images(predictor, sources, BATCH_SIZE, decoder)
@@ -126,15 +127,15 @@ def find_photos(uris: Sequence[str]) -> dict[str, str]:
 
 def _check_apart(draw: str, given: Sequence[str], photos: Iterable[str]) -> None:
     """Copies beside photos could replace one of them, and would be taken for photos the next time."""
-    is_below = any(f"{draw}/".startswith(f"{storage.absolute(uri)}/") for uri in given)
-    if is_below or any(storage.join(draw, storage.name_of(uri)) == uri for uri in photos):
+    is_below = any(f"{draw}/".startswith(f"{paths.absolute(uri)}/") for uri in given)
+    if is_below or any(paths.join(draw, paths.name_of(uri)) == uri for uri in photos):
         raise ValueError(f"--draw {draw}: there are the photos themselves; give another folder")
 
 
 def _check_copies(draw: str) -> None:
     """Raises ValueError where other files than copies stand in a folder: their page is written first."""
-    page, stranger = storage.join(draw, PAGE_NAME), storage.any_name(draw)
-    if stranger and not (storage.exists(page) and NOTE.encode() in storage.read_bytes(page)):
+    page, stranger = paths.join(draw, PAGE_NAME), objects.any_name(draw)
+    if stranger and not (objects.exists(page) and NOTE.encode() in objects.read_bytes(page)):
         raise ValueError(
             f"--draw {draw}: there are other files already ({stranger}), and drawn copies have a folder of their own; "
             "give another one"
@@ -148,9 +149,9 @@ def _check_out(out: str, photos: Iterable[str], checkpoint: str) -> None:
     tables.check_file(out)
     if out in photos:
         raise ValueError(f"--out {out}: this is one of the photos; give another file")
-    if not storage.is_remote(out) and Path(out).is_dir():
+    if not paths.is_remote(out) and Path(out).is_dir():
         raise ValueError(f"--out {out}: a folder stands there; name a file")
-    storage.check_writable(out.rpartition("/")[0])
+    objects.check_writable(out.rpartition("/")[0])
 
 
 def _told(row: dict[str, Any], has_spread: bool = True) -> dict[str, Any]:
@@ -206,11 +207,11 @@ def _draw_photos(draw: str, result: PhotoResult, center_crop: float, decoder: De
         for name, copy, said in zip(result.names(), copies, result.words, strict=True)
     ]
     page = report.template("photos.html.j2").render(photos=listed, note=NOTE)
-    storage.write_bytes(storage.join(draw, PAGE_NAME), page.encode())
+    objects.write_bytes(paths.join(draw, PAGE_NAME), page.encode())
     for uri, copy, said in zip(uris, copies, result.words, strict=True):
         if copy:
-            drawn = draw_caption(storage.read_bytes(uri), said.caption(), center_crop, decoder)
-            storage.write_bytes(storage.join(draw, copy), images.encode_jpeg(np.asarray(drawn)))
+            drawn = draw_caption(objects.read_bytes(uri), said.caption(), center_crop, decoder)
+            objects.write_bytes(paths.join(draw, copy), images.encode_jpeg(np.asarray(drawn)))
 
 
 MAX_STEM_BYTES = 200

@@ -19,7 +19,7 @@ from agescale.age_model import auxiliary_classes, build_spec_task
 from agescale.catalogs import FaceOrError
 from agescale.checkpoints import Checkpoint
 from agescale.images import Face, Pixels
-from agescale.storage import StoreError
+from agescale.store.errors import StoreError
 from agescale.tasks import Prediction
 
 MAX_ERROR_CHARACTERS = 500

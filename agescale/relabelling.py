@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from agescale import catalogs, quality, schema, storage, tables
+from agescale import catalogs, quality, schema, tables
+from agescale.store import parquet, paths
 
 PART_ROWS = 1024
 """Rows of a part; they may hold packed pixels."""
@@ -97,7 +98,7 @@ def _tables(out: str, relabelled: Sequence[Relabelled], generation: int) -> Iter
     held = [schema.CATALOG.empty_table()]
     ordered = sorted(relabelled, key=lambda each: (each.before["part"], each.before["row"]))
     for part, group in groupby(ordered, key=lambda each: each.before["part"]):
-        held.append(_copied(storage.read_table(storage.join(out, part)), list(group), generation))
+        held.append(_copied(parquet.read_table(paths.join(out, part)), list(group), generation))
         rows = pa.concat_tables(held)
         while len(rows) >= PART_ROWS:
             yield rows.slice(0, PART_ROWS)

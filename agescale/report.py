@@ -19,9 +19,10 @@ import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from agescale import formats, plots, splits, storage, tables
+from agescale import formats, plots, splits, tables
 from agescale.metrics import GATE_AGE, LEAST, Outcomes
 from agescale.plots import Figure
+from agescale.store import objects, paths
 
 UNKNOWN: tuple[Any, ...] = (None, "", [], {})
 """Values of a card that say nothing and are not shown."""
@@ -111,16 +112,16 @@ def claim(out: str, others: Mapping[str, str]) -> None:
     """Raises ValueError, before anything is written, where ``out`` is no place for a report: one of the ``others``
     (URIs by what stands there), a folder in or around one of them, or a folder with files that are no report's."""
     tables.check_apart(out, others, "the report")
-    stranger = storage.any_name(out)
+    stranger = objects.any_name(out)
     if stranger and not _is_report(out):
         raise tables.occupied(f"--out {out}", stranger, "a report")
 
 
 def _is_report(out: str) -> bool:
     """Whether a report stands in ``out``, or the beginning of one: ``metrics.json`` is written first."""
-    uri = storage.join(out, METRICS)
+    uri = paths.join(out, METRICS)
     try:
-        numbers = json.loads(storage.read_bytes(uri)) if storage.exists(uri) else None
+        numbers = json.loads(objects.read_bytes(uri)) if objects.exists(uri) else None
     except ValueError:
         return False
     return isinstance(numbers, dict) and set(MARKS) <= set(numbers.get("about") or ())
@@ -136,12 +137,12 @@ def write_report(out: str, judged: Judgement) -> str:
     if judged.errors is not None and len(judged.errors):
         files[ERRORS] = formats.to_bytes(judged.errors, "csv")
     known = {f"{name}.csv" for name in TABLES}
-    stale = known.intersection(storage.list_names(out, suffix=".csv")) - files.keys()
+    stale = known.intersection(objects.list_names(out, suffix=".csv")) - files.keys()
     for name, data in (files | {PAGE: page.encode()}).items():
-        storage.write_bytes(storage.join(out, name), data)
+        objects.write_bytes(paths.join(out, name), data)
     for name in stale:
-        storage.delete(storage.join(out, name))
-    return storage.join(out, PAGE)
+        objects.delete(paths.join(out, name))
+    return paths.join(out, PAGE)
 
 
 def render(judged: Judgement) -> str:

@@ -19,12 +19,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from agescale import checkpoints, lease, storage, training_plan, validation, writers
+from agescale import checkpoints, training_plan, validation
 from agescale.checkpoints import Checkpoint, Progress, StateDict
-from agescale.config import TrainConfig, check_unchanged
+from agescale.config import TrainConfig
 from agescale.finetuning import Phase
+from agescale.store import lease, objects, parquet, paths, writers
+from agescale.store.errors import Damaged, StoreError
+from agescale.store.outputs import check_unchanged
+from agescale.store.writers import Writer
 from agescale.training_plan import Plan, Selected
-from agescale.writers import Writer
 
 RUN_NAME, HISTORY_NAME = "run.json", "history.parquet"
 MAX_CLAIMS = 5
@@ -35,13 +38,13 @@ DEFAULTS = json.loads(json.dumps(asdict(TrainConfig())))
 def check_same(out: str, run: dict[str, Any]) -> Progress | None:
     """The progress of the run in ``out``, None where it has not finished an epoch. Only reads. Raises ValueError where
     another run stands there."""
-    uri, last = storage.join(out, RUN_NAME), storage.join(out, "last")
-    if not storage.exists(uri):
+    uri, last = paths.join(out, RUN_NAME), paths.join(out, "last")
+    if not objects.exists(uri):
         if checkpoints.exists(last):
             raise ValueError(f"{last}: a checkpoint of a run whose {RUN_NAME} is gone; give another --out")
         return None
     try:
-        before = json.loads(storage.read_bytes(uri))
+        before = json.loads(objects.read_bytes(uri))
         known, data = DEFAULTS | before["settings"], before["data"]  # a setting may be newer than the run
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{uri}: damaged, not what a run is ({_one_line(error)}); give another --out") from error
@@ -61,7 +64,7 @@ def _one_line(error: Exception) -> str:
 def _read_last(out: str, has_files: bool = False) -> Checkpoint:
     """The checkpoint that the run goes on from, with ``has_files`` seen to be whole. Raises ValueError, with what to
     do, where it is damaged."""
-    last, best = storage.join(out, "last"), storage.join(out, "best")
+    last, best = paths.join(out, "last"), paths.join(out, "best")
     try:
         newest = checkpoints.read(last)
         if has_files:
@@ -89,7 +92,7 @@ def _whole(folder: str) -> Checkpoint | None:
 
 def is_over(out: str) -> bool:
     """Whether the run in ``out`` has finished, and all that it leaves is whole."""
-    newest, kept = _whole(storage.join(out, "last")), _whole(storage.join(out, "best"))
+    newest, kept = _whole(paths.join(out, "last")), _whole(paths.join(out, "best"))
     if newest is None or kept is None or not newest.progress.is_finished:
         return False
     return kept.progress == newest.progress and kept.is_best and _is_history(out, newest.progress)
@@ -101,35 +104,35 @@ def begin(out: str, selected: Selected, writer: Writer, pins_images: bool = True
     A trial of a sweep pins no images: the sweep has done it.
     """
     with writer.writing():
-        storage.remove_partial(out)
+        objects.remove_partial(out)
         _check_whole(out, check_same(out, selected.run))
-        if not storage.exists(storage.join(out, RUN_NAME)):
+        if not objects.exists(paths.join(out, RUN_NAME)):
             if pins_images:
                 training_plan.pin_images(out, selected)
-            storage.write_bytes(storage.join(out, RUN_NAME), json.dumps(selected.run, indent=1).encode())
+            objects.write_bytes(paths.join(out, RUN_NAME), json.dumps(selected.run, indent=1).encode())
     take_over(out, writer)
-    last = storage.join(out, "last")
+    last = paths.join(out, "last")
     return checkpoints.read(last).progress if checkpoints.exists(last) else None
 
 
 def _check_whole(out: str, progress: Progress | None) -> None:
     """Raises ValueError where last/ is damaged, and removes a best/ that is, for last/ to take its place."""
-    best = storage.join(out, "best")
+    best = paths.join(out, "best")
     if progress is not None:
         _read_last(out, has_files=True)
         if checkpoints.exists(best) and _whole(best) is None:
-            storage.delete(storage.join(best, checkpoints.CONFIG_NAME))
+            objects.delete(paths.join(best, checkpoints.CONFIG_NAME))
 
 
 def take_over(out: str, writer: Writer) -> None:
     """Makes the run this process's, of all that may still live: mends what a killed one left, and removes what that was
     about to write."""
     with writer.writing():
-        for folder in (storage.join(out, "last"), storage.join(out, "best")):
+        for folder in (paths.join(out, "last"), paths.join(out, "best")):
             if checkpoints.exists(folder):
                 _claim(folder, writer)
                 checkpoints.remove_strays(folder)
-            storage.remove_partial(folder)
+            objects.remove_partial(folder)
         _derive(out, writer)
 
 
@@ -176,7 +179,7 @@ def save(plan: Plan, progress: Progress, judged: StateDict, training: dict[str, 
     Returns the progress that it tells."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in judged.items()}
     spec = replace(plan.spec, decode=progress.history[-1]["decode"])
-    last = storage.join(plan.out, "last")
+    last = paths.join(plan.out, "last")
     with writer.writing():
         _derive(plan.out, writer)
         _check_next(last, progress)
@@ -194,7 +197,7 @@ def _check_next(last: str, progress: Progress) -> None:
 
 def _derive(out: str, writer: Writer) -> None:
     """Brings best/ and history.parquet up to date with last/."""
-    best, last = storage.join(out, "best"), storage.join(out, "last")
+    best, last = paths.join(out, "best"), paths.join(out, "last")
     if not checkpoints.exists(last):
         return
     newest = checkpoints.read(last)
@@ -207,11 +210,11 @@ def _derive(out: str, writer: Writer) -> None:
         checkpoints.copy_weights(last, newest, best, writer)
     elif kept.progress != progress and (newest.is_best or progress.is_finished):
         checkpoints.update(best, writer, progress=progress)
-    history = storage.join(out, HISTORY_NAME)
+    history = paths.join(out, HISTORY_NAME)
     seen = writers.seen(history)
     if not _is_history(out, progress):
         writer.prove()
-        writer.replace(history, storage.as_parquet(_as_history(progress)), seen)
+        writer.replace(history, parquet.as_parquet(_as_history(progress)), seen)
 
 
 def _fall_back(out: str, newest: Checkpoint, writer: Writer) -> Checkpoint:
@@ -224,7 +227,7 @@ def _fall_back(out: str, newest: Checkpoint, writer: Writer) -> Checkpoint:
     progress = replace(
         progress, history=history, best_epoch=newest.epoch, best_value=value, best_sha256=newest.weights_sha256
     )
-    last = storage.join(out, "last")
+    last = paths.join(out, "last")
     checkpoints.update(last, writer, progress=progress)
     return checkpoints.read(last)
 
@@ -244,12 +247,12 @@ def _as_history(progress: Progress) -> pa.Table:
 
 
 def _is_history(out: str, progress: Progress) -> bool:
-    uri = storage.join(out, HISTORY_NAME)
+    uri = paths.join(out, HISTORY_NAME)
     try:
-        return storage.read_table(uri).equals(_as_history(progress))
-    except storage.Damaged:
+        return parquet.read_table(uri).equals(_as_history(progress))
+    except Damaged:
         return False
-    except storage.StoreError as error:
-        if error.status != "missing" and storage.is_remote(uri):
+    except StoreError as error:
+        if error.status != "missing" and paths.is_remote(uri):
             raise
         return False

@@ -27,14 +27,17 @@ import ray.data
 import torch
 from ray.util import metrics
 
-from agescale import catalogs, checkpoints, footers, lease, schema, storage, tables, units, verification
+from agescale import catalogs, checkpoints, footers, schema, tables, units, verification
 from agescale.catalogs import Part
 from agescale.cluster import allocator_environment, start_ray
-from agescale.config import ScoreConfig, check_unchanged, parse_names
+from agescale.config import ScoreConfig, parse_names
 from agescale.data import WORKER_BYTES, check_resources, decoder, num_gpus, run_units, uses_gpu
 from agescale.predictor import Predictor, read_checkpoint
 from agescale.progress import ImageProgress
-from agescale.storage import StoreError, read_pool
+from agescale.store import lease, objects, parquet, paths
+from agescale.store.errors import StoreError
+from agescale.store.objects import read_pool
+from agescale.store.outputs import check_unchanged
 from agescale.units import MAX_UNIT_ROWS, Unit
 
 MAX_TASK_UNITS = 16
@@ -71,8 +74,8 @@ class ScoreResult:
 
 def score(config: ScoreConfig) -> ScoreResult:
     """Scores every unit of the catalog that has no file yet. Raises ValueError, before any work, where it cannot."""
-    catalog, out = storage.absolute(config.catalog), storage.absolute(config.out)
-    checkpoint_uri = storage.absolute(config.checkpoint)
+    catalog, out = paths.absolute(config.catalog), paths.absolute(config.out)
+    checkpoint_uri = paths.absolute(config.checkpoint)
     _check(config)
     checkpoint = read_checkpoint(checkpoint_uri)
     checkpoints.read_file(checkpoint_uri, checkpoint.weights_file, checkpoint.weights_sha256)  # or it is damaged
@@ -91,7 +94,7 @@ def score(config: ScoreConfig) -> ScoreResult:
         work = plan_work(said, units.cut(parts, run["unit_rows"]), checkpoint.digest, parse_names(config.retry))
         progress = ImageProgress("scoring", work.num_rows)
         if work.todo:
-            storage.delete(summary_uri)
+            objects.delete(summary_uri)
             start_ray()
             workers = _workers(config, work)
             card = {**checkpoint.card(), "mirror": config.mirror}
@@ -110,7 +113,7 @@ def score(config: ScoreConfig) -> ScoreResult:
                 "images_per_s": result.images_per_s,
             }
             summary |= {"versions": checkpoints.library_versions()}
-            storage.write_bytes(summary_uri, json.dumps(summary, indent=1).encode())
+            objects.write_bytes(summary_uri, json.dumps(summary, indent=1).encode())
     return result
 
 
@@ -118,7 +121,7 @@ def _repair(catalog: str, out: str, held: lease.Lease) -> None:
     """Deletes files of predictions that are damaged or wrong, so that their images are scored again."""
     for name in verification.wrong_files(catalog, out):
         held.prove()
-        storage.delete(storage.join(out, name))
+        objects.delete(paths.join(out, name))
         print(f"{name}: deleted, it is damaged or wrong", flush=True)
 
 
@@ -223,7 +226,7 @@ def _begin(
 ) -> dict[str, Any]:
     """What the predictions in ``out`` belong to. Raises ValueError where those that stand, with these ``names``, belong
     to something else."""
-    before = units.run_of([storage.join(out, name) for name in names]) if names else {}
+    before = units.run_of([paths.join(out, name) for name in names]) if names else {}
     run = {
         "model": checkpoint.digest,
         "age_groups": checkpoint.spec.age_groups,
@@ -296,7 +299,7 @@ class ScoringActor:
         for row in task.to_pylist():
             name, unit = row["output"], Unit(row["part"], row["start"], row["stop"])
             take = self._retry if row["num_retried"] else self._score
-            with decoder(storage.join(self.scorer.out, name)) as self.decoder:
+            with decoder(paths.join(self.scorer.out, name)) as self.decoder:
                 standing[name], scored = take(unit, name)
             scored_now.update(scored)
             num_rows += row["num_retried"] or sum(standing[name]["statuses"].values())
@@ -308,8 +311,8 @@ class ScoringActor:
 
     def _score(self, unit: Unit, name: str) -> tuple[Mapping[str, Mapping[str, int]], Counter[str]]:
         """Writes the file of a unit. Returns what the file says, and counts by status of what was scored for it now."""
-        output = storage.join(self.scorer.out, name)
-        if storage.exists(output):  # written by a process that died before it could say so
+        output = paths.join(self.scorer.out, name)
+        if objects.exists(output):  # written by a process that died before it could say so
             return units.read_counts(output), Counter()
         predictions = self._predict(self._current_rows(unit))
         scored = _count(predictions)
@@ -325,9 +328,9 @@ class ScoringActor:
 
     def _retry(self, unit: Unit, name: str) -> tuple[Mapping[str, Mapping[str, int]], Counter[str]]:
         """Writes the file of a unit anew, its failed rows scored again. Returns what ``_score`` does."""
-        output = storage.join(self.scorer.out, name)
-        version = storage.version(output)
-        before = storage.read_table(output, schema.PREDICTIONS.names)
+        output = paths.join(self.scorer.out, name)
+        version = objects.version(output)
+        before = parquet.read_table(output, schema.PREDICTIONS.names)
         is_retried = pc.is_in(before["status"], pa.array(parse_names(self.scorer.config.retry)))
         rows = self._current_rows(unit)
         is_current = pc.is_in(before["uri"], rows["uri"].combine_chunks())

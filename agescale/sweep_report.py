@@ -13,10 +13,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from agescale import plots, storage
+from agescale import plots
 from agescale.importance import importances, varying
 from agescale.plots import Figure
 from agescale.report import inline, number, template
+from agescale.store import objects, paths
 from agescale.validation import sign
 
 PAGE = "sweep_report.html"
@@ -42,8 +43,8 @@ def write_report(
     command: str,
 ) -> str:
     """Writes the page into the folder ``out`` (a path or ``s3://``) and returns its URI; see ``render``."""
-    uri = storage.join(out, PAGE)
-    storage.write_bytes(uri, render(about, leaderboard, curves, command).encode())
+    uri = paths.join(out, PAGE)
+    objects.write_bytes(uri, render(about, leaderboard, curves, command).encode())
     return uri
 
 

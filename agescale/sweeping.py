@@ -32,7 +32,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from agescale import catalogs, checkpoints, lease, spaces, storage, sweep_report, training_plan, trials, validation
+from agescale import catalogs, checkpoints, spaces, sweep_report, training_plan, trials, validation
 from agescale.age_groups import AgeGroups
 from agescale.cluster import start_ray
 from agescale.config import EXECUTION_FIELDS, SweepConfig, TrainConfig
@@ -40,7 +40,8 @@ from agescale.data import WORKER_BYTES, SharedFaces, num_gpus, uses_gpu
 from agescale.finetuning import format_phases, parse_phases
 from agescale.labels import EXACT_YEARS
 from agescale.spaces import Space
-from agescale.storage import StoreError
+from agescale.store import lease, objects, paths
+from agescale.store.errors import StoreError
 from agescale.training import Diverged, Impossible, OutOfMemory, Shared, lasting_store_error, train
 from agescale.training_plan import Selected
 from agescale.trials import Curve, Status, Trial
@@ -89,11 +90,11 @@ def sweep(config: SweepConfig, base: TrainConfig) -> SweepResult:
     """
     config, base = _with_absolute_paths(config, base)
     out, space = config.out, _with_absolute_weights(spaces.load(config.space))
-    training_plan.check_place(storage.join(out, trials.SWEEP_NAME), "a sweep", config.catalog)
+    training_plan.check_place(paths.join(out, trials.SWEEP_NAME), "a sweep", config.catalog)
     selected = _check(config, base, space)
-    storage.check_writable(out)
+    objects.check_writable(out)
     with lease.hold(out, is_wanted=config.lease) as held:
-        if not storage.exists(storage.join(out, trials.SWEEP_NAME)):
+        if not objects.exists(paths.join(out, trials.SWEEP_NAME)):
             training_plan.pin_images(out, selected)
         trials.begin(out, _identity(config, base, space, selected.run["data"]))
         known = trials.read_trials(out)
@@ -108,10 +109,10 @@ def _with_absolute_paths(config: SweepConfig, base: TrainConfig) -> tuple[SweepC
     """Settings as other processes need them, whose working directory is another one."""
     pairs = (item.partition("=") for item in config.weights)
     weights = tuple(f"{encoder}{sign}{training_plan.absolute_weights(source)}" for encoder, sign, source in pairs)
-    catalog, out = storage.absolute(config.catalog), storage.absolute(config.out)
+    catalog, out = paths.absolute(config.catalog), paths.absolute(config.out)
     config = replace(config, catalog=catalog, out=out, weights=weights)
     base = replace(base, **{name: getattr(config, name) for name in SHARED_FIELDS})
-    gender_from = storage.absolute(base.gender_from) if base.gender_from else ""
+    gender_from = paths.absolute(base.gender_from) if base.gender_from else ""
     return config, replace(base, gender_from=gender_from, weights=training_plan.absolute_weights(base.weights))
 
 
@@ -141,9 +142,9 @@ def _conclude(config: SweepConfig, base: TrainConfig, selected: Selected, num_to
         command = shlex.join(["python", "jobs/train.py", *spaces.to_arguments(replace(best, out=f"{out}-winner"))])
         if config.refit and not num_left:
             print("training the winner on training and validation images together", flush=True)
-            folder = storage.join(out, f"refit/{winner.name}")
+            folder = paths.join(out, f"refit/{winner.name}")
             train(replace(best, refit=True, epochs=rows[0]["epochs"], out=folder), selected=selected)
-            refit = storage.join(folder, "best")
+            refit = paths.join(folder, "best")
     report = sweep_report.write_report(
         out, _about(config, selected, rows, num_to_begin, disk_bytes), rows, curves, command
     )
@@ -229,7 +230,7 @@ def _check(config: SweepConfig, base: TrainConfig, space: Space) -> Selected:
             raise ValueError(f"--weights {item}: ENCODER=FILE is needed, such as torchvision/vgg16=vgg16.pth")
     if config.searcher == "grid":
         spaces.grid(space, config.seed)
-    selected = training_plan.select(base, storage.join(config.out, trials.SWEEP_NAME))
+    selected = training_plan.select(base, paths.join(config.out, trials.SWEEP_NAME))
     for point in spaces.examples(space):
         try:
             planned = config_of(config, base, Trial(0, point, {}))
@@ -447,7 +448,7 @@ def end_trial(out: str, trial: Trial) -> Trial:
     """Says how a trial ended, unless its own process has said so already."""
     said = trials.read_trial(out, trial.number)
     if said.status == "running":
-        last = storage.join(trials.run_of(out, trial.number), "last")
+        last = paths.join(trials.run_of(out, trial.number), "last")
         checkpoint = checkpoints.read(last) if checkpoints.exists(last) else None
         is_finished = checkpoint is not None and checkpoint.progress.is_finished
         num_parameters = checkpoint.provenance.get("num_parameters") if checkpoint else None

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.random import Generator, default_rng
 from PIL import Image, ImageColor, ImageDraw
 
-from agescale import storage
 from agescale.age_groups import AgeGroups
+from agescale.store import objects
 
 GENDERS = ("female", "male")
 LAYOUTS = ("class_folders", "csv", "utkface", "unlabelled")
@@ -423,7 +423,7 @@ README_NAME, README = "README.txt", "Faces drawn by agescale. No person is shown
 
 def claim(folder: str) -> None:
     """Raises ValueError, before anything is written, where other files than drawn ones stand in a folder."""
-    stranger, readme = storage.any_name(folder), Path(folder, README_NAME)
+    stranger, readme = objects.any_name(folder), Path(folder, README_NAME)
     if stranger and not (readme.is_file() and readme.read_bytes() == README.encode()):
         raise ValueError(
             f"--out {folder}: there are other files already ({stranger}), and drawn faces have a folder of their own; "

@@ -20,8 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale import age_cdf, schema, storage
+from agescale import age_cdf, schema
 from agescale.age_groups import AgeGroups
+from agescale.store import objects, parquet, paths
+from agescale.store.errors import Damaged
 
 SUFFIX = ".agescale"
 
@@ -38,24 +40,24 @@ def beside(uri: str) -> str:
     >>> beside("s3://work/ages/")
     's3://work/ages.agescale'
     """
-    return storage.absolute(uri) + SUFFIX
+    return paths.absolute(uri) + SUFFIX
 
 
 def list_parts(uri: str, kind: str) -> list[str]:
     """Sorted names of the parts of a table of that kind; none where none stands."""
-    return [name for name in storage.list_names(uri, suffix=".parquet") if PARTS[kind].fullmatch(name)]
+    return [name for name in objects.list_names(uri, suffix=".parquet") if PARTS[kind].fullmatch(name)]
 
 
 def list_versions(uri: str, kind: str) -> dict[str, str]:
     """``list_parts``, each with what changes when it is written anew."""
-    versions = storage.list_versions(uri)
+    versions = objects.list_versions(uri)
     return {name: version for name, version in versions.items() if PARTS[kind].fullmatch(name)}
 
 
 def nothing_there(uri: str, kind: str, how: str) -> ValueError:
     """What to say where no table of that kind stands, but maybe something else; ``how`` says how to make one."""
     other = next((schema.NOUNS[each] for each in PARTS if list_parts(uri, each)), None)
-    stranger = storage.any_name(uri)
+    stranger = objects.any_name(uri)
     there = f", but {other}" if other else f", but other files (such as {stranger})" if stranger else ""
     return ValueError(f"{uri}: no {kind} there{there}; {how}")
 
@@ -63,7 +65,7 @@ def nothing_there(uri: str, kind: str, how: str) -> ValueError:
 def read_metadata(uri: str, kind: str) -> dict[str, Any]:
     """What the footer of a part says. Raises Damaged where it is no part of such a table, and ValueError, naming the
     file, where it is one of another version of agescale."""
-    return metadata_in(uri, storage.read_schema(uri), kind)
+    return metadata_in(uri, parquet.read_schema(uri), kind)
 
 
 def metadata_in(uri: str, columns: pa.Schema, kind: str) -> dict[str, Any]:
@@ -73,17 +75,17 @@ def metadata_in(uri: str, columns: pa.Schema, kind: str) -> dict[str, Any]:
     except schema.OtherVersion as error:
         raise ValueError(f"{uri}: {error}") from error
     except ValueError as error:
-        raise storage.Damaged(uri, str(error)) from error
+        raise Damaged(uri, str(error)) from error
 
 
 def remedy(uri: str) -> str:
     """What to do where a file of a table, or of what lies beside it, is damaged."""
-    name = storage.name_of(uri)
+    name = paths.name_of(uri)
     if PARTS["predictions"].fullmatch(name):
         return "the same jobs/score.py command with --repair deletes it and scores its images again"
     if PARTS["catalog"].fullmatch(name):
         return "the same jobs/catalog.py command with --repair lists its images anew"
-    if storage.name_of(uri.rpartition("/")[0]).endswith(SUFFIX):
+    if paths.name_of(uri.rpartition("/")[0]).endswith(SUFFIX):
         return "the same jobs/catalog.py command writes it anew"
     return "put it back as it was, or delete what it belongs to"
 
@@ -91,15 +93,15 @@ def remedy(uri: str) -> str:
 def claim(out: str, kind: str) -> None:
     """Makes the folders of a table that is to be written. Raises, before anything is written, ValueError where ``out``
     is somebody else's folder or has no place beside it, StoreError where nothing can be written."""
-    has_no_neighbour = "/" not in out.removeprefix("s3://") if storage.is_remote(out) else os.path.ismount(out)
+    has_no_neighbour = "/" not in out.removeprefix("s3://") if paths.is_remote(out) else os.path.ismount(out)
     if has_no_neighbour:
-        raise ValueError(f"{out}: a table needs a folder below, such as --out {storage.join(out, kind)}")
-    stranger = storage.any_name(out)
+        raise ValueError(f"{out}: a table needs a folder below, such as --out {paths.join(out, kind)}")
+    stranger = objects.any_name(out)
     if stranger and not PARTS[kind].fullmatch(stranger) and not list_parts(out, kind):
         raise occupied(out, stranger, f"a table of {schema.NOUNS[kind]}")
     for folder in (beside(out), out):
-        storage.check_writable(folder)
-    if not storage.is_remote(out):
+        objects.check_writable(folder)
+    if not paths.is_remote(out):
         _share(beside(out), os.stat(out).st_mode)
 
 
@@ -144,12 +146,12 @@ def places(predictions: str) -> dict[str, str]:
 def write_new_part(uri: str, name: str, table: pa.Table, row_group_size: int | None = None) -> bool:
     """Writes a part; until it is whole it lies in the folder beside, where no reader looks. False, and nothing is
     written, where the part stands already."""
-    return storage.write_new(storage.join(uri, name), storage.as_parquet(table, row_group_size), scratch=beside(uri))
+    return objects.write_new(paths.join(uri, name), parquet.as_parquet(table, row_group_size), scratch=beside(uri))
 
 
 def replace_part(uri: str, name: str, table: pa.Table, expected: str) -> bool:
-    """Writes a part anew. False, and nothing is written, where another one than that ``storage.version`` stands."""
-    return storage.write_over(storage.join(uri, name), storage.as_parquet(table), expected, scratch=beside(uri))
+    """Writes a part anew. False, and nothing is written, where another one than that ``objects.version`` stands."""
+    return objects.write_over(paths.join(uri, name), parquet.as_parquet(table), expected, scratch=beside(uri))
 
 
 def stored_cdfs(column: pa.ChunkedArray) -> np.ndarray:

@@ -31,7 +31,7 @@ from ray.experimental import tqdm_ray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from agescale import catalogs, checkpoints, finetuning, lease, runs, storage, terminal, training_plan, validation
+from agescale import catalogs, checkpoints, finetuning, runs, terminal, training_plan, validation
 from agescale.age_groups import AgeGroups
 from agescale.age_model import AgeModel
 from agescale.augment import AUGMENTATIONS, augment, mix, source_size
@@ -50,9 +50,10 @@ from agescale.data import (
 )
 from agescale.objective import Mixed, batch_loss
 from agescale.progress import ImageProgress
-from agescale.storage import StoreError
+from agescale.store import lease, objects, paths
+from agescale.store.errors import StoreError
+from agescale.store.writers import Writer
 from agescale.training_plan import Plan, Selected
-from agescale.writers import Writer
 
 MAX_FAILURES = 3
 """Deaths of workers that a run survives by itself; then the same command continues it."""
@@ -144,21 +145,21 @@ def train(
     ``selected`` are the images of another run that differs in nothing of this. Raises ValueError, before anything is
     started, for settings that cannot work.
     """
-    out = storage.absolute(config.out)
+    out = paths.absolute(config.out)
     if not config.catalog:
         raise ValueError("--catalog: missing; jobs/catalog.py makes one, and --catalog drawn draws faces to try it on")
     known = selected or (shared.selected if shared else None)
-    selected = training_plan.select(config, storage.join(out, runs.RUN_NAME), known)
+    selected = training_plan.select(config, paths.join(out, runs.RUN_NAME), known)
     progress = runs.check_same(out, selected.run)
     if progress is not None and progress.is_finished and runs.is_over(out):
         return _say_finished(out, progress)
     if shared is None:
-        training_plan.check_place(storage.join(out, runs.RUN_NAME), "a run", storage.absolute(config.catalog))
+        training_plan.check_place(paths.join(out, runs.RUN_NAME), "a run", paths.absolute(config.catalog))
     try:
         plan, splits, model = training_plan.build_plan(config, selected, begins=progress is None)
     except ValueError as error:
         raise Impossible(str(error)) from error
-    storage.check_writable(out)
+    objects.check_writable(out)
     with lease.hold(out, is_wanted=config.lease) as held:
         writer = Writer(held.claim)
         before, progress = progress, runs.begin(out, selected, writer, pins_images=shared is None)
@@ -172,7 +173,7 @@ def train(
         elif plan.loaded:
             print(f"weights: {config.weights}: {plan.loaded}", flush=True)
         _fit(config, plan, splits, model, writer, callbacks, shared)
-        return checkpoints.read(storage.join(out, "last")).progress
+        return checkpoints.read(paths.join(out, "last")).progress
 
 
 def _say_finished(out: str, progress: Progress) -> Progress:
@@ -266,7 +267,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 def _dataset(config: TrainConfig, rows: pa.Table, split: str, shared: Shared | None) -> tuple[ray.data.Dataset, int]:
     """Decoded faces and their number; held in the object store for all epochs where they fit, else decoded in each."""
-    catalog = storage.absolute(config.catalog)
+    catalog = paths.absolute(config.catalog)
     pack = int(catalogs.settings(catalog).get("pack") or 0)
     use_packed = catalogs.can_use_packed(pack, config.image_size, config.center_crop)
     is_train = split == "train"
@@ -294,7 +295,7 @@ def _dataset(config: TrainConfig, rows: pa.Table, split: str, shared: Shared | N
 def _from_the_next_epoch(dataset: ray.data.Dataset, out: str) -> ray.data.Dataset:
     """The images of training, such that their order in each epoch is that of a run which nothing has disturbed. Ray
     Train asks for them whenever it starts training processes; their order is that of seed and number of the pass."""
-    last = storage.join(out, "last")
+    last = paths.join(out, "last")
     dataset.context._execution_idx = checkpoints.read(last).progress.epochs_done if checkpoints.exists(last) else 0
     return dataset
 
@@ -385,7 +386,7 @@ def train_fn_per_worker(loop: dict[str, Any]) -> str | None:
 def _restore(plan: Plan, model: AgeModel, ema: AveragedModel | None) -> tuple[Progress, dict[str, Any] | None]:
     """Brings model and average to where ``last/`` left them. Returns its progress, and the optimizer's state where the
     phase that it belongs to goes on."""
-    last = storage.join(plan.out, "last")
+    last = paths.join(plan.out, "last")
     if not checkpoints.exists(last):
         return Progress(metric=plan.metric), None
     checkpoint = checkpoints.read(last)

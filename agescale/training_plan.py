@@ -16,12 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from agescale import catalogs, checkpoints, finetuning, selection, storage, tables, units, weighting
+from agescale import catalogs, checkpoints, finetuning, selection, tables, units, weighting
 from agescale.age_groups import AgeGroups
 from agescale.age_model import AgeModel, ModelSpec, auxiliary_classes, build_spec_task, describe_blocks
 from agescale.config import EXECUTION_FIELDS, TrainConfig
 from agescale.labels import EXACT_YEARS
 from agescale.models import load_backbone_weights
+from agescale.store import objects, parquet, paths
+from agescale.store.errors import Damaged
 from agescale.tasks import Task
 
 TENSOR_FILES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
@@ -70,8 +72,8 @@ def select(config: TrainConfig, begun: str = "", known: Selected | None = None) 
     _check_ranges(config)
     if known is not None:
         return replace(known, run={"settings": _identity(config), "data": known.run["data"]})
-    catalog = storage.absolute(config.catalog)
-    rows = pinned_images(begun, catalogs.metadata(catalog)["id"]) if begun and storage.exists(begun) else None
+    catalog = paths.absolute(config.catalog)
+    rows = pinned_images(begun, catalogs.metadata(catalog)["id"]) if begun and objects.exists(begun) else None
     if rows is not None:
         said = rows.schema.metadata.get(b"age_groups")
         age_groups = AgeGroups.parse(said.decode()) if said else _age_groups(config)
@@ -95,19 +97,19 @@ def check_place(begun: str, owner: str, catalog: str = "") -> None:
     folder, _, name = begun.rpartition("/")
     if catalog:
         tables.check_apart(folder, catalogs.places(catalog), owner)
-    stranger = storage.any_name(folder)
-    if stranger is None or storage.exists(begun):
+    stranger = objects.any_name(folder)
+    if stranger is None or objects.exists(begun):
         return
-    of_others = [other for other in BEGUN_NAMES if other != name and storage.exists(storage.join(folder, other))]
+    of_others = [other for other in BEGUN_NAMES if other != name and objects.exists(paths.join(folder, other))]
     if of_others or not _has_pinned_images(folder):
         raise tables.occupied(f"--out {folder}", [*of_others, stranger][0], owner)
 
 
 def _has_pinned_images(folder: str) -> bool:
     """Whether a run or a sweep that was killed at its beginning has left its first file there."""
-    uri = storage.join(folder, IMAGES_NAME)
+    uri = paths.join(folder, IMAGES_NAME)
     try:
-        return storage.exists(uri) and b"catalog_id" in (storage.read_schema(uri).metadata or {})
+        return objects.exists(uri) and b"catalog_id" in (parquet.read_schema(uri).metadata or {})
     except ValueError:
         return False
 
@@ -115,19 +117,19 @@ def _has_pinned_images(folder: str) -> bool:
 def pin_images(folder: str, selected: Selected) -> None:
     """Keeps the images of a run, or of a sweep, that begins in ``folder``, with their labels, their places in the
     catalog and the age groups: it goes on with them when the catalog has grown, or its labels or groups are others."""
-    storage.write_table(storage.join(folder, IMAGES_NAME), selected.rows)
+    parquet.write_table(paths.join(folder, IMAGES_NAME), selected.rows)
 
 
 def pinned_images(begun: str, catalog_id: str) -> pa.Table | None:
     """What ``pin_images`` kept beside ``begun``, or None. Raises ValueError where it is of no use."""
     folder = begun.rpartition("/")[0]
-    uri = storage.join(folder, IMAGES_NAME)
-    if not storage.exists(uri):
+    uri = paths.join(folder, IMAGES_NAME)
+    if not objects.exists(uri):
         return None
     try:
-        rows = storage.read_table(uri)
+        rows = parquet.read_table(uri)
         born = (rows.schema.metadata or {})[b"catalog_id"].decode()
-    except (storage.Damaged, KeyError, UnicodeDecodeError) as error:
+    except (Damaged, KeyError, UnicodeDecodeError) as error:
         hint = "delete it: the images are then chosen from the catalog once more"
         raise ValueError(f"{uri}: damaged, no table of a run's images; {hint}") from error
     if born != catalog_id:
@@ -154,7 +156,7 @@ def build_plan(
         raise ValueError(f"--batch-size {config.batch_size} is no multiple of --num-workers {config.num_workers}")
     plan = Plan(
         config=config,
-        out=storage.absolute(config.out),
+        out=paths.absolute(config.out),
         spec=spec,
         phases=phases,
         task_settings=task_settings,
@@ -181,14 +183,14 @@ def _check_ranges(config: TrainConfig) -> None:
 
 def _identity(config: TrainConfig) -> dict[str, Any]:
     values = {name: value for name, value in asdict(config).items() if name not in EXECUTION_FIELDS}
-    values["catalog"] = storage.absolute(config.catalog)
+    values["catalog"] = paths.absolute(config.catalog)
     return dict(json.loads(json.dumps(values)))
 
 
 def _age_groups(config: TrainConfig) -> AgeGroups:
     if config.age_groups:
         return AgeGroups.parse(config.age_groups)
-    groups = catalogs.age_groups(storage.absolute(config.catalog))
+    groups = catalogs.age_groups(paths.absolute(config.catalog))
     if groups is not None:
         return groups
     if config.task == "reconstruction":
@@ -202,7 +204,7 @@ def _rows(config: TrainConfig, catalog: str, age_groups: AgeGroups) -> pa.Table:
     has_choice = bool(config.coarse_labels or config.where or config.max_images is not None)
     rows = choose(catalog, selection.LABEL_COLUMNS if has_choice else LEARNED_COLUMNS)
     if config.gender_from:
-        predictions = storage.read_tables(units.prediction_files(config.gender_from), ["uri", "version", "gender"])
+        predictions = parquet.read_tables(units.prediction_files(config.gender_from), ["uri", "version", "gender"])
         rows = selection.in_catalog_order(selection.fill_gender(rows, predictions))
     if not has_choice:
         return rows
@@ -317,7 +319,7 @@ def _initial_model(
         raise ValueError("--weights-sha256 is for a file or a checkpoint; torchvision checks what it publishes itself")
     if not config.weights or not loads_weights:
         return model, ""
-    uri = storage.absolute(config.weights)
+    uri = paths.absolute(config.weights)
     if is_stored and not _is_file(config.weights):
         return model, checkpoints.load_into(model, uri, config.weights_sha256)
     source = checkpoints.read_state_dict(uri, config.weights_sha256) if is_stored else config.weights
@@ -337,7 +339,7 @@ def _is_file(weights: str) -> bool:
 
 def absolute_weights(weights: str) -> str:
     """Initial weights as another process finds them, which may have another working directory."""
-    return storage.absolute(weights) if _is_stored(weights) else weights
+    return paths.absolute(weights) if _is_stored(weights) else weights
 
 
 def _name_some(tensors: list[str]) -> str:

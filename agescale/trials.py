@@ -20,9 +20,11 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from agescale import checkpoints, listing, runs, storage, validation
-from agescale.config import check_unchanged
+from agescale import checkpoints, runs, validation
 from agescale.spaces import Point
+from agescale.store import listing, objects, parquet, paths
+from agescale.store.errors import Damaged
+from agescale.store.outputs import check_unchanged
 
 SWEEP_NAME = "sweep.json"
 Curve = list[dict[str, Any]]
@@ -50,13 +52,13 @@ class Trial:
 
 def run_of(out: str, number: int) -> str:
     """The folder of a trial's run."""
-    return storage.join(out, f"runs/{number:04d}")
+    return paths.join(out, f"runs/{number:04d}")
 
 
 def read_trials(out: str) -> list[Trial]:
     """All trials that have begun, in the order in which they were proposed."""
-    names = [name for name in storage.list_names(storage.join(out, "trials")) if re.fullmatch(r"\d{4,}\.json", name)]
-    with storage.read_pool() as pool:
+    names = [name for name in objects.list_names(paths.join(out, "trials")) if re.fullmatch(r"\d{4,}\.json", name)]
+    with objects.read_pool() as pool:
         return list(pool.map(lambda name: read_trial(out, int(name.removesuffix(".json"))), names))
 
 
@@ -64,13 +66,13 @@ def read_trial(out: str, number: int) -> Trial:
     """What a trial is. Raises ValueError, with what to do, where its file is damaged."""
     uri = _trial_uri(out, number)
     try:
-        return Trial(**json.loads(storage.read_bytes(uri)))
+        return Trial(**json.loads(objects.read_bytes(uri)))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{uri}: damaged, not what a trial is; {_another_instead(out, number)}") from error
 
 
 def _trial_uri(out: str, number: int) -> str:
-    return storage.join(out, f"trials/{number:04d}.json")
+    return paths.join(out, f"trials/{number:04d}.json")
 
 
 def _another_instead(out: str, number: int) -> str:
@@ -78,36 +80,36 @@ def _another_instead(out: str, number: int) -> str:
 
 
 def write_trial(out: str, trial: Trial) -> None:
-    storage.write_bytes(_trial_uri(out, trial.number), json.dumps(asdict(trial), indent=1).encode())
+    objects.write_bytes(_trial_uri(out, trial.number), json.dumps(asdict(trial), indent=1).encode())
 
 
 def read_curve(out: str, trial: Trial) -> Curve:
     """What each epoch of a trial brought; nothing where it has finished none. Raises ValueError, with what to do, where
     that is damaged; the run of a trial that goes on mends it by itself."""
-    uri = storage.join(run_of(out, trial.number), runs.HISTORY_NAME)
+    uri = paths.join(run_of(out, trial.number), runs.HISTORY_NAME)
     try:
-        return storage.read_table(uri, runs.HISTORY_SCHEMA.names).to_pylist() if storage.exists(uri) else []
-    except storage.Damaged as error:
+        return parquet.read_table(uri, runs.HISTORY_SCHEMA.names).to_pylist() if objects.exists(uri) else []
+    except Damaged as error:
         raise ValueError(f"{error}; {_another_instead(out, trial.number)}") from error
 
 
 def read_curves(out: str, some: Iterable[Trial]) -> dict[int, Curve]:
     """The curves of trials, by number."""
     some = list(some)
-    with storage.read_pool() as pool:
+    with objects.read_pool() as pool:
         return dict(zip((trial.number for trial in some), pool.map(partial(read_curve, out), some), strict=True))
 
 
 def begin(out: str, sweep: dict[str, Any]) -> None:
     """Says what the sweep is. Raises ValueError where another one stands in its folder."""
-    uri, sweep = storage.join(out, SWEEP_NAME), json.loads(json.dumps(sweep))
+    uri, sweep = paths.join(out, SWEEP_NAME), json.loads(json.dumps(sweep))
     try:
-        before = dict(json.loads(storage.read_bytes(uri))) if storage.exists(uri) else sweep
+        before = dict(json.loads(objects.read_bytes(uri))) if objects.exists(uri) else sweep
     except (ValueError, TypeError) as error:
         hint = "delete it, and give the settings that the sweep began with"
         raise ValueError(f"{uri}: damaged, not what a sweep is; {hint}") from error
     check_unchanged(out, "another sweep", before, sweep)
-    storage.write_bytes(uri, json.dumps(sweep, indent=1).encode())
+    objects.write_bytes(uri, json.dumps(sweep, indent=1).encode())
 
 
 def leaderboard(some: Iterable[Trial], curves: Mapping[int, Curve], objective: str) -> list[dict[str, Any]]:
@@ -169,9 +171,9 @@ def _front(goals: Sequence[Sequence[float | None]]) -> list[bool]:
 
 def write_leaderboard(out: str, rows: Sequence[dict[str, Any]]) -> str:
     """``leaderboard.parquet``, with the settings of each trial as JSON. Returns its URI."""
-    uri = storage.join(out, "leaderboard.parquet")
+    uri = paths.join(out, "leaderboard.parquet")
     flat = [{**row, "settings": json.dumps(row["settings"])} for row in rows]
-    storage.write_table(uri, pa.Table.from_pylist(flat, schema=LEADERBOARD))
+    parquet.write_table(uri, pa.Table.from_pylist(flat, schema=LEADERBOARD))
     return uri
 
 
@@ -188,7 +190,7 @@ LEADERBOARD = pa.schema(
 def drop_checkpoints(out: str, number: int, folders: Sequence[str] = ("last", "best")) -> None:
     """Removes what a trial's run keeps of its model; what it did stays."""
     for folder in folders:
-        _empty(storage.join(run_of(out, number), folder))
+        _empty(paths.join(run_of(out, number), folder))
 
 
 def drop_run(out: str, number: int) -> None:
@@ -198,8 +200,8 @@ def drop_run(out: str, number: int) -> None:
 
 
 def _empty(folder: str) -> None:
-    for name in storage.list_names(folder):
-        storage.delete(storage.join(folder, name))
+    for name in objects.list_names(folder):
+        objects.delete(paths.join(folder, name))
 
 
 def tidy(out: str, rows: Sequence[dict[str, Any]]) -> int:
@@ -216,11 +218,11 @@ def tidy(out: str, rows: Sequence[dict[str, Any]]) -> int:
 
 def copy_best(out: str, number: int) -> str:
     """Copies the checkpoint of a trial to ``<out>/best``, whole or not at all. Returns its URI."""
-    source, best = storage.join(run_of(out, number), "best"), storage.join(out, "best")
-    names = storage.list_names(source)
+    source, best = paths.join(run_of(out, number), "best"), paths.join(out, "best")
+    names = objects.list_names(source)
     assert checkpoints.CONFIG_NAME in names, f"{source} is no checkpoint"
     for name in sorted(names, key=lambda name: name == checkpoints.CONFIG_NAME):  # which makes it a checkpoint, last
-        storage.write_bytes(storage.join(best, name), storage.read_bytes(storage.join(source, name)))
-    for name in set(storage.list_names(best)) - set(names):
-        storage.delete(storage.join(best, name))
+        objects.write_bytes(paths.join(best, name), objects.read_bytes(paths.join(source, name)))
+    for name in set(objects.list_names(best)) - set(names):
+        objects.delete(paths.join(best, name))
     return best

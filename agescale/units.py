@@ -18,9 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale import catalogs, storage, tables
+from agescale import catalogs, tables
 from agescale.age_groups import AgeGroups
 from agescale.catalogs import Part
+from agescale.store import objects, paths
+from agescale.store.errors import StoreError
 
 SUMMARY_NAME = "summary.json"
 """Beside the table: that all units stand, and their counts by status. Written last."""
@@ -109,7 +111,7 @@ def prediction_files(out: str) -> list[str]:
     names = list_files(out)
     if not names:
         raise tables.nothing_there(out, "predictions", "make them with jobs/score.py --out PREDICTIONS")
-    return [storage.join(storage.absolute(out), name) for name in names]
+    return [paths.join(paths.absolute(out), name) for name in names]
 
 
 def read_metadata(file: str) -> dict[str, Any]:
@@ -147,7 +149,7 @@ def run_of(files: Sequence[str]) -> dict[str, Any]:
     for file in files:
         try:
             return dict(read_metadata(file)["run"])
-        except storage.StoreError as mistake:  # a file that is closed to us, and
+        except StoreError as mistake:  # a file that is closed to us, and
             if not mistake.is_about_one_file:
                 raise
             mistakes.append(mistake)
@@ -178,13 +180,13 @@ def parse_view(text: str, predictions: str, metadata: Mapping[str, Any]) -> AgeG
 
 
 def summary_uri(out: str) -> str:
-    return storage.join(tables.beside(out), SUMMARY_NAME)
+    return paths.join(tables.beside(out), SUMMARY_NAME)
 
 
 def has_summary(out: str) -> bool:
     """Whether the summary stands there, and is whole."""
     uri = summary_uri(out)
     try:
-        return storage.exists(uri) and "by_status" in json.loads(storage.read_bytes(uri))
+        return objects.exists(uri) and "by_status" in json.loads(objects.read_bytes(uri))
     except (ValueError, TypeError):
         return False

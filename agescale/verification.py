@@ -26,10 +26,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from agescale import catalogs, keys, schema, storage, tables, units
+from agescale import catalogs, keys, schema, tables, units
 from agescale.age_groups import AgeGroups
 from agescale.config import VerifyConfig, parse_names
-from agescale.storage import StoreError
+from agescale.store import objects, parquet, paths
+from agescale.store.errors import Damaged, StoreError
 from agescale.units import Unit
 
 MAX_PROBLEMS = 50
@@ -60,14 +61,14 @@ class Verification:
 def verify(config: VerifyConfig) -> Verification:
     """Reads every unit's file. Raises ValueError where there is no table or no complete catalog to hold it against,
     StoreError where the store does not let anybody read them."""
-    catalog, predictions = storage.absolute(config.catalog), storage.absolute(config.predictions)
+    catalog, predictions = paths.absolute(config.catalog), paths.absolute(config.predictions)
     run = units.read_run(predictions, catalog)
     catalogs.check_complete(catalog)
     parts = catalogs.read_parts(catalog)
     superseded = catalogs.Superseded(catalog, parts)
     all_units = units.cut(parts, run["unit_rows"])
     expected = {unit.file_name(run["model"]) for unit in all_units}
-    names = set(storage.list_names(predictions))  # whatever lies there, others read too
+    names = set(objects.list_names(predictions))  # whatever lies there, others read too
 
     problems: list[str] = []
     num_problems = num_kept = 0
@@ -113,7 +114,7 @@ def wrong_files(catalog: str, predictions: str) -> tuple[str, ...]:
     """Names of the files of predictions that are damaged or not what they should be; where the catalog is not complete,
     or no file can be read, only those that are damaged. Raises what ``verify`` raises."""
     files = units.list_files(predictions)
-    damaged = tuple(name for name in files if _is_damaged(storage.join(predictions, name)))
+    damaged = tuple(name for name in files if _is_damaged(paths.join(predictions, name)))
     is_complete = catalogs.is_complete(catalog)
     return (
         verify(VerifyConfig(catalog, predictions)).wrong_files if is_complete and len(damaged) < len(files) else damaged
@@ -123,7 +124,7 @@ def wrong_files(catalog: str, predictions: str) -> tuple[str, ...]:
 def _is_damaged(file: str) -> bool:
     try:
         units.read_metadata(file)
-    except storage.Damaged:
+    except Damaged:
         return True
     except StoreError as error:
         if not error.is_about_one_file:
@@ -163,12 +164,12 @@ def _check_units(
     """What is found in the file of each unit that has one, in their order. A part of the catalog is read once."""
     splits = parse_names(run["split"])
     by_part = [list(group) for _, group in groupby(all_units, key=attrgetter("part"))]
-    with storage.read_pool() as pool:
+    with objects.read_pool() as pool:
         readings = (
             pool.submit(units.listed_rows, catalog, Unit(group[0].part, 0, group[-1].stop), splits) for group in by_part
         )
         checks = (
-            pool.submit(_check_unit, storage.join(predictions, name), units.rows_of(unit, listed), run)
+            pool.submit(_check_unit, paths.join(predictions, name), units.rows_of(unit, listed), run)
             for group, listed in zip(by_part, catalogs.ahead(readings, PARTS_AHEAD), strict=True)
             for unit in group
             if (name := unit.file_name(run["model"])) in names
@@ -178,19 +179,19 @@ def _check_units(
 
 def _check_unit(file: str, listed: pa.Table, run: dict[str, Any]) -> UnitFindings:
     """Holds one file against the rows that the catalog lists for it."""
-    name = storage.name_of(file)
+    name = paths.name_of(file)
     try:
-        data = storage.read_bytes(file)
+        data = objects.read_bytes(file)
     except StoreError as error:
         if not error.is_about_one_file:
             raise
         return UnitFindings({}, [f"{name}: cannot be read ({error.status})"], is_kept=error.status == "forbidden")
     try:
-        parquet = pq.ParquetFile(pa.BufferReader(data))
-        metadata = schema.read_metadata(parquet.schema_arrow, "predictions")
-        if not parquet.schema_arrow.equals(schema.PREDICTIONS):
-            return UnitFindings({}, [f"{name}: other columns ({_other_columns(parquet.schema_arrow)})"])
-        rows = parquet.read(COLUMNS, use_threads=False)
+        part = pq.ParquetFile(pa.BufferReader(data))
+        metadata = schema.read_metadata(part.schema_arrow, "predictions")
+        if not part.schema_arrow.equals(schema.PREDICTIONS):
+            return UnitFindings({}, [f"{name}: other columns ({_other_columns(part.schema_arrow)})"])
+        rows = part.read(COLUMNS, use_threads=False)
     except (ValueError, OSError) as error:  # of bytes that are here: they are no Parquet file, or not one of ours
         text = " ".join(str(error).split())[:200]
         return UnitFindings({}, [f"{name}: {text}"], is_kept=isinstance(error, schema.OtherVersion))
@@ -213,8 +214,8 @@ def _in_two_files(predictions: str, names: Sequence[str], twice: np.ndarray) -> 
     problems = []
     for name in names:
         try:
-            rows = storage.read_table(storage.join(predictions, name), ["uri", "version"])
-        except (StoreError, storage.Damaged):
+            rows = parquet.read_table(paths.join(predictions, name), ["uri", "version"])
+        except (StoreError, Damaged):
             continue  # told already
         found = catalogs.keys_of(rows)
         suspects = dict.fromkeys(found.filter(pa.array(np.isin(keys.hashes_of(found), twice))).to_pylist())
@@ -327,12 +328,12 @@ def _without_row(superseded: catalogs.Superseded, missing: Sequence[pa.Table]) -
 def _wrong_summary(predictions: str, by_status: Counter[str] | None) -> list[str]:
     """Whether the run came to its end; and whether it counted what stands here, where ``by_status`` can be trusted."""
     name = units.summary_uri(predictions)
-    if not storage.exists(name):
+    if not objects.exists(name):
         return [f"{name}: not there, so the run did not come to its end"]
     if by_status is None:
         return []
     try:
-        summary = json.loads(storage.read_bytes(name))
+        summary = json.loads(objects.read_bytes(name))
         said = (summary["num_rows"], summary["by_status"])
     except (ValueError, KeyError, TypeError) as error:
         return [f"{name}: not as jobs/score.py writes it ({error})"]

@@ -20,8 +20,9 @@ import numpy as np
 import tyro
 from ray.tune.schedulers import TrialScheduler
 
-from agescale import storage, sweeping, trials, validation
+from agescale import sweeping, trials, validation
 from agescale.config import SweepConfig
+from agescale.store import paths
 from agescale.trials import Curve
 
 
@@ -46,7 +47,7 @@ class AshaConfig:
 
 
 def main(config: AshaConfig) -> None:
-    out = storage.absolute(config.sweep)
+    out = paths.absolute(config.sweep)
     finished = [trial for trial in trials.read_trials(out) if trial.status == "finished"]
     curves = list(trials.read_curves(out, finished).values())
     if len(curves) < 2:

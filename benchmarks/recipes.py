@@ -22,9 +22,10 @@ from typing import Any
 
 import tyro
 
-from agescale import checkpoints, recipes, storage
+from agescale import checkpoints, recipes
 from agescale.config import TrainConfig
 from agescale.finetuning import format_phases, parse_phases
+from agescale.store import paths
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,8 +72,8 @@ class Config:
 
 
 def main(config: Config) -> None:
-    config = replace(config, catalog=storage.absolute(config.catalog), out=storage.absolute(config.out))
-    weights = {encoder: storage.absolute(file) for encoder, _, file in (item.partition("=") for item in config.weights)}
+    config = replace(config, catalog=paths.absolute(config.catalog), out=paths.absolute(config.out))
+    weights = {encoder: paths.absolute(file) for encoder, _, file in (item.partition("=") for item in config.weights)}
     lines = [HEADER, *(measure(name, config, weights) for name in config.recipes)]
     baselines = next((line for line in (baseline(name, config) for name in config.recipes) if line), "")
     print("\n".join([f"\n{machine()}\n", *lines, baselines]))

@@ -27,10 +27,11 @@ import numpy as np
 import pyarrow as pa
 import tyro
 
-from agescale import catalogs, footers, schema, storage, units
+from agescale import catalogs, footers, schema, units
 from agescale.age_groups import AgeGroups
 from agescale.cataloging import LISTED_PART_ROWS
 from agescale.changes import ROW_GROUP_ROWS
+from agescale.store import objects, parquet
 
 MODEL, GROUPS, CATALOG_ID = "0123456789abcdef", "25-years", "0" * 32
 ROOT = Path(__file__).parents[1]
@@ -83,7 +84,7 @@ def measure(catalog: str, out: str, num_rows: int, config: ScaleConfig) -> dict[
     write_predictions(catalog, out, all_units[len(all_units) // 2 :])
     num_predicted = sum(units.read_counts(file)["statuses"]["ok"] for file in units.prediction_files(out))
     summary = {"num_rows": num_predicted, "by_status": {"ok": num_predicted}}
-    storage.write_bytes(units.summary_uri(out), json.dumps(summary).encode())
+    objects.write_bytes(units.summary_uri(out), json.dumps(summary).encode())
     return ends | {"verify": step("verify", catalog, out)}
 
 
@@ -103,12 +104,12 @@ def write_catalog(catalog: str, num_rows: int, config: ScaleConfig) -> None:
             again = range(number - 1, num_rows, stride * REPLACED)
             write_part(catalog, f"part-{listing:05d}-{1:010d}.parquet", again, "again", True, config.labels)
     covered = schema.with_metadata("findings", {"id": CATALOG_ID, "parts": catalogs.list_parts(catalog)})
-    storage.write_table(catalogs.findings_uri(catalog), covered.empty_table())
+    parquet.write_table(catalogs.findings_uri(catalog), covered.empty_table())
     catalogs.keep_footers(catalog)
 
 
 def write_part(catalog: str, name: str, keys: range, version: str, replaces: bool, labels: bool) -> None:
-    if storage.exists(f"{catalog}/{name}"):
+    if objects.exists(f"{catalog}/{name}"):
         return
     told = {"layout": "csv", "age_groups": AgeGroups.parse(GROUPS).format()} if labels else {"layout": "unlabelled"}
     metadata = {"id": CATALOG_ID, "replaces": replaces, "settings": {"source": "s3://bucket", "pack": 0} | told}
@@ -125,7 +126,7 @@ def write_part(catalog: str, name: str, keys: range, version: str, replaces: boo
         columns["gender"] = pa.array(np.array(["male", "female"])[age_N.astype(int) % 2])
         columns["split"] = pa.array(np.array(["train"] * 8 + ["val", "test"])[np.arange(len(keys)) % 10])
         columns["content_hash"] = pa.array([f"{key:064x}" for key in keys])
-    storage.write_table(f"{catalog}/{name}", pa.table(list(columns.values()), schema=settings), ROW_GROUP_ROWS)
+    parquet.write_table(f"{catalog}/{name}", pa.table(list(columns.values()), schema=settings), ROW_GROUP_ROWS)
 
 
 def write_predictions(catalog: str, out: str, some_units: list[units.Unit]) -> None:
@@ -143,7 +144,7 @@ def write_predictions(catalog: str, out: str, some_units: list[units.Unit]) -> N
         columns["age_std"] = columns["group_probability"] = columns["age"]
         columns |= {"uri": rows["uri"], "version": rows["version"]}
         table = pa.table(list(columns.values()), schema=table_schema)
-        storage.write_table(f"{out}/{unit.file_name(MODEL)}", table)
+        parquet.write_table(f"{out}/{unit.file_name(MODEL)}", table)
     footers.keep(out, "predictions", footers.read(out, "predictions", units.read_counts))
 
 
@@ -171,7 +172,7 @@ def run_step(name: str, catalog: str, out: str) -> None:
     if name == "start":
         all_units = units.cut(catalogs.read_parts(catalog), None)
         work = scoring.plan_work(footers.read(out, "predictions", units.read_counts), all_units, MODEL, ())
-        num_standing = len(all_units) // 2 if storage.exists(out) else 0
+        num_standing = len(all_units) // 2 if objects.exists(out) else 0
         assert sum(len(task) for task in work.tasks(num_workers=1)) == len(all_units) - num_standing
     elif name == "unit":  # of the oldest part: which of its rows are current
         parts = catalogs.read_parts(catalog)

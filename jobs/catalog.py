@@ -5,10 +5,11 @@ python jobs/catalog.py --source s3://bucket/faces --layout class_folders --out s
 
 from __future__ import annotations
 
-from agescale import catalogs, plots, storage, tables, terminal
+from agescale import catalogs, plots, tables, terminal
 from agescale.cataloging import CatalogResult, build_catalog, count_by_group_and_split, count_by_kind, remarks
 from agescale.command_line import run_job
 from agescale.config import CatalogConfig
+from agescale.store import objects, paths
 
 
 def main(config: CatalogConfig) -> None:
@@ -24,7 +25,7 @@ def main(config: CatalogConfig) -> None:
     if result.unused_columns:
         print(f"not used, though the CSV seems to tell it: {' '.join(result.unused_columns)}")
     print(f"findings: {catalogs.findings_uri(config.out)}{as_csv}{charts}")
-    print(f"catalog: {storage.absolute(config.out)}")
+    print(f"catalog: {paths.absolute(config.out)}")
 
 
 def write_charts(out: str, result: CatalogResult) -> list[str]:
@@ -34,7 +35,7 @@ def write_charts(out: str, result: CatalogResult) -> list[str]:
     if result.rows["age_low"].null_count < len(result.rows):
         figures = {"ages.png": plots.age_distribution(result.rows), **figures}
     for name, figure in figures.items():
-        storage.write_bytes(storage.join(tables.beside(out), name), plots.to_png(figure))
+        objects.write_bytes(paths.join(tables.beside(out), name), plots.to_png(figure))
     return list(figures)
 
 

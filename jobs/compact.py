@@ -6,21 +6,21 @@ python jobs/compact.py --catalog s3://bucket/inbox --out s3://bucket/inbox-2027 
 
 from __future__ import annotations
 
-from agescale import storage
 from agescale.command_line import run_job
 from agescale.compaction import compact
 from agescale.config import CompactConfig
+from agescale.store import paths
 
 
 def main(config: CompactConfig) -> None:
     done = compact(config)
     (parts_before, parts), (rows_before, rows) = done.num_parts, done.num_rows
     words = f"{parts_before:,} parts -> {parts:,}, {rows_before:,} rows -> {rows:,}"
-    print(f"catalog: {storage.absolute(config.out)} ({words})")
+    print(f"catalog: {paths.absolute(config.out)} ({words})")
     if config.predictions:
         before, after = done.num_files
         words = f"{before:,} files -> {after:,}, {done.num_predicted:,} rows"
-        print(f"predictions: {storage.absolute(config.out_predictions)} ({words})")
+        print(f"predictions: {paths.absolute(config.out_predictions)} ({words})")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from agescale.command_line import run_job
 from agescale.config import DrawConfig
-from agescale.storage import absolute, is_remote
+from agescale.store.paths import absolute, is_remote
 from agescale.synthetic import claim, write_dataset
 
 

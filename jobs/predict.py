@@ -12,10 +12,11 @@ import sys
 from collections import Counter
 from typing import Literal, TextIO
 
-from agescale import formats, storage, terminal
+from agescale import formats, terminal
 from agescale.command_line import run_job
 from agescale.config import PredictConfig
 from agescale.photos import INTERVAL_SHARE, NOTE, PhotoResult, predict
+from agescale.store import objects, paths
 
 Form = formats.Format | Literal["table"]
 
@@ -33,8 +34,8 @@ def main(config: PredictConfig) -> None:
     form: Form = config.format or (formats.format_of(config.out) if config.out else "table")
     result = predict(config)
     if config.out:
-        storage.write_bytes(storage.absolute(config.out), to_bytes(result, form))
-        print(f"predictions: {storage.absolute(config.out)}")
+        objects.write_bytes(paths.absolute(config.out), to_bytes(result, form))
+        print(f"predictions: {paths.absolute(config.out)}")
     elif form == "table":
         print_table(result)
     else:
@@ -42,7 +43,7 @@ def main(config: PredictConfig) -> None:
         print(formats.to_csv(result.told) if form == "csv" else formats.to_json(result.told, is_ascii), end="")
     if config.draw:  # beside data, of which standard output is to hold nothing else
         is_data = form != "table" and not config.out
-        print(f"pictures: {storage.absolute(config.draw)}", file=sys.stderr if is_data else sys.stdout)
+        print(f"pictures: {paths.absolute(config.draw)}", file=sys.stderr if is_data else sys.stdout)
     statuses = Counter(result.rows["status"].to_pylist())
     if not statuses["ok"]:
         counts = ", ".join(f"{count:,} {status}" for status, count in statuses.items())

@@ -5,10 +5,10 @@ python jobs/score.py --catalog s3://bucket/catalog --checkpoint s3://bucket/runs
 
 from __future__ import annotations
 
-from agescale import storage
 from agescale.command_line import refuse, run_job
 from agescale.config import ScoreConfig
 from agescale.scoring import score
+from agescale.store import paths
 
 
 def main(config: ScoreConfig) -> None:
@@ -17,7 +17,7 @@ def main(config: ScoreConfig) -> None:
     print(f"scored {result.num_scored_now:,} images now, {result.images_per_s:g} images/s; the table has {counts}")
     if unreachable := result.by_status.get("unreachable"):
         print(f"{unreachable:,} images were unreachable; the same command with --retry unreachable tries them again")
-    print(f"predictions: {storage.absolute(config.out)}")
+    print(f"predictions: {paths.absolute(config.out)}")
     if result.failed_fraction > config.max_failed_fraction:
         refuse(
             f"{result.failed_fraction:.1%} of the images scored now have failed, over --max-failed-fraction "

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 
-from agescale import recipes, storage
+from agescale import recipes
 from agescale.command_line import refuse, run_job
 from agescale.config import SweepConfig, TrainConfig
+from agescale.store import paths
 from agescale.sweeping import SweepResult, sweep
 
 NUM_SHOWN = 10
@@ -27,7 +28,7 @@ def main(config: SweepConfig, base: TrainConfig) -> None:
     if not result.command:
         refuse("no trial came to a value; leaderboard.parquet says why", code=3)
     print(f"report: {result.report}")
-    print(f"checkpoint: {storage.join(storage.absolute(config.out), 'best')}")
+    print(f"checkpoint: {paths.join(paths.absolute(config.out), 'best')}")
     if result.refit:
         print(f"trained on validation images as well: {result.refit}")
     print(f"again: {result.command}")

@@ -5,16 +5,16 @@ python jobs/table.py --catalog s3://bucket/inbox --predictions s3://bucket/ages 
 
 from __future__ import annotations
 
-from agescale import storage
 from agescale.command_line import run_job
 from agescale.config import TableConfig
 from agescale.exports import export
+from agescale.store import paths
 
 
 def main(config: TableConfig) -> None:
     exported = export(config)
     missing = f"; {exported.num_not_scored:,} images are not scored yet" if exported.num_not_scored else ""
-    print(f"table: {storage.absolute(config.out)} ({exported.num_rows:,} rows{missing})")
+    print(f"table: {paths.absolute(config.out)} ({exported.num_rows:,} rows{missing})")
 
 
 if __name__ == "__main__":

@@ -9,30 +9,31 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
-from agescale import catalogs, recipes, runs, storage, synthetic, training_plan
+from agescale import catalogs, recipes, runs, synthetic, training_plan
 from agescale.cataloging import build_catalog
 from agescale.cluster import start_ray
 from agescale.command_line import run_job
 from agescale.config import CatalogConfig, TrainConfig
+from agescale.store import objects, paths
 from agescale.training import train
 
 
 def main(config: TrainConfig) -> None:
     if config.catalog == "drawn":
         start_ray(has_dashboard=True)  # one for both
-        config = replace(config, catalog=drawn_catalog(storage.absolute(config.out)))
+        config = replace(config, catalog=drawn_catalog(paths.absolute(config.out)))
     progress = train(config)
-    print(f"checkpoint: {storage.join(storage.absolute(config.out), 'best')} (epoch {progress.best_epoch}, "
+    print(f"checkpoint: {paths.join(paths.absolute(config.out), 'best')} (epoch {progress.best_epoch}, "
           f"validation {progress.metric} {progress.best_value:.3f})")  # fmt: skip
 
 
 def drawn_catalog(out: str) -> str:
     """A catalog of drawn faces beside the run, made once."""
-    if storage.is_remote(out):
+    if paths.is_remote(out):
         raise ValueError("--catalog drawn: faces are drawn beside --out, and not into a bucket")
     faces, catalog = f"{out}-faces", f"{out}-catalog"
-    training_plan.check_place(storage.join(out, runs.RUN_NAME), "a run")
-    if not storage.exists(catalogs.findings_uri(catalog)):
+    training_plan.check_place(paths.join(out, runs.RUN_NAME), "a run")
+    if not objects.exists(catalogs.findings_uri(catalog)):
         synthetic.claim(faces)
         synthetic.write_dataset(faces, "utkface", num_faces=1000)
         build_catalog(CatalogConfig(source=faces, layout="utkface", out=catalog, pack=128))

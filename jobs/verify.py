@@ -7,10 +7,11 @@ python jobs/verify.py --catalog s3://bucket/catalog --predictions s3://bucket/ag
 
 from __future__ import annotations
 
-from agescale import storage, tables
+from agescale import tables
 from agescale.command_line import refuse, run_job
 from agescale.config import VerifyConfig
-from agescale.storage import Damaged
+from agescale.store import paths
+from agescale.store.errors import Damaged
 from agescale.verification import Verification, verify
 
 
@@ -29,7 +30,7 @@ def main(config: VerifyConfig) -> None:
         print(problem)
     if found.num_problems > len(found.problems):
         print(f"... and {found.num_problems - len(found.problems):,} more")
-    out = storage.absolute(config.predictions)
+    out = paths.absolute(config.predictions)
     num = found.num_problems
     refuse(f"{out}: not right, {num:,} problem{'s' * (num > 1)}; {'; '.join(remedies(found))}", code=3)
 

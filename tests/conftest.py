@@ -32,7 +32,8 @@ os.environ.update(  # before anything imports ray, whose processes inherit it
     RAY_worker_niceness="0",
 )
 
-from agescale import storage, synthetic
+from agescale import synthetic
+from agescale.store import client
 
 REPO = Path(__file__).parents[1]
 NUM_FACES = 24
@@ -154,7 +155,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         environment.setenv("AWS_SECRET_ACCESS_KEY", credentials["secretKey"])
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
         environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        storage.filesystem("s3://faces").mkdir("faces")
+        client.filesystem("s3://faces").mkdir("faces")
         yield "s3://faces"
 
 

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from agescale import catalogs, footers, schema, storage, tables
+from agescale import catalogs, footers, schema, tables
 from agescale.images import Face, ImageError
-from agescale.storage import StoreError
+from agescale.store import objects, parquet, paths
+from agescale.store.errors import StoreError
 
 SETTINGS = {"source": "/faces", "age_groups": "child=0-12,adult=13-", "pack": 0}
 Rows = list[dict[str, Any]]
@@ -25,13 +26,13 @@ def write_part(folder: Path, listing: int, rows: Rows, number: int = 0) -> str:
     name = f"part-{listing:05d}-{number:06d}.parquet"
     table_schema = schema.with_metadata("catalog", {"id": "1", "settings": SETTINGS})
     table = pa.Table.from_pylist([{"version": "1", "deleted": False, **row} for row in rows], table_schema)
-    storage.write_table(str(folder / name), table, catalogs.ROW_GROUP_ROWS)
+    parquet.write_table(str(folder / name), table, catalogs.ROW_GROUP_ROWS)
     return name
 
 
 def write_findings(folder: Path, rows: Rows, parts: list[str], catalog_id: str = "1") -> None:
     table = pa.Table.from_pylist(rows, schema.with_metadata("findings", {"id": catalog_id, "parts": parts}))
-    storage.write_table(catalogs.findings_uri(str(folder)), table)
+    parquet.write_table(catalogs.findings_uri(str(folder)), table)
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_later_listings_that_replace_nothing_are_not_read(grown: str, monkeypatc
     monkeypatch.setattr(catalogs, "_read_uris", lambda file, *_: read.append(file) or pa.array(["/b"]))
     superseded = catalogs.Superseded(grown, parts)
     assert superseded.among(pa.table({"uri": ["/a", "/b"]}), 1).to_pylist() == [False, True]
-    assert [storage.name_of(file) for file in read] == ["part-00003-000000.parquet"]
+    assert [paths.name_of(file) for file in read] == ["part-00003-000000.parquet"]
 
 
 def test_what_the_parts_say_is_read_from_one_file_as_long_as_they_stand_as_they_were(
@@ -84,7 +85,7 @@ def test_what_the_parts_say_is_read_from_one_file_as_long_as_they_stand_as_they_
 ) -> None:
     asked: list[str] = []
     ask = catalogs.ask_part
-    monkeypatch.setattr(catalogs, "ask_part", lambda file: asked.append(storage.name_of(file)) or ask(file))
+    monkeypatch.setattr(catalogs, "ask_part", lambda file: asked.append(paths.name_of(file)) or ask(file))
     parts = catalogs.read_parts(grown)
     assert [(part.num_rows, part.first, part.last) for part in parts[:3]] == [
         (2, "/a", "/b"),
@@ -99,7 +100,7 @@ def test_what_the_parts_say_is_read_from_one_file_as_long_as_they_stand_as_they_
     added = write_part(Path(grown), 5, [{"uri": "/z"}])
     assert [part.last for part in catalogs.read_parts(grown)][-2:] == ["/y", "/z"]
     assert sorted(asked) == [changed, added]
-    storage.write_bytes(storage.join(tables.beside(grown), footers.NAME), b"damaged")
+    objects.write_bytes(paths.join(tables.beside(grown), footers.NAME), b"damaged")
     asked.clear()
     assert len(catalogs.read_parts(grown)) == len(asked) == 7
 
@@ -114,7 +115,7 @@ def test_a_catalog_is_complete_when_its_findings_cover_its_parts(grown: str) -> 
     write_findings(Path(grown), [], names, catalog_id="2")  # of one that stood here before
     with pytest.raises(ValueError, match="not complete"):
         catalogs.check_complete(grown)
-    storage.delete(catalogs.findings_uri(grown))
+    objects.delete(catalogs.findings_uri(grown))
     with pytest.raises(ValueError, match="not complete"):
         catalogs.check_complete(grown)
 

@@ -12,7 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from agescale import catalogs, changes, lease, listing, schema, storage, tables
+from agescale import catalogs, changes, schema, tables
+from agescale.store import lease, listing, parquet
+from agescale.store import objects as store_objects
 
 SETTINGS = {"source": "/faces", "layout": "unlabelled"}
 METADATA = {"id": "1", "settings": SETTINGS}
@@ -60,7 +62,7 @@ def current(out: Path) -> Objects:
 
 
 def rows_of(out: Path, part: str) -> list[dict[str, Any]]:
-    return storage.read_table(str(out / part)).to_pylist()
+    return parquet.read_table(str(out / part)).to_pylist()
 
 
 def test_growth_is_noted_exactly_and_what_is_unchanged_writes_nothing(tmp_path: Path) -> None:
@@ -71,7 +73,7 @@ def test_growth_is_noted_exactly_and_what_is_unchanged_writes_nothing(tmp_path: 
     uris = [row["uri"] for part in part_names(tmp_path) for row in rows_of(tmp_path, part)]
     assert uris == [f"/faces/{letter}.jpg" for letter in "abcdefgh"]
     assert catalogs.settings(str(tmp_path)) == SETTINGS
-    assert storage.read_schema(str(tmp_path / part_names(tmp_path)[0])).equals(schema.CATALOG)
+    assert parquet.read_schema(str(tmp_path / part_names(tmp_path)[0])).equals(schema.CATALOG)
 
     assert update(tmp_path, objects, 2) == {**counts, "num_new": 0}
     assert len(part_names(tmp_path)) == 3
@@ -182,7 +184,7 @@ def test_what_is_gone_waits_until_somebody_has_looked_and_stands_once_whoever_li
     tombstones = [row["uri"] for part in part_names(tmp_path) for row in rows_of(tmp_path, part) if row["deleted"]]
     assert len(tombstones) == len(set(tombstones)) == 18
     changes.end_listing(str(tmp_path), 2)
-    assert storage.list_names(tables.beside(str(tmp_path)), prefix="deleted-") == []
+    assert store_objects.list_names(tables.beside(str(tmp_path)), prefix="deleted-") == []
 
 
 @pytest.mark.parametrize(

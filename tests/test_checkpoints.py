@@ -12,9 +12,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from agescale import checkpoints, storage
+from agescale import checkpoints
 from agescale.age_model import AgeModel, ModelSpec, describe_blocks
 from agescale.checkpoints import Progress
+from agescale.store import objects
 
 SPEC = ModelSpec(encoder="cnn", task="distribution", age_groups="life-stages", image_size=32, hidden=(16,))
 
@@ -76,14 +77,14 @@ def test_dying_between_the_files_leaves_the_old_checkpoint(
     tmp_path: Path, model: AgeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = save(tmp_path, model)
-    write = storage.write_bytes
+    write = objects.write_bytes
 
     def die_before_config(uri: str, data: bytes) -> None:
         if uri.endswith("config.json"):
             raise KeyboardInterrupt
         write(uri, data)
 
-    monkeypatch.setattr(storage, "write_bytes", die_before_config)
+    monkeypatch.setattr(objects, "write_bytes", die_before_config)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, AgeModel(SPEC))
     assert checkpoints.read(str(tmp_path)) == first

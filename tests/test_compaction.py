@@ -13,10 +13,11 @@ import pyarrow as pa
 import pytest
 from conftest import RunJob
 
-from agescale import catalogs, compaction, datasets, schema, storage, tables, units
+from agescale import catalogs, compaction, datasets, schema, tables, units
 from agescale.cataloging import build_catalog
 from agescale.compaction import compact
 from agescale.config import CatalogConfig, CompactConfig, VerifyConfig
+from agescale.store import objects, parquet, paths
 from agescale.verification import verify
 
 MODEL = "3ab5"
@@ -42,15 +43,15 @@ def score(catalog: str, out: str, but: str = "nothing") -> None:
         name = unit.file_name(MODEL)
         rows = units.listed_rows(catalog, unit, [])
         rows = superseded.current(rows, catalogs.listing_of(unit.part))
-        if but in rows["uri"].to_pylist() or storage.exists(storage.join(out, name)):
+        if but in rows["uri"].to_pylist() or objects.exists(paths.join(out, name)):
             continue
         keys = [{"uri": row["uri"], "version": row["version"]} for row in rows.to_pylist()]
         said = [{**key, "face": 0, "status": "ok", "age": 30.0, "group": "25-49", "model": MODEL} for key in keys]
         metadata = {"run": run, "checkpoint": "/best", "model_card": {}, "statuses": Counter(ok=len(said)), "gone": {}}
         tables.write_new_part(out, name, pa.Table.from_pylist(said, schema.with_metadata("predictions", metadata)))
-    counts = Counter(storage.read_tables(units.prediction_files(out), ["status"])["status"].to_pylist())
+    counts = Counter(parquet.read_tables(units.prediction_files(out), ["status"])["status"].to_pylist())
     summary = {"num_rows": counts.total(), "by_status": counts}
-    storage.write_bytes(units.summary_uri(out), json.dumps(summary).encode())
+    objects.write_bytes(units.summary_uri(out), json.dumps(summary).encode())
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_whatever_write_is_the_last_the_same_command_continues(nights: Path, mon
                 return write(*arguments, **options)
 
             for name in ("write_bytes", "write_new"):
-                patched.setattr(storage, name, partial(write, write=getattr(storage, name)))
+                patched.setattr(objects, name, partial(write, write=getattr(objects, name)))
             killed = config(nights, f"killed-{number}")
             try:
                 compact(killed)
@@ -158,12 +159,12 @@ def test_findings_and_packed_images_come_along(tmp_path: Path) -> None:
         tables.write_new_part(catalog, f"part-{listing:05d}-000000.parquet", pa.Table.from_pylist(rows, metadata), 256)
     covered = schema.with_metadata("findings", {"id": "1", "parts": catalogs.part_names(catalog)})
     findings = pa.Table.from_pylist([{"uri": "/b", "version": "1", "kind": "tiny", "detail": "small"}], covered)
-    storage.write_table(catalogs.findings_uri(catalog), findings)
+    parquet.write_table(catalogs.findings_uri(catalog), findings)
     new = str(tmp_path / "new")
     compact(CompactConfig(catalog, new))
     catalogs.check_complete(new)
     assert catalogs.list_parts(new) == ["part-00002-000000.parquet"]
-    rows = storage.read_table(f"{new}/part-00002-000000.parquet", ["uri", "image", "age_low"]).to_pylist()
+    rows = parquet.read_table(f"{new}/part-00002-000000.parquet", ["uri", "image", "age_low"]).to_pylist()
     assert rows == [{"uri": uri, "image": uri.encode(), "age_low": 3.0} for uri in ("/b", "/c")]
     assert catalogs.read_findings(new).to_pylist() == findings.to_pylist()
     assert catalogs.settings(new) == settings

@@ -16,7 +16,8 @@ import pytest
 from fault_proxy import FaultProxy
 
 import agescale
-from agescale import catalogs, schema, storage
+from agescale import catalogs, schema
+from agescale.store import client, objects, parquet
 from agescale.units import Unit
 
 Row = dict[str, Any]
@@ -40,12 +41,12 @@ def write_tables(folder: str, num_listings: int, num_scored: int, catalog_id: st
             unit = Unit(f"part-{listing:05d}-{number:06d}.parquet", 0, 2)
             here = rows[start : start + 2] if start == 0 else rows[2:]
             metadata = schema.with_metadata("catalog", {"id": catalog_id, "settings": {}})
-            storage.write_table(f"{catalog}/{unit.part}", pa.Table.from_pylist(here, metadata), 1)
+            parquet.write_table(f"{catalog}/{unit.part}", pa.Table.from_pylist(here, metadata), 1)
             if listing <= num_scored:
                 keys = [{"uri": row["uri"], "version": row["version"]} for row in here if not row["deleted"]]
                 said = [{**key, "face": 0, "status": "ok", "age": 30.0, "model": "3ab5"} for key in keys]
                 of_run = schema.with_metadata("predictions", {"run": run, "statuses": Counter(ok=len(said))})
-                storage.write_table(f"{out}/{unit.file_name('3ab5')}", pa.Table.from_pylist(said, of_run))
+                parquet.write_table(f"{out}/{unit.file_name('3ab5')}", pa.Table.from_pylist(said, of_run))
 
 
 def keys(dataset: pads.Dataset) -> list[tuple[str, str]]:
@@ -118,23 +119,23 @@ def test_a_catalog_that_has_moved_is_named_and_another_one_refused(tmp_path: Pat
 @pytest.fixture
 def proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     """Before the S3 server; half of its answers to reads are faults once ``fraction`` is set to a half."""
-    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.002)
+    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.002)
     faults = ("slow_down", "reset", "cut")
     with FaultProxy(os.environ["AWS_ENDPOINT_URL"], faults, fraction=0, operations=("GET", "HEAD")) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        storage._filesystem.cache_clear()
+        client._filesystem.cache_clear()
         yield proxy
-    storage._filesystem.cache_clear()
+    client._filesystem.cache_clear()
 
 
 def test_a_faulty_store_is_asked_again_and_pictures_are_left_where_they_are(s3: str, proxy: FaultProxy) -> None:
     folder = f"{s3}/datasets-faults"
     write_tables(folder, num_listings=1, num_scored=0)
     part = f"{folder}/catalog/part-00001-000000.parquet"
-    rows = storage.read_table(part)
+    rows = parquet.read_table(part)
     pictures = [os.urandom(300_000) for _ in range(len(rows))]
     rows = rows.set_column(rows.column_names.index("image"), "image", pa.array(pictures))
-    storage.write_table(part, rows.cast(storage.read_schema(part)), 1)
+    parquet.write_table(part, rows.cast(parquet.read_schema(part)), 1)
     proxy.fraction, proxy.bytes_sent = 0.5, 0
     dataset = agescale.read_catalog(f"{folder}/catalog")
     assert len(keys(dataset)) == dataset.count_rows() == 6
@@ -149,11 +150,11 @@ def test_an_object_that_is_gone_and_refused_credentials_are_told_as_they_are(
     folder = f"{s3}/datasets-gone"
     write_tables(folder, num_listings=1, num_scored=0)
     dataset = agescale.read_catalog(f"{folder}/catalog")
-    storage.delete(f"{folder}/catalog/part-00001-000001.parquet")
+    objects.delete(f"{folder}/catalog/part-00001-000001.parquet")
     with pytest.raises(agescale.StoreError, match=r"part-00001-000001\.parquet: not found"):
         dataset.to_table(columns=["uri"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    storage._filesystem.cache_clear()
+    client._filesystem.cache_clear()
     with pytest.raises(agescale.StoreError, match="access refused"):
         agescale.read_catalog(f"{folder}/catalog")
-    storage._filesystem.cache_clear()
+    client._filesystem.cache_clear()

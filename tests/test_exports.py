@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
 
-from agescale import age_cdf, catalogs, exports, schema, storage, tables, units
+from agescale import age_cdf, catalogs, exports, schema, tables, units
 from agescale.config import TableConfig
 from agescale.exports import export
-from agescale.storage import StoreError
+from agescale.store import objects, parquet
+from agescale.store.errors import StoreError
 
 UNIT_ROWS = 2
 AGES = {"a.jpg": 5, "=b.jpg": 17, "Привет/照片 c.jpg": 30, "d.jpg": 60, "late.jpg": 40}
@@ -28,7 +29,7 @@ def write_part(catalog: str, listing: int, rows: list[dict[str, Any]]) -> None:
     table = pa.Table.from_pylist(listed, schema.with_metadata("catalog", metadata))
     tables.write_new_part(catalog, f"part-{listing:05d}-000000.parquet", table)
     covered = schema.with_metadata("findings", {"id": "7", "parts": catalogs.part_names(catalog)})
-    storage.write_table(catalogs.findings_uri(catalog), covered.empty_table())
+    parquet.write_table(catalogs.findings_uri(catalog), covered.empty_table())
 
 
 def score(catalog: str, out: str) -> None:
@@ -138,13 +139,13 @@ def test_what_a_killed_export_left_is_taken_over_and_what_is_whole_is_not(
     monkeypatch.setattr(exports, "BATCH_ROWS", 1)
     monkeypatch.setattr(exports, "PART_ROWS", 2)
     with monkeypatch.context() as killed:
-        killed.setattr(storage, "delete", lambda uri: 1 / 0)  # after the parts, before the summary
+        killed.setattr(objects, "delete", lambda uri: 1 / 0)  # after the parts, before the summary
         (tmp_path / "folder").mkdir()
-        storage.write_bytes(f"{tables.beside(out)}/export.json", b"{}")
-        storage.write_table(f"{out}/part-000009.parquet", pa.table({"old": [1]}))
+        objects.write_bytes(f"{tables.beside(out)}/export.json", b"{}")
+        parquet.write_table(f"{out}/part-000009.parquet", pa.table({"old": [1]}))
         with pytest.raises(ZeroDivisionError):
             export(TableConfig(*night, out))
-    assert len(storage.list_names(out)) > 2
+    assert len(objects.list_names(out)) > 2
     assert export(TableConfig(*night, out)).num_rows == len(rows_of(out)) == 5
     with pytest.raises(ValueError, match="folder: there are other files already"):
         export(TableConfig(*night, out))
@@ -153,10 +154,10 @@ def test_what_a_killed_export_left_is_taken_over_and_what_is_whole_is_not(
 def test_a_file_appears_whole_and_has_one_writer(tmp_path: Path) -> None:
     out = str(tmp_path / "x.csv")
     (tmp_path / ".x.csv.partial").write_bytes(b"what a kill left, and longer than what comes")
-    with storage.open_whole(out) as file:
+    with objects.open_whole(out) as file:
         file.write(b"new")
         assert not (tmp_path / "x.csv").exists()
-        with pytest.raises(StoreError, match=r"x\.csv: another job is writing it"), storage.open_whole(out):
+        with pytest.raises(StoreError, match=r"x\.csv: another job is writing it"), objects.open_whole(out):
             pass
     assert (tmp_path / "x.csv").read_bytes() == b"new"
     with pytest.raises(ZeroDivisionError):
@@ -165,17 +166,17 @@ def test_a_file_appears_whole_and_has_one_writer(tmp_path: Path) -> None:
 
 
 def write_half(uri: str) -> None:
-    with storage.open_whole(uri) as file:
+    with objects.open_whole(uri) as file:
         file.write(b"half")
         raise ZeroDivisionError
 
 
 def test_to_a_bucket_a_file_goes_whole(night: tuple[str, str], s3: str) -> None:
     export(TableConfig(*night, f"{s3}/exported/table.csv"))
-    assert storage.read_bytes(f"{s3}/exported/table.csv").count(b"\n") == 6
+    assert objects.read_bytes(f"{s3}/exported/table.csv").count(b"\n") == 6
     with pytest.raises(ZeroDivisionError):
         write_half(f"{s3}/exported/half.csv")
-    assert not storage.exists(f"{s3}/exported/half.csv")
+    assert not objects.exists(f"{s3}/exported/half.csv")
 
 
 def test_age_groups_are_a_view_of_the_table(night: tuple[str, str], tmp_path: Path) -> None:

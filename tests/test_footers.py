@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 from fault_proxy import FaultProxy
 
-from agescale import footers, schema, storage, tables, units
+from agescale import footers, schema, tables, units
+from agescale.store import client, objects, parquet, paths
 
 NUM_PARTS = 40
 
@@ -19,7 +20,7 @@ def name_of(number: int) -> str:
 
 def write(table: str, number: int, **statuses: int) -> None:
     said = schema.with_metadata("predictions", {"statuses": statuses, "gone": {}})
-    storage.write_table(storage.join(table, name_of(number)), said.empty_table())
+    parquet.write_table(paths.join(table, name_of(number)), said.empty_table())
 
 
 @pytest.fixture(params=["disk", "S3"])
@@ -42,10 +43,10 @@ def test_what_is_kept_counts_only_for_parts_that_stand_as_they_did(table: str) -
     footers.keep(table, "predictions", wrong)
     assert read(table) == {name_of(0): {"ok": 9}, name_of(1): {"ok": 9}, name_of(2): {"ok": 2}}  # it is believed
     write(table, 1, ok=3, missing=4)
-    storage.delete(storage.join(table, name_of(2)))
+    objects.delete(paths.join(table, name_of(2)))
     assert read(table) == {name_of(0): {"ok": 9}, name_of(1): {"ok": 3, "missing": 4}}
-    for damaged in (b"", b"nonsense", storage.as_parquet(pa.table({"name": [name_of(0)]}))):
-        storage.write_bytes(storage.join(tables.beside(table), footers.NAME), damaged)
+    for damaged in (b"", b"nonsense", parquet.as_parquet(pa.table({"name": [name_of(0)]}))):
+        objects.write_bytes(paths.join(tables.beside(table), footers.NAME), damaged)
         assert read(table) == {name_of(0): {"ok": 0}, name_of(1): {"ok": 3, "missing": 4}}
 
 
@@ -54,7 +55,7 @@ def test_a_start_on_a_store_asks_for_no_part_that_is_kept(s3: str, counter: Faul
     for number in range(NUM_PARTS):
         write(table, number, ok=number)
     monkeypatch.setenv("AWS_ENDPOINT_URL", counter.url)
-    storage._filesystem.cache_clear()
+    client._filesystem.cache_clear()
     try:
         said = footers.read(table, "predictions", units.read_counts)
         assert counter.num_requests("GET") >= NUM_PARTS
@@ -66,4 +67,4 @@ def test_a_start_on_a_store_asks_for_no_part_that_is_kept(s3: str, counter: Faul
         assert counter.num_requests("LIST") == 1
     finally:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{counter.upstream.netloc}")
-        storage._filesystem.cache_clear()
+        client._filesystem.cache_clear()

@@ -21,9 +21,12 @@ from conftest import make_checkpoint
 from PIL import Image
 
 import agescale
-from agescale import age_cdf, images, inference, photos, schema, storage, synthetic
+from agescale import age_cdf, images, inference, photos, schema, synthetic
 from agescale.config import PredictConfig
 from agescale.predictor import Predictor
+from agescale.store import client
+from agescale.store import objects as store_objects
+from agescale.store.errors import StoreError
 
 SIZE = 64
 
@@ -284,11 +287,11 @@ def test_a_failure_does_not_wait_for_what_was_to_be_read_next(
 
     def read(uri: str, *_: object) -> bytes:
         if uri.endswith("/0.jpg"):
-            raise storage.StoreError("forbidden", f"{uri}: access refused", stops_the_job=True)
+            raise StoreError("forbidden", f"{uri}: access refused", stops_the_job=True)
         is_over.wait(20)
         return b""
 
-    monkeypatch.setattr(storage, "read_bytes", read)
+    monkeypatch.setattr(store_objects, "read_bytes", read)
     began = time.monotonic()
     with pytest.raises(agescale.StoreError, match="access refused"):
         model.predict(tmp_path / f"{number}.jpg" for number in range(60))
@@ -299,9 +302,9 @@ def test_a_failure_does_not_wait_for_what_was_to_be_read_next(
 def test_photos_and_model_may_stand_in_a_bucket(model: agescale.Model, checkpoint: str, folder: Path, s3: str) -> None:
     bucket = f"{s3}/inference"
     for name in ("a.png", "b.jpg", "below/c.jpg"):
-        storage.write_bytes(f"{bucket}/faces/{name}", (folder / name).read_bytes())
-    for name in storage.list_names(checkpoint):
-        storage.write_bytes(f"{bucket}/best/{name}", storage.read_bytes(f"{checkpoint}/{name}"))
+        store_objects.write_bytes(f"{bucket}/faces/{name}", (folder / name).read_bytes())
+    for name in store_objects.list_names(checkpoint):
+        store_objects.write_bytes(f"{bucket}/best/{name}", store_objects.read_bytes(f"{checkpoint}/{name}"))
     there, here = agescale.load(f"{bucket}/best", "cpu").predict(f"{bucket}/faces"), model.predict(folder)
     assert ages(there) == ages(here)
     assert [result.uri for result in there] == [f"{bucket}/faces/{name}" for name in ("a.png", "b.jpg", "below/c.jpg")]
@@ -312,17 +315,17 @@ def test_photos_and_model_may_stand_in_a_bucket(model: agescale.Model, checkpoin
 def test_a_store_that_refuses_or_is_down_is_an_error(
     fault: str, model: agescale.Model, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "NUM_ATTEMPTS", 1)
+    monkeypatch.setattr(client, "NUM_ATTEMPTS", 1)
     name, value = {"secret": ("AWS_SECRET_ACCESS_KEY", "wrong"), "down": ("AWS_ENDPOINT_URL", "http://127.0.0.1:9")}[
         fault
     ]
     monkeypatch.setenv(name, value)
-    storage._filesystem.cache_clear()
+    client._filesystem.cache_clear()
     with pytest.raises(agescale.StoreError, match=rf"{s3}/face\.jpg: ") as caught:
         model.predict([f"{s3}/face.jpg", f"{s3}/other.jpg"])
     assert caught.value.status == ("forbidden" if fault == "secret" else "unreachable")
     assert "\n" not in str(caught.value)
-    storage._filesystem.cache_clear()
+    client._filesystem.cache_clear()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from agescale import catalogs, judged, schema, storage, units
+from agescale import catalogs, judged, schema, units
 from agescale.age_groups import AgeGroups
 from agescale.judged import Names
+from agescale.store import parquet
 
 GROUPS = AgeGroups.parse("young=0-29,old=30-")
 NAMES = list(GROUPS.names)
@@ -24,16 +25,16 @@ MODEL = "beef"
 def write_catalog(uri: str, parts: dict[str, list[dict[str, Any]]], findings: list[dict[str, str]]) -> None:
     for name, rows in parts.items():
         metadata = {"id": "1", "settings": {}, "replaces": not name.startswith("part-00001")}
-        storage.write_table(f"{uri}/{name}", pa.Table.from_pylist(rows, schema.with_metadata("catalog", metadata)), 256)
+        parquet.write_table(f"{uri}/{name}", pa.Table.from_pylist(rows, schema.with_metadata("catalog", metadata)), 256)
     covered = schema.with_metadata("findings", {"id": "1", "parts": list(parts)})
-    storage.write_table(catalogs.findings_uri(uri), pa.Table.from_pylist(findings, covered))
+    parquet.write_table(catalogs.findings_uri(uri), pa.Table.from_pylist(findings, covered))
 
 
 def write_predictions(uri: str, files: list[list[dict[str, Any]]]) -> None:
     for number, rows in enumerate(files):
         metadata = {"run": {"model": MODEL, "age_groups": GROUPS.format()}, "model_card": {}}
         name = units.Unit("part-00001-000000.parquet", 1000 * number, 1000 * number + 1000).file_name(MODEL)
-        storage.write_table(f"{uri}/{name}", pa.Table.from_pylist(rows, schema.with_metadata("predictions", metadata)))
+        parquet.write_table(f"{uri}/{name}", pa.Table.from_pylist(rows, schema.with_metadata("predictions", metadata)))
 
 
 def image(number: int, draw: random.Random, version: str = "1") -> dict[str, Any]:

@@ -20,12 +20,13 @@ from pathlib import Path
 import pytest
 from fault_proxy import FaultProxy
 
-from agescale import lease, storage, writers
+from agescale.store import client, lease, objects, paths, writers
+from agescale.store.errors import StoreError
 
 REFUSED = r"^\S+: another job \(host \S+, pid \d+, since \S+\) writes there; wait for it, or give another --out$"
 HOLDER = """
 import sys, time
-from agescale import lease
+from agescale.store import lease
 with lease.hold(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)
@@ -36,7 +37,7 @@ with lease.hold(sys.argv[1]):
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (("RENEW_S", 0.1), ("EXPIRES_S", 5.0), ("POLL_S", 0.1)):
         monkeypatch.setattr(lease, name, seconds)
-    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.002)
+    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.002)
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -93,7 +94,7 @@ def test_what_a_killed_job_held_is_free_again(out: str, capsys: pytest.CaptureFi
     with lease.hold(out) as held:
         held.check()
     said = capsys.readouterr().err
-    if storage.is_remote(out):
+    if paths.is_remote(out):
         assert said.startswith(f"{out}: waiting 5 s, because another job (host ")
         assert said.endswith("may still run\n")
         assert said.count("\n") == 1
@@ -115,7 +116,7 @@ def test_a_folder_without_locks_is_used_with_a_warning(
 
 def test_a_folder_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(storage.StoreError, match=r"^\S+/file/\.lock: "), lease.hold(str(tmp_path / "file")):
+    with pytest.raises(StoreError, match=r"^\S+/file/\.lock: "), lease.hold(str(tmp_path / "file")):
         pass
 
 
@@ -148,22 +149,22 @@ def test_a_job_that_lost_its_lease_learns_of_it_and_leaves_the_other_alone(out_o
     def work() -> None:
         with lease.hold(out_on_s3) as held:
             other = lease.Lease(out_on_s3)
-            wait_until(lambda: other.write(storage.etag(held.uri)))
+            wait_until(lambda: other.write(objects.etag(held.uri)))
             wait_until(lambda: held.is_lost)
             held.check()
 
     with pytest.raises(ValueError, match="another job has taken over"):
         work()
-    assert storage.list_names(out_on_s3) == [lease.LEASE_NAME]
+    assert objects.list_names(out_on_s3) == [lease.LEASE_NAME]
 
 
 @pytest.fixture
 def proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     with FaultProxy(os.environ["AWS_ENDPOINT_URL"], ("slow_down", "lost"), 0, ("PUT", "GET", "HEAD")) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        storage._filesystem.cache_clear()
+        client._filesystem.cache_clear()
         yield proxy
-    storage._filesystem.cache_clear()
+    client._filesystem.cache_clear()
 
 
 def test_faults_and_lost_answers_do_not_cost_the_lease(proxy: FaultProxy, out_on_s3: str) -> None:
@@ -192,9 +193,9 @@ def test_whoever_lost_the_folder_cannot_prove_it_in_any_process(out: str) -> Non
         claim = pickle.loads(pickle.dumps(held.claim))
         held.prove()
         claim.prove()
-        if storage.is_remote(out):
+        if paths.is_remote(out):
             other = lease.Lease(out)
-            wait_until(lambda: other.write(storage.etag(held.uri)))
+            wait_until(lambda: other.write(objects.etag(held.uri)))
         else:
             os.unlink(held.uri)
             stack.enter_context(lease.hold(out))
@@ -231,26 +232,26 @@ def test_a_store_without_conditions_cannot_keep_a_folder_and_is_used_without_a_l
         lease.hold(out_on_s3),
     ):
         pass
-    assert storage.list_names(out_on_s3) == []
-    storage.check_writable(out_on_s3)
+    assert objects.list_names(out_on_s3) == []
+    objects.check_writable(out_on_s3)
     with lease.hold(out_on_s3, is_wanted=False) as held, lease.hold(out_on_s3, is_wanted=False):
         held.check()
         held.prove()
-        assert storage.write_new(f"{out_on_s3}/unit", b"1")
-    assert storage.list_names(out_on_s3) == ["unit"]
+        assert objects.write_new(f"{out_on_s3}/unit", b"1")
+    assert objects.list_names(out_on_s3) == ["unit"]
     proxy.conditions = "kept"
-    assert not storage.write_new(f"{out_on_s3}/unit", b"2")
+    assert not objects.write_new(f"{out_on_s3}/unit", b"2")
 
 
 def test_a_store_that_knows_one_condition_only_is_no_better(
     s3: str, out_on_s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_if = storage.write_if
+    write_if = objects.write_if
 
     def ignore_matches(uri: str, data: bytes, expected_etag: str | None, *rest: int | None) -> str | None:
-        return write_if(uri, data, expected_etag and storage.etag(uri), *rest)
+        return write_if(uri, data, expected_etag and objects.etag(uri), *rest)
 
-    monkeypatch.setattr(storage, "write_if", ignore_matches)
+    monkeypatch.setattr(objects, "write_if", ignore_matches)
     with pytest.raises(ValueError, match="ignores If-Match, so it cannot keep two jobs apart"), lease.hold(out_on_s3):
         pass
 
@@ -301,9 +302,7 @@ def test_a_lock_that_is_closed_to_this_user_is_one_line(tmp_path: Path, monkeypa
         with monkeypatch.context() as patch:
             patch.setattr("os.open", refuse)
             with (
-                pytest.raises(
-                    storage.StoreError, match=r"/\.(lock|saving): Permission denied; let this user write it, or"
-                ),
+                pytest.raises(StoreError, match=r"/\.(lock|saving): Permission denied; let this user write it, or"),
                 wait(),
             ):
                 pass

@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agescale import listing, storage
-from agescale.listing import Listed
-from agescale.storage import StoreError
+from agescale.store import client, listing, objects
+from agescale.store.errors import StoreError
+from agescale.store.listing import Listed
 
 NAMES = [
     *("a b.jpg", "a-b.jpg", "a.jpg", "a/b-c.jpg", "a/b.jpg", "a/b/c.jpg", "a/b/d/e.jpg", "a0.jpg", "ab/x.jpg"),
@@ -63,7 +63,7 @@ class SortedStore:
 @pytest.fixture
 def sorted_store(monkeypatch: pytest.MonkeyPatch) -> SortedStore:
     store = SortedStore()
-    monkeypatch.setattr(storage, "list_objects", store.list_objects)
+    monkeypatch.setattr(objects, "list_objects", store.list_objects)
     return store
 
 
@@ -85,7 +85,7 @@ def put(request: pytest.FixtureRequest, tmp_path: Path) -> Put:
             if request.param == "sorted":
                 store.keys.add(f"{folder}/{name}".removeprefix("s3://bucket/"))
             else:
-                storage.write_bytes(f"{folder}/{name}", name.encode())
+                objects.write_bytes(f"{folder}/{name}", name.encode())
         return folder
 
     return put_all
@@ -197,7 +197,7 @@ def test_ranges_are_of_like_size_wherever_the_files_are(naming: str, num: int, m
     monkeypatch.setattr(listing, "PAGE_FILES", 20)
     names = sorted(map(NAMINGS[naming], range(100_000)))
     store = LargeStore([f"in/{name}" for name in names])
-    monkeypatch.setattr(storage, "list_objects", store.list_objects)
+    monkeypatch.setattr(objects, "list_objects", store.list_objects)
     ranges = listing.cut("s3://bucket/in", num)
     assert store.num_requests < 1.2 * (listing.NUM_PROBES + listing.PROBES_PER_RANGE * num)
     assert num / 2 <= len(ranges) <= num
@@ -216,7 +216,7 @@ def test_a_source_that_is_empty_by_now_is_one_range(sorted_store: SortedStore) -
 def test_few_files_are_cut_by_what_their_pages_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     names = sorted(map(days_of_which_one_is_huge, range(20_000)))
     store = LargeStore(names)
-    monkeypatch.setattr(storage, "list_objects", store.list_objects)
+    monkeypatch.setattr(objects, "list_objects", store.list_objects)
     ranges = listing.cut("s3://bucket", 16)
     ends = [0, *(bisect.bisect(names, after) for after, _ in ranges[1:]), len(names)]
     assert max(end - start for start, end in itertools.pairwise(ends)) < 1.1 * len(names) / 16
@@ -268,7 +268,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert names_of(others) == ["device.jpg", "gone.jpg", "loop.jpg", "pipe.jpg", "pool.jpg"]
     for name in ("device.jpg", "pipe.jpg"):
         with pytest.raises(StoreError, match=r"a named pipe, a socket or a device, and no file$"):
-            storage.read_bytes(str(source / name))
+            objects.read_bytes(str(source / name))
 
 
 def test_a_name_that_is_not_utf8_is_listed_escaped_and_can_be_read(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_a_name_that_is_not_utf8_is_listed_escaped_and_can_be_read(tmp_path: Pat
     items = listing.list_files(str(tmp_path))
     assert names_of(items) == [rf"fr\xe8re/{name}" for name in (r"Zo\xeb.jpg", "Zoë.jpg", r"back\x41slash.jpg")]
     assert names_of(items) == sorted(names_of(items))
-    assert [storage.read_bytes(item.uri) for item in items] == [b"x", b"yy", b"zzz"]
+    assert [objects.read_bytes(item.uri) for item in items] == [b"x", b"yy", b"zzz"]
     with pytest.raises(ValueError, match=r"fr\\xe8re'.*not UTF-8"):
         listing.list_files(str(folder))
 
@@ -296,7 +296,7 @@ def test_pipes_sockets_and_devices_are_no_files(tmp_path: Path) -> None:
     assert versions == {"a.jpg": True, "linked.jpg": False, "pipe.jpg": False, "s.jpg": False}
     for name in ("pipe.jpg", "linked.jpg", "s.jpg"):
         with pytest.raises(StoreError, match="a named pipe, a socket or a device, and no file") as caught:
-            storage.read_bytes(str(tmp_path / name))
+            objects.read_bytes(str(tmp_path / name))
         assert caught.value.status == "missing"
 
 
@@ -406,9 +406,9 @@ def test_a_spoilt_listing_is_the_right_one_or_none(seed: int, monkeypatch: pytes
             answer |= {"KeyCount": len(answer["Contents"]) + len(answer["CommonPrefixes"])}
             return damaged(answer, draw) if draw.random() < 0.2 else answer
 
-    monkeypatch.setattr(storage, "filesystem", lambda uri: FileSystem())
-    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.0)
-    monkeypatch.setattr(storage, "NUM_ATTEMPTS", 3)
+    monkeypatch.setattr(client, "filesystem", lambda uri: FileSystem())
+    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(client, "NUM_ATTEMPTS", 3)
     with contextlib.suppress(StoreError):
         assert {f"in/{item.relative}" for item in listing.list_files("s3://bucket/in")} == store.keys
 
@@ -416,7 +416,7 @@ def test_a_spoilt_listing_is_the_right_one_or_none(seed: int, monkeypatch: pytes
 def test_a_store_without_tokens_is_listed_by_names(sorted_store: SortedStore, monkeypatch: pytest.MonkeyPatch) -> None:
     sorted_store.keys = {f"in/{number:04d}.jpg" for number in range(2500)}
     answer = sorted_store.list_objects
-    monkeypatch.setattr(storage, "list_objects", lambda *a, **k: {**answer(*a, **k), "NextContinuationToken": None})
+    monkeypatch.setattr(objects, "list_objects", lambda *a, **k: {**answer(*a, **k), "NextContinuationToken": None})
     assert len(listing.list_files("s3://bucket/in")) == 2500
 
 
@@ -432,5 +432,5 @@ def test_a_key_that_ends_a_page_and_begins_the_next_is_listed_once(
             said["Contents"] = [sorted_store.describe(token), *said["Contents"]]
         return said
 
-    monkeypatch.setattr(storage, "list_objects", again)
+    monkeypatch.setattr(objects, "list_objects", again)
     assert [item.relative for item in listing.list_files("s3://bucket/in")] == [f"{n:04d}.jpg" for n in range(2500)]

@@ -16,11 +16,13 @@ from conftest import make_checkpoint
 from html_page import Page
 from PIL import Image, ImageChops
 
-from agescale import age_cdf, checkpoints, images, listing, photos, schema, storage, synthetic
+from agescale import age_cdf, checkpoints, images, photos, schema, synthetic
 from agescale.age_model import AgeModel, ModelSpec
 from agescale.config import PredictConfig
 from agescale.photos import PhotoResult, predict
 from agescale.predictor import Predictor
+from agescale.store import listing, objects, paths
+from agescale.store.errors import StoreError
 
 SIZE = 64
 
@@ -186,7 +188,11 @@ def test_odd_names_are_rows_and_copies(tmp_path: Path, checkpoint: str) -> None:
     os.mkfifo(folder / "pipe.jpg")
     result = predict_photos(checkpoint, str(folder), draw=str(tmp_path / "drawn"))
     assert result.rows["status"].to_pylist() == ["ok"] * 4
-    assert {storage.name_of(uri) for uri in result.rows["uri"].to_pylist()} == {*names[:2], r"Mu\xf1oz.jpg", "good.jpg"}
+    assert {paths.name_of(uri) for uri in result.rows["uri"].to_pylist()} == {
+        *names[:2],
+        r"Mu\xf1oz.jpg",
+        "good.jpg",
+    }
     assert len(list((tmp_path / "drawn").glob("*.jpg"))) == 4
     one = predict_photos(checkpoint, str(folder / names[2]), str(folder / "pipe.jpg")).rows
     assert one["status"].to_pylist() == ["ok", "missing"]
@@ -281,7 +287,7 @@ def test_what_cannot_be_is_told_before_any_work(tmp_path: Path, checkpoint: str)
         predict_photos(checkpoint, photo, out=photo)
     with pytest.raises(ValueError, match=r"--out .*: a folder stands there"):
         predict_photos(checkpoint, photo, out=str(tmp_path / "empty"))
-    with pytest.raises(storage.StoreError, match="/proc/nowhere"):
+    with pytest.raises(StoreError, match="/proc/nowhere"):
         predict_photos(checkpoint, photo, out="/proc/nowhere/ages.csv")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="device cuda: torch finds no GPU"):
@@ -289,14 +295,14 @@ def test_what_cannot_be_is_told_before_any_work(tmp_path: Path, checkpoint: str)
 
 
 def test_photos_of_a_bucket_are_predicted_as_those_of_a_folder(tmp_path: Path, checkpoint: str, s3: str) -> None:
-    local, bucket = tmp_path / "faces", storage.join(s3, "photos")
+    local, bucket = tmp_path / "faces", paths.join(s3, "photos")
     for name in ("a.jpg", "b/c.jpg"):
-        storage.write_bytes(storage.join(bucket, name), Path(draw_face(local / name)).read_bytes())
+        objects.write_bytes(paths.join(bucket, name), Path(draw_face(local / name)).read_bytes())
     here = predict_photos(checkpoint, str(local)).rows
     there = predict_photos(
-        checkpoint, bucket, f"{bucket}/none.jpg", draw=storage.join(s3, "drawn"), out=f"{s3}/ages.csv"
+        checkpoint, bucket, f"{bucket}/none.jpg", draw=paths.join(s3, "drawn"), out=f"{s3}/ages.csv"
     ).rows
     assert there["status"].to_pylist() == ["ok", "ok", "missing"]
     assert there["uri"].to_pylist() == [f"{bucket}/{name}" for name in ("a.jpg", "b/c.jpg", "none.jpg")]
     assert pa.concat_arrays(there["age"].chunks)[:2].equals(pa.concat_arrays(here["age"].chunks))
-    assert storage.list_names(storage.join(s3, "drawn")) == ["0001-a.jpg", "0002-c.jpg", "index.html"]
+    assert objects.list_names(paths.join(s3, "drawn")) == ["0001-a.jpg", "0002-c.jpg", "index.html"]

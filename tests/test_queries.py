@@ -14,7 +14,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from agescale import age_cdf, schema, storage, tables, units
+from agescale import age_cdf, schema, tables, units
+from agescale.store import objects
 
 PAGE = Path(__file__).parents[1] / "docs" / "tables.md"
 ANSWER = [("minor", 4, 10.5), ("adult", 3, 31.0)]
@@ -42,7 +43,7 @@ def predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             [row(number, **values) for values in rows], schema.with_metadata("predictions", {})
         )
         tables.write_new_part("predictions", name, table)
-    storage.write_bytes(units.summary_uri("predictions"), b"{}")
+    objects.write_bytes(units.summary_uri("predictions"), b"{}")
 
 
 def cdf(age: float) -> np.ndarray:

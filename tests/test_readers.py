@@ -19,7 +19,8 @@ import pyarrow as pa
 import pytest
 from readers import READERS
 
-from agescale import age_cdf, catalogs, lease, schema, storage, tables, units
+from agescale import age_cdf, catalogs, schema, tables, units
+from agescale.store import lease, objects, parquet, paths
 
 REPO = Path(__file__).parents[1]
 OTHERS = os.environ.get("AGESCALE_READERS_PYTHON", "")
@@ -41,7 +42,7 @@ def predicted(name: str, age: int | None) -> dict[str, Any]:
 
 def write_tables(folder: str) -> tuple[str, str]:
     """A catalog and its predictions: a part whose rows all failed, one whose rows did not, one without rows."""
-    catalog, out = storage.join(folder, "catalog"), storage.join(folder, "predictions")
+    catalog, out = paths.join(folder, "catalog"), paths.join(folder, "predictions")
     for table, kind in ((catalog, "catalog"), (out, "predictions")):
         tables.claim(table, kind)
     metadata = {"id": "1", "settings": {}}
@@ -54,8 +55,8 @@ def write_tables(folder: str) -> tuple[str, str]:
         scored = [predicted(name, ages_of.get(name)) for name in names]
         rows = pa.Table.from_pylist(scored, schema.with_metadata("predictions", {"run": {}}))
         tables.write_new_part(out, units.Unit(part, 0, 4).file_name("beef"), rows)
-    storage.write_table(catalogs.findings_uri(catalog), schema.with_metadata("findings", {}).empty_table())
-    storage.write_bytes(units.summary_uri(out), b"{}")
+    parquet.write_table(catalogs.findings_uri(catalog), schema.with_metadata("findings", {}).empty_table())
+    objects.write_bytes(units.summary_uri(out), b"{}")
     return catalog, out
 
 
@@ -118,7 +119,7 @@ def test_a_table_on_s3_opens_by_its_name_too(reader: str, s3: str) -> None:
 @pytest.mark.parametrize("kind", ["catalog", "predictions"])
 def test_a_table_of_nothing_but_strangers_files_is_left_alone(kind: str, tmp_path: Path) -> None:
     out = str(tmp_path / "photos")
-    storage.write_bytes(f"{out}/me.jpg", b"")
+    objects.write_bytes(f"{out}/me.jpg", b"")
     with pytest.raises(ValueError, match=r"photos: there are other files already \(me\.jpg\)"):
         tables.claim(out, kind)
     assert [path.name for path in tmp_path.rglob("*")] == ["photos", "me.jpg"]
@@ -133,7 +134,7 @@ def test_a_table_is_no_other_kind_of_table(tmp_path: Path) -> None:
 
 def test_where_another_table_or_photos_stand_instead_of_a_table_is_told(tmp_path: Path) -> None:
     catalog, predictions = write_tables(str(tmp_path))
-    storage.write_bytes(str(tmp_path / "photos" / "me.jpg"), b"")
+    objects.write_bytes(str(tmp_path / "photos" / "me.jpg"), b"")
     with pytest.raises(ValueError, match="predictions: no catalog there, but predictions; make one with"):
         catalogs.part_names(predictions)
     with pytest.raises(ValueError, match="catalog: no predictions there, but a catalog; make them with"):
@@ -155,12 +156,12 @@ def test_a_strangers_parquet_file_is_read_by_no_job(tmp_path: Path) -> None:
     catalog, predictions = write_tables(str(tmp_path))
     before = tables.list_parts(catalog, "catalog"), units.list_files(predictions)
     for table in (catalog, predictions):
-        storage.write_table(f"{table}/part-of-mine.parquet", pa.table({"x": [1]}))
+        parquet.write_table(f"{table}/part-of-mine.parquet", pa.table({"x": [1]}))
     assert (tables.list_parts(catalog, "catalog"), units.list_files(predictions)) == before
 
 
 def test_looking_whether_a_folder_can_be_written_leaves_nothing(tmp_path: Path, s3: str) -> None:
     for out in (str(tmp_path / "out"), f"{s3}/probed"):
-        storage.check_writable(out)
-        assert storage.any_name(out) is None
-        assert storage.list_names(out) == []
+        objects.check_writable(out)
+        assert objects.any_name(out) is None
+        assert objects.list_names(out) == []

@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from agescale import catalogs, compaction, datasets, exports, relabelling, schema, storage, tables, training_plan, units
+from agescale import catalogs, compaction, datasets, exports, relabelling, schema, tables, training_plan, units
 from agescale.config import CompactConfig, TableConfig, TrainConfig, VerifyConfig
+from agescale.store import objects, parquet, paths
 from agescale.verification import verify
 
 MODEL = "3ab5"
@@ -33,7 +34,7 @@ def write_part(catalog: str, listing: int, rows: list[Row]) -> None:
 
 def complete(catalog: str) -> None:
     covered = schema.with_metadata("findings", {"id": "1", "parts": catalogs.part_names(catalog)})
-    storage.write_table(catalogs.findings_uri(catalog), covered.empty_table())
+    parquet.write_table(catalogs.findings_uri(catalog), covered.empty_table())
 
 
 def relabel(catalog: str, listing: int, now: dict[str, Row]) -> list[str]:
@@ -50,7 +51,7 @@ def score(catalog: str, out: str, splits: str = "") -> int:
     superseded = catalogs.Superseded(catalog, parts)
     for unit in units.cut(parts, 2):
         name = unit.file_name(MODEL)
-        if storage.exists(storage.join(out, name)):
+        if objects.exists(paths.join(out, name)):
             continue
         rows = units.listed_rows(catalog, unit, splits.split(",") if splits else [])
         rows = superseded.current(rows, catalogs.listing_of(unit.part))
@@ -65,9 +66,9 @@ def score(catalog: str, out: str, splits: str = "") -> int:
         }
         tables.write_new_part(out, name, pa.Table.from_pylist(said, schema.with_metadata("predictions", metadata)))
         num_scored += len(said)
-    counts = Counter(storage.read_tables(units.prediction_files(out), ["status"])["status"].to_pylist())
+    counts = Counter(parquet.read_tables(units.prediction_files(out), ["status"])["status"].to_pylist())
     summary = {"num_rows": counts.total(), "by_status": counts}
-    storage.write_bytes(units.summary_uri(out), json.dumps(summary).encode())
+    objects.write_bytes(units.summary_uri(out), json.dumps(summary).encode())
     return num_scored
 
 
@@ -128,7 +129,7 @@ def test_new_labels_are_seen_by_all_who_read_labels_and_images_stay_as_they_were
     columns = ("uri", "age", "age_low", "label_gender")
     exported = exports.export(TableConfig(catalog, out, table, columns=columns))
     assert (exported.num_rows, exported.num_not_scored) == (5, 0)
-    rows = {row["uri"]: row for row in storage.read_table(table).to_pylist()}
+    rows = {row["uri"]: row for row in parquet.read_table(table).to_pylist()}
     assert rows["/in/b"] == {"uri": "/in/b", "age": 30.0, "age_low": 21.0, "label_gender": "female"}
 
     new, new_out = f"{catalog}-new", f"{out}-new"
@@ -182,7 +183,7 @@ def test_settings_are_those_of_the_newest_part_even_if_no_label_is_new(catalog: 
 def test_many_new_labels_are_parts_of_some_rows(catalog: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relabelling, "PART_ROWS", 2)
     names = relabel(catalog, 3, {f"/in/{name}": label(1) for name in "abcde"})
-    assert [storage.num_rows(storage.join(catalog, name)) for name in names] == [2, 2, 1]
+    assert [parquet.num_rows(paths.join(catalog, name)) for name in names] == [2, 2, 1]
     assert set(ages(catalog).values()) == set(listed_ages(catalog).values()) == {1.0}
 
 

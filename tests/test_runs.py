@@ -18,13 +18,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from agescale import checkpoints, finetuning, lease, runs, storage, training_plan, writers
+from agescale import checkpoints, finetuning, runs, training_plan
 from agescale.age_groups import AgeGroups
 from agescale.age_model import ModelSpec
 from agescale.checkpoints import Progress
 from agescale.config import TrainConfig
+from agescale.store import lease, objects, parquet, writers
+from agescale.store.writers import Writer
 from agescale.training_plan import Plan, Selected
-from agescale.writers import Writer
 
 MAES = (9.0, 5.0, 6.0)
 """Of each epoch: the second one is the best."""
@@ -94,12 +95,12 @@ def check_finished(out: str) -> None:
     assert best.is_best
     assert not last.is_best
     assert best.progress == last.progress
-    assert [row["epoch"] for row in storage.read_table(f"{out}/history.parquet").to_pylist()] == [1, 2, 3]
+    assert [row["epoch"] for row in parquet.read_table(f"{out}/history.parquet").to_pylist()] == [1, 2, 3]
     torch.testing.assert_close(weights_in(f"{out}/best"), weights_of(2)["w"])
     torch.testing.assert_close(weights_in(f"{out}/last"), weights_of(len(MAES))["w"])
     for folder, checkpoint in ((f"{out}/best", best), (f"{out}/last", last)):
         checkpoints.check_files(folder, checkpoint)
-        assert storage.list_names(folder) == sorted(["config.json", *checkpoint.files]), "nothing is left behind"
+        assert objects.list_names(folder) == sorted(["config.json", *checkpoint.files]), "nothing is left behind"
 
 
 class Killed(BaseException):
@@ -111,14 +112,14 @@ def hooked(monkeypatch: pytest.MonkeyPatch, before: Callable[[str, str], None]) 
     """Calls ``before(what, uri)`` before each write and each removal, while the block lasts."""
     with monkeypatch.context() as patch:
         for name in ("write_bytes", "write_if", "delete"):
-            operation = getattr(storage, name)
+            operation = getattr(objects, name)
 
             def hooked(uri: str, *args: Any, what: str = name, operation: Any = operation, **named: Any) -> Any:
                 if not uri.endswith(lease.LEASE_NAME):
                     before(what, uri)
                 return operation(uri, *args, **named)
 
-            patch.setattr(storage, name, hooked)
+            patch.setattr(objects, name, hooked)
         yield
 
 
@@ -157,7 +158,7 @@ def kill_at(out: str, index: int, monkeypatch: pytest.MonkeyPatch, same_job: boo
         with hooked(monkeypatch, kill), pytest.raises(Killed):
             begin()
         if writer is not None:  # Ray starts the process again, and nobody begins anew
-            process(out, writer, begins=not storage.exists(f"{out}/last/config.json"))
+            process(out, writer, begins=not objects.exists(f"{out}/last/config.json"))
     if not same_job:
         go_on(out)
 
@@ -220,8 +221,8 @@ def test_who_has_lost_the_run_writes_and_removes_nothing(out: str) -> None:
 
 def state_of(out: str) -> dict[str, bytes]:
     names = ["history.parquet", "run.json"]
-    names += [f"{folder}/{name}" for folder in ("last", "best") for name in storage.list_names(f"{out}/{folder}")]
-    return {name: storage.read_bytes(f"{out}/{name}") for name in names}
+    names += [f"{folder}/{name}" for folder in ("last", "best") for name in objects.list_names(f"{out}/{folder}")]
+    return {name: objects.read_bytes(f"{out}/{name}") for name in names}
 
 
 @pytest.mark.parametrize("site", ["last/weights", "last/config.json", "best/config.json", "history.parquet"])
@@ -237,7 +238,7 @@ def test_a_process_that_stood_still_at_a_write_after_its_proof_spoils_nothing_on
 
     def pause(what: str, uri: str) -> None:
         if f"{out}/{site}" in uri and not states:
-            storage.delete(f"{out}/{lease.LEASE_NAME}")
+            objects.delete(f"{out}/{lease.LEASE_NAME}")
             states.append({})  # only once
             go_on(out)
             states.append(state_of(out))
@@ -253,7 +254,7 @@ def test_a_process_that_stood_still_at_a_write_after_its_proof_spoils_nothing_on
 
 def _give_back_to(out: str, writer: Writer) -> None:
     """The lease as its holder had it before it stood still."""
-    assert storage.write_if(f"{out}/{lease.LEASE_NAME}", f'{{"id": "{writer.holder}"}}'.encode(), None)
+    assert objects.write_if(f"{out}/{lease.LEASE_NAME}", f'{{"id": "{writer.holder}"}}'.encode(), None)
 
 
 def outlive(out: str, progress: Progress, writer: Writer) -> None:

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agescale import runs, storage, trials
+from agescale import runs, trials
+from agescale.store import objects, parquet
 from agescale.trials import Trial
 
 
@@ -95,14 +96,14 @@ def test_the_winners_checkpoint_replaces_the_one_before(tmp_path: Path) -> None:
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "weights-of-before.pt").touch()
     best = trials.copy_best(str(tmp_path), 0)
-    assert storage.list_names(best) == ["config.json", "weights.pt"]
+    assert objects.list_names(best) == ["config.json", "weights.pt"]
 
 
 def test_a_leaderboard_is_a_table(tmp_path: Path) -> None:
     add(tmp_path, 0, [9.0])
     add(tmp_path, 1, [])
     uri = trials.write_leaderboard(str(tmp_path), board(tmp_path))
-    table = storage.read_table(uri)
+    table = parquet.read_table(uri)
     assert table["number"].to_pylist() == [0, 1]
     assert table["settings"].to_pylist() == ['{"lr": 0.0}', '{"lr": 0.01}']
 

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agescale import catalogs, schema, storage, tables, units, verification
+from agescale import catalogs, schema, tables, units, verification
 from agescale.config import VerifyConfig
+from agescale.store import objects, parquet, paths
 from agescale.units import Unit
 from agescale.verification import verify
 
@@ -44,10 +45,10 @@ class Table:
         name = f"part-{listing:05d}-{number:06d}.parquet"
         rows = [{"version": "1", "deleted": False, **row} for row in rows]
         table = pa.Table.from_pylist(rows, schema.with_metadata("catalog", {"id": CATALOG_ID, "settings": {}}))
-        storage.write_table(storage.join(self.catalog, name), table, row_group_size=2)
+        parquet.write_table(paths.join(self.catalog, name), table, row_group_size=2)
         said = {"id": CATALOG_ID, "parts": catalogs.part_names(self.catalog)}
         covered = schema.with_metadata("findings", said)
-        storage.write_table(catalogs.findings_uri(self.catalog), covered.empty_table())
+        parquet.write_table(catalogs.findings_uri(self.catalog), covered.empty_table())
         return name
 
     def score(self) -> None:
@@ -55,7 +56,7 @@ class Table:
         parts = catalogs.read_parts(self.catalog)
         superseded = catalogs.Superseded(self.catalog, parts)
         for unit in units.cut(parts, UNIT_ROWS):
-            if not storage.exists(self.file(unit)):
+            if not objects.exists(self.file(unit)):
                 rows = units.listed_rows(
                     self.catalog, unit, self.run["split"].split(",") if self.run["split"] else None
                 )
@@ -65,22 +66,22 @@ class Table:
 
     def write_summary(self, **changed: Any) -> None:
         counts: Counter[str] = Counter()
-        for name in storage.list_names(self.out, "part-"):
-            counts.update(storage.read_table(storage.join(self.out, name), ["status"])["status"].to_pylist())
+        for name in objects.list_names(self.out, "part-"):
+            counts.update(parquet.read_table(paths.join(self.out, name), ["status"])["status"].to_pylist())
         summary = {"num_rows": counts.total(), "by_status": counts, "model": MODEL, **changed}
-        storage.write_bytes(units.summary_uri(self.out), json.dumps(summary).encode())
+        objects.write_bytes(units.summary_uri(self.out), json.dumps(summary).encode())
 
     def file(self, unit: Unit) -> str:
-        return storage.join(self.out, unit.file_name(self.run["model"]))
+        return paths.join(self.out, unit.file_name(self.run["model"]))
 
     def write(self, unit: Unit, rows: list[Row], columns: pa.Schema = schema.PREDICTIONS, **metadata: Any) -> None:
         of_file = {"run": {**self.run, **metadata}, "checkpoint": "/best", "model_card": {}}
         of_file["statuses"] = metadata.get("statuses", Counter(row["status"] for row in rows))
         said = schema.with_metadata("predictions", of_file).metadata
-        storage.write_table(self.file(unit), pa.Table.from_pylist(rows, columns.with_metadata(said)))
+        parquet.write_table(self.file(unit), pa.Table.from_pylist(rows, columns.with_metadata(said)))
 
     def change(self, unit: Unit, change: Callable[[list[Row]], None], **metadata: Any) -> None:
-        rows = storage.read_table(self.file(unit)).to_pylist()
+        rows = parquet.read_table(self.file(unit)).to_pylist()
         change(rows)
         self.write(unit, rows, **metadata)
 
@@ -196,7 +197,7 @@ def write_foreign(table: Table) -> None:
 
 
 def write_newer(table: Table) -> None:
-    rows = storage.read_table(table.file(THIRD_UNIT))
+    rows = parquet.read_table(table.file(THIRD_UNIT))
     metadata = {**rows.schema.metadata, b"agescale.schema_version": b"99"}
     pq.write_table(rows.replace_schema_metadata(metadata), table.file(THIRD_UNIT))
 
@@ -204,7 +205,7 @@ def write_newer(table: Table) -> None:
 def write_other_columns(table: Table) -> None:
     names = schema.PREDICTIONS.names
     of_double = schema.PREDICTIONS.set(names.index("age"), pa.field("age", pa.float64()))
-    rows = storage.read_table(table.file(THIRD_UNIT)).to_pylist()
+    rows = parquet.read_table(table.file(THIRD_UNIT)).to_pylist()
     table.write(THIRD_UNIT, rows, of_double.remove(names.index("age_upper")))
 
 
@@ -253,10 +254,10 @@ def test_a_run_that_did_not_end_or_counted_something_else_is_told(table: Table) 
     (problem,) = table.verify().problems
     counts = "{'ok': 12, 'unreadable': 1}"
     assert problem == f"{summary}: says 14 rows, {counts}; the files hold 13, {counts}"
-    storage.write_bytes(summary, b"[")
+    objects.write_bytes(summary, b"[")
     (problem,) = table.verify().problems
     assert problem.startswith(f"{summary}: not as jobs/score.py writes it")
-    storage.delete(summary)
+    objects.delete(summary)
     assert table.verify().problems == (f"{summary}: not there, so the run did not come to its end",)
 
 
@@ -349,19 +350,19 @@ def test_there_must_be_predictions_and_a_complete_catalog(table: Table, tmp_path
         verify(VerifyConfig(table.catalog, str(tmp_path / "nothing")))
     with pytest.raises(ValueError, match="no catalog there"):
         verify(VerifyConfig(str(tmp_path / "nothing"), table.out))
-    storage.delete(catalogs.findings_uri(table.catalog))
+    objects.delete(catalogs.findings_uri(table.catalog))
     with pytest.raises(ValueError, match="the catalog is not complete"):
         table.verify()
 
 
 def test_a_table_in_a_bucket_is_verified_too(table: Table, s3: str) -> None:
     for folder in (table.catalog, table.out, tables.beside(table.catalog), tables.beside(table.out)):
-        for name in storage.list_names(folder):
-            copy = storage.join(s3, "verified", storage.name_of(folder), name)
-            storage.write_bytes(copy, storage.read_bytes(storage.join(folder, name)))
+        for name in objects.list_names(folder):
+            copy = paths.join(s3, "verified", paths.name_of(folder), name)
+            objects.write_bytes(copy, objects.read_bytes(paths.join(folder, name)))
     config = VerifyConfig(f"{s3}/verified/catalog", f"{s3}/verified/predictions")
     assert verify(config).problems == ()
-    storage.delete(storage.join(config.predictions, THIRD_UNIT.file_name(MODEL)))
+    objects.delete(paths.join(config.predictions, THIRD_UNIT.file_name(MODEL)))
     assert verify(config).problems == (f"{THIRD_UNIT.file_name(MODEL)}: not scored yet",)
 
 

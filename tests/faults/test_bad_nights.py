@@ -15,8 +15,9 @@ import pytest
 import torch
 from running_job import ROOT, RunningJob
 
-from agescale import checkpoints, datasets, lease, storage, synthetic, units
+from agescale import checkpoints, datasets, synthetic, units
 from agescale.age_model import AgeModel, ModelSpec
+from agescale.store import lease, objects
 
 NUM_IMAGES, UNIT_ROWS = 96, 4
 NUM_REPLACED = 8
@@ -29,7 +30,7 @@ class Night:
         self.folder, self.faces, self.scratch = folder, faces, scratch
         self.source = f"{folder}/inbox"
         for number, path in enumerate(sorted(faces.iterdir())):
-            storage.write_bytes(f"{self.source}/{number:04d}.jpg", path.read_bytes())
+            objects.write_bytes(f"{self.source}/{number:04d}.jpg", path.read_bytes())
         torch.manual_seed(0)
         model = AgeModel(ModelSpec(encoder="cnn", task="distribution", age_groups="25-years", image_size=64))
         checkpoints.save(f"{folder}/model", model.spec, model.state_dict(), checkpoints.Progress(), {"data": "none"})
@@ -53,7 +54,7 @@ class Night:
         others = sorted(self.faces.iterdir(), reverse=True)
         for number in range(first, first + NUM_REPLACED):
             data = others[number].read_bytes() + b" " * number  # too few to count as damage
-            storage.write_bytes(f"{self.source}/{number:04d}.jpg", data)
+            objects.write_bytes(f"{self.source}/{number:04d}.jpg", data)
 
     def current(self, name: str = "") -> pa.Table:
         rows = datasets.read_predictions(f"{self.folder}/ages{name}").to_table(columns=["uri", "status", "age"])
@@ -126,7 +127,7 @@ def take_over(night: Night) -> RunningJob:
 
 def be_away(night: Night, tmp_path: Path) -> None:
     """The source is unmounted while new images of it wait to be scored: nothing is written, nothing is deleted."""
-    storage.write_bytes(f"{night.source}/late.jpg", next(night.faces.iterdir()).read_bytes())
+    objects.write_bytes(f"{night.source}/late.jpg", next(night.faces.iterdir()).read_bytes())
     run(*night.listing())
     before = night.num_files()
     Path(night.source).rename(tmp_path / "away")

@@ -11,7 +11,8 @@ import pytest
 from conftest import RunJob, make_checkpoint
 from crashing_decoder import install, poisoned
 
-from agescale import catalogs, storage, synthetic, units
+from agescale import catalogs, synthetic, units
+from agescale.store import objects, parquet
 
 NUM_FACES = 24
 POISONS = {"SEGFAULT": "SIGSEGV", "TOO MUCH MEMORY": "SIGKILL"}
@@ -49,12 +50,12 @@ def test_scoring_goes_on_and_says_which_pictures_crash(
     settings = ["--catalog", catalog, "--checkpoint", checkpoint, "--out", out, "--num-workers", "1"]
     ended = run_job("jobs/score.py", *settings, env=environment, timeout_s=120)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    rows = storage.read_tables(units.prediction_files(out), ["uri", "status", "error"])
+    rows = parquet.read_tables(units.prediction_files(out), ["uri", "status", "error"])
     bad = rows.filter(pc.not_equal(rows["status"], "ok"))
     assert len(rows) == NUM_FACES
     assert sorted(bad["error"].to_pylist()) == CRASHED
     assert set(bad["status"].to_pylist()) == {"unreadable"}
-    assert json.loads(storage.read_bytes(units.summary_uri(out)))["by_status"] == {"ok": NUM_FACES - 2, "unreadable": 2}
+    assert json.loads(objects.read_bytes(units.summary_uri(out)))["by_status"] == {"ok": NUM_FACES - 2, "unreadable": 2}
 
 
 @pytest.mark.chaos

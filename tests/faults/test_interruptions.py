@@ -12,7 +12,8 @@ import pytest
 from conftest import make_checkpoint
 from running_job import RunningJob, make_catalog
 
-from agescale import checkpoints, lease, units
+from agescale import checkpoints, units
+from agescale.store import lease
 
 MAX_S = 30
 """A Ray of one's own takes some seconds to end, on two busy cores."""

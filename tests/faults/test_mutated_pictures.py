@@ -11,7 +11,8 @@ import pytest
 from conftest import RunJob, make_checkpoint
 from mutations import mutated
 
-from agescale import catalogs, schema, storage, units
+from agescale import catalogs, schema, units
+from agescale.store import parquet
 
 NUM_FILES = int(os.environ.get("AGESCALE_NUM_MUTATIONS", "4500"))
 SEED = int(os.environ.get("AGESCALE_MUTATION_SEED", "0"))
@@ -77,7 +78,7 @@ def score(run_job: RunJob, catalog: str, checkpoint: str, out: Path) -> dict[str
     """Statuses by URI."""
     settings = ["--catalog", catalog, "--checkpoint", checkpoint, "--out", out, "--max-failed-fraction", "1"]
     ended_well(run_job, "jobs/score.py", *settings)
-    rows = storage.read_tables(units.prediction_files(str(out)), ["uri", "status"])
+    rows = parquet.read_tables(units.prediction_files(str(out)), ["uri", "status"])
     assert len(rows) == NUM_FILES
     return dict(zip(rows["uri"].to_pylist(), rows["status"].to_pylist(), strict=True))
 

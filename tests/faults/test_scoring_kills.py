@@ -23,8 +23,9 @@ import torch
 from fault_proxy import FaultProxy
 from running_job import ROOT, RunningJob
 
-from agescale import checkpoints, schema, storage, synthetic, units
+from agescale import checkpoints, schema, synthetic, units
 from agescale.age_model import AgeModel, ModelSpec
+from agescale.store import client, objects, parquet
 
 NUM_KILLS = int(os.environ.get("AGESCALE_NUM_KILLS", "2"))
 UNIT_ROWS = 8
@@ -38,7 +39,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory, s3: str) -> str:
     """Drawn faces in a bucket, and their catalog beside them."""
     folder = tmp_path_factory.mktemp("scoring-kills")
     synthetic.write_dataset(folder / "faces", "unlabelled", num_faces=NUM_IMAGES, size=64)
-    storage.filesystem(s3).put(f"{folder / 'faces'}/", f"{s3}/chaos/faces/", recursive=True)
+    client.filesystem(s3).put(f"{folder / 'faces'}/", f"{s3}/chaos/faces/", recursive=True)
     run("jobs/catalog.py", "--source", f"{s3}/chaos/faces", "--out", f"{s3}/chaos/catalog")
     torch.manual_seed(0)
     model = AgeModel(ModelSpec(encoder="cnn", task="distribution", age_groups="25-years", image_size=64))
@@ -87,7 +88,7 @@ def check_kills_change_nothing(catalog: str, out: str, undisturbed: pa.Table, pr
             time.sleep(moments.uniform(0, 0.5))
             job.kill(None if target == "driver" else find(job, target))
             print(f"kill {number}: {target}, {len(units.list_files(out))} files stand", flush=True)
-            assert not storage.exists(units.summary_uri(out)), "the run was over before the last kill"
+            assert not objects.exists(units.summary_uri(out)), "the run was over before the last kill"
             if target in ("driver", "raylet"):
                 assert job.end(timeout_s=90) != 0, "a job that lost so much cannot have succeeded"
                 job = start()
@@ -131,7 +132,7 @@ def run(*command: str) -> str:
 
 def predictions(out: str) -> pa.Table:
     columns = ["uri", "version", "face", "status", "age"]
-    return storage.read_tables([f"{out}/{name}" for name in units.list_files(out)], columns).sort_by("uri")
+    return parquet.read_tables([f"{out}/{name}" for name in units.list_files(out)], columns).sort_by("uri")
 
 
 def check_equal(found: pa.Table, expected: pa.Table) -> None:

@@ -13,7 +13,8 @@ from fault_proxy import FaultProxy
 from ray.cluster_utils import Cluster
 from running_job import RunningJob
 
-from agescale import storage, synthetic, trials
+from agescale import synthetic, trials
+from agescale.store import client, objects, parquet
 
 NUM_TRIALS, NUM_EPOCHS, NUM_FACES = 6, 3, 90
 SPACE = """
@@ -43,16 +44,16 @@ def check_each_trial_is_done_once(out: str) -> None:
     assert len({repr(trial.point) for trial in done}) == NUM_TRIALS
     for trial in done:
         assert [entry["epoch"] for entry in trials.read_curve(out, trial)] == list(range(1, NUM_EPOCHS + 1))
-    board = storage.read_table(f"{out}/leaderboard.parquet")
+    board = parquet.read_table(f"{out}/leaderboard.parquet")
     assert sorted(board["number"].to_pylist()) == list(range(NUM_TRIALS))
-    assert storage.exists(f"{out}/best/config.json")
+    assert objects.exists(f"{out}/best/config.json")
 
 
 @pytest.fixture
 def bucket(s3: str, tmp_path: Path, run_job: RunJob) -> str:
     """A bucket with faces and their catalog, which holds no pixels."""
     synthetic.write_dataset(tmp_path / "faces", "utkface", num_faces=NUM_FACES, size=48, num_broken=0)
-    storage.filesystem(s3).put(f"{tmp_path / 'faces'}/", f"{s3}/sweep/faces/", recursive=True)
+    client.filesystem(s3).put(f"{tmp_path / 'faces'}/", f"{s3}/sweep/faces/", recursive=True)
     catalog = ("--source", f"{s3}/sweep/faces", "--layout", "utkface", "--out", f"{s3}/sweep/catalog")
     listed = run_job("jobs/catalog.py", *catalog)
     assert listed.returncode == 0, listed.stdout + listed.stderr

@@ -8,9 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from agescale import cataloging, catalogs, changes, lease, storage, tables
+from agescale import cataloging, catalogs, changes, tables
 from agescale.cataloging import build_catalog
 from agescale.config import CatalogConfig
+from agescale.store import lease, objects
 
 NUM_IMAGES, PART_ROWS, NUM_PARTS = 30, 8, 4
 Write = Callable[..., bool]
@@ -26,7 +27,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     has_lease = request.param == "s3"
     root = f"{request.getfixturevalue('s3')}/{tmp_path.name}" if has_lease else str(tmp_path)
     for index in range(NUM_IMAGES):
-        storage.write_bytes(f"{root}/faces/{index:02d}.jpg", b"x")
+        objects.write_bytes(f"{root}/faces/{index:02d}.jpg", b"x")
     return f"{root}/faces", f"{root}/catalog", has_lease
 
 
@@ -79,7 +80,7 @@ def test_no_image_is_listed_twice_and_the_late_one_stops(
     monkeypatch.setattr(tables, "write_new_part", write)
     assert build_catalog(config).num_new == 0
     assert keys(out) == found
-    assert [name for name in storage.list_names(tables.beside(out)) if changes.BEGUN.fullmatch(name)] == []
+    assert [name for name in objects.list_names(tables.beside(out)) if changes.BEGUN.fullmatch(name)] == []
 
 
 def test_two_that_begin_at_once_without_a_lease_have_different_numbers(place: tuple[str, str, bool]) -> None:

@@ -19,9 +19,10 @@ import pytest
 from fault_proxy import FaultProxy
 from PIL import Image
 
-from agescale import cataloging, catalogs, images, layouts, lease, listing, schema, splits, storage, tables
+from agescale import cataloging, catalogs, images, layouts, schema, splits, tables
 from agescale.cataloging import CatalogResult, build_catalog, count_by_group_and_split, remarks
 from agescale.config import CatalogConfig
+from agescale.store import lease, listing, objects, parquet, paths
 
 JOB = str(Path(__file__).parents[2] / "jobs" / "catalog.py")
 EXPECTED = {"broken": 4, "duplicate": 1, "conflicting": 2}
@@ -49,7 +50,7 @@ def kinds_of(catalog: Path | str) -> Counter[str]:
 
 
 def part_sizes(catalog: Path | str) -> dict[str, int]:
-    return {name: storage.num_rows(storage.join(str(catalog), name)) for name in catalogs.part_names(str(catalog))}
+    return {name: parquet.num_rows(paths.join(str(catalog), name)) for name in catalogs.part_names(str(catalog))}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,7 +101,7 @@ def test_the_split_is_a_hash_of_the_content_so_that_copies_stay_together(utkface
 
 
 def test_packed_images_stand_in_the_rows(utkface_catalog: Path) -> None:
-    tables = [storage.read_table(str(path), ["image", "read_error"]) for path in utkface_catalog.glob("part-*")]
+    tables = [parquet.read_table(str(path), ["image", "read_error"]) for path in utkface_catalog.glob("part-*")]
     rows = pa.concat_tables(tables).to_pylist()
     assert [row["image"] is None for row in rows] == [row["read_error"] is not None for row in rows]
     sides = {min(Image.open(io.BytesIO(row["image"])).size) for row in rows if row["image"]}
@@ -170,7 +171,7 @@ def test_a_large_source_is_listed_in_ranges_and_written_as_it_comes(
     assert sum(part_sizes(out).values()) == 30 + 8
     assert [row["uri"] for row in rows_of(out)] == picture_files(large)
 
-    lost = next(name for name in before if "/b/c/" in storage.read_table(str(out / name))["uri"][0].as_py())
+    lost = next(name for name in before if "/b/c/" in parquet.read_table(str(out / name))["uri"][0].as_py())
     (out / lost).unlink()  # as after a kill
     Path(catalogs.findings_uri(str(out))).unlink()
     with pytest.raises(ValueError, match="not complete"):
@@ -334,7 +335,7 @@ def test_a_grown_folder_adds_what_is_new_changed_or_gone(drawn_faces: Path, tmp_
     added = {name: rows for name, rows in part_sizes(out).items() if name not in before}
     assert sum(added.values()) == 3  # only these were read
     replacing = [name for name in added if catalogs.ask_part(str(out / name)).replaces]
-    named = storage.read_tables([str(out / name) for name in replacing], ["uri"])["uri"]
+    named = parquet.read_tables([str(out / name) for name in replacing], ["uri"])["uri"]
     assert sorted(named.to_pylist()) == sorted([changed, gone])
     assert (grown.num_new, grown.num_changed, grown.num_deleted, grown.num_current) == (1, 1, 1, 9)
     rows = {row["uri"]: row for row in rows_of(out)}
@@ -353,7 +354,7 @@ def test_after_a_kill_the_same_command_completes_the_catalog(
     out = tmp_path / "catalog"
     shutil.copytree(utkface_catalog, out)
     lost = catalogs.part_names(str(out))[1]
-    num_lost = storage.num_rows(str(out / lost))
+    num_lost = parquet.num_rows(str(out / lost))
     (out / lost).unlink()
     with pytest.raises(ValueError, match="not complete"):
         catalogs.check_complete(str(out))
@@ -409,8 +410,8 @@ def test_labels_of_another_csv_are_taken_and_nothing_is_read_again(
     changed = [",".join([name, str(int(age) + 1), *rest])]
     changed += [",".join([moved, moved_age, gender, ethnicity, f"{subject}-b", other_split])]
     labels.write_text("\n".join([head, *changed, *others, "faces/gone.jpg,3,male,White,x,test"]))
-    read, read_bytes = [], storage.read_bytes
-    monkeypatch.setattr(storage, "read_bytes", lambda uri, *told: read.append(uri) or read_bytes(uri, *told))
+    read, read_bytes = [], objects.read_bytes
+    monkeypatch.setattr(objects, "read_bytes", lambda uri, *told: read.append(uri) or read_bytes(uri, *told))
     result = build(drawn_faces / "csv", out, csv=str(labels), **CSV, ethnicity_column="ethnicity")
     after = {row["uri"].rpartition("/")[2]: row for row in rows_of(out)}
     assert str(labels) in read
@@ -533,8 +534,8 @@ def test_findings_about_a_csv_name_its_lines(drawn_faces: Path, local_ray: None,
     labels.write_text("file,age,sex\na.jpg,30-39,f\nb.jpg,9-Mar,m\nd.jxl,4,m\nC.jpg,5,m\n")
     result = build(f"file://{tmp_path}/in", f"file://{tmp_path}/catalog", layout="csv", csv=f"file://{labels}")
     assert result.unused_columns == ("--gender-column sex",)
-    found = {(storage.name_of(row["uri"]), row["kind"]): row["detail"] for row in result.findings.to_pylist()}
-    lines = {storage.name_of(row["uri"]): row["line"] for row in result.findings.to_pylist()}
+    found = {(paths.name_of(row["uri"]), row["kind"]): row["detail"] for row in result.findings.to_pylist()}
+    lines = {paths.name_of(row["uri"]): row["line"] for row in result.findings.to_pylist()}
     assert lines == {"b.jpg": 3, "c.jpg": None, "d.jxl": 4, "C.jpg": 5}
     date = "a date, which spreadsheets make of ranges such as 3-9"
     assert found["b.jpg", "unlabelled"] == f"age '9-Mar' is no number from 0 to 120: {date}"
@@ -625,7 +626,7 @@ def test_what_cannot_work_is_refused_before_any_work(
 def faces_on_s3(s3: str, drawn_faces: Path) -> str:
     folder = drawn_faces / "csv"
     for path in folder.rglob("*.*"):
-        storage.write_bytes(f"{s3}/csv/{path.relative_to(folder)}", path.read_bytes())
+        objects.write_bytes(f"{s3}/csv/{path.relative_to(folder)}", path.read_bytes())
     return f"{s3}/csv"
 
 
@@ -646,9 +647,9 @@ def test_from_s3_comes_the_same_catalog_as_from_disk(
     assert done.stderr == ""  # Ray keeps its news to itself
     beside = tables.beside(out)
     charts = {"ages.png", "classes.png"}
-    assert set(storage.list_names(beside)) == charts | {"findings.csv", "findings.parquet", "footers.parquet"}
-    assert storage.list_names(out) == catalogs.list_parts(out)
-    assert storage.read_bytes(f"{beside}/ages.png").startswith(b"\x89PNG")
+    assert set(objects.list_names(beside)) == charts | {"findings.csv", "findings.parquet", "footers.parquet"}
+    assert objects.list_names(out) == catalogs.list_parts(out)
+    assert objects.read_bytes(f"{beside}/ages.png").startswith(b"\x89PNG")
     catalogs.check_complete(out)
 
     def facts(catalog: str, source: str) -> list[dict[str, Any]]:
@@ -673,7 +674,7 @@ def test_a_bucket_without_labels_is_listed_as_a_folder_is(
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         assert f"│ new                  │ {num_new} " in done.stdout
-    assert storage.list_names(out) == ["part-00001-0000000000.parquet"]
+    assert objects.list_names(out) == ["part-00001-0000000000.parquet"]
     names = [row["uri"].removeprefix(faces_on_s3) for row in rows_of(out)]
     assert names == [name.removeprefix(str(drawn_faces / "csv")) for name in picture_files(drawn_faces / "csv")]
 

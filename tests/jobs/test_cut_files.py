@@ -21,7 +21,6 @@ from agescale import (
     changes,
     runs,
     scoring,
-    storage,
     sweeping,
     synthetic,
     tables,
@@ -43,6 +42,8 @@ from agescale.config import (
 from agescale.evaluation import evaluate
 from agescale.exports import export
 from agescale.scoring import score
+from agescale.store import objects, parquet
+from agescale.store.errors import Damaged, StoreError
 from agescale.sweeping import sweep
 from agescale.trials import Trial
 from agescale.verification import verify
@@ -82,7 +83,7 @@ def make_sweep(where: Paths) -> None:
     epoch = dict.fromkeys(runs.HISTORY_SCHEMA.names, 1.0) | {"phase": "all", "decode": "mean", "is_best": True}
     rows = pa.Table.from_pylist([epoch | {"epoch": 1, "phase_index": 0}], schema=runs.HISTORY_SCHEMA)
     run = Path(trials.run_of(config.out, 0))
-    storage.write_table(str(run / runs.HISTORY_NAME), rows)
+    parquet.write_table(str(run / runs.HISTORY_NAME), rows)
     make_checkpoint(run / "best")
 
 
@@ -256,7 +257,7 @@ def test_a_damaged_file_of_predictions_is_scored_again_on_request(made: Path) ->
     garbled[4:400] = bytes(396)
     files[1].write_bytes(garbled)
     (table / "notes.parquet").write_bytes(b"a stranger's")
-    with pytest.raises(storage.Damaged, match=files[0].name):
+    with pytest.raises(Damaged, match=files[0].name):
         run_score(where)
     result = score(score_config(where, repair=True))
     assert result.num_scored_now == sum(len(pq.read_table(file)) for file in files[:2])
@@ -288,7 +289,7 @@ def test_a_damaged_listing_finds_its_images_again_too(tmp_path: Path) -> None:
     build_catalog(config)
     _, second = (tmp_path / "catalog" / name for name in catalogs.list_parts(config.out))
     second.write_bytes(b"")
-    with pytest.raises(storage.Damaged, match=second.name):
+    with pytest.raises(Damaged, match=second.name):
         build_catalog(config)
     repaired = CatalogConfig(config.source, config.out, repair=True)
     assert build_catalog(repaired).num_new == 1
@@ -316,14 +317,14 @@ def test_verify_never_advises_to_delete_what_is_only_closed_to_this_user(
 ) -> None:
     where = paths(made)
     closed = units.list_files(where["ages"])[0]
-    read = storage.read_bytes
+    read = objects.read_bytes
 
     def refuse_one(uri: str, *more: Any) -> bytes:
         if uri.endswith(closed):
-            raise storage.StoreError("forbidden", f"{uri}: Permission denied")
+            raise StoreError("forbidden", f"{uri}: Permission denied")
         return read(uri, *more)
 
-    monkeypatch.setattr(storage, "read_bytes", refuse_one)
+    monkeypatch.setattr(objects, "read_bytes", refuse_one)
     found = verify(VerifyConfig(where["catalog"], where["ages"]))
     assert (found.num_problems, found.num_kept, found.wrong_files) == (1, 1, ())
     assert verify_job.remedies(found) == ["let this user, or a newer agescale, read the files that cannot be read"]

@@ -20,11 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agescale import age_cdf, catalogs, checkpoints, evaluation, images, schema, storage, synthetic, units
+from agescale import age_cdf, catalogs, checkpoints, evaluation, images, schema, synthetic, units
 from agescale.age_groups import AgeGroups
 from agescale.age_model import ModelSpec
 from agescale.config import EvaluateConfig
 from agescale.evaluation import evaluate
+from agescale.store import objects, parquet
 
 JOB = Path(__file__).parents[2] / "jobs" / "evaluate.py"
 GROUPS = "child=0-12,teenager=13-19,adult=20-59,senior=60-"
@@ -61,7 +62,7 @@ def write_catalog(folder: Path, rows: list[dict], findings: list[tuple[str, str]
                    row_group_size=256)  # fmt: skip
     found = [{"uri": uri, "version": "1", "kind": kind} for uri, kind in findings]
     covered = schema.with_metadata("findings", {"id": "1", "parts": [PART]})
-    storage.write_table(catalogs.findings_uri(str(folder)), pa.Table.from_pylist(found, covered))
+    parquet.write_table(catalogs.findings_uri(str(folder)), pa.Table.from_pylist(found, covered))
     return str(folder)
 
 
@@ -528,7 +529,7 @@ def test_a_report_that_was_cut_short_after_any_file_is_known_as_one(
     catalog = write_catalog(tmp_path / "catalog", ROWS)
     config = EvaluateConfig(catalog, write_predictions(tmp_path / "predictions", of(ROWS)), str(tmp_path / "report"))
     evaluate(config)
-    whole, write = set(files_below(tmp_path / "report")), storage.write_bytes
+    whole, write = set(files_below(tmp_path / "report")), objects.write_bytes
     for num_written in range(1, len(whole)):
         shutil.rmtree(tmp_path / "report")
         left = iter(range(num_written))
@@ -539,7 +540,7 @@ def test_a_report_that_was_cut_short_after_any_file_is_known_as_one(
             write(uri, data)
 
         with monkeypatch.context() as patch:
-            patch.setattr(storage, "write_bytes", write_some)
+            patch.setattr(objects, "write_bytes", write_some)
             with pytest.raises(KeyboardInterrupt):
                 evaluate(config)
         assert len(files_below(tmp_path / "report")) == num_written

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from conftest import RunJob, make_checkpoint
 
-from agescale import catalogs, images, storage, synthetic, units
+from agescale import catalogs, images, synthetic, units
 from agescale.config import EvaluateConfig, VerifyConfig
 from agescale.evaluation import evaluate
+from agescale.store import objects, paths
 from agescale.verification import verify
 
 NUM_FACES = int(os.environ.get("AGESCALE_NUM_FACES", "60"))
@@ -57,14 +58,14 @@ def test_labels_are_mended_without_reading_or_scoring_anything_again(tmp_path: P
     command = ("--source", photos, "--layout", "csv", "--csv", labels, "--gender-column", "gender", "--out", catalog)
     command += ("--pack", 48)
     run("catalog", *command)
-    found = storage.read_bytes(catalogs.findings_uri(catalog, "csv")).decode("utf-8-sig").splitlines()
+    found = objects.read_bytes(catalogs.findings_uri(catalog, "csv")).decode("utf-8-sig").splitlines()
     told = {int(row["line"]) - 2: row["detail"] for row in csv.DictReader(found) if row["kind"] in TOLD}
     assert told.keys() == MISTAKES.keys()
     assert all(repr(text) in told[number] for number, (_, text) in MISTAKES.items())
 
     checkpoint = make_checkpoint(tmp_path / "model")
     run("score", "--catalog", catalog, "--checkpoint", checkpoint, "--out", ages)
-    scored = {name: os.stat(storage.join(ages, name)).st_mtime_ns for name in units.list_files(ages)}
+    scored = {name: os.stat(paths.join(ages, name)).st_mtime_ns for name in units.list_files(ages)}
     parts = catalogs.list_parts(catalog)
     judged = judge(catalog, ages, tmp_path / "before")
 
@@ -84,7 +85,7 @@ def test_labels_are_mended_without_reading_or_scoring_anything_again(tmp_path: P
     assert not TOLD & set(catalogs.read_findings(catalog)["kind"].to_pylist())
 
     assert "scored 0 images now" in run("score", "--catalog", catalog, "--checkpoint", checkpoint, "--out", ages)
-    assert scored == {name: os.stat(storage.join(ages, name)).st_mtime_ns for name in units.list_files(ages)}
+    assert scored == {name: os.stat(paths.join(ages, name)).st_mtime_ns for name in units.list_files(ages)}
     assert verify(VerifyConfig(catalog, ages)).problems == ()
     mended = judge(catalog, ages, tmp_path / "after")
     assert mended["num_without_label"] == judged["num_without_label"] - 2 == 0

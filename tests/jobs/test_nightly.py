@@ -16,8 +16,9 @@ import torch
 from conftest import RunJob
 from fault_proxy import FaultProxy
 
-from agescale import catalogs, checkpoints, images, listing, storage, synthetic, units
+from agescale import catalogs, checkpoints, images, synthetic, units
 from agescale.age_model import AgeModel, ModelSpec
+from agescale.store import client, listing, objects, parquet
 
 NUM_OBJECTS = int(os.environ.get("AGESCALE_NUM_OBJECTS", "400"))
 NUM_FACES = 200
@@ -40,9 +41,9 @@ def faces(tmp_path: Path) -> list[bytes]:
 def bucket(s3: str, faces: list[bytes], tmp_path: Path) -> str:
     """A folder of a bucket with NUM_OBJECTS images, and a model."""
     folder = f"{s3}/{tmp_path.name}"
-    with storage.read_pool() as pool:
+    with objects.read_pool() as pool:
         uris = [f"{folder}/inbox/{n % 10}/{n:06d}.jpg" for n in range(NUM_OBJECTS)]
-        list(pool.map(lambda n: storage.write_bytes(uris[n], faces[n % len(faces)]), range(NUM_OBJECTS)))
+        list(pool.map(lambda n: objects.write_bytes(uris[n], faces[n % len(faces)]), range(NUM_OBJECTS)))
     torch.manual_seed(0)
     model = AgeModel(ModelSpec(encoder="cnn", task="distribution", age_groups="25-years", image_size=32))
     checkpoints.save(f"{folder}/model", model.spec, model.state_dict(), checkpoints.Progress(), {"data": "none"})
@@ -60,8 +61,8 @@ def test_the_second_night_reads_and_scores_only_what_changed(
     changed = [f"{bucket}/inbox/{n % 10}/{n:06d}.jpg" for n in range(NUM_CHANGED)]
     new = [f"{bucket}/inbox/new/{n:06d}.jpg" for n in range(NUM_NEW)]
     deleted = [f"{bucket}/inbox/{n % 10}/{n:06d}.jpg" for n in range(NUM_CHANGED, NUM_CHANGED + NUM_DELETED)]
-    storage.filesystem(bucket).pipe(dict.fromkeys(changed + new, faces[-1] + b"other bytes behind the picture"))
-    storage.filesystem(bucket).rm(deleted)
+    client.filesystem(bucket).pipe(dict.fromkeys(changed + new, faces[-1] + b"other bytes behind the picture"))
+    client.filesystem(bucket).rm(deleted)
     counter.requests.clear()
     second = night(bucket, counter, run_job, num_scored=NUM_CHANGED + NUM_NEW)
     assert images_read(counter) == sorted(uri.removeprefix("s3:/") for uri in changed + new)
@@ -69,7 +70,7 @@ def test_the_second_night_reads_and_scores_only_what_changed(
 
     verified = run_job("jobs/verify.py", "--catalog", f"{bucket}/catalog", "--predictions", f"{bucket}/ages")
     assert verified.returncode == 0, verified.stdout + verified.stderr
-    rows = storage.read_tables(
+    rows = parquet.read_tables(
         units.prediction_files(f"{bucket}/ages"),
         ["uri", "version", "status"],
     )
@@ -116,8 +117,8 @@ def test_nights_of_random_answers_end_with_the_catalog_and_the_table_of_quiet_on
         options = () if conditions == "kept" else ("--no-lease",)
         num_runs = bad_night(bucket, proxy, run_job, options)
         for n in range(NUM_CHANGED):
-            storage.write_bytes(f"{bucket}/inbox/{n % 10}/{n:06d}.jpg", faces[-1] + b"other bytes behind the picture")
-        storage.filesystem(bucket).rm(
+            objects.write_bytes(f"{bucket}/inbox/{n % 10}/{n:06d}.jpg", faces[-1] + b"other bytes behind the picture")
+        client.filesystem(bucket).rm(
             [f"{bucket}/inbox/{n % 10}/{n:06d}.jpg" for n in range(NUM_CHANGED, 2 * NUM_CHANGED)]
         )
         num_runs += bad_night(bucket, proxy, run_job, options)
@@ -129,7 +130,7 @@ def test_nights_of_random_answers_end_with_the_catalog_and_the_table_of_quiet_on
     listed = {item.uri: item.version for item in listing.list_files(f"{bucket}/inbox")}
     rows = catalogs.read_catalog(f"{bucket}/catalog", ["uri", "version"])
     assert dict(zip(rows["uri"].to_pylist(), rows["version"].to_pylist(), strict=True)) == listed
-    scored = storage.read_tables(units.prediction_files(f"{bucket}/ages"), ["uri", "version", "status"]).to_pylist()
+    scored = parquet.read_tables(units.prediction_files(f"{bucket}/ages"), ["uri", "version", "status"]).to_pylist()
     current = [row for row in scored if listed.get(row["uri"]) == row["version"]]
     assert len(current) == len(listed)
     assert {row["status"] for row in current} == {"ok"}

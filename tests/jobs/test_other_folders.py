@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from conftest import REPO, make_checkpoint
 
-from agescale import catalogs, photos, schema, storage, synthetic, tables, training_plan, units
+from agescale import catalogs, photos, schema, synthetic, tables, training_plan, units
 from agescale.cataloging import build_catalog
 from agescale.compaction import compact
 from agescale.config import (
@@ -24,6 +24,7 @@ from agescale.config import (
 from agescale.exports import export
 from agescale.photos import predict
 from agescale.scoring import score
+from agescale.store import objects, parquet
 from agescale.sweeping import sweep
 from agescale.training import train
 
@@ -44,12 +45,12 @@ def folder(tmp_path: Path) -> Path:
     run |= {"model": "beef", "age_groups": "25-years", "mirror": False}
     said = schema.with_metadata("predictions", {"run": run, "statuses": {}, "gone": {}, "model_card": {}})
     unit = units.Unit(part.name, 0, part.num_rows)
-    storage.write_table(
+    parquet.write_table(
         str(tmp_path / "predictions" / unit.file_name("beef")), schema.PREDICTIONS.empty_table().cast(said)
     )
     make_checkpoint(tmp_path / "checkpoint")
     for name in ("run/run.json", "sweep/sweep.json", "report/report.html", "csv/images.parquet"):
-        storage.write_bytes(str(tmp_path / name), b"{}")
+        objects.write_bytes(str(tmp_path / name), b"{}")
     (tmp_path / "space.py").write_text(SPACE)
     return tmp_path
 
@@ -120,9 +121,9 @@ def files_below(folder: Path) -> dict[Path, bytes]:
 def test_a_run_or_a_sweep_that_was_killed_behind_its_first_file_is_known(tmp_path: Path) -> None:
     training_plan.check_place(f"{tmp_path}/new/run.json", "a run")
     rows = pa.table({"uri": ["a"]}).replace_schema_metadata({"catalog_id": "beef"})
-    storage.write_table(str(tmp_path / "run" / training_plan.IMAGES_NAME), rows)
+    parquet.write_table(str(tmp_path / "run" / training_plan.IMAGES_NAME), rows)
     training_plan.check_place(f"{tmp_path}/run/run.json", "a run")
-    storage.write_bytes(str(tmp_path / "run" / "run.json"), b"")
+    objects.write_bytes(str(tmp_path / "run" / "run.json"), b"")
     training_plan.check_place(f"{tmp_path}/run/run.json", "a run")
     with pytest.raises(ValueError, match=r"already \(run.json\), and a sweep has a folder of its own"):
         training_plan.check_place(f"{tmp_path}/run/sweep.json", "a sweep")

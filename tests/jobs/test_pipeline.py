@@ -11,15 +11,16 @@ import pyarrow.compute as pc
 import pytest
 from conftest import RunJob
 
-from agescale import listing, photos, storage, synthetic, units
+from agescale import photos, synthetic, units
 from agescale.config import PredictConfig
+from agescale.store import listing, objects, parquet, paths
 
 TRAIN = ("--image-size", "32", "--phases", "all:2@1e-3", "--batch-size", "32")
 
 
 def copy(folder: str, to: str) -> None:
     for item in listing.list_files(folder):
-        storage.write_bytes(storage.join(to, item.relative), storage.read_bytes(item.uri))
+        objects.write_bytes(paths.join(to, item.relative), objects.read_bytes(item.uri))
 
 
 def by_path(predictions: pa.Table, source: str) -> pa.Table:
@@ -31,7 +32,7 @@ def by_path(predictions: pa.Table, source: str) -> pa.Table:
 
 @pytest.mark.timeout(600)
 def test_from_a_bucket_as_from_a_folder(tmp_path: Path, s3: str, run_job: RunJob) -> None:
-    local, bucket = str(tmp_path), storage.join(s3, "pipeline")
+    local, bucket = str(tmp_path), paths.join(s3, "pipeline")
     num_photos = synthetic.write_dataset(tmp_path / "faces", "utkface", num_faces=80, size=48)
     copy(f"{local}/faces", f"{bucket}/faces")
 
@@ -46,11 +47,11 @@ def test_from_a_bucket_as_from_a_folder(tmp_path: Path, s3: str, run_job: RunJob
     run("score", "--catalog", catalog, "--checkpoint", f"{bucket}/run/best", "--out", ages)
     said = run("evaluate", "--catalog", catalog, "--predictions", ages, "--out", f"{bucket}/report")
     assert f"{bucket}/report/report.html" in said
-    assert json.loads(storage.read_bytes(f"{bucket}/report/metrics.json"))["test"]["num_rows"] > 0
+    assert json.loads(objects.read_bytes(f"{bucket}/report/metrics.json"))["test"]["num_rows"] > 0
 
     copy(f"{bucket}/run/best", f"{local}/best")
     without_ray = photos.predict(PredictConfig((f"{local}/faces",), f"{local}/best")).rows
-    with_ray = storage.read_tables(units.prediction_files(ages), without_ray.column_names)
+    with_ray = parquet.read_tables(units.prediction_files(ages), without_ray.column_names)
     theirs, ours = by_path(with_ray, f"{bucket}/faces"), by_path(without_ray, f"{local}/faces")
     assert len(ours) == num_photos
     assert theirs.drop_columns(["age"]).equals(ours.drop_columns(["age"]))

@@ -21,26 +21,14 @@ import pytest
 import torch
 from conftest import REPO
 
-from agescale import (
-    age_cdf,
-    catalogs,
-    checkpoints,
-    data,
-    images,
-    lease,
-    schema,
-    scoring,
-    storage,
-    synthetic,
-    tables,
-    units,
-)
+from agescale import age_cdf, catalogs, checkpoints, data, images, schema, scoring, synthetic, tables, units
 from agescale.age_groups import AgeGroups
 from agescale.age_model import AgeModel, ModelSpec
 from agescale.cataloging import build_catalog
 from agescale.config import CatalogConfig, ScoreConfig, VerifyConfig
 from agescale.scoring import score
-from agescale.storage import StoreError
+from agescale.store import lease, objects, paths
+from agescale.store.errors import StoreError
 from agescale.units import Unit
 from agescale.verification import verify
 
@@ -259,7 +247,7 @@ def test_packed_images_are_scored_without_their_originals(checkpoint: str, tmp_p
     shutil.rmtree(tmp_path / "faces")
     result = score(ScoreConfig(catalog, checkpoint, str(tmp_path / "out")))
     assert set(result.by_status) == {"ok"}
-    assert storage.exists(units.summary_uri(str(tmp_path / "out")))
+    assert objects.exists(units.summary_uri(str(tmp_path / "out")))
 
 
 def test_failed_rows_are_scored_again_in_their_places(checkpoint: str, tmp_path: Path) -> None:
@@ -345,7 +333,7 @@ def test_odd_files_and_names_are_rows_or_counted(checkpoint: str, tmp_path: Path
     assert result.ignored == ({".txt": 1, ".jxl": 1, ".jpg": 1} if inspect else {})
     assert score(ScoreConfig(catalog, checkpoint, out)).by_status["ok"] == 7
     bad = read(out).filter(pc.field("status") != "ok").to_pylist()
-    assert [(storage.name_of(row["uri"]), row["status"]) for row in bad] == [
+    assert [(paths.name_of(row["uri"]), row["status"]) for row in bad] == [
         ("phone.heic", "unreadable" if "HEIF" in images.FORMATS else "unsupported"),
         ("x.jpg", "unsupported"),
     ]
@@ -361,7 +349,7 @@ def test_a_source_that_is_away_makes_no_table_of_missing_images(checkpoint: str,
     config = ScoreConfig(catalog, checkpoint, out, unit_rows=4)
     with pytest.raises(StoreError, match="not found; no image that was tried could be read; is the source there"):
         score(config)
-    assert storage.list_names(out) == []
+    assert objects.list_names(out) == []
     (tmp_path / "unmounted").rename(tmp_path / "faces")
     next((tmp_path / "faces").rglob("*.jpg")).unlink()
     one_a_unit = ScoreConfig(catalog, checkpoint, out, unit_rows=1)  # one image alone is a row
@@ -377,8 +365,8 @@ def test_a_zombie_does_not_replace_what_its_successor_has_written(
     path = sorted(out.glob("part-*.parquet"))[0]
     before, unit = path.read_bytes(), Unit(path.name.partition("-rows-")[0] + ".parquet", 0, 5)
     actor = scoring.ScoringActor(unit_scorer(catalog, checkpoint, str(out)))
-    monkeypatch.setattr(storage, "exists", lambda uri: False)  # it looked before the other one wrote
-    monkeypatch.setattr(storage, "read_bytes", unreachable)
+    monkeypatch.setattr(objects, "exists", lambda uri: False)  # it looked before the other one wrote
+    monkeypatch.setattr(objects, "read_bytes", unreachable)
     monkeypatch.setattr(catalogs, "can_be_read", lambda *_: True)
     row = {"output": path.name, "num_retried": 0, **vars(unit)}
     (ended,) = actor(pa.Table.from_pylist([row])).to_pylist()
@@ -477,7 +465,7 @@ def test_more_failures_than_may_be_end_with_code_3_and_a_complete_table(
     ended = run_job("jobs/score.py", *arguments, "--max-failed-fraction", "0.01")
     assert ended.returncode == 3, ended.stdout + ended.stderr
     assert "over --max-failed-fraction 0.01" in ended.stderr.splitlines()[-1]
-    assert storage.exists(units.summary_uri(str(tmp_path / "out")))
+    assert objects.exists(units.summary_uri(str(tmp_path / "out")))
     config = ScoreConfig(catalog, checkpoint, str(tmp_path / "out"))
     assert score(config).failed_fraction == 0, "nothing was scored, so nothing failed"
 
@@ -488,7 +476,7 @@ def test_what_nobody_reads_stops_nothing(catalog: str, checkpoint: str, tmp_path
     command = ["bash", "-c", script, "bash", sys.executable, "jobs/score.py", *arguments]
     ended = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=240)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert storage.exists(units.summary_uri(str(tmp_path / "out")))
+    assert objects.exists(units.summary_uri(str(tmp_path / "out")))
 
 
 @pytest.mark.parametrize(

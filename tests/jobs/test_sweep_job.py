@@ -16,9 +16,11 @@ from conftest import REPO, RunJob
 from ray.exceptions import RayTaskError
 from ray.tune.search import Searcher
 
-from agescale import checkpoints, lease, runs, spaces, storage, sweeping, synthetic, training_plan, trials, validation
+from agescale import checkpoints, runs, spaces, sweeping, synthetic, training_plan, trials, validation
 from agescale.cataloging import build_catalog
 from agescale.config import CatalogConfig, SweepConfig, TrainConfig
+from agescale.store import lease, objects, parquet
+from agescale.store.errors import StoreError
 from agescale.sweeping import Progress, Proposals, run_trial, sweep
 from agescale.training import OutOfMemory
 from agescale.trials import Trial
@@ -62,8 +64,8 @@ def test_a_sweep_ends_with_a_winner_a_table_and_a_page(config: SweepConfig) -> N
     assert "loss is not finite" in last["reason"]
     assert checkpoints.read(f"{config.out}/best").spec.encoder == "cnn"
     assert "--widths 4 8" in result.command
-    assert storage.exists(f"{config.out}/leaderboard.parquet")
-    assert storage.exists(result.report)
+    assert objects.exists(f"{config.out}/leaderboard.parquet")
+    assert objects.exists(result.report)
     before = {item.name: item.stat().st_mtime_ns for item in Path(config.out, "trials").iterdir()}
     assert sweep(config, BASE).leaderboard == result.leaderboard, "there is nothing left to do"
     assert before == {item.name: item.stat().st_mtime_ns for item in Path(config.out, "trials").iterdir()}
@@ -84,7 +86,7 @@ def test_a_sweep_whose_budget_is_spent_goes_on_with_a_larger_one_and_trains_its_
 
     second = run_job(*command, "--num-trials", "3", "--refit", timeout_s=400)
     assert second.returncode == 0, second.stdout + second.stderr
-    board = storage.read_table(f"{tmp_path}/out/leaderboard.parquet").to_pylist()
+    board = parquet.read_table(f"{tmp_path}/out/leaderboard.parquet").to_pylist()
     assert sorted(row["number"] for row in board) == [0, 1, 2]
     assert len({row["settings"] for row in board}) == 3
     assert all(row["status"] in ("finished", "stopped") for row in board)
@@ -175,7 +177,7 @@ def test_what_trials_brought_before_is_shown_to_the_scheduler_again(tmp_path: Pa
         trials.write_trial(config.out, Trial(number, {"lr": number}, {}, status=status))  # type: ignore[arg-type]
         entry = {"epoch": 1, "val_mae": value, "is_best": True}
         uri = f"{trials.run_of(config.out, number)}/history.parquet"
-        storage.write_table(uri, pa.Table.from_pylist([entry], schema=runs.HISTORY_SCHEMA))
+        parquet.write_table(uri, pa.Table.from_pylist([entry], schema=runs.HISTORY_SCHEMA))
     proposals = proposals_of(config)
     assert proposals.suggest("second") == {"number": 1, "point": {"lr": 1}}
     worse, better = ({"epoch": 1, "val_mae": value} for value in (4.5, 3.0))
@@ -201,7 +203,7 @@ def test_a_full_disk_ends_the_sweep_and_the_silence_of_a_bucket_does_not(tmp_pat
     uri = "/out" if lasts else "s3://bucket/out"
     config = SweepConfig("catalog", str(tmp_path), num_trials=3, searcher="random")
     proposals = proposals_of(config)
-    error = storage.StoreError("unreachable", f"{uri}/last/weights.pt: that did not work")
+    error = StoreError("unreachable", f"{uri}/last/weights.pt: that did not work")
     trial = SimpleNamespace(get_pickled_error=lambda: RayTaskError("train", "Traceback", error).as_instanceof_cause())
     Progress(config, proposals).on_trial_recover(0, [], trial)
     assert proposals.error is (error if lasts else None)

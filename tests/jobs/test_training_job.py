@@ -24,11 +24,13 @@ import torch
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from torchvision.models import resnet18
 
-from agescale import catalogs, checkpoints, data, lease, listing, runs, storage, synthetic, training_plan, units
+from agescale import catalogs, checkpoints, data, runs, synthetic, training_plan, units
 from agescale.cataloging import build_catalog
 from agescale.checkpoints import Progress
 from agescale.config import CatalogConfig, ScoreConfig, TrainConfig
 from agescale.scoring import score
+from agescale.store import lease, listing, objects, parquet
+from agescale.store.errors import StoreError
 from agescale.training import OutOfMemory, Watch, is_out_of_memory, lasting_store_error, train
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -200,7 +202,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_told_in_one_line_before_anything_runs(config: TrainConfig, mistake: str, tmp_path: Path) -> None:
     changes, words = MISTAKES[mistake]
-    with pytest.raises((ValueError, storage.StoreError), match=words) as caught:
+    with pytest.raises((ValueError, StoreError), match=words) as caught:
         train(replace(config, **{"out": str(tmp_path / "run"), **changes}))  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run" / "last").exists()
@@ -214,7 +216,7 @@ def test_weights_come_from_a_file_and_a_wrong_checksum_is_refused(
     wanted = replace(config, encoder="torchvision/resnet18", weights=str(weights), out=str(tmp_path / "run"), epochs=1)
     with pytest.raises(ValueError, match="its SHA-256 is"):
         train(replace(wanted, weights_sha256="0" * 64))
-    train(replace(wanted, weights_sha256=storage.sha256(weights.read_bytes())))
+    train(replace(wanted, weights_sha256=objects.sha256(weights.read_bytes())))
     assert "all tensors of the encoder taken; not used: 2 (fc.weight, fc.bias)" in capsys.readouterr().out
     trained = checkpoints.load_model(str(tmp_path / "run" / "best")).state_dict()
     torch.testing.assert_close(trained["encoder.trunk.conv1.weight"], torch.load(weights)["conv1.weight"])
@@ -235,7 +237,7 @@ def test_a_second_job_on_the_same_output_stops_in_one_line(config: TrainConfig, 
     out = str(tmp_path / "run")
     with lease.hold(out), pytest.raises(ValueError, match=r"another job .* writes there"):
         train(replace(config, out=out))
-    assert storage.list_names(out) == [lease.LOCK_NAME]
+    assert objects.list_names(out) == [lease.LOCK_NAME]
 
 
 def test_a_diverging_run_ends_with_one_line(config: TrainConfig, tmp_path: Path) -> None:
@@ -256,7 +258,7 @@ def test_a_store_that_will_say_the_same_again_ends_training_at_once(config: Trai
 
     thread = threading.Thread(target=stand_in_the_way)
     thread.start()
-    with pytest.raises(storage.StoreError, match="run/last/"):  # Ray's own error, after three starts more
+    with pytest.raises(StoreError, match="run/last/"):  # Ray's own error, after three starts more
         train(replace(config, out=str(tmp_path / "run"), num_workers=2, cpus_per_worker=0.5))
     thread.join()
 
@@ -348,9 +350,9 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_an_undisturbed_one_thou
         train(replace(config, out=cut_off))
 
 
-FULL = storage.StoreError("unreachable", "/runs/last/weights.pt: [Errno 28] No space left on device")
-REFUSED = storage.StoreError("forbidden", "s3://b/last/weights.pt: access refused", stops_the_job=True)
-SILENT = storage.StoreError("unreachable", "s3://b/last/weights.pt: no answer in time")
+FULL = StoreError("unreachable", "/runs/last/weights.pt: [Errno 28] No space left on device")
+REFUSED = StoreError("forbidden", "s3://b/last/weights.pt: access refused", stops_the_job=True)
+SILENT = StoreError("unreachable", "s3://b/last/weights.pt: no answer in time")
 
 
 @pytest.mark.parametrize(("error", "lasts"), [(FULL, True), (REFUSED, True), (SILENT, False), (ValueError("x"), False)])
@@ -364,7 +366,7 @@ def test_training_is_started_again_only_where_that_may_help(
     for failure in (error, by_ray, wrapped):
         assert lasting_store_error(failure) is (error if lasts else None)
         watched = {0: RuntimeError("the other process is gone"), 1: failure}
-        with pytest.raises(storage.StoreError) if lasts else contextlib.nullcontext():
+        with pytest.raises(StoreError) if lasts else contextlib.nullcontext():
             Watch().after_exception(None, watched)
 
 
@@ -450,7 +452,7 @@ def test_every_technique_at_once_trains_and_its_heads_predict(config: TrainConfi
     assert checkpoint.provenance["num_images"]["train"] == 40
     predictions = str(tmp_path / "ages")
     score(ScoreConfig(catalog=config.catalog, checkpoint=str(tmp_path / "run" / "best"), out=predictions))
-    rows = storage.read_tables(
+    rows = parquet.read_tables(
         units.prediction_files(predictions), ["status", "gender", "gender_probability"]
     ).to_pylist()
     assert all((row["gender"] is not None) == (row["status"] == "ok") for row in rows)

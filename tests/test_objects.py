@@ -22,8 +22,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agescale import listing, storage
-from agescale.storage import StoreError
+from agescale.store import client, listing, objects, parquet, paths
+from agescale.store.errors import Damaged, StoreError
 
 NAMES = ["a b.jpg", "faces/Zoë+Åsa.jpg", "faces/日本.png", "faces/no#1 100%.jpg", "faces/%20.jpg", "faces/a=b&c;d.jpg"]
 TABLE = pa.table({"uri": ["a", "b", "c"], "age": [1.0, 2.0, None], "image": [b"1", b"2", b"3"]})
@@ -40,128 +40,128 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def fresh_clients(s3: str) -> Iterator[None]:
     """Lets a test change the credentials of this process."""
-    storage._filesystem.cache_clear()
+    client._filesystem.cache_clear()
     yield
-    storage._filesystem.cache_clear()
+    client._filesystem.cache_clear()
 
 
 def test_bytes_come_back_from_names_with_spaces_signs_and_letters_of_all_languages(folder: str) -> None:
     for name in NAMES:
-        storage.write_bytes(storage.join(folder, name), name.encode())
+        objects.write_bytes(paths.join(folder, name), name.encode())
     listed = listing.list_files(folder)
     assert [item.relative for item in listed] == sorted(NAMES)
-    assert [item.uri for item in listed] == [storage.join(folder, name) for name in sorted(NAMES)]
-    assert [storage.read_bytes(item.uri).decode() for item in listed] == sorted(NAMES)
+    assert [item.uri for item in listed] == [paths.join(folder, name) for name in sorted(NAMES)]
+    assert [objects.read_bytes(item.uri).decode() for item in listed] == sorted(NAMES)
     assert [item.size_bytes for item in listed] == [len(name.encode()) for name in sorted(NAMES)]
-    assert storage.list_names(folder) == ["a b.jpg"]
-    assert storage.list_names(folder, prefix="b") == storage.list_names(folder, suffix=".png") == []
+    assert objects.list_names(folder) == ["a b.jpg"]
+    assert objects.list_names(folder, prefix="b") == objects.list_names(folder, suffix=".png") == []
 
 
 def test_a_rewritten_file_has_another_version_and_the_others_keep_theirs(folder: str) -> None:
     for name in ("a.jpg", "b.jpg"):
-        storage.write_bytes(storage.join(folder, name), b"one")
+        objects.write_bytes(paths.join(folder, name), b"one")
     before = {item.relative: item.version for item in listing.list_files(folder)}
-    storage.write_bytes(storage.join(folder, "b.jpg"), b"two")
+    objects.write_bytes(paths.join(folder, "b.jpg"), b"two")
     after = {item.relative: item.version for item in listing.list_files(folder)}
     assert after["a.jpg"] == before["a.jpg"]
     assert after["b.jpg"] != before["b.jpg"]
-    assert storage.read_bytes(storage.join(folder, "b.jpg")) == b"two"
+    assert objects.read_bytes(paths.join(folder, "b.jpg")) == b"two"
 
 
 def test_what_is_not_there_is_missing_in_one_line(folder: str) -> None:
-    storage.write_bytes(storage.join(folder, "a.jpg"), b"x")
-    for action in (storage.read_bytes, storage.read_table, storage.read_schema, storage.num_rows, listing.list_files):
+    objects.write_bytes(paths.join(folder, "a.jpg"), b"x")
+    for action in (objects.read_bytes, parquet.read_table, parquet.read_schema, parquet.num_rows, listing.list_files):
         with pytest.raises(StoreError, match=r"^\S.*nothing here.*$") as caught:
-            action(storage.join(folder, "nothing here"))
+            action(paths.join(folder, "nothing here"))
         assert caught.value.status == "missing"
         assert "\n" not in str(caught.value)
     with pytest.raises(StoreError) as caught:
-        listing.list_files(storage.join(folder, "a.jpg"))
+        listing.list_files(paths.join(folder, "a.jpg"))
     assert caught.value.status == "missing"
-    assert storage.list_names(storage.join(folder, "nothing here")) == []
-    assert not storage.exists(storage.join(folder, "nothing here"))
-    assert storage.exists(storage.join(folder, "a.jpg"))
+    assert objects.list_names(paths.join(folder, "nothing here")) == []
+    assert not objects.exists(paths.join(folder, "nothing here"))
+    assert objects.exists(paths.join(folder, "a.jpg"))
 
 
 def test_deleting_twice_is_no_error_and_the_check_for_writing_leaves_nothing(folder: str) -> None:
-    storage.check_writable(folder)
-    storage.write_bytes(storage.join(folder, "a.jpg"), b"x")
-    assert storage.list_names(folder) == ["a.jpg"]
-    storage.delete(storage.join(folder, "a.jpg"))
-    storage.delete(storage.join(folder, "a.jpg"))
-    assert storage.list_names(folder) == []
+    objects.check_writable(folder)
+    objects.write_bytes(paths.join(folder, "a.jpg"), b"x")
+    assert objects.list_names(folder) == ["a.jpg"]
+    objects.delete(paths.join(folder, "a.jpg"))
+    objects.delete(paths.join(folder, "a.jpg"))
+    assert objects.list_names(folder) == []
 
 
 def test_tables_come_back_with_the_columns_and_rows_that_were_asked_for(folder: str) -> None:
-    uri = storage.join(folder, "part-1.parquet")
-    storage.write_table(uri, TABLE.replace_schema_metadata({"agescale.x": "1"}), row_group_size=2)
-    assert storage.read_table(uri).equals(TABLE)
-    assert storage.read_table(uri, ["age"]).column_names == ["age"]
-    assert storage.read_table(uri, ["uri"], pc.field("age") > 1)["uri"].to_pylist() == ["b"]
-    assert storage.read_row_groups(uri, [1], ["image"])["image"].to_pylist() == [b"3"]
-    assert storage.read_schema(uri).metadata[b"agescale.x"] == b"1"
-    assert storage.num_rows(uri) == 3
+    uri = paths.join(folder, "part-1.parquet")
+    parquet.write_table(uri, TABLE.replace_schema_metadata({"agescale.x": "1"}), row_group_size=2)
+    assert parquet.read_table(uri).equals(TABLE)
+    assert parquet.read_table(uri, ["age"]).column_names == ["age"]
+    assert parquet.read_table(uri, ["uri"], pc.field("age") > 1)["uri"].to_pylist() == ["b"]
+    assert parquet.read_row_groups(uri, [1], ["image"])["image"].to_pylist() == [b"3"]
+    assert parquet.read_schema(uri).metadata[b"agescale.x"] == b"1"
+    assert parquet.num_rows(uri) == 3
 
 
 def test_a_table_that_is_replaced_while_it_is_read_is_an_error_and_no_mixture(s3: str) -> None:
     uri = f"{s3}/replaced.parquet"
-    storage.write_table(uri, TABLE)
-    file = storage._RemoteFile(uri)
-    storage.write_table(uri, TABLE.slice(1))
+    parquet.write_table(uri, TABLE)
+    file = parquet._RemoteFile(uri)
+    parquet.write_table(uri, TABLE.slice(1))
     with pytest.raises(StoreError, match=r"replaced\.parquet: "):
         file.read(4)
 
 
 def test_a_damaged_table_is_named(folder: str) -> None:
-    storage.write_bytes(storage.join(folder, "part-1.parquet"), b"nothing of the kind")
-    uri = storage.join(folder, "part-1.parquet")
-    with pytest.raises(storage.Damaged) as caught:
-        storage.read_table(uri)
+    objects.write_bytes(paths.join(folder, "part-1.parquet"), b"nothing of the kind")
+    uri = paths.join(folder, "part-1.parquet")
+    with pytest.raises(Damaged) as caught:
+        parquet.read_table(uri)
     assert (caught.value.uri, str(caught.value).startswith(f"{uri}: damaged, ")) == (uri, True)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 def test_objects_on_s3_are_written_only_over_what_the_writer_knows(s3: str) -> None:
     uri = f"{s3}/conditional"
-    assert storage.etag(uri) is None
-    first = storage.write_if(uri, b"1", None)
-    assert first == storage.etag(uri)
-    assert storage.write_if(uri, b"2", None) is None
-    second = storage.write_if(uri, b"2", first)
+    assert objects.etag(uri) is None
+    first = objects.write_if(uri, b"1", None)
+    assert first == objects.etag(uri)
+    assert objects.write_if(uri, b"2", None) is None
+    second = objects.write_if(uri, b"2", first)
     assert second not in (first, None)
-    assert storage.write_if(uri, b"3", first) is None
-    assert storage.read_bytes(uri) == b"2"
-    storage.delete(uri)
-    assert storage.write_if(uri, b"3", second) is None
+    assert objects.write_if(uri, b"3", first) is None
+    assert objects.read_bytes(uri) == b"2"
+    objects.delete(uri)
+    assert objects.write_if(uri, b"3", second) is None
 
 
 def test_what_is_read_is_what_was_listed_or_told_to_be_another(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.001)
-    uri = storage.join(folder, "a.jpg")
-    storage.write_bytes(uri, b"one")
+    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.001)
+    uri = paths.join(folder, "a.jpg")
+    objects.write_bytes(uri, b"one")
     (listed,) = listing.list_files(folder)
-    assert storage.read_bytes(uri, listed.version, listed.size_bytes) == b"one"
-    assert storage.read_bytes(uri, "of an inventory", 3) == b"one"
+    assert objects.read_bytes(uri, listed.version, listed.size_bytes) == b"one"
+    assert objects.read_bytes(uri, "of an inventory", 3) == b"one"
     with pytest.raises(
         StoreError, match=r"another one than was listed|delivered 3 bytes, its listing says 4"
     ) as caught:
-        storage.read_bytes(uri, "of an inventory", 4)
-    assert caught.value.status == ("unreachable" if storage.is_remote(uri) else "changed")
-    storage.write_bytes(uri, b"two")
+        objects.read_bytes(uri, "of an inventory", 4)
+    assert caught.value.status == ("unreachable" if paths.is_remote(uri) else "changed")
+    objects.write_bytes(uri, b"two")
     with pytest.raises(StoreError, match=r"a\.jpg: another one than was listed$") as caught:
-        storage.read_bytes(uri, listed.version, listed.size_bytes)
+        objects.read_bytes(uri, listed.version, listed.size_bytes)
     assert (caught.value.status, caught.value.is_about_one_file) == ("changed", True)
-    assert storage.read_bytes(uri) == b"two"
+    assert objects.read_bytes(uri) == b"two"
 
 
 def test_a_store_whose_listings_tell_other_etags_than_its_objects_is_read_all_the_same(
     s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri, other = f"{s3}/etags/a.jpg", "0" * 32
-    storage.write_bytes(uri, b"one")
+    objects.write_bytes(uri, b"one")
     told = {"Contents": [{"Key": "etags/a.jpg", "ETag": f'"{other}"', "Size": 3}]}
-    monkeypatch.setattr(storage, "list_objects", lambda *_, **__: told)
-    assert storage.read_bytes(uri, other, 3) == b"one"
+    monkeypatch.setattr(objects, "list_objects", lambda *_, **__: told)
+    assert objects.read_bytes(uri, other, 3) == b"one"
 
 
 def test_a_file_that_is_written_while_it_is_read_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,64 +178,64 @@ def test_a_file_that_is_written_while_it_is_read_is_another(tmp_path: Path, monk
 
     monkeypatch.setattr(os, "fstat", write_behind)
     with pytest.raises(StoreError, match="another one than was listed"):
-        storage.read_bytes(str(path), listed.version, 3)
+        objects.read_bytes(str(path), listed.version, 3)
 
 
 def test_a_file_is_written_over_only_where_the_one_that_was_read_still_stands(folder: str) -> None:
-    uri = storage.join(folder, "unit")
-    assert storage.version(uri) is None
-    storage.write_bytes(uri, b"one")
-    read = storage.version(uri)
+    uri = paths.join(folder, "unit")
+    assert objects.version(uri) is None
+    objects.write_bytes(uri, b"one")
+    read = objects.version(uri)
     assert read
-    assert storage.write_over(uri, b"two", read)
-    assert not storage.write_over(uri, b"TWO", read)
-    assert storage.read_bytes(uri) == b"two"
-    assert storage.list_names(folder) == ["unit"]
+    assert objects.write_over(uri, b"two", read)
+    assert not objects.write_over(uri, b"TWO", read)
+    assert objects.read_bytes(uri) == b"two"
+    assert objects.list_names(folder) == ["unit"]
 
 
 def test_of_many_that_write_over_the_same_file_one_does(folder: str) -> None:
-    uri = storage.join(folder, "unit")
-    storage.write_bytes(uri, b"one")
-    read = str(storage.version(uri))
+    uri = paths.join(folder, "unit")
+    objects.write_bytes(uri, b"one")
+    read = str(objects.version(uri))
     begin = threading.Barrier(8)
 
     def write(number: int) -> bool:
         begin.wait()
-        return storage.write_over(uri, f"by {number}".encode(), read)
+        return objects.write_over(uri, f"by {number}".encode(), read)
 
     with ThreadPoolExecutor(8) as pool:
         have_written = list(pool.map(write, range(8)))
     assert sum(have_written) == 1
-    assert storage.read_bytes(uri) == f"by {have_written.index(True)}".encode()
+    assert objects.read_bytes(uri) == f"by {have_written.index(True)}".encode()
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = str(tmp_path / "a.parquet")
-    storage.write_bytes(uri, b"old")
+    objects.write_bytes(uri, b"old")
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(StoreError, match="No space left"):
-        storage.write_bytes(uri, b"new")
+        objects.write_bytes(uri, b"new")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.parquet", b"old")]
 
 
 def test_written_files_can_be_read_by_others(tmp_path: Path) -> None:
-    storage.write_bytes(str(tmp_path / "a"), b"x")
+    objects.write_bytes(str(tmp_path / "a"), b"x")
     (tmp_path / "b").write_bytes(b"x")
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
 def test_uris_are_told_apart_from_what_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert storage.absolute("faces/../x") == storage.absolute(f"file://{tmp_path}/x/") == str(tmp_path / "x")
-    assert storage.absolute("s3://bucket/faces/") == "s3://bucket/faces"
+    assert paths.absolute("faces/../x") == paths.absolute(f"file://{tmp_path}/x/") == str(tmp_path / "x")
+    assert paths.absolute("s3://bucket/faces/") == "s3://bucket/faces"
     with pytest.raises(ValueError, match=r"gs://b/x: a URI is a path, file:// or s3://"):
-        storage.absolute("gs://b/x")
+        paths.absolute("gs://b/x")
     with pytest.raises(ValueError, match="bucket's name is missing"):
-        storage.absolute("s3://")
+        paths.absolute("s3://")
 
 
 def test_store_errors_survive_the_way_between_processes() -> None:
@@ -250,13 +250,13 @@ def test_wrong_credentials_stop_the_job_and_say_what_to_check(
     s3: str, name: str, value: str, monkeypatch: pytest.MonkeyPatch, fresh_clients: None
 ) -> None:
     monkeypatch.setenv(name, value)
-    for action in (listing.list_files, storage.list_names, storage.read_bytes, storage.read_table, storage.exists):
+    for action in (listing.list_files, objects.list_names, objects.read_bytes, parquet.read_table, objects.exists):
         with pytest.raises(StoreError, match=r"^s3://faces/x: access refused \(.*\); check the credentials") as caught:
             action(f"{s3}/x")
         assert (caught.value.status, caught.value.stops_the_job) == ("forbidden", True)
         assert "wrong" not in str(caught.value)
     with pytest.raises(StoreError, match="access refused"):
-        storage.check_writable(f"{s3}/x")
+        objects.check_writable(f"{s3}/x")
 
 
 def test_no_credentials_at_all_say_which_to_set(s3: str, monkeypatch: pytest.MonkeyPatch, fresh_clients: None) -> None:
@@ -268,7 +268,7 @@ def test_no_credentials_at_all_say_which_to_set(s3: str, monkeypatch: pytest.Mon
 
 
 def test_a_bucket_that_does_not_exist_is_missing_and_named(s3: str) -> None:
-    for action in (listing.list_files, storage.read_bytes, storage.read_table):
+    for action in (listing.list_files, objects.read_bytes, parquet.read_table):
         with pytest.raises(StoreError, match=r"^s3://no-such-bucket/x.*: no bucket 'no-such-bucket'$") as caught:
             action("s3://no-such-bucket/x")
         assert caught.value.status == "missing"
@@ -280,9 +280,9 @@ def stranger(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, value in {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "DEFAULT_REGION": "us-east-1"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
-    storage._filesystem.cache_clear()
+    client._filesystem.cache_clear()
     yield
-    storage._filesystem.cache_clear()
+    client._filesystem.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -302,8 +302,8 @@ def test_settings_that_cannot_work_are_named_before_anything_is_asked(
     name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch, stranger: None
 ) -> None:
     monkeypatch.setenv(name, value)
-    monkeypatch.setattr(storage, "NUM_ATTEMPTS", 10**9)
-    for action in (listing.list_files, storage.read_bytes, storage.read_table, storage.check_writable):
+    monkeypatch.setattr(client, "NUM_ATTEMPTS", 10**9)
+    for action in (listing.list_files, objects.read_bytes, parquet.read_table, objects.check_writable):
         with pytest.raises(StoreError, match=rf"^{name}[:=].*{said}.*$") as caught:
             action("s3://faces/x")
         assert caught.value.stops_the_job
@@ -341,30 +341,30 @@ def web_server(certificate: Path | None) -> Iterator[str]:
 def test_a_certificate_that_nobody_vouches_for_is_not_asked_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stranger: None
 ) -> None:
-    monkeypatch.setattr(storage, "NUM_ATTEMPTS", 10**9)
+    monkeypatch.setattr(client, "NUM_ATTEMPTS", 10**9)
     certificate = self_signed_certificate(tmp_path)
     with web_server(certificate) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://{address}")
         with pytest.raises(StoreError, match=rf"{address}: .* not trusted \(self-signed.*AWS_CA_BUNDLE"):
-            storage.read_bytes("s3://faces/a-name-that-is-long-enough-to-fill-a-line/" + "x" * 200)
+            objects.read_bytes("s3://faces/a-name-that-is-long-enough-to-fill-a-line/" + "x" * 200)
         monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
-        storage._filesystem.cache_clear()
+        client._filesystem.cache_clear()
         with pytest.raises(StoreError, match="not found"):
-            storage.read_bytes("s3://faces/x")
+            objects.read_bytes("s3://faces/x")
     with web_server(None) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://{address}")
-        storage._filesystem.cache_clear()
+        client._filesystem.cache_clear()
         with pytest.raises(StoreError, match=r"does not answer .*WRONG_VERSION_NUMBER"):
-            storage.read_bytes("s3://faces/x")
+            objects.read_bytes("s3://faces/x")
 
 
 def test_credentials_that_no_header_takes_are_not_sent_twice(monkeypatch: pytest.MonkeyPatch, stranger: None) -> None:
-    monkeypatch.setattr(storage, "NUM_ATTEMPTS", 10**9)
+    monkeypatch.setattr(client, "NUM_ATTEMPTS", 10**9)
     with web_server(None) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{address}")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ke\x01y")
         with pytest.raises(StoreError, match=r"the credentials hold a line end or other characters") as caught:
-            storage.read_bytes("s3://faces/x")
+            objects.read_bytes("s3://faces/x")
     assert caught.value.stops_the_job
 
 
@@ -373,9 +373,9 @@ def test_credentials_that_no_header_takes_are_not_sent_twice(monkeypatch: pytest
 def test_a_job_says_for_whom_it_waits_and_at_last_who_did_not_answer(
     is_silent: bool, program: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], stranger: None
 ) -> None:
-    monkeypatch.setattr(storage, "TELL_AFTER_S", 0.2)
-    monkeypatch.setattr(storage, "READ_TIMEOUT_S", 0.4)
-    monkeypatch.setattr(storage, "NUM_ATTEMPTS", 2 if is_silent else 4)
+    monkeypatch.setattr(client, "TELL_AFTER_S", 0.2)
+    monkeypatch.setattr(client, "READ_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(client, "NUM_ATTEMPTS", 2 if is_silent else 4)
     monkeypatch.setattr("sys.argv", [program])
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -383,10 +383,10 @@ def test_a_job_says_for_whom_it_waits_and_at_last_who_did_not_answer(
             server.listen()
         endpoint = f"AWS_ENDPOINT_URL=http://127.0.0.1:{server.getsockname()[1]}"
         monkeypatch.setenv(*endpoint.split("=", 1))
-        assert storage.exists(__file__)  # which says nothing of S3
+        assert objects.exists(__file__)  # which says nothing of S3
         for name in ("x", "y"):
             with pytest.raises(StoreError, match=rf"^s3://faces/{name}: {endpoint} does not answer \(.+\)$") as caught:
-                storage.read_bytes(f"s3://faces/{name}")
+                objects.read_bytes(f"s3://faces/{name}")
             assert caught.value.status == "unreachable"
     told = "".join(f"s3://faces/{name}: {endpoint} has not answered for 0.2 s; still trying\n" for name in "xy")
     assert capfd.readouterr().err == (told if program == "jobs/score.py" else "")
@@ -412,7 +412,7 @@ DOWN = EndpointConnectionError(endpoint_url="http://127.0.0.1:9/faces", error="r
     ("errors", "status", "num_left"),
     [
         ([RESET, DOWN], None, 0),
-        ([DOWN] * 20, "unreachable", 20 - storage.NUM_ATTEMPTS),
+        ([DOWN] * 20, "unreachable", 20 - client.NUM_ATTEMPTS),
         ([REFUSED] * 2, "forbidden", 1),
     ],
 )
@@ -420,13 +420,13 @@ def test_a_read_is_tried_again_where_that_may_help(
     errors: list[BaseException], status: str | None, num_left: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Flaky(*errors)
-    monkeypatch.setattr(storage, "_read_object", store.read)
-    monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(objects, "_read_object", store.read)
+    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.001)
     if status is None:
-        assert storage.read_bytes("s3://faces/x.jpg") == b"picture"
+        assert objects.read_bytes("s3://faces/x.jpg") == b"picture"
     else:
         with pytest.raises(StoreError, match=r"^s3://faces/x\.jpg: .*$") as caught:
-            storage.read_bytes("s3://faces/x.jpg")
+            objects.read_bytes("s3://faces/x.jpg")
         assert caught.value.status == status
     assert len(store.errors) == num_left
 
@@ -450,11 +450,11 @@ def test_a_public_bucket_is_read_without_credentials(monkeypatch: pytest.MonkeyP
     with ThreadingHTTPServer(("127.0.0.1", 0), Public) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-        storage._filesystem.cache_clear()
+        client._filesystem.cache_clear()
         with pytest.raises(StoreError, match=r"no credentials; .* or set AWS_NO_SIGN_REQUEST=yes for a public bucket"):
-            storage.read_bytes("s3://public/a")
+            objects.read_bytes("s3://public/a")
         monkeypatch.setenv("AWS_NO_SIGN_REQUEST", "yes")
-        storage._filesystem.cache_clear()
-        assert storage.read_bytes("s3://public/a") == b"open"
+        client._filesystem.cache_clear()
+        assert objects.read_bytes("s3://public/a") == b"open"
         server.shutdown()
-    storage._filesystem.cache_clear()
+    client._filesystem.cache_clear()

@@ -28,8 +28,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from agescale import storage
-from agescale.storage import NoConditions, StoreError
+from agescale.store import objects, paths
+from agescale.store.errors import NoConditions, StoreError
 
 LOCK_NAME = ".lock"
 LEASE_NAME = ".lease.json"
@@ -60,9 +60,9 @@ def hold(out: str, folder: str = "", is_wanted: bool = True) -> Iterator[Lease]:
     Lock and lease lie in ``folder``, by default in ``out`` itself. On S3 it may wait ``EXPIRES_S`` for a lease whose
     holder was killed, and says so on stderr. Without ``is_wanted`` nothing is taken, and all checks and proofs hold.
     """
-    lease = Lease(storage.absolute(out), folder, is_wanted)
+    lease = Lease(paths.absolute(out), folder, is_wanted)
     if is_wanted:
-        with _lease(lease) if storage.is_remote(lease.out) else _lock(lease):
+        with _lease(lease) if paths.is_remote(lease.out) else _lock(lease):
             yield lease
     else:
         yield lease
@@ -89,7 +89,7 @@ class Lease:
     def __init__(self, out: str, folder: str = "", is_wanted: bool = True) -> None:
         self.out = out
         self.folder = folder or out
-        self.uri = storage.join(self.folder, LEASE_NAME if storage.is_remote(out) else LOCK_NAME)
+        self.uri = paths.join(self.folder, LEASE_NAME if paths.is_remote(out) else LOCK_NAME)
         self.is_wanted = is_wanted
         self.holder = {"id": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid(), "since": _now()}
         self.num_renewals = 0
@@ -125,11 +125,11 @@ class Lease:
             asked_at = clock()
             self.num_renewals += 1
             data = json.dumps({**self.holder, "renewals": self.num_renewals}).encode()
-            etag = storage.write_if(self.uri, data, expected_etag, num_attempts)
+            etag = objects.write_if(self.uri, data, expected_etag, num_attempts)
             if etag is not None:
                 self.etag, self.renewed_at = etag, asked_at
                 return True
-            expected_etag = storage.etag(self.uri)
+            expected_etag = objects.etag(self.uri)
             if expected_etag is not None and _holder(self.uri).get("id") not in (None, self.holder["id"]):
                 return False
         raise StoreError("unreachable", f"{self.uri}: the answers to {MAX_LOST_ANSWERS} writes were lost")
@@ -137,9 +137,9 @@ class Lease:
     def check_store(self) -> None:
         """Raises ValueError where the store lets a second job take what this one has: it knows no conditions."""
         for condition, expected_etag in (("If-None-Match", None), ("If-Match", '"none"')):
-            if storage.write_if(self.uri, b"{}", expected_etag) is not None:
+            if objects.write_if(self.uri, b"{}", expected_etag) is not None:
                 with contextlib.suppress(StoreError):
-                    storage.delete(self.uri)
+                    objects.delete(self.uri)
                 raise _without_conditions(self.out, f"ignores {condition}")
 
     def renew(self) -> None:
@@ -165,14 +165,14 @@ def _lease(lease: Lease) -> Iterator[None]:
         thread.join()
         if not lease.is_lost and lease.silent_s < EXPIRES_S:
             with contextlib.suppress(StoreError):  # what stays behind expires
-                storage.delete(lease.uri)
+                objects.delete(lease.uri)
 
 
 def _take(lease: Lease) -> None:
     """Creates the lease, or waits until the one that stands there is given back or has expired."""
     seen, seen_at = None, 0.0
     while not lease.write(None):
-        etag = storage.etag(lease.uri)
+        etag = objects.etag(lease.uri)
         if etag is None:
             continue  # given back meanwhile
         if seen is None:
@@ -273,7 +273,7 @@ def _name(holder: dict[str, Any]) -> str:
 def _holder(uri: str) -> dict[str, Any]:
     """Who wrote the lease; empty where there is none."""
     try:
-        return _parsed(storage.read_bytes(uri))
+        return _parsed(objects.read_bytes(uri))
     except StoreError as error:
         if error.status != "missing":
             raise

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agescale import lease, storage
+from agescale.store import lease, objects, paths
 
 SAVING_NAME = ".saving"
 WAIT_S = 30.0
@@ -46,26 +46,26 @@ class Writer:
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """While the block lasts nobody else writes into the run. Raises Held where it is not this job's any more."""
-        with contextlib.nullcontext() if storage.is_remote(self.out) else _locked(self.out):
+        with contextlib.nullcontext() if paths.is_remote(self.out) else _locked(self.out):
             self.prove()
             yield
 
     def replace(self, uri: str, data: bytes, seen: str | None) -> None:
         """Writes a file of names in the place of the one whose etag was ``seen`` before the last proof."""
-        if not storage.is_remote(uri) or not self.holder:
-            storage.write_bytes(uri, data)
-        elif storage.write_if(uri, data, seen) is None and storage.read_bytes(uri) != data:  # or an answer was lost
+        if not paths.is_remote(uri) or not self.holder:
+            objects.write_bytes(uri, data)
+        elif objects.write_if(uri, data, seen) is None and objects.read_bytes(uri) != data:  # or an answer was lost
             raise lease.Held(f"{self.out}: another job has written there meanwhile; this one stops")
 
 
 def seen(uri: str) -> str | None:
     """The etag of a file of names on S3; on disk nobody needs it."""
-    return storage.etag(uri) if storage.is_remote(uri) else None
+    return objects.etag(uri) if paths.is_remote(uri) else None
 
 
 @contextlib.contextmanager
 def _locked(out: str) -> Iterator[None]:
-    path = storage.join(out, SAVING_NAME)
+    path = paths.join(out, SAVING_NAME)
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:

@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale import storage
-from agescale.storage import StoreError
+from agescale.store import client, objects, parquet, paths
+from agescale.store.errors import StoreError
 
 PAGE_FILES = 1000
 """Files of a page; the most that an object store tells in one answer."""
@@ -69,14 +69,14 @@ def pages(uri: str, after: str = "", until: str | None = None) -> Iterator[list[
     starts with a dot) are left out. Links are followed, but not to a folder that they stand in. Versions: the etag on
     S3, size and modification time on disk. Holds the names of one folder on disk, and one page on S3.
 
-    Bytes of a name that are no UTF-8 stand as ``storage.table_name`` writes them.
+    Bytes of a name that are no UTF-8 stand as ``paths.table_name`` writes them.
 
     Raises StoreError where ``uri`` is missing, ValueError where that itself is not UTF-8.
     """
-    uri = storage.absolute(uri)
-    if not storage.is_remote(uri):
+    uri = paths.absolute(uri)
+    if not paths.is_remote(uri):
         check_name(uri)
-        if not os.path.isdir(storage.local_path(uri)):
+        if not os.path.isdir(paths.local_path(uri)):
             raise StoreError("missing", f"{uri}: no such folder")
         found = _walk(partial(_read_folder, uri), partial(_describe_file, uri), "", after, until)
     elif _lists_by_name(uri):
@@ -87,7 +87,7 @@ def pages(uri: str, after: str = "", until: str | None = None) -> Iterator[list[
     while page := list(itertools.islice(found, PAGE_FILES)):
         num_found += len(page)
         yield page
-    if storage.is_remote(uri) and not num_found and (after, until) == ("", None):
+    if paths.is_remote(uri) and not num_found and (after, until) == ("", None):
         raise StoreError("missing", f"{uri}: no such folder, or nothing in it")
 
 
@@ -98,14 +98,14 @@ def cut(uri: str, num: int) -> list[tuple[str, str | None]]:
     far as some NUM_PROBES + ``num`` PROBES_PER_RANGE requests tell; fewer where pages are fewer. Elsewhere they are cut
     at folders, whose names are asked for about as often as there are ranges, and nothing is known of their sizes.
     """
-    uri = storage.absolute(uri)
-    if storage.is_remote(uri) and _lists_by_name(uri):
+    uri = paths.absolute(uri)
+    if paths.is_remote(uri) and _lists_by_name(uri):
         spans = _spans(uri, num)
         ends = np.cumsum([0, *(span.num_files for span in spans)])
         lasts = np.searchsorted(ends[1:-1], ends[-1] * np.arange(1, num) / num)
         cuts = list(dict.fromkeys(span.after for last in lasts.tolist() for span in spans[last + 1 : last + 2]))
     else:
-        prefixes = _folders(partial(_read_prefix if storage.is_remote(uri) else _read_folder, uri), num)
+        prefixes = _folders(partial(_read_prefix if paths.is_remote(uri) else _read_folder, uri), num)
         cuts = prefixes[:: math.ceil(len(prefixes) / num)][1:]
     return list(zip(["", *cuts], [*cuts, None], strict=True))
 
@@ -135,26 +135,26 @@ def _walk(
 
 
 def _read_folder(uri: str, folder: str) -> Entries:
-    for name in sorted(storage.scan_folder(os.path.join(uri, folder))):
+    for name in sorted(objects.scan_folder(os.path.join(uri, folder))):
         if not name.startswith(".") and not (name.endswith("/") and _leads_back(uri, folder, name[:-1])):
             yield folder + name, None
 
 
 def _leads_back(uri: str, folder: str, name: str) -> bool:
     """Whether a folder is a link to one that it stands in: it would be walked forever."""
-    path = storage.local_path(os.path.join(uri, folder, name))
+    path = paths.local_path(os.path.join(uri, folder, name))
     if not os.path.islink(path):
         return False
     above = itertools.accumulate([uri, *folder.split("/")], os.path.join)
-    return os.path.realpath(path) in map(os.path.realpath, map(storage.local_path, above))
+    return os.path.realpath(path) in map(os.path.realpath, map(paths.local_path, above))
 
 
 def _describe_file(uri: str, path: str, info: None) -> Listed | None:
     file = os.path.join(uri, path)
-    status = storage.describe_file(file)
-    if status and storage.can_be_read(status):
-        return Listed(file, path, storage.file_version(status), status.st_size)
-    return Listed(file, path, "", 0) if os.path.lexists(storage.local_path(file)) else None  # else it is gone
+    status = objects.describe_file(file)
+    if status and objects.can_be_read(status):
+        return Listed(file, path, objects.file_version(status), status.st_size)
+    return Listed(file, path, "", 0) if os.path.lexists(paths.local_path(file)) else None  # else it is gone
 
 
 def _read_prefix(uri: str, folder: str) -> Entries:
@@ -175,7 +175,7 @@ def _read_prefix(uri: str, folder: str) -> Entries:
 def _folders(read: Callable[[str], Entries], num: int) -> list[str]:
     """At least ``num`` folders that hold everything, where there are so many, and the files beside them."""
     prefixes, has_grown = [""], True
-    with storage.read_pool() as pool:
+    with objects.read_pool() as pool:
         while has_grown and len(prefixes) < num:
             longer = list(pool.map(partial(_subfolders, read), prefixes))
             has_grown = any(longer)
@@ -196,9 +196,9 @@ def _lists_by_name(uri: str) -> bool:
     The first folder ``x/`` has to come behind all names that start with ``x.``.
     """
     root = _key(uri, "")
-    for each in storage.list_objects(uri, Prefix=root, Delimiter="/", MaxKeys=PAGE_FILES).get("CommonPrefixes", [])[:1]:
+    for each in objects.list_objects(uri, Prefix=root, Delimiter="/", MaxKeys=PAGE_FILES).get("CommonPrefixes", [])[:1]:
         folder = each["Prefix"]
-        behind = storage.list_objects(uri, Prefix=root, StartAfter=f"{folder[:-1]}.{LAST}", MaxKeys=1)
+        behind = objects.list_objects(uri, Prefix=root, StartAfter=f"{folder[:-1]}.{LAST}", MaxKeys=1)
         return any(item["Key"].startswith(folder) for item in behind.get("Contents", []))
     return True
 
@@ -235,8 +235,8 @@ def _spans(uri: str, num_ranges: int) -> list[_Span]:
     first, and, because what their first page promises may be wrong, those that have been looked at least.
     """
     spans, num_left = [_Span("", math.inf, "")], NUM_PROBES + PROBES_PER_RANGE * num_ranges
-    at_once = storage.NUM_READ_THREADS
-    with storage.read_pool() as pool:
+    at_once = client.NUM_READ_THREADS
+    with objects.read_pool() as pool:
         while num_left > 0 and (unknown := [span for span in spans if span.prefix is not None]):
             enough = sum(span.num_files for span in spans) / num_ranges / 4
             large = [span for span in unknown if span.num_files > enough]
@@ -323,12 +323,12 @@ def _num_files(paths: Sequence[str], common: str, num_branches: int) -> float:
 
 def _paths_behind(uri: str, prefix: str, after: str, most: int) -> tuple[list[str], bool]:
     """The first ``most`` relative paths that start with ``prefix`` and sort behind ``after``; whether these are all."""
-    answer = storage.list_objects(uri, Prefix=_key(uri, prefix), StartAfter=_key(uri, after), MaxKeys=most)
+    answer = objects.list_objects(uri, Prefix=_key(uri, prefix), StartAfter=_key(uri, after), MaxKeys=most)
     return [_relative(uri, item["Key"]) for item in answer.get("Contents", [])], not answer["IsTruncated"]
 
 
 def _answers(uri: str, folder: str, **arguments: Any) -> Iterator[dict[str, Any]]:
-    yield from storage.list_pages(uri, Prefix=_key(uri, folder), MaxKeys=PAGE_FILES, **arguments)
+    yield from objects.list_pages(uri, Prefix=_key(uri, folder), MaxKeys=PAGE_FILES, **arguments)
 
 
 def _objects(uri: str, answer: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -338,7 +338,7 @@ def _objects(uri: str, answer: dict[str, Any]) -> list[tuple[str, Any]]:
 
 def _describe_object(uri: str, path: str, info: dict[str, Any]) -> Listed:
     version = str(info.get("ETag", "")).strip('"') or f"{info['Size']}-{info.get('LastModified')}"
-    return Listed(storage.join(uri, path), path, version, int(info["Size"]))
+    return Listed(paths.join(uri, path), path, version, int(info["Size"]))
 
 
 def _key(uri: str, path: str) -> str:
@@ -366,22 +366,22 @@ def to_table(page: list[Listed]) -> pa.Table:
 
 def files_of(uri: str) -> list[str]:
     """The files of a listing: one, those in a folder, or those that the manifest.json of an S3 inventory names."""
-    uri = storage.absolute(uri)
+    uri = paths.absolute(uri)
     if uri.endswith(".json"):
         try:
-            manifest = json.loads(storage.read_bytes(uri))
+            manifest = json.loads(objects.read_bytes(uri))
             bucket = f"s3://{manifest['destinationBucket'].rpartition(':')[2]}"
             if manifest["fileFormat"] == "Parquet" and manifest["files"]:
-                return [storage.join(bucket, file["key"]) for file in manifest["files"]]
+                return [paths.join(bucket, file["key"]) for file in manifest["files"]]
         except (ValueError, KeyError, TypeError):
             pass
         raise ValueError(f"{uri}: no manifest of an S3 inventory in the format Parquet")
     if uri.endswith(SUFFIXES):
         return [uri]
-    names = [name for name in storage.list_names(uri) if name.endswith(SUFFIXES)]
+    names = [name for name in objects.list_names(uri) if name.endswith(SUFFIXES)]
     if not names:
         raise ValueError(f"{uri}: no listing there; it is a file, or a folder of files, {' '.join(SUFFIXES)}")
-    return [storage.join(uri, name) for name in names]
+    return [paths.join(uri, name) for name in names]
 
 
 def read_rows(file: str, source: str) -> Iterator[pa.Table]:
@@ -390,10 +390,10 @@ def read_rows(file: str, source: str) -> Iterator[pa.Table]:
     Raises ValueError where columns are missing, or a row has no URI or no version.
     """
     first = 1
-    for batch in storage.iter_batches(file):
+    for batch in parquet.iter_batches(file):
         columns = {name.lower(): batch.column(index) for index, name in enumerate(batch.schema.names)}
         version = _one_of(columns, "version", "etag", "e_tag")
-        uri = _uris(columns, storage.absolute(source))
+        uri = _uris(columns, paths.absolute(source))
         if uri is None or version is None:
             raise ValueError(
                 f"{file}: a listing has the columns uri, or bucket and key, or key or name (below --source), and "

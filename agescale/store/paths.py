@@ -1,0 +1,55 @@
+"""URIs: a path, ``file://...`` or ``s3://bucket/key``. Text in, text out; nothing is read or asked."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import PurePosixPath
+
+
+def absolute(uri: str) -> str:
+    """``uri`` without ``file://``, user directory or relative parts, so that it means the same in every process."""
+    if uri.startswith("file://"):
+        uri = uri.removeprefix("file://")
+    scheme, sign, rest = uri.partition("://")
+    if not sign:
+        return os.path.abspath(os.path.expanduser(uri))
+    if scheme != "s3":
+        raise ValueError(f"{uri}: a URI is a path, file:// or s3://, not {scheme}://")
+    if not rest.strip("/"):
+        raise ValueError(f"{uri}: the bucket's name is missing")
+    return uri.rstrip("/")
+
+
+def join(uri: str, *names: str) -> str:
+    return "/".join([uri.rstrip("/"), *names])
+
+
+def name_of(uri: str) -> str:
+    return PurePosixPath(uri).name
+
+
+def table_name(path: str) -> str:
+    r"""A path as tables hold it: bytes that are no UTF-8 stand as \xNN, and mean the same file.
+
+    >>> table_name(os.fsdecode(b"/faces/Mu\xf1oz.jpg"))
+    '/faces/Mu\\xf1oz.jpg'
+    """
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def local_path(uri: str) -> str:
+    """The path of a file on disk, which ``table_name`` may have made the URI of."""
+    if "\\x" not in uri or os.path.lexists(uri):
+        return uri
+    octets = re.sub(rb"\\x([89a-f][0-9a-f])", lambda digits: bytes.fromhex(digits[1].decode()), os.fsencode(uri))
+    return os.fsdecode(octets)
+
+
+def is_remote(uri: str) -> bool:
+    return uri.startswith("s3://")
+
+
+def bucket_and_key(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
