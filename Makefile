@@ -20,10 +20,10 @@ test-cluster: .venv/installed  ## jobs submitted to a cluster with its dashboard
 	$(BIN)/python -m pytest -n 0 -m cluster tests/cluster
 
 test-readers: .venv/installed .venv-readers/installed  ## the tables in other people's tools, pyarrow old and new; a minute
-	AGESCALE_READERS_PYTHON=.venv-readers/bin/python $(BIN)/python -m pytest -n 0 tests/test_readers.py
+	AGESCALE_READERS_PYTHON=.venv-readers/bin/python $(BIN)/python -m pytest -n 0 tests/tables/test_readers.py
 
 test-lowest: .venv-lowest/installed  ## tests below the jobs with the lowest versions that pyproject.toml promises
-	.venv-lowest/bin/python -m pytest tests/test_*.py agescale
+	.venv-lowest/bin/python -m pytest --ignore tests/jobs --ignore tests/faults --ignore tests/cluster
 
 chaos: .venv/installed  ## 56 kills of scoring, half of them on S3, two nights of 20,000 objects, kills of trainings and sweeps, bad nights, interruptions, 4,500 spoiled pictures; an hour and a half
 	AGESCALE_NUM_KILLS=28 $(BIN)/python -m pytest -n 0 -s -m '' tests/faults/test_scoring_kills.py

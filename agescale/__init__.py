@@ -15,9 +15,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agescale.datasets import read_catalog, read_predictions
-    from agescale.inference import Model, Prediction, Predictions, Scorer, load
+    from agescale.models.inference import Model, Prediction, Predictions, Scorer, load
     from agescale.store.errors import StoreError
+    from agescale.tables.datasets import read_catalog, read_predictions
 
 __version__ = "0.1.0"
 
@@ -33,15 +33,15 @@ __all__ = [
     "read_predictions",
 ]
 
-_MODULES = {"read_catalog": "datasets", "read_predictions": "datasets", "StoreError": "store.errors"}
-"""Where public names are defined; the others in ``inference``."""
+_MODULES = {"read_catalog": "tables.datasets", "read_predictions": "tables.datasets", "StoreError": "store.errors"}
+"""Where public names are defined; the others in ``models.inference``."""
 
 if not TYPE_CHECKING:  # to a type checker every name would be right
 
     def __getattr__(name: str) -> Any:
         if name not in __all__:
             raise AttributeError(f"module 'agescale' has no attribute {name!r}")
-        return getattr(import_module(f"agescale.{_MODULES.get(name, 'inference')}"), name)
+        return getattr(import_module(f"agescale.{_MODULES.get(name, 'models.inference')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -21,8 +21,11 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-from agescale import tables, terminal
+from agescale.config import TrainConfig
+from agescale.runtime import terminal
 from agescale.store.errors import Damaged, StoreError
+from agescale.tables import folders
+from agescale.training import recipes
 
 PACKAGE = Path(__file__).parent
 RUNS = Path("runs")
@@ -33,7 +36,10 @@ OUT_OF_MEMORY = (
     "--batch-size; the same command continues"
 )
 
-COMMAND = shlex.join([os.path.basename(sys.orig_argv[0]), *sys.orig_argv[1:]])
+IS_INSTALLED = os.path.basename(sys.argv[0]) == "agescale"
+COMMAND = shlex.join(
+    ["agescale", *sys.argv[1:]] if IS_INSTALLED else [os.path.basename(sys.orig_argv[0]), *sys.orig_argv[1:]]
+)
 """What was typed, or what does the same."""
 
 Config = TypeVar("Config")
@@ -69,6 +75,15 @@ def run_job(
         if mistake is None:
             raise
         refuse(mistake)
+
+
+def take_recipe(arguments: list[str]) -> TrainConfig | None:
+    """The settings of the recipe that stands first on a command line, from which its name is removed, if one does."""
+    try:
+        name = recipes.take_name(arguments)
+    except ValueError as error:
+        refuse(str(error))
+    return recipes.RECIPES[name] if name else None
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -152,7 +167,7 @@ def user_mistake(error: BaseException | None) -> str | None:
         original = getattr(error, "cause", None)  # Ray raises a subclass of the original, which is its `cause`
         for damaged in (original, error):
             if isinstance(damaged, Damaged):
-                return f"{damaged.args[0]}; {tables.remedy(damaged.uri)}"
+                return f"{damaged.args[0]}; {folders.remedy(damaged.uri)}"
         is_ours = isinstance(original, ValueError) and _raised_here(getattr(error, "traceback_str", str(error)))
         if isinstance(original, StoreError) or is_ours:
             return str(original).partition("\n")[0]  # Ray Data adds lines about its retries
@@ -176,14 +191,12 @@ def _raised_here(text: str) -> bool:
 
 
 def is_ours(file: str) -> bool:
-    """Whether a file of Python is one of this package, which may lie elsewhere on another machine, or of the jobs."""
+    """Whether a file of Python is one of this package, which may lie elsewhere on another machine."""
     path = Path(file)
-    if path.parent in (PACKAGE.parent / "jobs", Path(sys.argv[0]).absolute().parent):
-        return True
-    *folders, _ = path.parts
-    if PACKAGE.name not in folders:
+    *above, _ = path.parts
+    if PACKAGE.name not in above:
         return False
-    start = len(folders) - folders[::-1].index(PACKAGE.name)
+    start = len(above) - above[::-1].index(PACKAGE.name)
     return PACKAGE.joinpath(*path.parts[start:]).is_file()
 
 

@@ -20,10 +20,11 @@ import numpy as np
 import tyro
 from ray.tune.schedulers import TrialScheduler
 
-from agescale import sweeping, trials, validation
 from agescale.config import SweepConfig
 from agescale.store import paths
-from agescale.trials import Curve
+from agescale.sweeping import search, trials
+from agescale.sweeping.trials import Curve
+from agescale.training import validation
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def replay(config: AshaConfig, curves: Sequence[Curve]) -> tuple[int, float]:
         grace_epochs=config.grace_epochs,
         reduction_factor=config.reduction_factor,
     )
-    scheduler = sweeping.build_scheduler(sweep)
+    scheduler = search.build_scheduler(sweep)
     waiting, seen = list(range(len(curves)))[::-1], [0] * len(curves)
     now, under_way = 0.0, list[tuple[float, int]]()
     while waiting or under_way:

@@ -22,10 +22,11 @@ from typing import Any
 
 import tyro
 
-from agescale import checkpoints, recipes
 from agescale.config import TrainConfig
-from agescale.finetuning import format_phases, parse_phases
+from agescale.models import checkpoints
 from agescale.store import paths
+from agescale.training import recipes
+from agescale.training.finetuning import format_phases, parse_phases
 
 ROOT = Path(__file__).parents[1]
 

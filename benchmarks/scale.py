@@ -27,11 +27,11 @@ import numpy as np
 import pyarrow as pa
 import tyro
 
-from agescale import catalogs, footers, schema, units
-from agescale.age_groups import AgeGroups
-from agescale.cataloging import LISTED_PART_ROWS
-from agescale.changes import ROW_GROUP_ROWS
+from agescale.ages.groups import AgeGroups
+from agescale.cataloging.parts import LISTED_PART_ROWS
 from agescale.store import objects, parquet
+from agescale.tables import catalogs, footers, schema, units
+from agescale.tables.catalogs import LISTED_GROUP_ROWS
 
 MODEL, GROUPS, CATALOG_ID = "0123456789abcdef", "25-years", "0" * 32
 ROOT = Path(__file__).parents[1]
@@ -126,7 +126,7 @@ def write_part(catalog: str, name: str, keys: range, version: str, replaces: boo
         columns["gender"] = pa.array(np.array(["male", "female"])[age_N.astype(int) % 2])
         columns["split"] = pa.array(np.array(["train"] * 8 + ["val", "test"])[np.arange(len(keys)) % 10])
         columns["content_hash"] = pa.array([f"{key:064x}" for key in keys])
-    parquet.write_table(f"{catalog}/{name}", pa.table(list(columns.values()), schema=settings), ROW_GROUP_ROWS)
+    parquet.write_table(f"{catalog}/{name}", pa.table(list(columns.values()), schema=settings), LISTED_GROUP_ROWS)
 
 
 def write_predictions(catalog: str, out: str, some_units: list[units.Unit]) -> None:
@@ -165,13 +165,16 @@ def step(name: str, catalog: str, out: str) -> dict[str, float]:
 
 
 def run_step(name: str, catalog: str, out: str) -> None:
-    from agescale import evaluation, scoring, training_plan, verification
     from agescale.config import EvaluateConfig, TrainConfig, VerifyConfig
+    from agescale.evaluation import driver as evaluation
+    from agescale.scoring import plan as scoring_plan
+    from agescale.scoring import verification
+    from agescale.training import plan as training_plan
 
     started = time.monotonic()
     if name == "start":
         all_units = units.cut(catalogs.read_parts(catalog), None)
-        work = scoring.plan_work(footers.read(out, "predictions", units.read_counts), all_units, MODEL, ())
+        work = scoring_plan.plan_work(footers.read(out, "predictions", units.read_counts), all_units, MODEL, ())
         num_standing = len(all_units) // 2 if objects.exists(out) else 0
         assert sum(len(task) for task in work.tasks(num_workers=1)) == len(all_units) - num_standing
     elif name == "unit":  # of the oldest part: which of its rows are current

@@ -24,8 +24,9 @@ import tyro
 from torch import nn
 from torchvision.models import mobilenet_v2
 
-from agescale import checkpoints, synthetic
-from agescale.age_model import AgeModel, ModelSpec
+from agescale.models import checkpoints
+from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.synthetic import dataset
 
 ROOT = Path(__file__).parent.parent
 UNIT_ROWS = 250
@@ -50,7 +51,7 @@ class Run:
 def main(config: BenchConfig) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        num_faces = synthetic.write_dataset(folder / "faces", "unlabelled", config.num_faces, size=200, num_broken=0)
+        num_faces = dataset.write_dataset(folder / "faces", "unlabelled", config.num_faces, size=200, num_broken=0)
         spec = ModelSpec("torchvision/mobilenet_v2", "distribution", "25-years", config.image_size)
         checkpoints.save(str(folder / "checkpoint"), spec, AgeModel(spec).state_dict(), checkpoints.Progress(), {})
         network = mobilenet_v2()

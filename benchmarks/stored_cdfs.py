@@ -13,18 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agescale import age_cdf
+from agescale.ages import cdf
 
 NUM_ROWS = 100_000
 
 
 def main() -> None:
     generator = np.random.default_rng(0)
-    ages_A = np.arange(age_cdf.NUM_AGES)
+    ages_A = np.arange(cdf.NUM_AGES)
     mean_N1 = generator.uniform(0, 90, (NUM_ROWS, 1))
     probs_NA = np.exp(-0.5 * ((ages_A - mean_N1) / generator.uniform(2, 12, (NUM_ROWS, 1))) ** 2)
-    cdf_NA = age_cdf.encode(probs_NA * generator.uniform(0.8, 1.2, probs_NA.shape))
-    offsets = pa.array(np.arange(NUM_ROWS + 1) * age_cdf.NUM_AGES, pa.int32())
+    cdf_NA = cdf.encode(probs_NA * generator.uniform(0.8, 1.2, probs_NA.shape))
+    offsets = pa.array(np.arange(NUM_ROWS + 1) * cdf.NUM_AGES, pa.int32())
     columns = {
         "202 bytes": pa.FixedSizeBinaryArray.from_buffers(pa.binary(202), NUM_ROWS, [None, pa.py_buffer(cdf_NA)]),
         "list<int32>": pa.ListArray.from_arrays(offsets, pa.array(cdf_NA.ravel().astype(np.int32))),

@@ -1,27 +1,6 @@
-"""Write a catalog of many nights, and predictions of it, anew as tables of few files; the nights go on with those.
+"""``agescale compact`` as a job of its own, for ``ray job submit`` and for a checkout that is not installed."""
 
-python jobs/compact.py --catalog s3://bucket/inbox --out s3://bucket/inbox-2027 \\
-    --predictions s3://bucket/ages --out-predictions s3://bucket/ages-2027
-"""
-
-from __future__ import annotations
-
-from agescale.command_line import run_job
-from agescale.compaction import compact
-from agescale.config import CompactConfig
-from agescale.store import paths
-
-
-def main(config: CompactConfig) -> None:
-    done = compact(config)
-    (parts_before, parts), (rows_before, rows) = done.num_parts, done.num_rows
-    words = f"{parts_before:,} parts -> {parts:,}, {rows_before:,} rows -> {rows:,}"
-    print(f"catalog: {paths.absolute(config.out)} ({words})")
-    if config.predictions:
-        before, after = done.num_files
-        words = f"{before:,} files -> {after:,}, {done.num_predicted:,} rows"
-        print(f"predictions: {paths.absolute(config.out_predictions)} ({words})")
-
+from agescale.commands.compact import run
 
 if __name__ == "__main__":
-    run_job(main, CompactConfig)
+    run()

@@ -1,21 +1,6 @@
-"""Judge predictions against a catalog's labels: how wrong is it, and for whom?
+"""``agescale evaluate`` as a job of its own, for ``ray job submit`` and for a checkout that is not installed."""
 
-python jobs/evaluate.py --catalog catalog --predictions predictions --out report
-"""
-
-from __future__ import annotations
-
-from agescale.command_line import run_job
-from agescale.config import EvaluateConfig
-from agescale.evaluation import evaluate
-
-
-def main(config: EvaluateConfig) -> None:
-    done = evaluate(config)
-    for note in done.notes:
-        print(note)
-    print(f"report: {done.page}")
-
+from agescale.commands.evaluate import run
 
 if __name__ == "__main__":
-    run_job(main, EvaluateConfig)
+    run()

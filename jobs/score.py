@@ -1,30 +1,6 @@
-"""Predict the age of every image of a catalog, as Parquet; the same command again scores only what is missing.
+"""``agescale score`` as a job of its own, for ``ray job submit`` and for a checkout that is not installed."""
 
-python jobs/score.py --catalog s3://bucket/catalog --checkpoint s3://bucket/runs/fast/best --out s3://bucket/ages
-"""
-
-from __future__ import annotations
-
-from agescale.command_line import refuse, run_job
-from agescale.config import ScoreConfig
-from agescale.scoring import score
-from agescale.store import paths
-
-
-def main(config: ScoreConfig) -> None:
-    result = score(config)
-    counts = ", ".join(f"{count:,} {status}" for status, count in result.by_status.items())
-    print(f"scored {result.num_scored_now:,} images now, {result.images_per_s:g} images/s; the table has {counts}")
-    if unreachable := result.by_status.get("unreachable"):
-        print(f"{unreachable:,} images were unreachable; the same command with --retry unreachable tries them again")
-    print(f"predictions: {paths.absolute(config.out)}")
-    if result.failed_fraction > config.max_failed_fraction:
-        refuse(
-            f"{result.failed_fraction:.1%} of the images scored now have failed, over --max-failed-fraction "
-            f"{config.max_failed_fraction:g}; the table is complete, its column error says why",
-            code=3,
-        )
-
+from agescale.commands.score import run
 
 if __name__ == "__main__":
-    run_job(main, ScoreConfig)
+    run()

@@ -1,21 +1,6 @@
-"""Write the current rows of predictions as a table for other people: CSV, one Parquet file, or a folder of them.
+"""``agescale table`` as a job of its own, for ``ray job submit`` and for a checkout that is not installed."""
 
-python jobs/table.py --catalog s3://bucket/inbox --predictions s3://bucket/ages --probability-under 18 --out ages.csv
-"""
-
-from __future__ import annotations
-
-from agescale.command_line import run_job
-from agescale.config import TableConfig
-from agescale.exports import export
-from agescale.store import paths
-
-
-def main(config: TableConfig) -> None:
-    exported = export(config)
-    missing = f"; {exported.num_not_scored:,} images are not scored yet" if exported.num_not_scored else ""
-    print(f"table: {paths.absolute(config.out)} ({exported.num_rows:,} rows{missing})")
-
+from agescale.commands.table import run
 
 if __name__ == "__main__":
-    run_job(main, TableConfig)
+    run()

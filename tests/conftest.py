@@ -32,8 +32,8 @@ os.environ.update(  # before anything imports ray, whose processes inherit it
     RAY_worker_niceness="0",
 )
 
-from agescale import synthetic
 from agescale.store import client
+from agescale.synthetic import dataset
 
 REPO = Path(__file__).parents[1]
 NUM_FACES = 24
@@ -44,8 +44,8 @@ RunJob = Callable[..., subprocess.CompletedProcess[str]]
 def drawn_faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small drawn faces: a folder for each layout, named like it. Only to be read; copy what a test changes."""
     folder = tmp_path_factory.mktemp("drawn-faces")
-    for layout in synthetic.LAYOUTS:
-        synthetic.write_dataset(folder / layout, layout, num_faces=NUM_FACES, size=48)
+    for layout in dataset.LAYOUTS:
+        dataset.write_dataset(folder / layout, layout, num_faces=NUM_FACES, size=48)
     return folder
 
 
@@ -53,8 +53,8 @@ def make_checkpoint(folder: Path, task: str = "distribution", age_groups: str = 
     """A checkpoint of a small model that has learned nothing, always the same."""
     import torch
 
-    from agescale import checkpoints
-    from agescale.age_model import AgeModel, ModelSpec
+    from agescale.models import checkpoints
+    from agescale.models.age_model import AgeModel, ModelSpec
 
     torch.manual_seed(0)
     model = AgeModel(ModelSpec(encoder="cnn", task=task, age_groups=age_groups, image_size=32, **settings))
@@ -67,7 +67,7 @@ def local_ray() -> Iterator[None]:
     """One Ray of this machine alone for all tests of this process; jobs called as functions find it running."""
     import ray
 
-    from agescale.cluster import ALLOCATOR
+    from agescale.runtime.cluster import ALLOCATOR
 
     os.environ.update(ALLOCATOR)  # as in the cluster that a job starts for itself; else it takes seconds a training
     with pytest.MonkeyPatch.context() as environment:

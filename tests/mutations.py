@@ -143,7 +143,7 @@ def with_checksums(data: bytes) -> bytes:
 
 
 def main(number: int, seed: int) -> None:
-    from agescale import images
+    from agescale.faces import images
 
     counts: Counter[str] = Counter()
     for index, (_, data) in enumerate(mutated(number, seed)):

@@ -6,7 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from agescale import plots
+from agescale.cataloging.plots import age_distribution, class_distribution
+from agescale.evaluation.plots import confusion, error_histogram, predicted_against_true, training_curves
+from agescale.reports import figures
+from agescale.sweeping.plots import best_over_time, parallel_coordinates, pareto_front, setting_importance, trial_curves
 
 
 def texts(figure) -> str:
@@ -14,31 +17,31 @@ def texts(figure) -> str:
 
 
 def test_a_figure_is_a_png_file_or_a_part_of_a_page() -> None:
-    figure = plots.error_histogram(np.array([1.0, -3.0, np.nan]))
-    assert plots.to_png(figure).startswith(b"\x89PNG")
-    svg = plots.to_svg(figure, "errors", 'errors "and" <more>')
+    figure = error_histogram(np.array([1.0, -3.0, np.nan]))
+    assert figures.to_png(figure).startswith(b"\x89PNG")
+    svg = figures.to_svg(figure, "errors", 'errors "and" <more>')
     assert svg.startswith('<svg role="img" aria-label="errors &quot;and&quot; &lt;more>"')
     assert "http" not in svg
 
 
 def test_the_confusion_matrix_shows_counts_per_cent_and_predictions_of_no_group() -> None:
-    shown = texts(plots.confusion(np.array([[3, 1, 0], [0, 4, 0]]), ["young", "old"]))
+    shown = texts(confusion(np.array([[3, 1, 0], [0, 4, 0]]), ["young", "old"]))
     assert "3\n75.0 %" in shown
     assert "none" not in shown
-    assert "none" in texts(plots.confusion(np.array([[3, 0, 1], [0, 4, 0]]), ["young", "old"]))
+    assert "none" in texts(confusion(np.array([[3, 0, 1], [0, 4, 0]]), ["young", "old"]))
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 5000])
 def test_any_number_of_faces_can_be_drawn(num_rows: int) -> None:
     ages_N = np.random.default_rng(0).uniform(0, 90, num_rows)
-    for figure in (plots.predicted_against_true(ages_N, ages_N[::-1]), plots.error_histogram(ages_N - ages_N[::-1])):
-        assert len(plots.to_svg(figure, "ages", "ages")) < 400_000
+    for figure in (predicted_against_true(ages_N, ages_N[::-1]), error_histogram(ages_N - ages_N[::-1])):
+        assert len(figures.to_svg(figure, "ages", "ages")) < 400_000
 
 
 def test_training_curves_mark_the_phases_and_the_best_epoch() -> None:
     history = [{"epoch": e, "phase": "head" if e < 2 else "all", "train_loss": 3.0, "val_mae": abs(e - 3) + 5.0}
                for e in range(6)]  # fmt: skip
-    shown = texts(plots.training_curves(history))
+    shown = texts(training_curves(history))
     assert "head" in shown
     assert "all" in shown
     assert "best 5, epoch 3" in shown
@@ -48,7 +51,7 @@ def test_training_curves_mark_the_phases_and_the_best_epoch() -> None:
     "history", [[{"epoch": 0}], [{"epoch": 0, "val_accuracy": None}], [{"epoch": 1, "val_f1": 0.5}]]
 )
 def test_training_curves_do_without_what_is_absent(history: list[dict]) -> None:
-    assert plots.to_svg(plots.training_curves(history), "training", "training")
+    assert figures.to_svg(training_curves(history), "training", "training")
 
 
 def test_a_catalogs_ages_and_classes_are_counted() -> None:
@@ -57,11 +60,11 @@ def test_a_catalogs_ages_and_classes_are_counted() -> None:
         "age_high": pa.array([31, 40, None, np.inf], pa.float32()),
         "group": ["adult", "adult", None, "senior"],
     })  # fmt: skip
-    bars = [bar.get_height() for bar in plots.age_distribution(table).axes[0].patches]
+    bars = [bar.get_height() for bar in age_distribution(table).axes[0].patches]
     assert bars[30] == pytest.approx(1.05)
     assert bars[100] == pytest.approx(1)
     assert sum(bars) == pytest.approx(3)
-    assert "(none)" in texts(plots.class_distribution(table))
+    assert "(none)" in texts(class_distribution(table))
 
 
 CURVES = {
@@ -73,19 +76,19 @@ CURVES = {
 
 
 def test_the_best_so_far_follows_the_trials_in_their_order_and_never_gets_worse() -> None:
-    figure = plots.best_over_time(CURVES, "MAE", baseline=("always the median age", 9.87))
+    figure = best_over_time(CURVES, "MAE", baseline=("always the median age", 9.87))
     best = next(line for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post")
     np.testing.assert_array_equal(best.get_xdata(), [1, 2, 3, 4, 5, 6, 7])
     np.testing.assert_array_equal(best.get_ydata(), [9, 7, 7, 7, 5, 5, 5])
     assert "always the median age: 9.87" in texts(figure)
     assert figure.axes[0].get_ylim()[1] > 9.87
-    figure = plots.best_over_time(CURVES, "accuracy", is_higher_better=True)
+    figure = best_over_time(CURVES, "accuracy", is_higher_better=True)
     best = next(line for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post")
     np.testing.assert_array_equal(best.get_ydata(), [9] * 7)
 
 
 def test_curves_show_the_winner_and_who_was_stopped_or_diverged() -> None:
-    figure = plots.trial_curves(CURVES, "MAE", winner=2, stopped=[0], diverged=[1, 3])
+    figure = trial_curves(CURVES, "MAE", winner=2, stopped=[0], diverged=[1, 3])
     lines = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
     assert lines["trial 2, the best"] == [[1, 8], [2, 5], [3, 6]]
     assert lines["stopped early"] == [[2, 7]]
@@ -94,24 +97,24 @@ def test_curves_show_the_winner_and_who_was_stopped_or_diverged() -> None:
 
 def test_one_trial_that_goes_astray_does_not_flatten_the_others() -> None:
     others = {number: [(epoch, 5.0 + number / 10) for epoch in range(1, 13)] for number in range(8)}
-    figure = plots.trial_curves(others | {9: [(1, 6.0), (2, 1e6)]}, "MAE")
+    figure = trial_curves(others | {9: [(1, 6.0), (2, 1e6)]}, "MAE")
     assert figure.axes[0].get_ylim()[1] < 10
 
 
 def test_values_that_span_much_are_drawn_on_a_log_scale() -> None:
-    axes = plots.trial_curves({n: [(1, 40.0 - n), (2, 15.0), (3, 5.0 + n)] for n in range(5)}, "MAE").axes[0]
+    axes = trial_curves({n: [(1, 40.0 - n), (2, 15.0), (3, 5.0 + n)] for n in range(5)}, "MAE").axes[0]
     assert axes.get_yscale() == "log"
     assert {"5", "10", "30"} <= {axes.yaxis.get_major_formatter()(tick, None) for tick in axes.get_yticks()}
 
 
 def test_the_importance_of_settings_is_in_per_cent() -> None:
-    assert "71 %" in texts(plots.setting_importance([("lr", 0.71), ("task", 0.29), ("mixup", 0.0)]))
+    assert "71 %" in texts(setting_importance([("lr", 0.71), ("task", 0.29), ("mixup", 0.0)]))
 
 
 def test_parallel_coordinates_put_the_best_on_top_and_what_is_lacking_below() -> None:
     settings = [{"encoder": "cnn", "lr": 10.0**-n, "dropout": 0.5 if n % 2 else 0.0} for n in range(1, 8)]
     settings.append({"encoder": "torchvision/mobilenet_v3_small", "lr": 1e-3})
-    figure = plots.parallel_coordinates(settings, [4, 5, 6, 7, 8, 9, 10, 11], ["lr", "encoder", "dropout"], "MAE")
+    figure = parallel_coordinates(settings, [4, 5, 6, 7, 8, 9, 10, 11], ["lr", "encoder", "dropout"], "MAE")
     heights = {text.get_text(): text.xy for text in figure.axes[0].texts}
     assert heights["4"] == (3, 1)
     assert heights["11"] == (3, 0)
@@ -124,16 +127,16 @@ def test_parallel_coordinates_put_the_best_on_top_and_what_is_lacking_below() ->
 
 def test_parallel_coordinates_show_no_more_settings_than_can_be_read() -> None:
     settings = [{f"setting {n}": value for n in range(12)} for value in ("a", "b")]
-    shown = texts(plots.parallel_coordinates(settings, [1.0, 1.0], [f"setting {n}" for n in range(12)], "MAE"))
+    shown = texts(parallel_coordinates(settings, [1.0, 1.0], [f"setting {n}" for n in range(12)], "MAE"))
     assert "setting 7" in shown
     assert "setting 8" not in shown
 
 
 def test_the_front_has_the_trials_that_no_other_one_beats_in_both() -> None:
     points = {4: (100.0, 5.0), 5: (300.0, 6.0), 6: (90.0, 5.5), 7: (300.0, 6.5), 8: (3000.0, 9.0)}
-    front = plots.pareto_front(points, "images/s", "MAE", is_more_better=True).axes[0].lines[1]
+    front = pareto_front(points, "images/s", "MAE", is_more_better=True).axes[0].lines[1]
     assert front.get_xydata().tolist() == [[3000, 9], [300, 6], [100, 5]]
-    figure = plots.pareto_front(points, "parameters", "accuracy", is_higher_better=True)
+    figure = pareto_front(points, "parameters", "accuracy", is_higher_better=True)
     assert {text.get_text() for text in figure.axes[0].texts} == {"6", "7", "8"}
 
 
@@ -144,15 +147,15 @@ def test_any_number_of_trials_can_be_drawn(num_trials: int) -> None:
     settings = [{"encoder": f"net {n % 5}", "lr": rng.uniform(1e-4, 1e-2), "list": [n % 2, 3]} for n in curves]
     values = [curve[-1][1] for curve in curves.values()]
     for figure in (
-        plots.best_over_time(curves, "MAE"),
-        plots.trial_curves(curves, "MAE", winner=0, stopped=list(curves)),
-        plots.parallel_coordinates(settings, values, ["encoder", "lr", "list"], "MAE"),
-        plots.pareto_front({n: (rng.uniform(1, 9), value) for n, value in enumerate(values)}, "images/s", "MAE"),
+        best_over_time(curves, "MAE"),
+        trial_curves(curves, "MAE", winner=0, stopped=list(curves)),
+        parallel_coordinates(settings, values, ["encoder", "lr", "list"], "MAE"),
+        pareto_front({n: (rng.uniform(1, 9), value) for n, value in enumerate(values)}, "images/s", "MAE"),
     ):
-        assert len(plots.to_svg(figure, "trials", "trials")) < 400_000
+        assert len(figures.to_svg(figure, "trials", "trials")) < 400_000
 
 
 def test_trials_without_a_value_are_an_empty_figure() -> None:
     for curves in ({}, {0: []}, {0: [(1, float("nan"))]}):
-        assert plots.to_svg(plots.best_over_time(curves, "MAE", ("always the median age", 9.0)), "best", "best")
-        assert plots.to_svg(plots.trial_curves(curves, "MAE"), "curves", "curves")
+        assert figures.to_svg(best_over_time(curves, "MAE", ("always the median age", 9.0)), "best", "best")
+        assert figures.to_svg(trial_curves(curves, "MAE"), "curves", "curves")

@@ -1,4 +1,8 @@
-"""TODO client"""
+"""Asks a store, again where that may help, and says in one line what it answered instead: here and in no layer below.
+
+Credentials and endpoints of S3 come from the environment or the instance's role (``AWS_ACCESS_KEY_ID``,
+``AWS_SECRET_ACCESS_KEY``, ``AWS_ENDPOINT_URL``, ...), never from arguments. Every failure is a ``StoreError``.
+"""
 
 from __future__ import annotations
 

@@ -429,3 +429,19 @@ def _uris(columns: dict[str, pa.Array], source: str) -> pa.Array | None:
     if "bucket" in columns:
         return pc.binary_join_element_wise("s3:/", columns["bucket"].cast(pa.string()), name, "/")
     return pc.binary_join_element_wise(source, name, "/")
+
+
+SYSTEM_FOLDERS = frozenset(
+    ["@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information", "__macosx"]
+)
+"""What disks, archives and network drives keep beside photos, in lower case."""
+
+
+def is_in_system_folder(path: str) -> bool:
+    """Whether a relative path lies in a folder that no person made: there are thumbnails and deleted files.
+
+    >>> is_in_system_folder("child/@eaDir/a.jpg/THUMB.jpg"), is_in_system_folder("child/a.jpg")
+    (True, False)
+    """
+    folders = path.lower().split("/")[:-1]
+    return any(name in SYSTEM_FOLDERS or name.endswith(".agescale") or name.startswith(".") for name in folders)

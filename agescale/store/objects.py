@@ -16,11 +16,11 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import aiohttp
 from botocore.parsers import ResponseParserError
@@ -595,3 +595,17 @@ def check_writable(uri: str) -> None:
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+Loaded = TypeVar("Loaded")
+
+
+def ahead(tasks: Iterable[Future[Loaded]], num_ahead: int) -> Iterator[Loaded]:
+    """Results in the order of ``tasks``, of which at most ``num_ahead`` are taken before their results are."""
+    waiting: list[Future[Loaded]] = []
+    for task in tasks:
+        waiting.append(task)
+        if len(waiting) >= num_ahead:
+            yield waiting.pop(0).result()
+    for task in waiting:
+        yield task.result()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from agescale import synthetic
+from agescale.synthetic import dataset
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,7 +67,7 @@ class RunningJob:
 
 def make_catalog(folder: Path, num_faces: int) -> Path:
     """A packed catalog of so many drawn faces, made by a job that has ended with its Ray."""
-    synthetic.write_dataset(folder / "faces", "utkface", num_faces=num_faces, size=64)
+    dataset.write_dataset(folder / "faces", "utkface", num_faces=num_faces, size=64)
     arguments = ["--source", folder / "faces", "--layout", "utkface", "--pack", "64", "--out", folder / "catalog"]
     subprocess.run([sys.executable, ROOT / "jobs/catalog.py", *map(str, arguments)], check=True, timeout=120)
     return folder / "catalog"

@@ -15,9 +15,11 @@ import pytest
 import torch
 from running_job import ROOT, RunningJob
 
-from agescale import checkpoints, datasets, synthetic, units
-from agescale.age_model import AgeModel, ModelSpec
+from agescale.models import checkpoints
+from agescale.models.age_model import AgeModel, ModelSpec
 from agescale.store import lease, objects
+from agescale.synthetic import dataset
+from agescale.tables import datasets, units
 
 NUM_IMAGES, UNIT_ROWS = 96, 4
 NUM_REPLACED = 8
@@ -64,7 +66,7 @@ class Night:
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bad-nights") / "faces"
-    synthetic.write_dataset(folder, "unlabelled", num_faces=NUM_IMAGES, size=64, num_broken=0)
+    dataset.write_dataset(folder, "unlabelled", num_faces=NUM_IMAGES, size=64, num_broken=0)
     flat = folder.parent / "flat"
     flat.mkdir()
     for path in folder.rglob("*.jpg"):

@@ -11,8 +11,9 @@ import pytest
 from conftest import RunJob, make_checkpoint
 from crashing_decoder import install, poisoned
 
-from agescale import catalogs, synthetic, units
 from agescale.store import objects, parquet
+from agescale.synthetic import dataset
+from agescale.tables import catalogs, units
 
 NUM_FACES = 24
 POISONS = {"SEGFAULT": "SIGSEGV", "TOO MUCH MEMORY": "SIGKILL"}
@@ -21,7 +22,7 @@ POISONS = {"SEGFAULT": "SIGSEGV", "TOO MUCH MEMORY": "SIGKILL"}
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("crashes") / "faces"
-    synthetic.write_dataset(folder, "unlabelled", num_faces=NUM_FACES - 1, size=48, num_broken=0)  # and a copy
+    dataset.write_dataset(folder, "unlabelled", num_faces=NUM_FACES - 1, size=48, num_broken=0)  # and a copy
     for path, poison in zip(sorted(folder.rglob("*.jpg"))[5::9], POISONS, strict=False):
         path.write_bytes(poisoned(path.read_bytes(), poison))
     return folder

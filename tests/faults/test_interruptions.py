@@ -12,8 +12,9 @@ import pytest
 from conftest import make_checkpoint
 from running_job import RunningJob, make_catalog
 
-from agescale import checkpoints, units
+from agescale.models import checkpoints
 from agescale.store import lease
+from agescale.tables import units
 
 MAX_S = 30
 """A Ray of one's own takes some seconds to end, on two busy cores."""

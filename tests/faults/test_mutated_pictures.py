@@ -11,8 +11,8 @@ import pytest
 from conftest import RunJob, make_checkpoint
 from mutations import mutated
 
-from agescale import catalogs, schema, units
 from agescale.store import parquet
+from agescale.tables import catalogs, schema, units
 
 NUM_FILES = int(os.environ.get("AGESCALE_NUM_MUTATIONS", "4500"))
 SEED = int(os.environ.get("AGESCALE_MUTATION_SEED", "0"))

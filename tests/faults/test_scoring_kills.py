@@ -23,9 +23,11 @@ import torch
 from fault_proxy import FaultProxy
 from running_job import ROOT, RunningJob
 
-from agescale import checkpoints, schema, synthetic, units
-from agescale.age_model import AgeModel, ModelSpec
+from agescale.models import checkpoints
+from agescale.models.age_model import AgeModel, ModelSpec
 from agescale.store import client, objects, parquet
+from agescale.synthetic import dataset
+from agescale.tables import schema, units
 
 NUM_KILLS = int(os.environ.get("AGESCALE_NUM_KILLS", "2"))
 UNIT_ROWS = 8
@@ -38,7 +40,7 @@ TITLES = {"actor": "ray::MapWorker(MapBatches(ScoringActor))", "worker": "ray::"
 def catalog(tmp_path_factory: pytest.TempPathFactory, s3: str) -> str:
     """Drawn faces in a bucket, and their catalog beside them."""
     folder = tmp_path_factory.mktemp("scoring-kills")
-    synthetic.write_dataset(folder / "faces", "unlabelled", num_faces=NUM_IMAGES, size=64)
+    dataset.write_dataset(folder / "faces", "unlabelled", num_faces=NUM_IMAGES, size=64)
     client.filesystem(s3).put(f"{folder / 'faces'}/", f"{s3}/chaos/faces/", recursive=True)
     run("jobs/catalog.py", "--source", f"{s3}/chaos/faces", "--out", f"{s3}/chaos/catalog")
     torch.manual_seed(0)

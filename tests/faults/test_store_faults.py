@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 import pytest
 from fault_proxy import OPERATIONS, FaultProxy
 
-from agescale import cataloging, images
+from agescale.cataloging import worker
+from agescale.faces import images
 from agescale.store import client, lease, listing, objects, parquet
 from agescale.store.errors import StoreError
 
@@ -303,7 +304,7 @@ def test_an_object_that_is_kept_from_us_is_a_row_and_a_store_that_keeps_all_is_n
     listed = listing.list_files(f"{folder}/images")
     rows = [{"uri": item.uri, "version": item.version, "size_bytes": item.size_bytes} for item in listed]
     nobodys = lease.Claim("", "", holder="")
-    writer = cataloging.PartWriter(str(tmp_path), {}, 0, None, nobodys, probes=[row["uri"] for row in rows[6:9]])
+    writer = worker.PartWriter(str(tmp_path), {}, 0, None, nobodys, probes=[row["uri"] for row in rows[6:9]])
     for unit in (rows, rows[7:8]):  # among others, and alone
         read = {row["uri"][-7:]: row["read_error"] for row in writer._read(unit, images)}
         status = "unreachable" if kind == "internal" else "forbidden"

@@ -13,8 +13,9 @@ from fault_proxy import FaultProxy
 from ray.cluster_utils import Cluster
 from running_job import RunningJob
 
-from agescale import synthetic, trials
 from agescale.store import client, objects, parquet
+from agescale.sweeping import trials
+from agescale.synthetic import dataset
 
 NUM_TRIALS, NUM_EPOCHS, NUM_FACES = 6, 3, 90
 SPACE = """
@@ -52,7 +53,7 @@ def check_each_trial_is_done_once(out: str) -> None:
 @pytest.fixture
 def bucket(s3: str, tmp_path: Path, run_job: RunJob) -> str:
     """A bucket with faces and their catalog, which holds no pixels."""
-    synthetic.write_dataset(tmp_path / "faces", "utkface", num_faces=NUM_FACES, size=48, num_broken=0)
+    dataset.write_dataset(tmp_path / "faces", "utkface", num_faces=NUM_FACES, size=48, num_broken=0)
     client.filesystem(s3).put(f"{tmp_path / 'faces'}/", f"{s3}/sweep/faces/", recursive=True)
     catalog = ("--source", f"{s3}/sweep/faces", "--layout", "utkface", "--out", f"{s3}/sweep/catalog")
     listed = run_job("jobs/catalog.py", *catalog)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from running_job import RunningJob, make_catalog
 
-from agescale import checkpoints
+from agescale.models import checkpoints
 
 NUM_EPOCHS = 4
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from agescale import cataloging, catalogs, changes, tables
-from agescale.cataloging import build_catalog
+from agescale.cataloging import changes, driver
+from agescale.cataloging import parts as parts_module
+from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig
 from agescale.store import lease, objects
+from agescale.tables import catalogs, folders
 
 NUM_IMAGES, PART_ROWS, NUM_PARTS = 30, 8, 4
 Write = Callable[..., bool]
@@ -20,7 +22,7 @@ Write = Callable[..., bool]
 @pytest.fixture(params=["disk", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str, bool]:
     """A source, the place of its catalog, and whether there are leases: a lock on disk is held while its job sleeps."""
-    monkeypatch.setattr(cataloging, "LISTED_PART_ROWS", PART_ROWS)
+    monkeypatch.setattr(parts_module, "LISTED_PART_ROWS", PART_ROWS)
     monkeypatch.setattr(lease, "EXPIRES_S", 1.5)
     monkeypatch.setattr(lease, "POLL_S", 0.05)
     monkeypatch.setattr(lease, "RENEW_S", 600)
@@ -46,7 +48,7 @@ def test_no_image_is_listed_twice_and_the_late_one_stops(
     ended, or else when the other one is about to write its first part."""
     source, out, has_lease = place
     config = CatalogConfig(source, out, lease=has_lease)
-    write, num_calls = tables.write_new_part, 0
+    write, num_calls = folders.write_new_part, 0
 
     def sleep_before(uri: str, name: str, table: pa.Table, *rest: int) -> bool:
         nonlocal num_calls
@@ -55,17 +57,17 @@ def test_no_image_is_listed_twice_and_the_late_one_stops(
             return write(uri, name, table, *rest)
 
         def wake_first(*others: object) -> bool:
-            monkeypatch.setattr(tables, "write_new_part", write)
+            monkeypatch.setattr(folders, "write_new_part", write)
             late.append(write(uri, name, table, *rest))
             return write(*others)  # type: ignore[arg-type]
 
         late: list[bool] = []
-        monkeypatch.setattr(tables, "write_new_part", wake_first if is_written else write)
+        monkeypatch.setattr(folders, "write_new_part", wake_first if is_written else write)
         monkeypatch.setattr(lease, "RENEW_S", 0.1)  # of the other one
         build_catalog(config)
         return late[0] if late else write(uri, name, table, *rest)
 
-    monkeypatch.setattr(tables, "write_new_part", sleep_before)
+    monkeypatch.setattr(folders, "write_new_part", sleep_before)
     has_written_all = num_before == NUM_PARTS - 1 and is_written
     if has_written_all and not has_lease:
         build_catalog(config)  # and nobody could tell it
@@ -77,10 +79,10 @@ def test_no_image_is_listed_twice_and_the_late_one_stops(
     catalogs.check_complete(out)
     assert {catalogs.metadata(out, part)["id"] for part in catalogs.part_names(out)} == {catalogs.metadata(out)["id"]}
 
-    monkeypatch.setattr(tables, "write_new_part", write)
+    monkeypatch.setattr(folders, "write_new_part", write)
     assert build_catalog(config).num_new == 0
     assert keys(out) == found
-    assert [name for name in objects.list_names(tables.beside(out)) if changes.BEGUN.fullmatch(name)] == []
+    assert [name for name in objects.list_names(folders.beside(out)) if changes.BEGUN.fullmatch(name)] == []
 
 
 def test_two_that_begin_at_once_without_a_lease_have_different_numbers(place: tuple[str, str, bool]) -> None:
@@ -93,7 +95,7 @@ def test_two_that_begin_at_once_without_a_lease_have_different_numbers(place: tu
 
 def test_a_twin_of_a_task_adds_what_the_other_one_has_not(place: tuple[str, str, bool]) -> None:
     source, out, _ = place
-    rows = list(cataloging._list_small(source, out) or [])
+    rows = list(driver._list_small(source, out) or [])
     nobodys = lease.Claim("", "", holder="")
     metadata = {"id": "1", "settings": {}}
     first, second = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
 import runpy
@@ -19,10 +18,16 @@ import pytest
 from fault_proxy import FaultProxy
 from PIL import Image
 
-from agescale import cataloging, catalogs, images, layouts, schema, splits, tables
-from agescale.cataloging import CatalogResult, build_catalog, count_by_group_and_split, remarks
+from agescale.cataloging import driver, layouts, summary, worker
+from agescale.cataloging import parts as parts_module
+from agescale.cataloging import settings as settings_module
+from agescale.cataloging.driver import build_catalog
+from agescale.cataloging.summary import CatalogResult, count_by_group_and_split, remarks
+from agescale.commands import catalog as catalog_command
 from agescale.config import CatalogConfig
+from agescale.faces import images
 from agescale.store import lease, listing, objects, parquet, paths
+from agescale.tables import catalogs, folders, schema, splits
 
 JOB = str(Path(__file__).parents[2] / "jobs" / "catalog.py")
 EXPECTED = {"broken": 4, "duplicate": 1, "conflicting": 2}
@@ -57,7 +62,7 @@ def part_sizes(catalog: Path | str) -> dict[str, int]:
 def _few_parts() -> Iterator[None]:
     """A Ray process for each part would take its seconds to start."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cataloging, "MIN_PARTS", 2)
+        patch.setattr(parts_module, "MIN_PARTS", 2)
         yield
 
 
@@ -133,9 +138,9 @@ def test_an_unlabelled_source_is_only_listed(drawn_faces: Path, tmp_path: Path, 
 @pytest.fixture
 def large(tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that counts as large: listed in four ranges, parts of four rows."""
-    monkeypatch.setattr(cataloging, "SMALL_SOURCE_FILES", 5)
-    monkeypatch.setattr(cataloging, "LISTED_PART_ROWS", 4)
-    monkeypatch.setattr(cataloging, "RANGES_PER_CPU", 1)
+    monkeypatch.setattr(driver, "SMALL_SOURCE_FILES", 5)
+    monkeypatch.setattr(parts_module, "LISTED_PART_ROWS", 4)
+    monkeypatch.setattr(driver, "RANGES_PER_CPU", 1)
     source = tmp_path / "large"
     for folder in ("a", "a-b", "b/c", "d é", "e"):
         (source / folder).mkdir(parents=True)
@@ -372,12 +377,12 @@ def test_a_late_part_of_a_job_that_was_thought_dead_is_refused_or_removed(
     source, out = drawn_faces / "utkface", str(tmp_path / "catalog")
     left: list[Any] = []
 
-    def die(units: list[pa.Table], writer: cataloging.PartWriter, *_: object, **__: object) -> Iterator[dict[str, Any]]:
+    def die(units: list[pa.Table], writer: worker.PartWriter, *_: object, **__: object) -> Iterator[dict[str, Any]]:
         left.extend([units[0], writer])
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(cataloging, "run_units", die)
+        patch.setattr(driver, "run_units", die)
         with pytest.raises(ZeroDivisionError):
             build(source, out, layout="utkface")
     build(source, out, layout="utkface")
@@ -428,7 +433,7 @@ def test_labels_of_another_csv_are_taken_and_nothing_is_read_again(
     assert words[name] == f"{age} -> {int(age) + 1}, ethnicity nothing -> {after[name]['ethnicity']}"
     why = f"subject {subject} -> {subject}-b, ethnicity nothing -> {ethnicity}, split {split} -> {other_split}"
     assert words[moved] == why
-    told = cataloging.remarks(result)
+    told = summary.remarks(result)
     assert f"other labels now, of images that were not read again: {len(after)}" in told
     assert f"    and {len(after) - 10} others" in told
     assert "of them in another split now, as their persons or splits say: 1; these are scored again" in told
@@ -441,7 +446,7 @@ def test_labels_of_another_csv_are_taken_and_nothing_is_read_again(
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(cataloging, "_write_findings", die)  # new labels stand, and the job is killed
+        patch.setattr(driver, "_write_findings", die)  # new labels stand, and the job is killed
         with pytest.raises(ZeroDivisionError):
             build(drawn_faces / "csv", out, **settings)
     with pytest.raises(ValueError, match="not complete"):
@@ -484,7 +489,7 @@ def test_class_names_become_ages_and_groups_others_by_the_same_command(
     assert {row["age_low"] for row in rows_of(out)} == {0.0, 13.0, 20.0}
     assert [row["content_hash"] for row in rows_of(out)] == [row["content_hash"] for row in before]
     groups = "child=0-12,teen=13-19,adult=20-"
-    assert f"age groups: {groups} (they were child,teen,adult)" in cataloging.remarks(result)
+    assert f"age groups: {groups} (they were child,teen,adult)" in summary.remarks(result)
     assert catalogs.settings(str(out))["age_groups"] == groups
     assert build(source, out, layout="class_folders").relabelled == (), "the groups stay"
     narrower = build(source, out, layout="class_folders", age_groups="child=0-12,teen=13-19,adult=20-59")
@@ -517,12 +522,12 @@ def test_folders_of_splits_make_the_splits_and_what_a_drive_keeps_is_left_out(
 
 def test_of_folders_without_a_val_some_of_train_becomes_one() -> None:
     folders, hashed = layouts.Labels({}, has_splits=True), layouts.Labels({})
-    assert cataloging._fractions(CatalogConfig("x", "y", split="0.6,0.2,0.2"), folders) == pytest.approx(
+    assert settings_module.fractions_of(CatalogConfig("x", "y", split="0.6,0.2,0.2"), folders) == pytest.approx(
         (0.75, 0.25, 0)
     )
-    assert cataloging._fractions(CatalogConfig("x", "y", split="0,0,1"), folders) == (1, 0, 0)
-    assert cataloging._fractions(CatalogConfig("x", "y", split="0.6,0.2,0.2"), hashed) == (0.6, 0.2, 0.2)
-    assert cataloging._fractions(CatalogConfig("x", "y", split_column="split"), hashed) is None
+    assert settings_module.fractions_of(CatalogConfig("x", "y", split="0,0,1"), folders) == (1, 0, 0)
+    assert settings_module.fractions_of(CatalogConfig("x", "y", split="0.6,0.2,0.2"), hashed) == (0.6, 0.2, 0.2)
+    assert settings_module.fractions_of(CatalogConfig("x", "y", split_column="split"), hashed) is None
 
 
 def test_findings_about_a_csv_name_its_lines(drawn_faces: Path, local_ray: None, tmp_path: Path) -> None:
@@ -581,7 +586,7 @@ def test_a_second_job_on_the_same_output_stops_in_one_line(
     layout: str, drawn_faces: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     command = ("--source", drawn_faces / layout, "--layout", layout, "--out", tmp_path / "catalog")
-    with lease.hold(str(tmp_path / "catalog"), tables.beside(str(tmp_path / "catalog"))):
+    with lease.hold(str(tmp_path / "catalog"), folders.beside(str(tmp_path / "catalog"))):
         assert "another job" in refused(*command)
     assert catalogs.list_parts(str(tmp_path / "catalog")) == []
 
@@ -645,7 +650,7 @@ def test_from_s3_comes_the_same_catalog_as_from_disk(
     assert "finding: broken      │ 4" in done.stdout
     assert "age group" in done.stdout
     assert done.stderr == ""  # Ray keeps its news to itself
-    beside = tables.beside(out)
+    beside = folders.beside(out)
     charts = {"ages.png", "classes.png"}
     assert set(objects.list_names(beside)) == charts | {"findings.csv", "findings.parquet", "footers.parquet"}
     assert objects.list_names(out) == catalogs.list_parts(out)
@@ -744,14 +749,9 @@ def test_ages_that_the_groups_leave_out_are_remarked() -> None:
 
 
 def test_ages_are_drawn_only_where_there_are_any(tmp_path: Path) -> None:
-    name = importlib.util.spec_from_file_location("catalog_job", Path(__file__).parents[2] / "jobs" / "catalog.py")
-    assert name is not None
-    assert name.loader is not None
-    job = importlib.util.module_from_spec(name)
-    name.loader.exec_module(job)
     for age, files in ((None, ["classes.png"]), (30.0, ["ages.png", "classes.png"])):
         out = tmp_path / str(age)
-        assert job.write_charts(str(out), found({"child": ENOUGH}, age)) == files
+        assert catalog_command.write_charts(str(out), found({"child": ENOUGH}, age)) == files
         assert sorted(path.name for path in (tmp_path / f"{age}.agescale").iterdir()) == files
 
 
@@ -765,14 +765,14 @@ def test_a_listing_that_waited_for_another_job_is_made_anew(
     for path in faces[:5]:
         shutil.copy(path, source)
     build(source, out, layout=layout)
-    claim = tables.claim
+    claim = folders.claim
 
     def another_job_is_faster(*arguments: Any) -> None:
-        monkeypatch.setattr(tables, "claim", claim)
+        monkeypatch.setattr(folders, "claim", claim)
         shutil.copy(faces[5], source)
         assert build(source, out, layout=layout).num_new == 1
         claim(*arguments)
 
-    monkeypatch.setattr(tables, "claim", another_job_is_faster)
+    monkeypatch.setattr(folders, "claim", another_job_is_faster)
     late = build(source, out, layout=layout)
     assert (late.num_new, late.num_deleted, late.num_current) == (0, 0, 6)

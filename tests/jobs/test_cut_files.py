@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPO, make_checkpoint
+from conftest import make_checkpoint
 
-from agescale import (
-    cataloging,
-    catalogs,
-    changes,
-    runs,
-    scoring,
-    sweeping,
-    synthetic,
-    tables,
-    training_plan,
-    trials,
-    units,
-)
-from agescale.cataloging import build_catalog
+from agescale.cataloging import changes
+from agescale.cataloging import driver as cataloging
+from agescale.cataloging.driver import build_catalog
 from agescale.command_line import user_mistake
+from agescale.commands import verify as verify_job
 from agescale.config import (
     CatalogConfig,
     EvaluateConfig,
@@ -39,17 +28,22 @@ from agescale.config import (
     TrainConfig,
     VerifyConfig,
 )
-from agescale.evaluation import evaluate
-from agescale.exports import export
-from agescale.scoring import score
+from agescale.evaluation.driver import evaluate
+from agescale.scoring import driver as scoring
+from agescale.scoring.driver import score
+from agescale.scoring.verification import verify
 from agescale.store import objects, parquet
 from agescale.store.errors import Damaged, StoreError
-from agescale.sweeping import sweep
-from agescale.trials import Trial
-from agescale.verification import verify
-
-sys.path.insert(0, str(REPO / "jobs"))
-import verify as verify_job
+from agescale.sweeping import driver as sweeping
+from agescale.sweeping import plan as sweep_plan
+from agescale.sweeping import search, spaces, trials
+from agescale.sweeping.driver import sweep
+from agescale.sweeping.trials import Trial
+from agescale.synthetic import dataset
+from agescale.tables import catalogs, folders, units
+from agescale.tables.exports import export
+from agescale.training import plan as training_plan
+from agescale.training import runs
 
 NUM_FACES = 20
 SPACE = 'SPACE = [{"encoder": ["cnn"], "widths": [(4, 8)], "phases": ["all:{epochs}@{lr}"], "lr": [1e-3]}]'
@@ -61,7 +55,7 @@ Paths = dict[str, str]
 def made(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
     """A labelled catalog, predictions, and a sweep that has finished its only trial."""
     folder = tmp_path_factory.mktemp("cut-files")
-    synthetic.write_dataset(folder / "faces", "utkface", num_faces=NUM_FACES, size=48, num_broken=0)
+    dataset.write_dataset(folder / "faces", "utkface", num_faces=NUM_FACES, size=48, num_broken=0)
     where = paths(folder)
     build_catalog(catalog_config(where))
     score(score_config(where))
@@ -73,12 +67,12 @@ def made(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
 
 
 def make_sweep(where: Paths) -> None:
-    config, base = sweeping._with_absolute_paths(sweep_config(where), BASE)
-    space = sweeping.spaces.load(config.space)
-    selected = sweeping._check(config, base, space)
+    config, base = sweep_plan.with_absolute_paths(sweep_config(where), BASE)
+    space = spaces.load(config.space)
+    selected = sweep_plan.check(config, base, space)
     training_plan.pin_images(config.out, selected)
-    trials.begin(config.out, sweeping._identity(config, base, space, selected.run["data"]))
-    (point,) = json.loads(json.dumps(sweeping.spaces.grid(space, 0)))
+    trials.begin(config.out, sweep_plan.identity_of(config, base, space, selected.run["data"]))
+    (point,) = json.loads(json.dumps(spaces.grid(space, 0)))
     trials.write_trial(config.out, Trial(0, point, {}, status="finished", num_parameters=1))
     epoch = dict.fromkeys(runs.HISTORY_SCHEMA.names, 1.0) | {"phase": "all", "decode": "mean", "is_best": True}
     rows = pa.Table.from_pylist([epoch | {"epoch": 1, "phase_index": 0}], schema=runs.HISTORY_SCHEMA)
@@ -282,7 +276,7 @@ def test_a_damaged_part_of_a_catalog_is_listed_anew_on_request_and_its_predictio
 
 
 def test_a_damaged_listing_finds_its_images_again_too(tmp_path: Path) -> None:
-    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=6, size=32, num_broken=0)
+    dataset.write_dataset(tmp_path / "faces", "unlabelled", num_faces=6, size=32, num_broken=0)
     config = CatalogConfig(str(tmp_path / "faces"), str(tmp_path / "catalog"))
     build_catalog(config)
     (tmp_path / "faces" / "late.jpg").write_bytes(b"late")
@@ -304,7 +298,7 @@ def test_a_damaged_listing_finds_its_images_again_too(tmp_path: Path) -> None:
 def test_a_listing_whose_beginning_is_damaged_is_told(tmp_path: Path) -> None:
     out = str(tmp_path / "catalog")
     changes.begin_listing(out, "beef", num_ranges=2)
-    (file,) = Path(tables.beside(out)).glob("listing-*.json")
+    (file,) = Path(folders.beside(out)).glob("listing-*.json")
     whole = file.read_bytes()
     for tenths in range(10):
         file.write_bytes(whole[: len(whole) * tenths // 10])
@@ -334,8 +328,8 @@ def test_a_trial_whose_file_is_gone_leaves_no_number_to_be_given_twice(made: Pat
     where = paths(made)
     known = [Trial(number, {"lr": number}, {}, status="finished") for number in (0, 2)]
     config = sweep_config(where)
-    space = sweeping.spaces.load(where["space.py"])
+    space = spaces.load(where["space.py"])
     curves: dict[int, list[dict[str, Any]]] = {0: [], 2: []}
-    proposals = sweeping.Proposals(config, space, known, curves, sweeping.build_scheduler(config))
+    proposals = search.Proposals(config, space, known, curves, search.build_scheduler(config))
     proposals.out = str(tmp_path)
     assert proposals.suggest("next")["number"] == 3

@@ -49,7 +49,7 @@ def test_lines_of_workers_come_plain_and_errors_too(run_job: RunJob) -> None:
 
 
 def test_figures_need_no_home(run_job: RunJob) -> None:
-    imported = run_job("-c", "import agescale.plots", env={"HOME": "/dev/null"})
+    imported = run_job("-c", "import agescale.reports.figures", env={"HOME": "/dev/null"})
     assert (imported.returncode, imported.stderr) == (0, "")
 
 

@@ -20,12 +20,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agescale import age_cdf, catalogs, checkpoints, evaluation, images, schema, synthetic, units
-from agescale.age_groups import AgeGroups
-from agescale.age_model import ModelSpec
+from agescale.ages import cdf
+from agescale.ages.groups import AgeGroups
 from agescale.config import EvaluateConfig
-from agescale.evaluation import evaluate
+from agescale.evaluation import errors as evaluation
+from agescale.evaluation.driver import evaluate
+from agescale.faces import images
+from agescale.models import checkpoints
+from agescale.models.age_model import ModelSpec
 from agescale.store import objects, parquet
+from agescale.synthetic import portraits
+from agescale.tables import catalogs, schema, units
 
 JOB = Path(__file__).parents[2] / "jobs" / "evaluate.py"
 GROUPS = "child=0-12,teenager=13-19,adult=20-59,senior=60-"
@@ -95,11 +100,11 @@ def made_up_tables(num_rows: int = 900, with_faces: bool = False) -> tuple[list[
     rows, predictions = [], []
     for index in range(num_rows):
         age = float(int(min(abs(rng.normal(30, 22)), 95)))
-        gender, ethnicity = rng.choice(synthetic.GENDERS), rng.choice(synthetic.ETHNICITIES)
+        gender, ethnicity = rng.choice(portraits.GENDERS), rng.choice(portraits.ETHNICITIES)
         row = image_row(index, ("train", "train", "val", "test", "test", "test")[index % 6], age, gender=str(gender),
                         ethnicity=str(ethnicity) if index % 10 else None)  # fmt: skip
         if with_faces:
-            picture = synthetic.draw_face(rng, age, str(gender), str(ethnicity), 96)
+            picture = portraits.draw_face(rng, age, str(gender), str(ethnicity), 96)
             row["image"] = images.encode_jpeg(np.asarray(picture))
         rows.append(row)
         said = max(0.0, age + rng.normal(0, 3 + 0.07 * age) - 0.12 * (age - 35))
@@ -408,8 +413,8 @@ def told_in(rows: list[dict], groups: str) -> list[dict]:
     """What one and the same model says of each of ``rows``, scored for these groups: never quite the truth."""
     probs_NA = np.random.default_rng(0).dirichlet(np.ones(101), len(rows)) + 3 * np.eye(101)[[
         (3 * index) % 101 for index in range(len(rows))]]  # fmt: skip
-    cdf_NA = age_cdf.encode(probs_NA)
-    columns = age_cdf.prediction_columns(cdf_NA, AgeGroups.parse(groups))
+    cdf_NA = cdf.encode(probs_NA)
+    columns = cdf.prediction_columns(cdf_NA, AgeGroups.parse(groups))
     keys = ("age", "age_std", "group", "group_probability")
     return [
         prediction(row, None, age_cdf=cdf_NA[index].astype(np.int32)) | {key: columns[key][index] for key in keys}

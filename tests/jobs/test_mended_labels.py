@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from conftest import RunJob, make_checkpoint
 
-from agescale import catalogs, images, synthetic, units
 from agescale.config import EvaluateConfig, VerifyConfig
-from agescale.evaluation import evaluate
+from agescale.evaluation.driver import evaluate
+from agescale.faces import images
+from agescale.scoring.verification import verify
 from agescale.store import objects, paths
-from agescale.verification import verify
+from agescale.synthetic import dataset
+from agescale.tables import catalogs, units
 
 NUM_FACES = int(os.environ.get("AGESCALE_NUM_FACES", "60"))
 MISTAKES = {5: ("age", "27,5"), 11: ("gender", "fmale"), 17: ("age", "130")}
@@ -41,7 +43,7 @@ def spoil_pictures(folder: Path) -> None:
 @pytest.mark.timeout(900)
 def test_labels_are_mended_without_reading_or_scoring_anything_again(tmp_path: Path, run_job: RunJob) -> None:
     photos, labels = tmp_path / "photos", tmp_path / "photos" / "labels.csv"
-    synthetic.write_dataset(photos, "csv", num_faces=NUM_FACES, size=48, num_broken=0)
+    dataset.write_dataset(photos, "csv", num_faces=NUM_FACES, size=48, num_broken=0)
     with open(labels, encoding="utf-8") as file:
         right = list(csv.DictReader(file))
     wrong = [dict(row) for row in right]

@@ -16,9 +16,12 @@ import torch
 from conftest import RunJob
 from fault_proxy import FaultProxy
 
-from agescale import catalogs, checkpoints, images, synthetic, units
-from agescale.age_model import AgeModel, ModelSpec
+from agescale.faces import images
+from agescale.models import checkpoints
+from agescale.models.age_model import AgeModel, ModelSpec
 from agescale.store import client, listing, objects, parquet
+from agescale.synthetic import dataset
+from agescale.tables import catalogs, units
 
 NUM_OBJECTS = int(os.environ.get("AGESCALE_NUM_OBJECTS", "400"))
 NUM_FACES = 200
@@ -32,7 +35,7 @@ PASSING = ("slow_down", "internal", "unanswered", "lost", "reset", "cut", "login
 
 @pytest.fixture
 def faces(tmp_path: Path) -> list[bytes]:
-    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=NUM_FACES, size=64, num_broken=0)
+    dataset.write_dataset(tmp_path / "faces", "unlabelled", num_faces=NUM_FACES, size=64, num_broken=0)
     paths = sorted(path for path in (tmp_path / "faces").rglob("*") if images.is_image_name(path.name))
     return [path.read_bytes() for path in paths]
 

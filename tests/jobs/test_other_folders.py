@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from conftest import REPO, make_checkpoint
+from conftest import make_checkpoint
 
-from agescale import catalogs, photos, schema, synthetic, tables, training_plan, units
-from agescale.cataloging import build_catalog
-from agescale.compaction import compact
+from agescale.cataloging.driver import build_catalog
+from agescale.commands import draw
 from agescale.config import (
     CatalogConfig,
     CompactConfig,
@@ -21,15 +19,17 @@ from agescale.config import (
     TableConfig,
     TrainConfig,
 )
-from agescale.exports import export
-from agescale.photos import predict
-from agescale.scoring import score
+from agescale.scoring import photos
+from agescale.scoring.driver import score
+from agescale.scoring.photos import predict
 from agescale.store import objects, parquet
-from agescale.sweeping import sweep
-from agescale.training import train
-
-sys.path.insert(0, str(REPO / "jobs"))
-import draw
+from agescale.sweeping.driver import sweep
+from agescale.synthetic import dataset
+from agescale.tables import catalogs, folders, schema, units
+from agescale.tables.compaction import compact
+from agescale.tables.exports import export
+from agescale.training import plan
+from agescale.training.driver import train
 
 SPACE = 'SPACE = [{"encoder": ["cnn"], "widths": [(4, 8)], "phases": ["all:{epochs}@{lr}"], "lr": [1e-3]}]'
 
@@ -37,7 +37,7 @@ SPACE = 'SPACE = [{"encoder": ["cnn"], "widths": [(4, 8)], "phases": ["all:{epoc
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Photos and their catalog, predictions of it, a checkpoint, the first file of a run and of a sweep, a report."""
-    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=3, size=32, num_broken=0)
+    dataset.write_dataset(tmp_path / "faces", "unlabelled", num_faces=3, size=32, num_broken=0)
     catalog = str(tmp_path / "catalog")
     build_catalog(CatalogConfig(str(tmp_path / "faces"), catalog))
     (part,) = catalogs.read_parts(catalog)
@@ -119,14 +119,14 @@ def files_below(folder: Path) -> dict[Path, bytes]:
 
 
 def test_a_run_or_a_sweep_that_was_killed_behind_its_first_file_is_known(tmp_path: Path) -> None:
-    training_plan.check_place(f"{tmp_path}/new/run.json", "a run")
+    plan.check_place(f"{tmp_path}/new/run.json", "a run")
     rows = pa.table({"uri": ["a"]}).replace_schema_metadata({"catalog_id": "beef"})
-    parquet.write_table(str(tmp_path / "run" / training_plan.IMAGES_NAME), rows)
-    training_plan.check_place(f"{tmp_path}/run/run.json", "a run")
+    parquet.write_table(str(tmp_path / "run" / plan.IMAGES_NAME), rows)
+    plan.check_place(f"{tmp_path}/run/run.json", "a run")
     objects.write_bytes(str(tmp_path / "run" / "run.json"), b"")
-    training_plan.check_place(f"{tmp_path}/run/run.json", "a run")
+    plan.check_place(f"{tmp_path}/run/run.json", "a run")
     with pytest.raises(ValueError, match=r"already \(run.json\), and a sweep has a folder of its own"):
-        training_plan.check_place(f"{tmp_path}/run/sweep.json", "a sweep")
+        plan.check_place(f"{tmp_path}/run/sweep.json", "a sweep")
 
 
 def test_drawn_faces_and_copies_go_where_such_are(folder: Path) -> None:
@@ -142,4 +142,4 @@ def test_drawn_faces_and_copies_go_where_such_are(folder: Path) -> None:
 def test_a_catalog_and_what_is_made_of_it_may_stand_among_the_photos(folder: Path) -> None:
     out = f"{folder}/faces/catalog"
     build_catalog(CatalogConfig(str(folder / "faces"), out))
-    tables.check_apart(f"{folder}/faces/ages", catalogs.places(out), "the predictions")
+    folders.check_apart(f"{folder}/faces/ages", catalogs.places(out), "the predictions")

@@ -11,9 +11,11 @@ import pyarrow.compute as pc
 import pytest
 from conftest import RunJob
 
-from agescale import photos, synthetic, units
 from agescale.config import PredictConfig
+from agescale.scoring import photos
 from agescale.store import listing, objects, parquet, paths
+from agescale.synthetic import dataset
+from agescale.tables import units
 
 TRAIN = ("--image-size", "32", "--phases", "all:2@1e-3", "--batch-size", "32")
 
@@ -33,7 +35,7 @@ def by_path(predictions: pa.Table, source: str) -> pa.Table:
 @pytest.mark.timeout(600)
 def test_from_a_bucket_as_from_a_folder(tmp_path: Path, s3: str, run_job: RunJob) -> None:
     local, bucket = str(tmp_path), paths.join(s3, "pipeline")
-    num_photos = synthetic.write_dataset(tmp_path / "faces", "utkface", num_faces=80, size=48)
+    num_photos = dataset.write_dataset(tmp_path / "faces", "utkface", num_faces=80, size=48)
     copy(f"{local}/faces", f"{bucket}/faces")
 
     def run(job: str, *arguments: str) -> str:

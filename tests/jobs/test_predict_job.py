@@ -14,8 +14,9 @@ import pytest
 import torch
 from conftest import REPO
 
-from agescale import checkpoints, synthetic
-from agescale.age_model import AgeModel, ModelSpec
+from agescale.models import checkpoints
+from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.synthetic import dataset
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_one_photo_and_a_folder_are_predicted_without_ray(tmp_path: Path, checkpoint: str, run_job: Any) -> None:
-    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=4, size=48, num_broken=1)
+    dataset.write_dataset(tmp_path / "faces", "unlabelled", num_faces=4, size=48, num_broken=1)
     photo = next(path for path in (tmp_path / "faces").rglob("*.jpg") if path.stat().st_size > 1000)
     odd = tmp_path / "[red]:tada:.jpg"
     odd.write_bytes(photo.read_bytes())
@@ -62,7 +63,7 @@ def test_where_nothing_is_predicted_one_line_says_so(what: str, tmp_path: Path, 
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two photos of one name, and one that a spreadsheet would take for a formula, in folders with long names."""
     folder = tmp_path_factory.mktemp("photos")
-    synthetic.write_dataset(folder / "drawn", "unlabelled", num_faces=3, size=48, num_broken=0)
+    dataset.write_dataset(folder / "drawn", "unlabelled", num_faces=3, size=48, num_broken=0)
     drawn = [path.read_bytes() for path in sorted((folder / "drawn").rglob("*.*"))]
     names = (f"{'a long name ' * 9}1/IMG_0001.jpg", f"{'a long name ' * 9}2/IMG_0001.jpg", "Юрий/=1+1.jpg")
     for name, data in zip(names, drawn, strict=False):

@@ -15,11 +15,13 @@ import pytest
 import torch
 
 import agescale
-from agescale import checkpoints, schema, synthetic
-from agescale.age_model import AgeModel, ModelSpec
-from agescale.cataloging import build_catalog
+from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig, ScoreConfig
-from agescale.scoring import score
+from agescale.models import checkpoints
+from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.scoring.driver import score
+from agescale.synthetic import dataset
+from agescale.tables import schema
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -32,7 +34,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which ``runs/demo`` is what `make demo` leaves, made by a model that has learned nothing."""
     folder = tmp_path_factory.mktemp("python")
     demo = folder / "runs" / "demo"
-    synthetic.write_dataset(demo / "faces", "utkface", num_faces=NUM_FACES, size=48)
+    dataset.write_dataset(demo / "faces", "utkface", num_faces=NUM_FACES, size=48)
     torch.manual_seed(0)
     model = AgeModel(ModelSpec(encoder="cnn", task="distribution", age_groups="25-years", image_size=32))
     checkpoints.save(str(demo / "run" / "best"), model.spec, model.state_dict(), checkpoints.Progress(), {})

@@ -10,12 +10,12 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
-from agescale import catalogs
-from agescale.cataloging import build_catalog
+from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig, EvaluateConfig, ScoreConfig, TrainConfig
-from agescale.evaluation import evaluate
-from agescale.scoring import score
-from agescale.training import train
+from agescale.evaluation.driver import evaluate
+from agescale.scoring.driver import score
+from agescale.tables import catalogs
+from agescale.training.driver import train
 
 DATA = Path(os.environ.get("AGESCALE_DATA", "/nowhere"))
 NUM_FACES = 700

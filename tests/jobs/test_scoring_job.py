@@ -21,16 +21,22 @@ import pytest
 import torch
 from conftest import REPO
 
-from agescale import age_cdf, catalogs, checkpoints, data, images, schema, scoring, synthetic, tables, units
-from agescale.age_groups import AgeGroups
-from agescale.age_model import AgeModel, ModelSpec
-from agescale.cataloging import build_catalog
+from agescale.ages import cdf
+from agescale.ages.groups import AgeGroups
+from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig, ScoreConfig, VerifyConfig
-from agescale.scoring import score
+from agescale.faces import images
+from agescale.models import checkpoints
+from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.runtime import resources
+from agescale.scoring import driver, plan, worker
+from agescale.scoring.driver import score
+from agescale.scoring.verification import verify
 from agescale.store import lease, objects, paths
 from agescale.store.errors import StoreError
-from agescale.units import Unit
-from agescale.verification import verify
+from agescale.synthetic import dataset
+from agescale.tables import catalogs, folders, schema, units
+from agescale.tables.units import Unit
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -45,7 +51,7 @@ def make_checkpoint(folder: Path, seed: int = 0, age_groups: str = "25-years", t
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scoring") / "faces"
-    synthetic.write_dataset(folder, "unlabelled", num_faces=60, size=64)
+    dataset.write_dataset(folder, "unlabelled", num_faces=60, size=64)
     return folder
 
 
@@ -101,8 +107,8 @@ def test_every_file_has_the_same_schema_and_names_its_model(predictions: str, ch
 def test_ages_derive_from_the_stored_distribution(predictions: str) -> None:
     rows = read(predictions)
     rows = rows.filter(pc.equal(rows["status"], "ok"))
-    cdf_NA = tables.stored_cdfs(rows["age_cdf"])
-    np.testing.assert_allclose(rows["age"].to_numpy(), age_cdf.median_age(cdf_NA), atol=1e-3)
+    cdf_NA = folders.stored_cdfs(rows["age_cdf"])
+    np.testing.assert_allclose(rows["age"].to_numpy(), cdf.median_age(cdf_NA), atol=1e-3)
 
 
 def test_the_same_command_scores_only_what_is_missing(
@@ -151,7 +157,7 @@ def test_a_catalog_that_was_moved_or_is_named_by_a_link_is_the_same(
 ) -> None:
     shutil.copytree(predictions, tmp_path / "ages")
     (tmp_path / "linked").symlink_to(catalog)
-    (tmp_path / f"linked{tables.SUFFIX}").symlink_to(tables.beside(catalog))
+    (tmp_path / f"linked{folders.SUFFIX}").symlink_to(folders.beside(catalog))
     moved = ScoreConfig(str(tmp_path / "linked"), checkpoint, str(tmp_path / "ages"), unit_rows=5)
     assert score(moved).num_scored_now == 0
     assert verify(VerifyConfig(moved.catalog, moved.out)).problems == ()
@@ -161,7 +167,7 @@ def test_a_cluster_that_is_too_small_is_told_with_the_way_out(catalog: str, chec
     with pytest.raises(ValueError, match=r"1 workers need 1 GPUs, the cluster has 0; --device cpu, or add nodes"):
         score(ScoreConfig(catalog, checkpoint, str(tmp_path / "out"), device="cuda"))
     with pytest.raises(ValueError, match=r"need 5 CPUs, the cluster has 4; lower --num-workers or --cpus-per-worker"):
-        data.check_resources(4, cpus_per_worker=1, gpus_per_worker=0, extra_cpus=1)
+        resources.check_resources(4, cpus_per_worker=1, gpus_per_worker=0, extra_cpus=1)
 
 
 def test_no_checkpoint_there_is_told_before_anything_is_written(catalog: str, tmp_path: Path) -> None:
@@ -176,7 +182,7 @@ def test_a_damaged_checkpoint_is_told_before_ray_starts_and_anything_is_written(
     def start() -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(scoring, "start_ray", start)
+    monkeypatch.setattr(driver, "start_ray", start)
     checkpoint = tmp_path / "model"
     make_checkpoint(checkpoint)
     for file in checkpoint.iterdir():
@@ -204,7 +210,7 @@ def test_a_model_of_names_without_bounds_has_groups_and_no_ages(catalog: str, tm
 
 def test_a_grown_bucket_adds_units_and_leaves_scored_ones(checkpoint: str, tmp_path: Path) -> None:
     folder, catalog, out = tmp_path / "faces", str(tmp_path / "catalog"), str(tmp_path / "out")
-    synthetic.write_dataset(folder, "unlabelled", num_faces=12, size=48, num_broken=0)
+    dataset.write_dataset(folder, "unlabelled", num_faces=12, size=48, num_broken=0)
     list_again = CatalogConfig(source=str(folder), out=catalog)
     config = ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=out)
     build_catalog(list_again)
@@ -219,7 +225,7 @@ def test_a_grown_bucket_adds_units_and_leaves_scored_ones(checkpoint: str, tmp_p
 
 
 def test_an_image_gone_since_the_listing_is_a_row_that_says_so(checkpoint: str, tmp_path: Path) -> None:
-    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=6, size=48, num_broken=0)
+    dataset.write_dataset(tmp_path / "faces", "unlabelled", num_faces=6, size=48, num_broken=0)
     build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=str(tmp_path / "catalog")))
     gone = next((tmp_path / "faces").rglob("*.jpg"))
     gone.unlink()
@@ -241,7 +247,7 @@ def test_packed_images_give_nearly_the_ages_of_the_originals(checkpoint: str, fa
 
 
 def test_packed_images_are_scored_without_their_originals(checkpoint: str, tmp_path: Path) -> None:
-    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=8, size=48, num_broken=0)
+    dataset.write_dataset(tmp_path / "faces", "unlabelled", num_faces=8, size=48, num_broken=0)
     catalog = str(tmp_path / "catalog")
     build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=catalog, pack=64, inspect=True))
     shutil.rmtree(tmp_path / "faces")
@@ -251,7 +257,7 @@ def test_packed_images_are_scored_without_their_originals(checkpoint: str, tmp_p
 
 
 def test_failed_rows_are_scored_again_in_their_places(checkpoint: str, tmp_path: Path) -> None:
-    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=12, size=48, num_broken=1)
+    dataset.write_dataset(tmp_path / "faces", "unlabelled", num_faces=12, size=48, num_broken=1)
     catalog, out = str(tmp_path / "catalog"), str(tmp_path / "out")
     build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=catalog))
     gone = next((tmp_path / "faces").rglob("*.jpg"))
@@ -277,7 +283,7 @@ def test_failed_rows_are_scored_again_in_their_places(checkpoint: str, tmp_path:
 def test_an_image_that_was_replaced_since_it_was_listed_is_told_and_scored_when_it_is_listed_again(
     checkpoint: str, tmp_path: Path
 ) -> None:
-    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=6, size=48, num_broken=0)
+    dataset.write_dataset(tmp_path / "faces", "unlabelled", num_faces=6, size=48, num_broken=0)
     catalog, out = str(tmp_path / "catalog"), str(tmp_path / "out")
     list_again = CatalogConfig(source=str(tmp_path / "faces"), out=catalog)
     build_catalog(list_again)
@@ -301,7 +307,7 @@ def test_an_image_that_was_replaced_since_it_was_listed_is_told_and_scored_when_
 
 
 def test_rows_of_images_that_have_gone_are_scored_again_once_and_no_more(checkpoint: str, tmp_path: Path) -> None:
-    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=6, size=48, num_broken=0)
+    dataset.write_dataset(tmp_path / "faces", "unlabelled", num_faces=6, size=48, num_broken=0)
     catalog, out = str(tmp_path / "catalog"), str(tmp_path / "out")
     list_again = CatalogConfig(source=str(tmp_path / "faces"), out=catalog)
     build_catalog(list_again)
@@ -317,7 +323,7 @@ def test_rows_of_images_that_have_gone_are_scored_again_once_and_no_more(checkpo
 
 @pytest.mark.parametrize("inspect", [False, True])
 def test_odd_files_and_names_are_rows_or_counted(checkpoint: str, tmp_path: Path, inspect: bool) -> None:
-    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=4, size=48, num_broken=0)
+    dataset.write_dataset(tmp_path / "faces", "unlabelled", num_faces=4, size=48, num_broken=0)
     (photo, *_) = (tmp_path / "faces").rglob("*.jpg")
     folder = Path(os.fsdecode(os.fsencode(tmp_path / "faces") + b"/fr\xe8re"))
     folder.mkdir()
@@ -342,7 +348,7 @@ def test_odd_files_and_names_are_rows_or_counted(checkpoint: str, tmp_path: Path
 
 
 def test_a_source_that_is_away_makes_no_table_of_missing_images(checkpoint: str, tmp_path: Path) -> None:
-    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=6, size=48, num_broken=0)
+    dataset.write_dataset(tmp_path / "faces", "unlabelled", num_faces=6, size=48, num_broken=0)
     catalog, out = str(tmp_path / "catalog"), str(tmp_path / "out")
     build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=catalog))
     (tmp_path / "faces").rename(tmp_path / "unmounted")
@@ -364,7 +370,7 @@ def test_a_zombie_does_not_replace_what_its_successor_has_written(
     shutil.copytree(predictions, out)
     path = sorted(out.glob("part-*.parquet"))[0]
     before, unit = path.read_bytes(), Unit(path.name.partition("-rows-")[0] + ".parquet", 0, 5)
-    actor = scoring.ScoringActor(unit_scorer(catalog, checkpoint, str(out)))
+    actor = worker.ScoringActor(unit_scorer(catalog, checkpoint, str(out)))
     monkeypatch.setattr(objects, "exists", lambda uri: False)  # it looked before the other one wrote
     monkeypatch.setattr(objects, "read_bytes", unreachable)
     monkeypatch.setattr(catalogs, "can_be_read", lambda *_: True)
@@ -384,17 +390,17 @@ def test_a_zombie_that_scores_again_does_not_replace_what_its_successor_has_writ
     first, _, rows = path.name.partition("-rows-")
     unit = Unit(f"{first}.parquet", *map(int, rows.split("-")[:2]))
     scorer = unit_scorer(catalog, checkpoint, str(out))
-    actor = scoring.ScoringActor(replace(scorer, config=replace(scorer.config, retry="unreadable")))
+    actor = worker.ScoringActor(replace(scorer, config=replace(scorer.config, retry="unreadable")))
     task = pa.Table.from_pylist([{"output": path.name, "num_retried": 1, **vars(unit)}])
-    replace_part, written = tables.replace_part, []
+    replace_part, written = folders.replace_part, []
 
     def sleep_before(*arguments: Any) -> bool:
-        monkeypatch.setattr(tables, "replace_part", replace_part)
+        monkeypatch.setattr(folders, "replace_part", replace_part)
         actor(task)  # the other one, from beginning to end
         written.append(path.read_bytes())
         return replace_part(*arguments)
 
-    monkeypatch.setattr(tables, "replace_part", sleep_before)
+    monkeypatch.setattr(folders, "replace_part", sleep_before)
     (ended,) = actor(task).to_pylist()
     assert path.read_bytes() == written[0]
     assert json.loads(ended["scored_now"]) == {}
@@ -410,21 +416,21 @@ def test_what_a_dead_process_had_finished_is_taken_and_counted(
     out = tmp_path / "out"
     shutil.copytree(predictions, out)
     names = sorted(path.name for path in out.glob("part-*.parquet"))
-    work = scoring.Work({name: Unit("no such part", 0, 5) for name in names}, {}, ())  # it would crash if it scored
-    actor = scoring.ScoringActor(unit_scorer(catalog, checkpoint, str(out)))
+    work = plan.Work({name: Unit("no such part", 0, 5) for name in names}, {}, ())  # it would crash if it scored
+    actor = worker.ScoringActor(unit_scorer(catalog, checkpoint, str(out)))
     (ended,) = (actor(task).to_pylist()[0] for task in work.tasks(num_workers=1)[:1])
     assert json.loads(ended["standing"]).keys() == {names[0]}
     assert json.loads(ended["scored_now"]) == {}
 
 
-def unit_scorer(catalog: str, checkpoint: str, out: str) -> scoring.UnitScorer:
+def unit_scorer(catalog: str, checkpoint: str, out: str) -> worker.UnitScorer:
     config = ScoreConfig(catalog, checkpoint, out)
     metadata = {"run": {"model": checkpoints.read(checkpoint).digest}}
-    return scoring.UnitScorer(catalog, (), checkpoint, out, metadata, config, scoring.Workers(1, 1, "cpu"))
+    return worker.UnitScorer(catalog, (), checkpoint, out, metadata, config, worker.Workers(1, 1, "cpu"))
 
 
 def test_scoring_begins_on_the_first_parts_of_a_bucket_that_is_still_listed(checkpoint: str, tmp_path: Path) -> None:
-    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=8, size=48, num_broken=0)
+    dataset.write_dataset(tmp_path / "faces", "unlabelled", num_faces=8, size=48, num_broken=0)
     catalog, out = tmp_path / "catalog", str(tmp_path / "out")
     list_again = CatalogConfig(source=str(tmp_path / "faces"), out=str(catalog))
     build_catalog(list_again)
@@ -440,7 +446,7 @@ def test_scoring_begins_on_the_first_parts_of_a_bucket_that_is_still_listed(chec
 def test_only_the_splits_that_are_asked_for_are_scored_and_counted(
     checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    synthetic.write_dataset(tmp_path / "faces", "utkface", num_faces=24, size=48, num_broken=0)
+    dataset.write_dataset(tmp_path / "faces", "utkface", num_faces=24, size=48, num_broken=0)
     catalog, out = str(tmp_path / "catalog"), str(tmp_path / "out")
     build_catalog(CatalogConfig(str(tmp_path / "faces"), catalog, layout="utkface", split="0.4,0.3,0.3"))
     score(ScoreConfig(catalog, checkpoint, out, split="test"))
@@ -454,7 +460,7 @@ def test_only_the_splits_that_are_asked_for_are_scored_and_counted(
 
 def test_a_second_job_on_the_same_output_stops_in_one_line(catalog: str, checkpoint: str, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
-    with lease.hold(out, tables.beside(out)), pytest.raises(ValueError, match=r"another job .* writes there"):
+    with lease.hold(out, folders.beside(out)), pytest.raises(ValueError, match=r"another job .* writes there"):
         score(ScoreConfig(catalog, checkpoint, out))
 
 

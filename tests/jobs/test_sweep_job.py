@@ -16,14 +16,21 @@ from conftest import REPO, RunJob
 from ray.exceptions import RayTaskError
 from ray.tune.search import Searcher
 
-from agescale import checkpoints, runs, spaces, sweeping, synthetic, training_plan, trials, validation
-from agescale.cataloging import build_catalog
+from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig, SweepConfig, TrainConfig
+from agescale.models import checkpoints
 from agescale.store import lease, objects, parquet
 from agescale.store.errors import StoreError
-from agescale.sweeping import Progress, Proposals, run_trial, sweep
-from agescale.training import OutOfMemory
-from agescale.trials import Trial
+from agescale.sweeping import driver, search, spaces, trials
+from agescale.sweeping import plan as sweep_plan
+from agescale.sweeping.driver import sweep
+from agescale.sweeping.search import Progress, Proposals
+from agescale.sweeping.trials import Trial
+from agescale.sweeping.worker import run_trial
+from agescale.synthetic import dataset
+from agescale.training import plan as training_plan
+from agescale.training import runs, validation
+from agescale.training.failures import OutOfMemory
 
 SPACE = """
 SPACE = [
@@ -44,7 +51,7 @@ BASE = TrainConfig(image_size=32, batch_size=64, augmentation="none", clip_norm=
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> str:
     folder = tmp_path_factory.mktemp("sweeps")
-    synthetic.write_dataset(folder / "faces", "utkface", num_faces=90, size=48)
+    dataset.write_dataset(folder / "faces", "utkface", num_faces=90, size=48)
     build_catalog(CatalogConfig(str(folder / "faces"), str(folder / "catalog"), layout="utkface", pack=32))
     return str(folder / "catalog")
 
@@ -100,7 +107,7 @@ def proposals_of(config: SweepConfig) -> Proposals:
     """As a sweep makes them when it begins or goes on."""
     known = trials.read_trials(config.out)
     curves = trials.read_curves(config.out, known)
-    return Proposals(config, spaces.SPACES["quick"], known, curves, sweeping.build_scheduler(config))
+    return Proposals(config, spaces.SPACES["quick"], known, curves, search.build_scheduler(config))
 
 
 @pytest.mark.parametrize("searcher", ["optuna", "random"])
@@ -145,7 +152,7 @@ def test_a_trial_without_enough_memory_begins_anew_with_half_the_batch_or_is_giv
         if planned.batch_size > needs[int(planned.out[-4:])]:
             raise OutOfMemory(f"out of memory with --batch-size {planned.batch_size}")
 
-    monkeypatch.setattr(sweeping, "train", train)
+    monkeypatch.setattr(driver, "train", train)
     for number in needs:
         trials.write_trial(config.out, Trial(number, {"phases": "all:{epochs}@{lr}", "lr": 8e-3}, {}))
         run_trial(number, config, BASE, (), None)
@@ -163,7 +170,7 @@ def test_a_trial_whose_run_another_process_still_holds_is_tried_again_and_not_fa
         with lease.hold(planned.out), lease.hold(planned.out):
             raise AssertionError("two hold it")
 
-    monkeypatch.setattr(sweeping, "train", train)
+    monkeypatch.setattr(driver, "train", train)
     trials.write_trial(config.out, Trial(0, {"phases": "all:{epochs}@{lr}", "lr": 8e-3}, {}))
     with pytest.raises(lease.Held):
         run_trial(0, config, BASE, (), None)
@@ -194,7 +201,7 @@ def test_a_store_that_fails_ends_the_sweep_and_not_the_trial(tmp_path: Path, mon
     (tmp_path / "trials" / "0000.json").unlink()
     proposals.on_trial_complete("first")
     with lease.hold(config.out) as held:
-        assert sweeping.Breaker(proposals, held).stop_all()
+        assert search.Breaker(proposals, held).stop_all()
     assert "0000.json" in str(proposals.error)
 
 
@@ -208,7 +215,7 @@ def test_a_full_disk_ends_the_sweep_and_the_silence_of_a_bucket_does_not(tmp_pat
     Progress(config, proposals).on_trial_recover(0, [], trial)
     assert proposals.error is (error if lasts else None)
     with lease.hold(config.out) as held:
-        assert sweeping.Breaker(proposals, held).stop_all() == lasts
+        assert search.Breaker(proposals, held).stop_all() == lasts
 
 
 @pytest.mark.parametrize("objective", ["mae", "worst_group_mae", "accuracy"])
@@ -218,7 +225,7 @@ def test_the_baseline_is_what_the_best_constant_reaches(
     monkeypatch.setattr(validation, "FEW", 3)
     selected = training_plan.select(replace(BASE, catalog=config.catalog))
     train, val = (selected.rows.filter(pc.equal(selected.rows["split"], split)) for split in ("train", "val"))
-    baseline = sweeping.baseline(replace(config, objective=objective), selected)
+    baseline = sweep_plan.baseline(replace(config, objective=objective), selected)
     ages, judged = (rows["age_low"].to_numpy() for rows in (train, val))
     errors = abs(judged - np.median(ages))
     groups = [selected.age_groups.index_of(age) for age in judged]

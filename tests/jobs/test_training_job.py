@@ -24,14 +24,19 @@ import torch
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from torchvision.models import resnet18
 
-from agescale import catalogs, checkpoints, data, runs, synthetic, training_plan, units
-from agescale.cataloging import build_catalog
-from agescale.checkpoints import Progress
+from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig, ScoreConfig, TrainConfig
-from agescale.scoring import score
+from agescale.models import checkpoints
+from agescale.models.checkpoints import Progress
+from agescale.scoring.driver import score
 from agescale.store import lease, listing, objects, parquet
 from agescale.store.errors import StoreError
-from agescale.training import OutOfMemory, Watch, is_out_of_memory, lasting_store_error, train
+from agescale.synthetic import dataset
+from agescale.tables import catalogs, units
+from agescale.training import ingest, runs
+from agescale.training import plan as training_plan
+from agescale.training.driver import Watch, is_out_of_memory, train
+from agescale.training.failures import OutOfMemory, lasting_store_error
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -40,7 +45,7 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Drawn faces, an even number of them in train."""
     folder = tmp_path_factory.mktemp("training")
-    synthetic.write_dataset(folder / "faces", "csv", num_faces=90, size=64)
+    dataset.write_dataset(folder / "faces", "csv", num_faces=90, size=64)
     out = str(folder / "catalog")
     build_catalog(
         CatalogConfig(
@@ -95,15 +100,15 @@ def test_two_workers_take_the_same_step_and_measure_the_same_as_one(
 def test_decoded_faces_stand_in_the_order_of_their_rows_whichever_come_first(
     catalog: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class SlowFirst(data.FaceDecoder):
+    class SlowFirst(ingest.FaceDecoder):
         def __call__(self, rows: pa.Table) -> dict[str, np.ndarray]:
             if rows["index"][0].as_py() == 0:
                 time.sleep(3)
             return super().__call__(rows)
 
-    monkeypatch.setattr(data, "CHUNK_ROWS", 20)
+    monkeypatch.setattr(ingest, "CHUNK_ROWS", 20)
     rows = catalogs.read_catalog(catalog, ["uri"])
-    held = data.held_faces(rows, SlowFirst(catalog, 32, center_crop=1.0, use_packed=True))
+    held = ingest.held_faces(rows, SlowFirst(catalog, 32, center_crop=1.0, use_packed=True))
     indices = [row["index"] for row in held.select_columns("index").take_all()]
     assert len(indices) > 60
     assert indices == sorted(indices)
@@ -140,7 +145,7 @@ def test_the_head_phase_leaves_the_encoder_as_it_was(config: TrainConfig, run: s
     out = str(tmp_path / "head-only")
     train(replace(config, out=out, epochs=1))
     torch.manual_seed(config.seed)
-    from agescale.age_model import AgeModel
+    from agescale.models.age_model import AgeModel
 
     spec = checkpoints.read(f"{out}/best").spec
     torch.manual_seed(config.seed)
@@ -223,7 +228,7 @@ def test_weights_come_from_a_file_and_a_wrong_checksum_is_refused(
 
 
 def test_an_unfinished_or_unlabelled_catalog_is_refused(config: TrainConfig, tmp_path: Path) -> None:
-    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=12, size=32)
+    dataset.write_dataset(tmp_path / "faces", "unlabelled", num_faces=12, size=32)
     out = str(tmp_path / "catalog")
     build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=out))
     with pytest.raises(ValueError, match="an unlabelled catalog"):
@@ -309,11 +314,11 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_an_undisturbed_one_thou
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Several parts, a block of images each, so that their order counts; labels are mended meanwhile, too."""
-    monkeypatch.setattr(data, "CHUNK_ROWS", 12)
+    monkeypatch.setattr(ingest, "CHUNK_ROWS", 12)
     faces, out = tmp_path / "faces", str(tmp_path / "catalog")
     add = CatalogConfig(source=str(faces), layout="utkface", split="0.8,0.2,0", pack=32, out=out)
     for seed in (1, 2):
-        synthetic.write_dataset(faces, "utkface", num_faces=30, size=32, seed=seed)
+        dataset.write_dataset(faces, "utkface", num_faces=30, size=32, seed=seed)
         build_catalog(add)
     config = TrainConfig(catalog=out, image_size=16, batch_size=8, augmentation="light", patience=9, cache=cache)
     num_epochs = 2 if cache == "never" else 5  # so many that it is cut off before the last one
@@ -331,7 +336,7 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_an_undisturbed_one_thou
         train(replace(config, out=cut_off), (Cut(),))
     num_done = checkpoints.read(f"{cut_off}/last").progress.epochs_done
     assert 1 <= num_done < num_epochs
-    synthetic.write_dataset(faces, "utkface", num_faces=30, size=32, seed=3)
+    dataset.write_dataset(faces, "utkface", num_faces=30, size=32, seed=3)
     build_catalog(add)
     capsys.readouterr()
     train(replace(config, out=cut_off, num_workers=1))
@@ -417,7 +422,7 @@ def test_a_refit_learns_from_validation_images_and_keeps_the_last_epoch(config: 
 def test_an_autoencoder_learns_from_unlabelled_pictures_and_its_encoder_is_used_again(
     config: TrainConfig, tmp_path: Path
 ) -> None:
-    synthetic.write_dataset(tmp_path / "faces", "unlabelled", num_faces=100, size=32)
+    dataset.write_dataset(tmp_path / "faces", "unlabelled", num_faces=100, size=32)
     unlabelled = str(tmp_path / "catalog")
     build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=unlabelled))
     auto = replace(

@@ -1,0 +1,314 @@
+"""Makes and grows a catalog: lists a source once, reads labelled images once, writes parts and findings.
+
+A part stands whole or not at all, and rows that stand in a part are not listed again: that is all there is to restarts
+and to growth. Where images are read, work is cut into parts of the listing; a Ray task reads the images of one and
+writes it. Where they are only listed, a Ray task lists a range of names and writes part after part as they come, and
+nobody holds more than some parts: labels and findings want the whole picture, a bucket to be scored need not fit in it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from agescale.cataloging import changes, layouts, relabelling
+from agescale.cataloging import findings as quality
+from agescale.cataloging.changes import difference, known_rows, told_apart
+from agescale.cataloging.layouts import Labels
+from agescale.cataloging.parts import LISTED_PART_ROWS, tombstones, units_of
+from agescale.cataloging.settings import (
+    age_groups_of,
+    check,
+    check_settings,
+    fractions_of,
+    is_read,
+    metadata_of,
+    new_groups,
+    read_labels,
+    settings_of,
+)
+from agescale.cataloging.summary import CatalogResult, with_group_names
+from agescale.cataloging.worker import PartWriter, run_lister, sorted_rows
+from agescale.config import CatalogConfig
+from agescale.faces import images
+from agescale.reports import formats
+from agescale.runtime.cluster import start_ray
+from agescale.runtime.progress import ImageProgress
+from agescale.runtime.work import run_units
+from agescale.store import lease, listing, objects, parquet, paths
+from agescale.store.errors import Damaged
+from agescale.store.listing import Listed
+from agescale.store.outputs import check_unchanged
+from agescale.tables import catalogs, folders, schema
+
+SMALL_SOURCE_FILES = 10_000
+"""So few are listed without Ray, which would take longer to start."""
+RANGES_PER_CPU = 4
+"""Ranges of names differ in size, and each that found something leaves a part."""
+MAX_RANGES = 1000
+NUM_PROBES = 9
+"""Images of the source that are tried, where others cannot be read."""
+
+
+def build_catalog(config: CatalogConfig) -> CatalogResult:
+    """Lists ``config.source`` and brings the catalog at ``config.out`` up to date with it."""
+    source, out = paths.absolute(config.source), paths.absolute(config.out)
+    check(config)
+    is_same = source == out or (not paths.is_remote(out) and os.path.realpath(source) == os.path.realpath(out))
+    if is_same or source.startswith(f"{out}/"):
+        there = "there are the photos themselves" if is_same else f"the photos ({source}) stand in it"
+        raise ValueError(f"--out {out}: {there}; give another folder")
+    if not is_read(config):
+        return _list_images(config, source, out)
+    before = catalogs.list_parts(out)
+    pictures, others = _list_pictures(source, out)
+    folders.claim(out, "catalog")
+    with lease.hold(out, folders.beside(out), config.lease) as held:
+        if catalogs.list_parts(out) != before:  # by a job that may have listed the source later than this one
+            pictures, others = _list_pictures(source, out)
+        return _add_images(config, source, out, pictures, others, held)
+
+
+def _list_pictures(source: str, out: str) -> tuple[list[Listed], frozenset[str]]:
+    """The images of a source, and the names of its other files. Raises ValueError where it has no image."""
+    listed = [
+        item
+        for item in listing.list_files(source)
+        if not item.uri.startswith(f"{out}/") and not listing.is_in_system_folder(item.relative)
+    ]
+    pictures = [item for item in listed if item.version and images.is_image_name(item.relative)]
+    if not pictures:
+        raise changes.no_images(source, len(listed))
+    return pictures, frozenset(item.relative for item in listed) - {item.relative for item in pictures}
+
+
+def _add_images(
+    config: CatalogConfig, source: str, out: str, pictures: list[Listed], others: frozenset[str], held: lease.Lease
+) -> CatalogResult:
+    """Brings a catalog whose images are read up to date with the ``pictures`` of its source."""
+    if config.repair:
+        repair(out, held)
+    _remove_late_parts(out)
+    parts, known = catalogs.list_parts(out), known_rows(out)
+    groups = age_groups_of(config, out if known is not None else None)
+    labels = read_labels(config, pictures, others, groups)
+    settings = settings_of(config, labels.age_groups)
+    before = settings if known is None else catalogs.settings(out)
+    check_settings(out, before, settings)
+    layouts.check_labelled(config.layout, labels)
+
+    fractions = fractions_of(config, labels)
+    new, changed, gone, relabelled = difference(known, pictures, labels, fractions)
+    uris = (row["uri"] for row in gone)
+    changes.check_deleted(source, out, uris, len(gone), len(known or ()), config.max_deleted_fraction)
+    metadata = metadata_of(out, settings)
+    generation = changes.begin_listing(out, metadata["id"], num_ranges=0)
+    units = units_of(told_apart(new, out, generation), labels, generation, first=0, replaces=False)
+    units += units_of(told_apart(changed, out, generation), labels, generation, first=len(units), replaces=True)
+    units += tombstones(gone, generation, len(units))
+    if units:
+        probes = [item.uri for item in pictures[:: math.ceil(len(pictures) / NUM_PROBES)]]
+        writer = PartWriter(out, metadata, config.pack, fractions, held.claim, probes)
+        start_ray()
+        with ImageProgress("cataloging", len(new) + len(changed) + len(gone)) as progress:
+            for _ in run_units(units, writer, progress, num_cpus=1):
+                held.check()
+    parts += [unit["part"][0].as_py() for unit in units]
+    if relabelled or (settings != before and not units):
+        parts += relabelling.write_parts(out, relabelled, metadata, generation, len(units), held.prove)
+
+    rows = catalogs.read_catalog(out, [*quality.FACTS, "gender", "ethnicity"], parts)
+    findings = quality.find(rows, labels.age_groups, config.layout != "unlabelled")
+    if config.layout == "csv":
+        odd = [each for column in ("gender", "ethnicity") for each in quality.unusual_values(rows, column)]
+        findings = pa.concat_tables([findings, pa.Table.from_pylist(odd, schema=schema.FINDINGS)])
+    findings = pa.concat_tables([findings, _source_findings(source, config, pictures, labels)])
+    findings = _with_lines(findings, source, labels)
+    objects.write_bytes(catalogs.findings_uri(out, "csv"), formats.to_bytes(findings, "csv"))
+    _write_findings(out, metadata, findings, parts, held)
+    changes.end_listing(out, generation)
+    rows = with_group_names(rows, labels.age_groups)
+    group_names = labels.age_groups.names if labels.age_groups else ()
+    counts = (len(new), len(changed), len(gone), len(rows), len(others))
+    ignored = Counter(PurePosixPath(name).suffix.lower() or "no ending" for name in others)
+    return CatalogResult(
+        *counts,
+        findings=findings,
+        rows=rows,
+        group_names=group_names,
+        unused_columns=labels.unused_columns,
+        ignored=dict(ignored.most_common()),
+        relabelled=tuple(relabelled),
+        new_groups=new_groups(before, settings),
+    )
+
+
+def _remove_late_parts(out: str) -> None:
+    """Deletes what a job that was thought dead added, after the catalog was complete, to a listing before. Its images
+    are in other parts, and nobody has read it, because the catalog has not been complete since."""
+    findings = catalogs.findings_uri(out)
+    try:
+        covered = folders.read_metadata(findings, "findings")["parts"] if objects.exists(findings) else []
+    except Damaged:  # it will be written anew
+        covered = []
+    newest = max(map(catalogs.listing_of, covered), default=0)
+    for part in catalogs.list_parts(out):
+        if part not in covered and catalogs.listing_of(part) <= newest:
+            objects.delete(paths.join(out, part))
+
+
+def repair(out: str, held: lease.Lease) -> None:
+    """Empties the parts of a catalog that are damaged, so that this listing finds their images anew. Their names stay
+    taken: no other part's predictions can be mistaken for theirs. Raises ValueError where no part is whole."""
+    names = catalogs.list_parts(out)
+    damaged = [name for name in names if not _is_whole(paths.join(out, name))]
+    whole = [name for name in names if name not in damaged]
+    if not damaged:
+        return
+    if not whole:
+        gone = f"delete it and {folders.beside(out)}, make it anew, and score it into another folder"
+        raise ValueError(f"{out}: none of its {len(names)} parts can be read; {gone}")
+    said = {**catalogs.metadata(out, whole[0]), "replaces": False}
+    held.prove()
+    objects.delete(catalogs.findings_uri(out))  # it is not complete until this listing has ended
+    for name in damaged:
+        held.prove()
+        version = objects.version(paths.join(out, name))
+        empty = schema.CATALOG.empty_table().cast(schema.with_metadata("catalog", said))
+        folders.replace_part(out, name, empty, str(version))
+        print(f"{name}: was damaged and is empty now; predictions of it: jobs/score.py with --repair", flush=True)
+
+
+def _is_whole(part: str) -> bool:
+    try:
+        catalogs.ask_part(part)
+        parquet.check_table(part)
+    except Damaged:
+        return False
+    return True
+
+
+def _write_findings(
+    out: str, metadata: dict[str, Any], findings: pa.Table, parts: Sequence[str], held: lease.Lease
+) -> None:
+    """Findings about those ``parts``: where others stand when they are read, they are of no complete catalog."""
+    covered = {"id": metadata["id"], "parts": list(parts)}
+    held.prove()
+    catalogs.keep_footers(out)
+    findings = findings.cast(schema.with_metadata("findings", covered))
+    held.prove()
+    parquet.write_table(catalogs.findings_uri(out), findings)
+
+
+def _with_lines(findings: pa.Table, source: str, labels: Labels) -> pa.Table:
+    """``findings`` with the lines of the CSV that name their images."""
+    lines = {path: label.line for path, label in labels.by_path.items()} | labels.missing_lines
+    root = paths.join(source, "")
+    column = [lines.get(uri.removeprefix(root)) for uri in findings["uri"].to_pylist()]
+    place = findings.schema.get_field_index("line")
+    return findings.set_column(place, schema.FINDINGS.field("line"), pa.array(column, pa.int32()))
+
+
+def _source_findings(source: str, config: CatalogConfig, pictures: list[Listed], labels: Labels) -> pa.Table:
+    """Findings about what is no row: names in the CSV without a file, empty class folders."""
+    found = []
+    for name in sorted(labels.missing_files):
+        row = {"uri": paths.join(source, name), "version": ""}
+        found.append(quality.finding(row, "missing_file", labels.why_missing[name]))
+    if config.layout == "class_folders":
+        used = {item.relative.split("/")[0] for item in pictures}
+        for folder in sorted(set(objects.list_folders(source)) - used):
+            uri = paths.join(source, folder)
+            has_catalog = f"{paths.absolute(config.out)}/".startswith(f"{uri}/")  # it may stand in its source
+            if not has_catalog and not listing.is_in_system_folder(f"{folder}/"):
+                row = {"uri": uri, "version": ""}
+                found.append(quality.finding(row, "empty_class", "the class folder holds no image"))
+    return pa.Table.from_pylist(found, schema=schema.FINDINGS)
+
+
+# Images that are only listed
+
+
+def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
+    """Brings a catalog without labels up to date, in flat memory however large it is."""
+    files, small, before = [], None, catalogs.list_parts(out)
+    if config.listing:
+        files = listing.files_of(config.listing)
+        next(listing.read_rows(files[0], source), None)  # its columns, before anything starts
+    else:
+        small = _list_small(source, out)
+    folders.claim(out, "catalog")
+    counts: Counter[str] = Counter()
+    with lease.hold(out, folders.beside(out), config.lease) as held:
+        if config.repair:
+            repair(out, held)
+        names = catalogs.list_parts(out)
+        if small is not None and names != before:  # by a job that may have listed the source later than this one
+            small = _list_small(source, out)
+        settings = settings_of(config, age_groups_of(config, out if names else None))
+        if names:
+            check_unchanged(out, "another catalog", catalogs.settings(out), settings)
+        metadata = metadata_of(out, settings)
+        changes.seal_begun(out, metadata)
+        known = catalogs.read_parts(out) if catalogs.list_parts(out) else []
+        ranges = [] if files or small is not None else _ranges(source)
+        num_ranges = len(ranges) or 1
+        generation = changes.begin_listing(out, metadata["id"], num_ranges + 1)  # and one of what is deleted
+        lister = changes.RangeLister(source, out, metadata, generation, known, LISTED_PART_ROWS, held.claim)
+        with ImageProgress("cataloging", total=None) as progress:
+            for summary in run_lister(lister, ranges, small or sorted_rows(files, source), progress):
+                held.check()
+                counts.update(summary)
+                changed, deleted = counts["num_changed"], counts["num_deleted"]
+                progress.note = f"{counts['num_new']} new, {changed} changed, {deleted} deleted"
+        num_known = counts["num_rows"] - counts["num_new"] + counts["num_deleted"]
+        gone = (uri for rows in lister.gone() for uri in rows["uri"].to_pylist())
+        try:
+            changes.check_deleted(source, out, gone, counts["num_deleted"], num_known, config.max_deleted_fraction)
+        except ValueError:
+            changes.end_listing(out, generation)
+            raise
+        lister.delete(num_ranges)
+        findings = schema.FINDINGS.empty_table()
+        _write_findings(out, metadata, findings, catalogs.part_names(out), held)
+        changes.end_listing(out, generation)
+    return CatalogResult(
+        num_new=counts["num_new"],
+        num_changed=counts["num_changed"],
+        num_deleted=counts["num_deleted"],
+        num_current=counts["num_rows"],
+        num_ignored=counts["num_ignored"],
+        findings=findings,
+    )
+
+
+def _list_small(source: str, out: str) -> list[pa.Table] | None:
+    """The listing of a source of at most SMALL_SOURCE_FILES, else None. Raises ValueError where it has no image."""
+    listed: list[pa.Table] = []
+    num_pictures = num_others = 0
+    for page in map(listing.to_table, listing.pages(source)):
+        images_of_page, num_ignored = changes.select_images(page, source, out)
+        listed.append(page)
+        num_pictures += len(images_of_page)
+        num_others += num_ignored
+        if num_pictures and num_pictures + num_others > SMALL_SOURCE_FILES:
+            return None
+    if not num_pictures:
+        raise changes.no_images(source, num_others)
+    return listed
+
+
+def _ranges(source: str) -> list[pa.Table]:
+    """Units of listing (``changes.RANGE``), some for each CPU of the cluster."""
+    start_ray()
+    num_ranges = min(MAX_RANGES, RANGES_PER_CPU * int(ray.cluster_resources().get("CPU", 1)))
+    ranges = enumerate(listing.cut(source, num_ranges))
+    return [pa.table([[number], [after], [until]], schema=changes.RANGE) for number, (after, until) in ranges]

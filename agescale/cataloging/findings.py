@@ -1,0 +1,174 @@
+"""What is wrong with a catalog's rows: facts in, findings out. Judges; drops nothing, reads no pixels.
+
+Findings are rebuilt from all current rows each time, because a new image can make an old one a duplicate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from agescale.ages.groups import AgeGroups
+from agescale.ages.labels import EXACT_YEARS
+from agescale.tables.schema import FINDINGS
+
+FACTS = [
+    "uri",
+    "version",
+    "content_hash",
+    "read_error",
+    "label_error",
+    "age_low",
+    "age_high",
+    "group",
+    "subject",
+    "split",
+]
+"""The catalog's columns that findings are made of."""
+
+Row = dict[str, Any]
+
+
+def find(rows: pa.Table, age_groups: AgeGroups | None, is_labelled_layout: bool) -> pa.Table:
+    """Findings (schema.FINDINGS) about the current rows of a catalog, sorted by URI and kind."""
+    findings: list[Row] = []
+    interesting = rows.filter(_is_suspicious(rows, age_groups, is_labelled_layout)).select(FACTS).to_pylist()
+    for row in interesting:
+        findings += _about_one(row, age_groups, is_labelled_layout)
+    readable = rows.filter(pc.is_null(rows["read_error"]))  # empty files are no copies of one photo
+    findings += _about_copies(_sharing(readable, "content_hash"))
+    findings += _about_subjects(_sharing(rows, "subject"))
+    findings.sort(key=lambda finding: (finding["uri"], finding["kind"]))
+    return pa.Table.from_pylist(findings, schema=FINDINGS)
+
+
+def finding(row: Row, kind: str, detail: str, related_uri: str | None = None) -> Row:
+    return {"uri": row["uri"], "version": row["version"], "kind": kind, "related_uri": related_uri, "detail": detail}
+
+
+def _is_suspicious(rows: pa.Table, age_groups: AgeGroups | None, is_labelled_layout: bool) -> pa.Array:
+    """Rows worth a look one by one; the common case, a sound labelled image, is passed over at Arrow's speed."""
+    suspicious = pc.or_(pc.is_valid(rows["read_error"]), pc.is_valid(rows["label_error"]))
+    if is_labelled_layout:
+        suspicious = pc.or_(suspicious, pc.and_(pc.is_null(rows["age_low"]), pc.is_null(rows["group"])))
+    if age_groups is not None and age_groups.is_bounded:
+        inside = pa.scalar(False)
+        for low, high in age_groups.bounds():
+            inside = pc.or_(inside, pc.and_(pc.greater_equal(rows["age_low"], low), pc.less(rows["age_low"], high)))
+        is_exact = pc.less_equal(pc.subtract(rows["age_high"], rows["age_low"]), EXACT_YEARS)
+        suspicious = pc.or_(suspicious, pc.fill_null(pc.invert(pc.and_(inside, is_exact)), False))
+    return suspicious
+
+
+def _about_one(row: Row, age_groups: AgeGroups | None, is_labelled_layout: bool) -> list[Row]:
+    found = []
+    if row["read_error"] is not None:
+        status, _, reason = row["read_error"].partition(": ")
+        found.append(finding(row, "tiny" if status == "too_small" else "broken", reason or status))
+    is_labelled = row["age_low"] is not None or row["group"] is not None
+    if is_labelled_layout and not is_labelled:
+        found.append(finding(row, "unlabelled", row["label_error"] or "no label"))
+    elif row["label_error"] is not None:
+        found.append(finding(row, "malformed", row["label_error"]))
+    if row["age_low"] is not None and age_groups is not None and age_groups.is_bounded:
+        index = age_groups.index_of_label(row["age_low"], row["age_high"], None)
+        if index is None:
+            found.append(finding(row, "outside_groups", f"{say(row)} years: in none of the age groups"))
+    return found
+
+
+def _sharing(rows: pa.Table, column: str) -> Iterable[list[Row]]:
+    """Groups of two and more rows with the same value in ``column``, each sorted by URI."""
+    counts = pc.value_counts(rows[column].combine_chunks())
+    shared = counts.field("values").filter(pc.greater(counts.field("counts"), 1)).drop_null()
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows.filter(pc.is_in(rows[column], shared)).select(FACTS).to_pylist():
+        groups[row[column]].append(row)
+    return [sorted(group, key=lambda row: row["uri"]) for group in groups.values()]
+
+
+def _about_copies(groups: Iterable[list[Row]]) -> list[Row]:
+    """Byte-identical images. Where labels agree one copy stays without a finding, in a judged split if there is one."""
+    found = []
+    for copies in groups:
+        labels = {_label(row) for row in copies if _label(row) != (None, None, None)}
+        if len(labels) > 1:
+            for row in copies:
+                other = next((r for r in copies if _label(r) != _label(row)), copies[0])
+                detail = f"same bytes, labelled {say(row)} here and {say(other)} there"
+                found.append(finding(row, "conflicting", detail, other["uri"]))
+            continue
+        kept = min(copies, key=lambda r: (_label(r) == (None, None, None), _judged_first(r["split"]), r["uri"]))
+        for row in copies:
+            if row is kept:
+                continue
+            found.append(finding(row, "duplicate", "same bytes", kept["uri"]))
+            if row["split"] != kept["split"]:
+                found.append(finding(row, "leaking", f"same bytes in {row['split']} and {kept['split']}", kept["uri"]))
+    return found
+
+
+def _about_subjects(groups: Iterable[list[Row]]) -> list[Row]:
+    found = []
+    for photos in groups:
+        kept = min(photos, key=lambda row: _judged_first(row["split"]))
+        for row in photos:
+            if row["split"] != kept["split"] and row["split"] is not None:
+                detail = f"subject {row['subject']} is in {row['split']} and {kept['split']}"
+                found.append(finding(row, "leaking", detail, kept["uri"]))
+    return found
+
+
+GENDERS = frozenset(
+    ["female", "woman", "women", "girl", "f", "w", "male", "man", "men", "boy", "m", "0", "1"],
+).union(["nonbinary", "non-binary", "diverse", "d", "other"])
+"""Words for a gender, in lower case, that are no typing mistakes however few images have them."""
+FEW = 0.02
+"""A value that a smaller share of the images has may be a typing mistake, where others are much more frequent."""
+
+
+def unusual_values(rows: pa.Table, column: str) -> list[Row]:
+    """Findings about values of a column of free text that are seldom; in the column gender about whatever is no word
+    for one, where most are. None where there are many seldom values: these are no mistakes then."""
+    counted = pc.value_counts(rows[column].drop_null().combine_chunks()).to_pylist()
+    counts = {each["values"]: each["counts"] for each in counted}
+    total = sum(counts.values())
+    known = {value for value in counts if value.lower() in GENDERS} if column == "gender" else set()
+    if 2 * sum(counts[value] for value in known) > total:
+        odd = counts.keys() - known
+    else:
+        odd = {value for value, count in counts.items() if count < FEW * total}
+    usual = sorted(counts.keys() - odd, key=lambda value: (-counts[value], value))
+    if not odd or sum(counts[value] for value in odd) > 0.1 * total:
+        return []
+    found = rows.filter(pc.is_in(rows[column], pa.array(sorted(odd)))).select(["uri", "version", column]).to_pylist()
+    most = ", ".join(usual[:3])
+    return [
+        finding(row, "unusual", f"{column} {row[column]!r}: {counts[row[column]]:,} of {total:,} have it, most {most}")
+        for row in found
+    ]
+
+
+def _judged_first(split: str | None) -> int:
+    """Copies in test stay before those in val, and these before train: a published test set stays whole."""
+    order: Sequence[str | None] = ("test", "val", "train", None)
+    return order.index(split)
+
+
+def _label(row: Row) -> tuple[float | None, float | None, str | None]:
+    return row["age_low"], row["age_high"], row["group"]
+
+
+def say(row: Row) -> str:
+    """The label of a row in words."""
+    low, high = row["age_low"], row["age_high"]
+    if low is None:
+        return row["group"] or "nothing"
+    if math.isinf(high):
+        return f"{low:g} and more"
+    return f"{low:g}" if high - low <= EXACT_YEARS else f"{low:g}-{high - 1:g}"

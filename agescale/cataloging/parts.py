@@ -1,0 +1,87 @@
+"""How the rows of a listing are cut into the parts that a catalog is written in."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from agescale.cataloging import relabelling
+from agescale.cataloging.layouts import Label, Labels
+from agescale.store.listing import Listed
+from agescale.tables import catalogs, schema, splits
+
+INSPECTED_PART_ROWS = 1024
+"""Rows of a part whose images are read: some tens of MB where they are packed."""
+LISTED_PART_ROWS = 100_000
+"""Rows of a part whose images are only listed."""
+MIN_PARTS = 8
+"""So that a small catalog is read in parallel too."""
+
+
+LABEL_FIELDS = tuple(name for name in catalogs.LABEL_COLUMNS if name != "label_error")
+
+
+def told(label: Label) -> dict[str, Any]:
+    """What the source tells of a row: its columns ``relabelling.TOLD``."""
+    told = {name: getattr(label, name) for name in LABEL_FIELDS}
+    return {**told, "label_error": label.error, "split": label.split}
+
+
+def split_of(row: Mapping[str, Any], content_hash: str | None, fractions: splits.Fractions | None) -> str | None:
+    """The split that a row is told, else the one that these shares give to its subject or its picture, if any."""
+    key = row["subject"] or content_hash
+    if row["split"] is not None or not fractions or not key:
+        return row["split"]
+    return splits.assign(key, fractions)
+
+
+def units_of(pictures: list[Listed], labels: Labels, generation: int, first: int, replaces: bool) -> list[pa.Table]:
+    """Tables of rows to read and write, one a part, numbered from ``first`` on.
+
+    Rows stand in the order of a hash of their names: every run of rows is then a fair sample, which is what training
+    shuffles, while names in the order of a bucket often are in the order of ages.
+    """
+    order = sorted(pictures, key=lambda item: hashlib.sha256(item.relative.encode()).digest())
+    part_rows = min(INSPECTED_PART_ROWS, max(1, math.ceil(len(order) / MIN_PARTS)))
+    now = dt.datetime.now(dt.UTC)
+    facts = ({"uri": item.uri, "version": item.version, "size_bytes": item.size_bytes} for item in order)
+    rows = [
+        {"listed_at": now, "deleted": False, **fact, **told(labels.by_path[item.relative])}
+        for fact, item in zip(facts, order, strict=True)
+    ]
+    starts = range(0, len(rows), part_rows)
+    return [
+        _unit(rows[start : start + part_rows], generation, first + index, True, replaces)
+        for index, start in enumerate(starts)
+    ]
+
+
+def tombstones(gone: list[dict[str, Any]], generation: int, first: int) -> list[pa.Table]:
+    now = dt.datetime.now(dt.UTC)
+    rows = [{"uri": row["uri"], "version": row["version"], "listed_at": now, "deleted": True} for row in gone]
+    chunks = [rows[start : start + LISTED_PART_ROWS] for start in range(0, len(rows), LISTED_PART_ROWS)]
+    return [_unit(chunk, generation, first + index, False, True) for index, chunk in enumerate(chunks)]
+
+
+LISTED_FIELDS = ("uri", "version", "size_bytes", "listed_at", "deleted", *relabelling.TOLD)
+UNIT_SCHEMA = pa.schema(
+    [
+        *(schema.CATALOG.field(name) for name in LISTED_FIELDS),
+        pa.field("part", pa.string()),
+        pa.field("is_read", pa.bool_()),
+        pa.field("replaces", pa.bool_()),
+    ]
+)
+UNIT_FIELDS = ["part", "is_read", "replaces"]
+"""Of a unit as a whole, not of its rows."""
+
+
+def _unit(rows: list[dict[str, Any]], generation: int, index: int, is_read: bool, replaces: bool) -> pa.Table:
+    part = f"part-{generation:05d}-{index:06d}.parquet"
+    of_unit = dict(zip(UNIT_FIELDS, (part, is_read, replaces), strict=True))
+    return pa.Table.from_pylist([{**row, **of_unit} for row in rows], schema=UNIT_SCHEMA)

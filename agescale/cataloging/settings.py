@@ -1,0 +1,119 @@
+"""The settings of a catalog: checked, told from those that it was made with, and the labels that they read."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from agescale.ages.groups import AgeGroups
+from agescale.cataloging import changes, layouts
+from agescale.cataloging.layouts import Labels, LabelSource
+from agescale.config import CatalogConfig
+from agescale.faces import images
+from agescale.store import objects, paths
+from agescale.store.listing import Listed
+from agescale.store.outputs import check_unchanged
+from agescale.tables import catalogs, splits
+
+DEFAULT_AGE_GROUPS = "25-years"
+
+
+def is_read(config: CatalogConfig) -> bool:
+    """Whether every image is read, and not only listed."""
+    return config.inspect or config.layout != "unlabelled"
+
+
+def fractions_of(config: CatalogConfig, labels: Labels) -> splits.Fractions | None:
+    """Shares of the splits of images whose label tells none: of folders without a val, those in train."""
+    train, val, test = splits.parse_fractions(config.split)
+    if config.split_column:
+        return None
+    if not labels.has_splits:
+        return train, val, test
+    return (train / (train + val), val / (train + val), 0.0) if train + val else (1.0, 0.0, 0.0)
+
+
+def metadata_of(out: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What every part says. The identity, drawn when a catalog is born, tells it from a later one at the same path; a
+    job that was killed before its first part may yet write one."""
+    if catalogs.list_parts(out):
+        known = catalogs.metadata(out)
+    else:
+        known = next(iter(changes.read_begun(out).values()), {"id": uuid.uuid4().hex})
+    return {"id": known["id"], "settings": settings}
+
+
+def check(config: CatalogConfig) -> None:
+    """The user's mistakes that can be seen before anything is listed."""
+    splits.parse_fractions(config.split)
+    if config.age_groups:
+        AgeGroups.parse(config.age_groups)
+    if (config.layout == "csv") != (config.csv is not None):
+        raise ValueError("--csv and --layout csv go together")
+    if config.pack < 0 or 0 < config.pack < images.MIN_SIDE:
+        raise ValueError(f"--pack {config.pack}: pixels of the shorter side, at least {images.MIN_SIDE}, or 0")
+    if config.pack and not is_read(config):
+        raise ValueError("--pack reads every image: give --inspect with it, or leave it out")
+    if not 0 <= config.max_deleted_fraction <= 1:
+        raise ValueError(f"--max-deleted-fraction {config.max_deleted_fraction}: a share from 0 to 1")
+    if config.listing and is_read(config):
+        raise ValueError("--listing goes with --layout unlabelled, and without --inspect")
+
+
+CSV_COLUMNS = [f"{name}_column" for name in ("image", "label", "age", "split", "gender", "ethnicity", "subject")]
+
+
+def settings_of(config: CatalogConfig, age_groups: AgeGroups | None) -> dict[str, Any]:
+    """What has to stay while a catalog grows; the metadata of its parts keep it."""
+    return {
+        "source": paths.absolute(config.source),
+        "layout": config.layout,
+        "csv": config.csv and paths.absolute(config.csv),
+        **{column: getattr(config, column) for column in CSV_COLUMNS},
+        "split": ",".join(f"{share:g}" for share in splits.parse_fractions(config.split)),
+        "pack": config.pack,
+        "inspect": config.inspect and config.layout == "unlabelled",
+        "age_groups": age_groups.format() if age_groups else None,
+    }
+
+
+LABEL_SETTINGS = ("csv", *CSV_COLUMNS, "age_groups")
+"""Settings that only say how labels are told: they may change like these."""
+
+
+def check_settings(out: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises ValueError where a catalog of other settings stands there: other images, or less would be known of them,
+    which is mostly a setting that was forgotten."""
+    kept = {name: now[name] for name in now if name not in LABEL_SETTINGS or (now[name] is None and before.get(name))}
+    check_unchanged(out, "another catalog", before, kept)
+
+
+def new_groups(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    if before["age_groups"] == now["age_groups"]:
+        return ""
+    return f"{now['age_groups']} (they were {before['age_groups']})"
+
+
+def age_groups_of(config: CatalogConfig, grown: str | None) -> AgeGroups | None:
+    """The groups that were asked for, or that the catalog has already (class folders may have come since)."""
+    if config.age_groups:
+        return AgeGroups.parse(config.age_groups)
+    return catalogs.age_groups(grown) if grown else None
+
+
+def read_labels(
+    config: CatalogConfig, pictures: list[Listed], others: frozenset[str], groups: AgeGroups | None
+) -> Labels:
+    label_source = LabelSource(
+        age_groups=groups,
+        root=paths.absolute(config.source),
+        other_files=others,
+        csv_bytes=objects.read_bytes(paths.absolute(config.csv)) if config.csv else None,
+        **{column: getattr(config, column) for column in CSV_COLUMNS},
+    )
+    labels = layouts.LAYOUTS[config.layout]([item.relative for item in pictures], label_source)
+    if labels.age_groups is None and config.layout != "unlabelled":
+        labels = replace(labels, age_groups=AgeGroups.parse(DEFAULT_AGE_GROUPS))
+    return labels

@@ -1,0 +1,102 @@
+"""What a cataloging job says at its end: counts, and what is odd about the labels, in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from agescale.ages.groups import AgeGroups
+from agescale.cataloging.relabelling import Relabelled
+from agescale.tables import catalogs, schema, splits
+
+
+@dataclass(frozen=True)
+class CatalogResult:
+    """What a run found: rows added by what they are, files that are no images, and the findings of all current rows.
+
+    ``rows`` are the current rows' facts, where ``group`` is the age group; None where images are only listed.
+    """
+
+    num_new: int
+    num_changed: int
+    num_deleted: int
+    num_current: int
+    num_ignored: int
+    findings: pa.Table
+    rows: pa.Table | None = None
+    group_names: tuple[str, ...] = ()
+    unused_columns: tuple[str, ...] = ()  # settings for columns of the CSV that seem to be known, and were not named
+    ignored: Mapping[str, int] = field(default_factory=dict)  # files that are no images, by the ends of their names
+    relabelled: tuple[Relabelled, ...] = ()  # rows whose labels are other ones now
+    new_groups: str = ""  # in words, where the age groups are other ones now
+
+
+def count_by_kind(findings: pa.Table) -> dict[str, int]:
+    return dict(sorted(Counter(findings["kind"].to_pylist()).items()))
+
+
+def count_by_group_and_split(result: CatalogResult) -> dict[str, dict[str, int]]:
+    """Images by age group, then by split; those without one count as ``none``. Splits without an image are left out."""
+    assert result.rows is not None, "images that are only listed have neither"
+    groups, splits_of_rows = (pc.fill_null(result.rows[name], "none").to_pylist() for name in ("group", "split"))
+    counts = Counter(zip(groups, splits_of_rows, strict=True))
+    present = [split for split in (*schema.SPLITS, "none") if split in splits_of_rows]
+    return {group: {split: counts[group, split] for split in present} for group in (*result.group_names, "none")}
+
+
+def remarks(result: CatalogResult) -> list[str]:
+    """What a table of counts does not say by itself, a line each: no ages, and classes that cannot be validated."""
+    if result.rows is None or not result.group_names:
+        return []
+    found = _about_labels(result)
+    if pc.all(pc.is_null(result.rows["age_low"])).as_py():
+        names = ",".join(
+            f"{name}=0-12" if index == 0 else f"{name}=..." for index, name in enumerate(result.group_names)
+        )
+        found.append(
+            "no image has an age, only the name of a class: models can learn these names and no ages; bounds for them, "
+            f'--age-groups "{names}", and the same command make them ages'
+        )
+    if outside := count_by_kind(result.findings).get("outside_groups"):
+        found.append(f"{outside:,} images have an age or a range of ages that lies in none of the age groups")
+    by_group = count_by_group_and_split(result)
+    few = [
+        f"{name} {by_group[name].get('val', 0)}"
+        for name in result.group_names
+        if by_group[name].get("train") and by_group[name].get("val", 0) < splits.ENOUGH_VALIDATED
+    ]
+    if few:
+        found.append(
+            f"few validation images (under {splits.ENOUGH_VALIDATED}): {', '.join(few)}; which epoch is best "
+            "for them is mostly chance, a larger --split has more"
+        )
+    return found
+
+
+NUM_IN_WORDS = 10
+
+
+def _about_labels(result: CatalogResult) -> list[str]:
+    """What is new about labels that the catalog had already."""
+    found = [f"age groups: {result.new_groups}"] if result.new_groups else []
+    changed = [each for each in result.relabelled if each.words]
+    if changed:
+        found.append(f"other labels now, of images that were not read again: {len(changed):,}")
+        found += [f"    {each.uri}: {each.words}" for each in changed[:NUM_IN_WORDS]]
+        found += [f"    and {len(changed) - NUM_IN_WORDS:,} others"] if len(changed) > NUM_IN_WORDS else []
+    if moved := sum(each.moves for each in result.relabelled):
+        found.append(f"of them in another split now, as their persons or splits say: {moved:,}; these are scored again")
+    return found
+
+
+def with_group_names(rows: pa.Table, age_groups: AgeGroups | None) -> pa.Table:
+    """``rows`` with the name of the age group, or null, in place of the class name."""
+    if age_groups is None:
+        return rows
+    indices = catalogs.group_indices(rows, age_groups).tolist()
+    names = pa.array(age_groups.names, pa.string()).take(pc.if_else(pc.less(indices, 0), None, indices))
+    return rows.set_column(rows.schema.get_field_index("group"), "group", names)

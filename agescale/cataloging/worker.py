@@ -1,0 +1,143 @@
+"""What Ray's processes do for a catalog: a unit of rows or of a listing in, its part of the catalog written."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from agescale.cataloging import changes
+from agescale.cataloging.parts import LISTED_PART_ROWS, UNIT_FIELDS, split_of
+from agescale.faces.images import ImageError
+from agescale.faces.isolation import Decoder
+from agescale.runtime.cluster import start_ray
+from agescale.runtime.progress import ImageProgress
+from agescale.runtime.work import decoder, run_units
+from agescale.store import lease, listing, objects, paths
+from agescale.store.errors import StoreError
+from agescale.store.objects import read_pool
+from agescale.tables import catalogs, folders, schema, splits
+
+DECODING = threading.BoundedSemaphore(2)
+"""Many threads read, two decode: a picture of 24 megapixels fills 72 MB."""
+
+MAX_UNREACHABLE = 64
+"""Images in a row that the store did not deliver, each of them asked for over and over: the store is down."""
+
+
+class PartWriter:
+    """Reads the images of one unit of the listing and writes them as one part of the catalog. Runs in a Ray task.
+
+    ``fractions`` are the shares of the splits of rows whose label tells none, or None. ``probes`` are some images of
+    the whole source: where one of them can be read, it is not the store's fault that others cannot, and these are rows
+    with a read_error. Raises the StoreError where none can.
+    """
+
+    def __init__(
+        self,
+        out: str,
+        metadata: dict[str, Any],
+        pack: int,
+        fractions: splits.Fractions | None,
+        claim: lease.Claim,
+        probes: Sequence[str],
+    ) -> None:
+        self.out = out
+        self.probes = probes
+        self.claim = claim
+        self.metadata = metadata
+        self.pack = pack
+        self.fractions = fractions
+
+    def __call__(self, unit: pa.Table) -> pa.Table:
+        part, is_read, replaces = (unit[name][0].as_py() for name in UNIT_FIELDS)
+        rows = unit.drop_columns(UNIT_FIELDS).to_pylist()
+        if is_read:
+            with decoder(paths.join(self.out, part)) as decode:
+                rows = self._read(rows, decode)
+        for row in rows:
+            row["split"] = split_of(row, row.get("content_hash"), self.fractions)
+        part_schema = schema.with_metadata("catalog", {**self.metadata, "replaces": replaces})
+        table = pa.Table.from_pylist(rows, schema=part_schema)
+        row_group_size = catalogs.ROW_GROUP_ROWS if is_read else None
+        self.claim.prove()
+        folders.write_new_part(self.out, part, table, row_group_size)  # else another execution of this task wrote it
+        return pa.table({"num_rows": [len(table)]})
+
+    def _read(self, rows: list[dict[str, Any]], decode: Decoder) -> list[dict[str, Any]]:
+        pool = read_pool()
+        try:
+            outcomes = []
+            num_unreachable = 0
+            for row, error in pool.map(partial(self._inspect, decode), rows):
+                num_unreachable = num_unreachable + 1 if error and error.status == "unreachable" else 0
+                if error and (error.stops_the_job or num_unreachable == MAX_UNREACHABLE):
+                    raise error
+                outcomes.append((row, error))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # where one has failed, the others may take long to fail
+        failed = {row["uri"]: error for row, error in outcomes if error}
+        if failed:
+            good = [row["uri"] for row, error in outcomes if not error][:1]
+            check_store([*good, *(uri for uri in self.probes if uri not in failed)], next(iter(failed.values())))
+        return [row for row, _ in outcomes]
+
+    def _inspect(self, decode: Decoder, row: dict[str, Any]) -> tuple[dict[str, Any], StoreError | None]:
+        """The row with what its image tells, or with why it could not be read, which is the store's word then."""
+        try:
+            data = objects.read_bytes(row["uri"], catalogs.as_listed(row["version"]), row["size_bytes"])
+        except StoreError as error:
+            return {**row, "read_error": f"{error.status}: {error}"}, error
+        row = {**row, "content_hash": objects.sha256(data)}
+        try:
+            with DECODING:
+                row["width"], row["height"] = decode.inspect(data)
+                if self.pack:
+                    row["image"] = decode.pack(data, self.pack)
+        except ImageError as error:
+            row["read_error"] = f"{error.status}: {error}"
+        return row, None
+
+
+def check_store(probes: Sequence[str], failure: StoreError) -> None:
+    """Raises ``failure`` where the store delivers none of some other images now: then it was no image's fault."""
+    for uri in probes:
+        try:
+            objects.read_bytes(uri)
+        except StoreError as error:
+            if error.stops_the_job:
+                raise
+        else:
+            return
+    raise StoreError(failure.status, f"{failure}; no image that was tried could be read; is the source there?")
+
+
+def run_lister(
+    lister: changes.RangeLister, units: list[pa.Table], listed: Iterable[pa.Table], progress: ImageProgress
+) -> Iterator[dict[str, int]]:
+    """What each window of the listing brought: of the source, in ``units``, or else of what is ``listed`` already."""
+    if units:
+        context = ray.data.DataContext.get_current().copy()
+        context.target_max_block_size = 1  # else a task's summaries would come when it ends, and not as it goes on
+        with ray.data.DataContext.current(context):
+            yield from run_units(units, lister, progress, num_cpus=1)
+        return
+    for window in lister.update(listed, number=0):
+        (summary,) = window.to_pylist()
+        yield summary
+        progress.add(summary["num_rows"], progress.note)
+
+
+def sorted_rows(files: list[str], source: str) -> Iterator[pa.Table]:
+    """A listing made elsewhere in the order of URIs; Ray sorts it, on disk where it does not fit into memory."""
+    start_ray()
+    units = ray.data.from_arrow([pa.table({"file": [file]}) for file in files])
+    rows = units.map_batches(
+        lambda unit: listing.read_rows(unit["file"][0].as_py(), source), batch_size=None, batch_format="pyarrow"
+    )
+    yield from rows.sort("uri").iter_batches(batch_size=LISTED_PART_ROWS, batch_format="pyarrow")

@@ -1,0 +1,177 @@
+"""Judges predictions against a catalog's labels: the room between the two tables and the report.
+
+In: an ``EvaluateConfig``. Out: the folder that ``report.write_report`` fills. Which rows count, what is true of each,
+and which faces are shown is decided here; the numbers come from ``metrics``. Never runs a model: what is judged is what
+``score`` wrote.
+
+* A row is judged where it is not excluded (findings), was scored, and has a label that can be compared.
+* An exact age (an interval of at most one year) is the age ``age_low``. A wider interval counts for the groups only,
+  and only where it lies within one. Where the groups have names only, the true group is the catalog's class name.
+* Groups are a view: other ones than the model's derive from its ``age_cdf``, as the model's own did.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from agescale.ages.groups import AgeGroups
+from agescale.config import EvaluateConfig
+from agescale.evaluation import judged, report
+from agescale.evaluation.errors import MAX_ERRORS, errors_of, table_of_errors
+from agescale.evaluation.gallery import galleries
+from agescale.evaluation.judge import judge
+from agescale.evaluation.report import Judgement, SplitResult
+from agescale.evaluation.rows import Rows, own_groups, read_others, read_rows, splits_of
+from agescale.models import checkpoints
+from agescale.models.tasks import TASKS
+from agescale.store import paths
+from agescale.tables import catalogs, folders, schema, units
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Where the report is, and what of it is worth a line."""
+
+    page: str  # URI
+    notes: list[str]
+
+
+def evaluate(config: EvaluateConfig) -> Evaluated:
+    """Writes the report. Raises ValueError, before anything is written, where there is nothing to judge."""
+    config = replace(
+        config,
+        catalog=paths.absolute(config.catalog),
+        predictions=paths.absolute(config.predictions),
+        against=config.against and paths.absolute(config.against),
+        gender_from=config.gender_from and paths.absolute(config.gender_from),
+        checkpoint=config.checkpoint and paths.absolute(config.checkpoint),
+        out=paths.absolute(config.out),
+    )
+    settings = catalogs.settings(config.catalog)
+    report.claim(config.out, _occupied(config))
+    catalogs.check_complete(config.catalog)
+    metadata = units.read_metadata(units.prediction_files(config.predictions)[0])
+    groups = _groups(config, config.predictions, metadata)
+    names = list(groups.names) if groups else []
+    listed = judged.read_catalog(config.catalog, groups, _excluded(config))
+    if not listed.has_labels:
+        raise ValueError(
+            f"{config.catalog}: none of its images has a label to judge by; name a catalog of labelled ones"
+        )
+    card = metadata.get("model_card") or {}
+    if config.checkpoint:
+        card = card | _card_of_checkpoint(config.checkpoint, metadata["run"]["model"])
+    rows = read_rows(config, listed, groups)
+    if card.get("task") in TASKS and not TASKS[card["task"]].learns_spread:
+        unknown_N = np.full(len(listed), np.nan)
+        rows = replace(rows, age_std_N=unknown_N, probability_N=unknown_N)
+    splits = splits_of(config.split, rows)
+    others = read_others(config, rows, groups)
+    results = [judge(name, rows, names, others) for name in splits]
+    central = next((result for result in results if result.metrics["num_rows"]), None)
+    if central is None:
+        names_only = "" if units.says_ages(metadata) else f"; the model knows the groups {', '.join(names)} and no ages"
+        raise ValueError("; ".join(_why_nothing(result) for result in results) + names_only)
+    if config.against and not central.comparisons:
+        raise ValueError(f"--against {config.against}: of the judged faces of {central.name} it has scored none")
+
+    about = {
+        "catalog": config.catalog,
+        "source": settings.get("source"),
+        "layout": settings.get("layout"),
+        "predictions": config.predictions,
+        "against": config.against or None,
+        "checkpoint": config.checkpoint or metadata.get("checkpoint"),
+        "model": metadata["run"]["model"],
+        "age_groups": groups.format() if groups else None,
+        "model_age_groups": metadata["run"]["age_groups"],
+        "gender_from": config.gender_from or None,
+        "include_findings": config.include_findings,
+        "asked_splits": config.split,
+        "report_split": central.name,
+        "judged_on": dt.datetime.now(dt.UTC).date().isoformat(),
+    }
+    about["unscored_splits"] = [name for name in rows.splits if name and not rows.said.is_ok_N[rows.is_in(name)].any()]
+    ordered = [central, *(result for result in results if result is not central)]
+    index_E = errors_of(rows)
+    judgement = Judgement(
+        about=about,
+        card=card,
+        group_names=names,
+        results=ordered,
+        galleries=galleries(config.catalog, settings, rows, central.name, names, float(card.get("center_crop") or 1.0)),
+        group_counts=_group_counts(rows, names),
+        errors=table_of_errors(rows, names, index_E[:MAX_ERRORS]),
+        num_errors=len(index_E),
+    )
+    page = report.write_report(config.out, judgement)
+    return Evaluated(page, _notes(about))
+
+
+def _occupied(config: EvaluateConfig) -> dict[str, str]:
+    """What stands where, so that the report does not: URIs of folders and what is there."""
+    places = {
+        **catalogs.places(config.catalog),
+        **folders.places(config.predictions),
+        config.against: "the other table of predictions",
+        config.gender_from: "the table of predictions of the gender",
+        config.checkpoint or "": "the checkpoint",
+    }
+    return {uri: what for uri, what in places.items() if uri}
+
+
+def _notes(about: dict[str, Any]) -> list[str]:
+    judged, own = about["age_groups"], about["model_age_groups"]
+    return [] if judged == own else [f'age groups: {judged} (the model\'s own: --age-groups "{own}")']
+
+
+def _groups(config: EvaluateConfig, predictions: str, metadata: dict[str, Any]) -> AgeGroups | None:
+    """The age groups in which predictions with that ``metadata`` are judged: those asked for, else the catalog's where
+    the predictions can be told in them, else their own. Raises ValueError where they cannot be told as asked."""
+    own = own_groups(metadata)
+    if config.age_groups is not None:
+        return units.parse_view(config.age_groups, predictions, metadata)
+    of_catalog = catalogs.age_groups(config.catalog)
+    if own is None or of_catalog is None:
+        return own
+    if units.says_ages(metadata):
+        return of_catalog if of_catalog.is_bounded else own
+    return of_catalog if set(of_catalog.names) == set(own.names) else own  # the same names, which have bounds by now
+
+
+def _excluded(config: EvaluateConfig) -> pa.Table:
+    """The rows that are left out because of findings."""
+    excluded = catalogs.excluded(config.catalog)
+    return excluded.slice(0, 0) if config.include_findings else excluded
+
+
+def _why_nothing(result: SplitResult) -> str:
+    m = result.metrics
+    return (
+        f"nothing to judge in {result.name}: of {m['num_catalog_rows']} rows {m['num_excluded']} are excluded by "
+        f"findings, {m['num_not_scored']} were not scored and {m['num_without_label']} have no label to compare with"
+    )
+
+
+def _card_of_checkpoint(uri: str, digest: str | None) -> dict[str, Any]:
+    """What a checkpoint says of its model. Raises ValueError where the predictions are not of this model."""
+    checkpoint = checkpoints.read(uri)
+    if checkpoint.digest != digest:
+        raise ValueError(f"{uri}: its model is {checkpoint.digest}, the predictions are of model {digest}")
+    return checkpoint.card()
+
+
+def _group_counts(rows: Rows, names: list[str]) -> dict[str, list[int]]:
+    """Faces of each group by split, with or without a prediction; none where there are no groups."""
+    is_known_N = ~rows.listed.is_excluded_N & (rows.outcomes.true_group_N >= 0)
+    counted = {}
+    for split in (*schema.SPLITS, None):
+        groups_N = rows.outcomes.true_group_N[is_known_N & rows.is_in(split)]
+        if len(groups_N):
+            counted[split or "unsplit"] = np.bincount(groups_N, minlength=len(names)).tolist()
+    return counted

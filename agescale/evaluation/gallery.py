@@ -1,0 +1,89 @@
+"""The faces that a report shows: the worst, the most confidently wrong, and a sample."""
+
+from __future__ import annotations
+
+import base64
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from agescale.evaluation import metrics
+from agescale.evaluation.report import Gallery, ShownFace
+from agescale.evaluation.rows import Rows, is_wrong, who_is_judged
+from agescale.faces import images
+from agescale.tables import packed
+
+NUM_SHOWN = 12
+FACE_PIXELS = 112
+MAX_NAME = 80
+
+
+def galleries(
+    catalog: str, settings: dict[str, Any], rows: Rows, central: str, names: list[str], center_crop: float
+) -> list[Gallery]:
+    """The worst faces of every split, that of the report first, and more of that one, as they look to the model."""
+    splits = sorted((name or "unsplit" for name in rows.splits), key=lambda name: (name != central, name))
+    chosen = [(kind, split, index) for split in splits for kind, index in _chosen(rows, split, names, split == central)]
+    wanted = sorted({index for _, _, of_kind in chosen for index in of_kind})
+    places = rows.listed.places(np.array(wanted))
+    pictures = _pictures(catalog, places, center_crop, use_packed=bool(settings.get("pack")))
+    shown = dict(zip(wanted, zip(places["uri"].to_pylist(), pictures, strict=True), strict=True))
+    source = f"{settings.get('source')}/"
+    return [
+        Gallery(kind, split, [_shown_face(rows, index, names, source, *shown[index]) for index in of_kind])
+        for kind, split, of_kind in chosen
+    ]
+
+
+def _chosen(rows: Rows, split: str, names: list[str], is_central: bool) -> list[tuple[str, list[int]]]:
+    """Positions of the faces of each kind to show of a split; "wrong" stands in for "worst" where there are no ages."""
+    judged_N, _ = who_is_judged(rows, rows.is_in(None if split == "unsplit" else split))
+    index_J, outcomes = np.flatnonzero(judged_N), rows.outcomes.where(judged_N)
+    size_J = np.nan_to_num(np.abs(outcomes.error_N), nan=-1)
+    is_wrong_J, confidence_J = is_wrong(rows)[index_J], rows.probability_N[index_J]
+    if not names:
+        is_wrong_J, confidence_J = size_J > metrics.CS_YEARS, -rows.age_std_N[index_J]
+    confidence_J = np.where(is_wrong_J & ~np.isnan(confidence_J), confidence_J, -np.inf)
+    worst = [j for j in np.argsort(-size_J, kind="stable")[:NUM_SHOWN] if size_J[j] > 0]
+    confident = [j for j in np.argsort(-confidence_J, kind="stable")[:NUM_SHOWN] if confidence_J[j] > -np.inf]
+    chosen = {"worst": worst} if (size_J >= 0).any() else {"wrong": confident}
+    if is_central:
+        chosen |= {"confident": confident} if "worst" in chosen else {}
+        chosen |= {"sample": list(np.random.default_rng(0).permutation(len(index_J))[:NUM_SHOWN])}
+    return [(kind, [int(index_J[j]) for j in of_kind]) for kind, of_kind in chosen.items()]
+
+
+def _pictures(catalog: str, rows: pa.Table, center_crop: float, use_packed: bool) -> list[str | None]:
+    """A data URI for each row, or None where its face cannot be read any more."""
+    order = np.lexsort((rows["row"].to_numpy(), rows["part"].to_numpy().astype(str)))
+    found: list[str | None] = [None] * len(rows)
+    with ThreadPoolExecutor(8) as pool:
+        faces = packed.load_faces(catalog, rows.take(order), FACE_PIXELS, center_crop, use_packed, pool)
+        for position, face in zip(order.tolist(), faces, strict=True):
+            if isinstance(face, images.Face):
+                jpeg = images.encode_jpeg(face.pixels, quality=85)
+                found[position] = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    return found
+
+
+def _shown_face(rows: Rows, index: int, names: list[str], source: str, uri: str, picture: str | None) -> ShownFace:
+    outcomes = rows.outcomes
+    true_group, said_group = outcomes.true_group_N[index], outcomes.predicted_group_N[index]
+    face = ShownFace(
+        name=uri.removeprefix(source),
+        picture=picture,
+        true_age=_known(outcomes.true_age_N[index]),
+        age=_known(outcomes.predicted_age_N[index]),
+        age_std=_known(rows.age_std_N[index]),
+        true_group=names[true_group] if true_group >= 0 else None,
+        group=names[said_group] if said_group >= 0 else None,
+        group_probability=_known(rows.probability_N[index]),
+    )
+    return replace(face, name=face.name if len(face.name) <= MAX_NAME else f"…{face.name[1 - MAX_NAME :]}")
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

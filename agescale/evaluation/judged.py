@@ -1,0 +1,253 @@
+"""A catalog and what was predicted of it as arrays of numbers: what a judgement of 10,000,000 rows can be held in.
+
+Tables are read a part at a time, texts become indices into the few that there are, and images are told apart by a hash
+of their key. A name is read again where it is to be shown. Decides nothing about which rows count.
+
+Legend of shapes: N current rows of the catalog, in its order: part after part, as the rows stand there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from agescale.ages.groups import AgeGroups
+from agescale.ages.labels import EXACT_YEARS
+from agescale.evaluation import metrics
+from agescale.store import objects, parquet, paths
+from agescale.tables import catalogs, folders, keys, schema, units
+
+CATALOG_COLUMNS = ("uri", "version", "age_low", "age_high", "group", "subject", "gender", "ethnicity", "split")
+PREDICTION_COLUMNS = (
+    "uri", "version", "face", "status", "age", "age_std", "group", "group_probability", "gender", "ethnicity"
+)  # fmt: skip
+FILES_AHEAD = 16
+"""Files of predictions read ahead; with their distributions some 5 MB each."""
+
+
+class Names:
+    """The texts of a column that has few, in the order in which they were met."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self.names = list(names)
+
+    def codes(self, column: pa.ChunkedArray) -> np.ndarray:
+        """Index int32 (N,) into ``names`` of each value, -1 for null; what is not among them yet is added."""
+        met = set(self.names)
+        self.names += sorted(name for name in pc.unique(column).drop_null().to_pylist() if name not in met)
+        return codes_of(column, self.names)
+
+    def sorted(self, code_N: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        """``code_N`` as indices into the sorted names, and these."""
+        order = np.argsort(np.array(self.names, dtype=object))
+        place = np.append(np.argsort(order), -1).astype(np.int32)  # the index -1 stays
+        return place[code_N], sorted(self.names)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The current rows of a catalog; arrays (N,). Codes are indices, -1 = unknown."""
+
+    catalog: str
+    part_names: list[str]
+    part_N: np.ndarray  # index into them
+    row_N: np.ndarray
+    hash_N: np.ndarray  # of the key
+    split_N: np.ndarray  # index into schema.SPLITS
+    true_age_N: np.ndarray  # years, NaN = unknown
+    true_group_N: np.ndarray
+    unit_N: np.ndarray  # as in metrics.Outcomes
+    gender_N: np.ndarray  # index into genders
+    ethnicity_N: np.ndarray
+    is_excluded_N: np.ndarray
+    genders: Names
+    ethnicities: Names
+    has_labels: bool
+    findings: dict[str | None, dict[str, int]]  # current rows by split and kind of finding
+
+    def __len__(self) -> int:
+        return len(self.part_N)
+
+    def places(self, index_E: np.ndarray) -> pa.Table:
+        """``uri, part, row`` of some of the rows, in the order asked for."""
+        index_E = np.asarray(index_E, np.int64)
+        uris = np.empty(len(index_E), dtype=object)
+        part_E, row_E = self.part_N[index_E], self.row_N[index_E]
+        order_E = np.argsort(part_E, kind="stable")
+        for of_part in np.split(order_E, np.flatnonzero(np.diff(part_E[order_E])) + 1) if len(order_E) else []:
+            file = paths.join(self.catalog, self.part_names[part_E[of_part[0]]])
+            uris[of_part] = parquet.read_table(file, ["uri"])["uri"].take(pa.array(row_E[of_part])).to_numpy()
+        parts = pa.array(self.part_names, pa.string()).take(pa.array(part_E))
+        return pa.table({"uri": pa.array(uris, pa.string()), "part": parts, "row": pa.array(row_E, pa.int64())})
+
+
+def read_catalog(uri: str, groups: AgeGroups | None, excluded: pa.Table) -> Listed:
+    """The current rows with their labels in ``groups``, where there are any; those ``excluded`` (column uri) marked."""
+    genders, ethnicities, parts = Names(), Names(), Names()
+    findings = catalogs.read_findings(uri).select(["uri", "kind"])
+    findings = findings.group_by(["uri", "kind"]).aggregate([])
+    counts: dict[str | None, Counter[str]] = {}
+    excluded_uris = excluded["uri"].combine_chunks()
+    has_labels = False
+    held: list[dict[str, np.ndarray]] = []
+    for rows in catalogs.current_rows(uri, CATALOG_COLUMNS):
+        low_N, high_N = floats(rows["age_low"]), floats(rows["age_high"])
+        split_N = codes_of(rows["split"], schema.SPLITS)
+        has_labels = has_labels or bool(
+            pc.any(pc.or_(pc.is_valid(rows["age_low"]), pc.is_valid(rows["group"]))).as_py()
+        )
+        held.append({
+            "part": parts.codes(rows["part"]),
+            "row": rows["row"].to_numpy().astype(np.int32),
+            "hash": keys.hashes_of(catalogs.keys_of(rows)),
+            "split": split_N.astype(np.int8),
+            "true_age": np.where(high_N - low_N <= EXACT_YEARS, low_N, np.nan),
+            "true_group": catalogs.group_indices(rows, groups) if groups else np.full(len(rows), -1),
+            "subject": _hashes_or_0(rows["subject"]),
+            "gender": genders.codes(rows["gender"]),
+            "ethnicity": ethnicities.codes(rows["ethnicity"]),
+            "is_excluded": pc.is_in(rows["uri"], value_set=excluded_uris).to_numpy(),
+        })  # fmt: skip
+        place = pc.index_in(findings["uri"], value_set=rows["uri"].combine_chunks())
+        for position, kind in zip(place.to_pylist(), findings["kind"].to_pylist(), strict=True):
+            if position is not None:
+                split = schema.SPLITS[split_N[position]] if split_N[position] >= 0 else None
+                counts.setdefault(split, Counter())[kind] += 1
+    arrays = {name: _joined(held, name) for name in list(held[0])}
+    subject_N = arrays.pop("subject")
+    return Listed(
+        catalog=uri,
+        part_names=parts.names,
+        unit_N=metrics.units_of_subjects(_numbered(subject_N)),
+        genders=genders,
+        ethnicities=ethnicities,
+        has_labels=has_labels,
+        findings={split: dict(of_split) for split, of_split in counts.items()},
+        **{f"{name}_N": values for name, values in arrays.items()},
+    )
+
+
+def _joined(held: list[dict[str, np.ndarray]], name: str) -> np.ndarray:
+    """One column of all parts, which give theirs up."""
+    return np.concatenate([part.pop(name) for part in held])
+
+
+def _hashes_or_0(column: pa.ChunkedArray) -> np.ndarray:
+    """A hash (N,), uint64, of each text, 0 for null."""
+    if column.null_count == len(column):
+        return np.zeros(len(column), np.uint64)
+    hash_N = keys.hashes_of(pc.fill_null(column, "").combine_chunks())
+    return np.where(pc.is_valid(column).to_numpy(), hash_N, np.uint64(0))
+
+
+def _numbered(hash_N: np.ndarray) -> np.ndarray:
+    """A number of each hash, int64 (N,), -1 for 0."""
+    if not hash_N.any():
+        return np.full(len(hash_N), -1)
+    hashes, number_N = np.unique(hash_N, return_inverse=True)
+    return number_N - 1 if hashes[0] == 0 else number_N
+
+
+@dataclass(frozen=True)
+class Said:
+    """What was predicted of the first face of each of N rows. Codes are indices, -1 = nothing."""
+
+    is_ok_N: np.ndarray
+    status_N: np.ndarray  # index into statuses
+    age_N: np.ndarray  # years, NaN = none
+    age_std_N: np.ndarray
+    group_N: np.ndarray  # index into the groups asked for
+    probability_N: np.ndarray  # of the group
+    gender_N: np.ndarray  # index into the genders of the catalog's rows, and those met here
+    ethnicity_N: np.ndarray
+    statuses: list[str]
+    has_gender: np.ndarray  # indices of the genders that were said of any image, in the catalog or not
+
+
+def read_predictions(uri: str, listed: Listed, group_names: list[str], regroup: AgeGroups | None = None) -> Said:
+    """What a table of predictions says of the ``listed`` rows: of an image that was scored twice what is "ok", where
+    anything is. Of one model, whose metadata the files say alike; else raises ValueError.
+
+    The groups are told as stored or, with ``regroup``, derived from the distributions. An image takes another one's
+    prediction where the hashes of their keys are the same: of 10,000,000 images any does with a chance of 1 in 300,000.
+    """
+    files = units.prediction_files(uri)
+    if len(models := {units.read_metadata(file)["run"]["model"] for file in files}) > 1:
+        raise ValueError(f"{uri}: predictions of {len(models)} models stand there; score each into a folder of its own")
+    find, statuses = _finder(listed.hash_N), Names()
+    num_rows, met = len(listed), [np.zeros(0, np.int32)]
+    whole = {name: np.full(num_rows, -1, np.int32) for name in ("status", "group", "gender", "ethnicity")}
+    numbers = {name: np.full(num_rows, np.nan, np.float32) for name in ("age", "age_std", "group_probability")}
+    is_ok_N = np.zeros(num_rows, bool)
+    with objects.read_pool() as pool:
+        tasks = (pool.submit(_read_first_faces, file, regroup) for file in files)
+        for rows in objects.ahead(tasks, FILES_AHEAD):
+            is_ok = pc.equal(rows["status"], "ok").to_numpy()
+            codes = {
+                "status": statuses.codes(rows["status"]),
+                "group": codes_of(rows["group"], group_names),
+                "gender": listed.genders.codes(rows["gender"]),
+                "ethnicity": listed.ethnicities.codes(rows["ethnicity"]),
+            }
+            met.append(np.unique(codes["gender"]))
+            place = find(rows["hash"].to_numpy())
+            first = np.arange(len(place))[::-1]
+            first = first[np.argsort(is_ok[first], kind="stable")]  # of the same image the last one stays
+            first = first[(place[first] >= 0) & ~is_ok_N[place[first]]]
+            first = first[is_ok[first] | (whole["status"][place[first]] < 0)]
+            for name, values in codes.items():
+                whole[name][place[first]] = values[first]
+            for name, values in numbers.items():
+                values[place[first]] = floats(rows[name])[first]
+            is_ok_N[place[first]] = is_ok[first]
+    return Said(
+        is_ok_N=is_ok_N,
+        status_N=whole["status"],
+        age_N=numbers["age"],
+        age_std_N=numbers["age_std"],
+        group_N=whole["group"],
+        probability_N=numbers["group_probability"],
+        gender_N=whole["gender"],
+        ethnicity_N=whole["ethnicity"],
+        statuses=statuses.names,
+        has_gender=np.unique(np.concatenate(met)),
+    )
+
+
+def _read_first_faces(file: str, regroup: AgeGroups | None) -> pa.Table:
+    """One file of predictions, with the ``hash`` of the key in place of it."""
+    rows = parquet.read_table(file, [*PREDICTION_COLUMNS, *(["age_cdf"] if regroup else [])])
+    if regroup:
+        rows = folders.regrouped(rows, regroup).drop_columns(["age_cdf"])
+    rows = rows.filter(pc.equal(rows["face"], 0))
+    rows = rows.append_column("hash", pa.array(keys.hashes_of(catalogs.keys_of(rows)), pa.uint64()))
+    return rows.drop_columns(["uri", "version", "face"])
+
+
+def _finder(hash_N: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from hashes to their places in ``hash_N``, -1 where they are not there."""
+    order_N = np.argsort(hash_N, kind="stable").astype(np.int32)
+    return partial(_find, hash_N[order_N], order_N)
+
+
+def _find(sorted_N: np.ndarray, order_N: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    if not len(sorted_N):
+        return np.full(len(hashes), -1)
+    place = np.searchsorted(sorted_N, hashes).clip(max=len(sorted_N) - 1)
+    return np.where(sorted_N[place] == hashes, order_N[place], -1)
+
+
+def codes_of(column: pa.ChunkedArray, names: Iterable[str]) -> np.ndarray:
+    """Index int32 (N,) into ``names`` of each value, -1 for null and for what is not there."""
+    found = pc.index_in(column, value_set=pa.array(list(names), pa.string()))
+    return np.asarray(pc.fill_null(found, -1).to_numpy(), np.int32)
+
+
+def floats(column: pa.ChunkedArray) -> np.ndarray:
+    return pc.cast(column, pa.float64()).to_numpy()

@@ -1,0 +1,206 @@
+"""A judgement as figures: numbers in, a matplotlib ``Figure`` out. Legend: N rows, G groups, E epochs."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+if not os.access(os.path.expanduser("~"), os.W_OK | os.X_OK):
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # would say at length that it keeps its cache elsewhere
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from agescale.reports.figures import ACCENT, FEW, INK, MUTED, SECOND, STYLE, WIDTH_IN, axes_of, legend_above
+
+LOSSES = {"train_loss": "train", "val_loss": "val"}
+MAX_POINTS = 1500
+"""With more rows than these a cloud of points says less than a density."""
+
+
+@mpl.rc_context(STYLE)
+def confusion(counts_GH: np.ndarray, names: Sequence[str]) -> Figure:
+    """Counts and per cent of the row of a confusion matrix (G, G + 1); "none" is drawn only where it occurs."""
+    columns = [*names, "none"] if counts_GH[:, -1].any() else list(names)
+    counts_GH = counts_GH[:, : len(columns)]
+    totals_G1 = counts_GH.sum(axis=1, keepdims=True)
+    share_GH = np.divide(counts_GH, totals_G1, out=np.zeros(counts_GH.shape), where=totals_G1 > 0)
+    num_rows, num_columns = counts_GH.shape
+    is_dense = num_columns > 6
+    figure, axes = axes_of(height=min(1.1 + 0.62 * num_rows, 5.2))
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    for row in range(num_rows):
+        for column in range(num_columns):
+            share, count = share_GH[row, column], int(counts_GH[row, column])
+            colour = ACCENT if row == column else SECOND
+            axes.add_patch(rectangle(column + 0.03, row + 0.03, 0.94, 0.94, colour, 0.06 + 0.56 * math.sqrt(share)))
+            if count:
+                text = f"{count:,}\n{100 * share:.{0 if is_dense else 1}f} %"
+                axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", size=6 if is_dense else 8.5)
+    axes.set(xlim=(0, num_columns), ylim=(num_rows, 0), xlabel="predicted", ylabel="true")
+    axes.set_xticks(np.arange(num_columns) + 0.5, columns, rotation=35 if is_crowded(columns) else 0)
+    axes.set_yticks(
+        np.arange(num_rows) + 0.5, [f"{n} ({int(t):,})" for n, t in zip(names, totals_G1[:, 0], strict=True)]
+    )
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def error_by_part(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """MAE with its interval and, as a diamond, the bias of each row of ``metrics.breakdown``; few rows are hollow."""
+    rows = [row for row in rows if row["mae"] is not None]
+    figure, axes = axes_of(height=0.9 + 0.29 * max(len(rows), 2))
+    axes.grid(visible=False)
+    axes.grid(visible=True, axis="x")
+    axes.spines["left"].set_visible(False)
+    axes.axvline(0, color=MUTED, linewidth=0.8)
+    for y, row in enumerate(rows):
+        fill = ACCENT if row["num_with_age"] >= FEW else "none"
+        if row["mae_low"] is not None:
+            axes.plot([row["mae_low"], row["mae_high"]], [y, y], color=ACCENT, linewidth=2.2, solid_capstyle="round")
+        axes.plot(row["mae"], y, "o", color=ACCENT, markerfacecolor=fill, markersize=6)
+        axes.plot(
+            row["bias"], y, "D", color=SECOND, markerfacecolor=SECOND if fill == ACCENT else "none", markersize=4.5
+        )
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="years")
+    axes.set_yticks(range(len(rows)), [f"{row['name']}  ({row['num_with_age']:,})" for row in rows])
+    axes.plot([], [], "o", color=ACCENT, markersize=6, label="mean absolute error")
+    axes.plot([], [], "D", color=SECOND, markersize=4.5, label="bias")
+    legend_above(axes)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def predicted_against_true(true_age_N: np.ndarray, predicted_age_N: np.ndarray) -> Figure:
+    """Each face as a point, or, where they are many, how many faces lie in each hexagon (darker: more, log scale)."""
+    known_N = ~np.isnan(true_age_N) & ~np.isnan(predicted_age_N)
+    true_N, predicted_N = true_age_N[known_N], predicted_age_N[known_N]
+    figure, axes = axes_of(height=4.3)
+    axes.grid(visible=True, axis="both")
+    top = max(10.0, float(np.concatenate([true_N, predicted_N]).max(initial=0))) * 1.03
+    axes.plot([0, top], [0, top], color=MUTED, linewidth=0.9, zorder=3)
+    if len(true_N) <= MAX_POINTS:
+        axes.scatter(true_N, predicted_N, s=9, color=ACCENT, alpha=0.45, linewidths=0)
+    else:
+        hexagons = axes.hexbin(true_N, predicted_N, gridsize=38, extent=(0, top, 0, top), mincnt=1, linewidths=0)
+        counts = np.log1p(np.asarray(hexagons.get_array(), dtype=float))
+        alphas = 0.12 + 0.83 * counts / counts.max()
+        hexagons.set_array(None)
+        hexagons.set_facecolor([mpl.colors.to_rgba(ACCENT, alpha) for alpha in alphas])
+    axes.set(xlim=(0, top), ylim=(0, top), xlabel="true age, years", ylabel="predicted age, years", aspect="equal")
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def error_histogram(error_N: np.ndarray) -> Figure:
+    """How often each error (predicted minus true, years) occurs, in per cent of the faces."""
+    error_N = error_N[~np.isnan(error_N)]
+    figure, axes = axes_of(height=2.7)
+    reach = max(10.0, float(np.ceil(np.percentile(np.abs(error_N), 99.5) / 5) * 5)) if len(error_N) else 10.0
+    edges = np.arange(-reach, reach + 0.5, 1.0 if reach <= 40 else 2.0)
+    counts = np.histogram(error_N.clip(-reach, reach), bins=edges)[0]
+    axes.bar(edges[:-1], 100 * counts / max(len(error_N), 1), width=0.9 * np.diff(edges), align="edge", color=ACCENT)
+    axes.axvline(0, color=INK, linewidth=0.9)
+    if len(error_N):
+        axes.axvline(error_N.mean(), color=SECOND, linewidth=1.2, label=f"mean error {error_N.mean():+.1f} years")
+        legend_above(axes)
+    axes.set(
+        xlim=(-reach, reach), xlabel="predicted minus true age, years (the ends hold all beyond)", ylabel="% of faces"
+    )
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def group_distribution(true_group_N: np.ndarray, predicted_group_N: np.ndarray, names: Sequence[str]) -> Figure:
+    """How many of the judged faces are in each group, and how many are predicted to be."""
+    known_N = true_group_N >= 0
+    figure, axes = axes_of(height=2.7)
+    for shift, groups_N, label, colour in (
+        (-0.21, true_group_N[known_N], "true", ACCENT),
+        (0.21, predicted_group_N[known_N], "predicted", SECOND),
+    ):
+        counts = np.bincount(groups_N[groups_N >= 0], minlength=len(names))
+        axes.bar(np.arange(len(names)) + shift, counts, width=0.38, color=colour, label=label)
+    axes.set_xticks(range(len(names)), names, rotation=35 if is_crowded(names) else 0)
+    axes.set_ylabel("faces")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    legend_above(axes)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def training_curves(history: Sequence[Mapping[str, Any]], watched: str | None = None) -> Figure:
+    """Loss, and below it the watched validation metric, by epoch; the phases are marked. Absent columns are left out.
+
+    A row an epoch with (all but ``epoch`` may be missing) ``epoch``, ``phase``, ``train_loss``, ``val_loss`` and other
+    ``val_*`` metrics, of which one is drawn: that of ``watched`` (without "val_"), or val_mae, val_accuracy, any other.
+    """
+    rows = sorted(history, key=lambda row: row["epoch"])
+    epochs = [row["epoch"] for row in rows]
+    others = sorted({key for row in rows for key in row if key.startswith("val_") and key != "val_loss"})
+    metric = next(
+        (key for key in (f"val_{watched}", "val_mae", "val_accuracy", *others) if _values(rows, key) is not None), None
+    )
+    losses = {key: name for key, name in LOSSES.items() if _values(rows, key) is not None}
+    panels = [("loss", losses)] if losses or metric is None else []
+    if metric is not None:
+        panels.append((metric.removeprefix("val_").replace("_", " "), {metric: "val"}))
+    figure = Figure(figsize=(WIDTH_IN, 0.7 + 1.75 * len(panels)))
+    all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for index, (axes, (label, keys)) in enumerate(zip(all_axes, panels, strict=True)):
+        for key, name in keys.items():
+            colour = MUTED if name == "train" else ACCENT
+            marker = "o" if len(rows) <= 40 else ""
+            axes.plot(epochs, _values(rows, key), color=colour, label=name, marker=marker, markersize=3.2)
+        _mark_phases(axes, rows, with_names=index == 0)
+        axes.set_ylabel(label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(keys) > 1:
+            axes.legend(loc="upper right", ncols=2)
+    if metric is not None:
+        values = np.asarray(_values(rows, metric), dtype=float)
+        is_error = any(word in metric for word in ("mae", "loss", "error"))
+        if not np.isnan(values).all():
+            best = int(np.nanargmin(values) if is_error else np.nanargmax(values))
+            all_axes[-1].plot(epochs[best], values[best], "o", color=SECOND, markersize=6)
+            all_axes[-1].set_title(f"best {values[best]:.3g}, epoch {epochs[best]}", loc="right", color=MUTED, size=8.5)
+    all_axes[-1].set_xlabel("epoch")
+    return figure
+
+
+def rectangle(x: float, y: float, width: float, height: float, colour: str, alpha: float) -> mpl.patches.Rectangle:
+    return mpl.patches.Rectangle((x, y), width, height, facecolor=colour, alpha=alpha, linewidth=0)
+
+
+def is_crowded(names: Sequence[str]) -> bool:
+    return sum(len(name) + 2 for name in names) > 58
+
+
+def _values(rows: Sequence[Mapping[str, Any]], key: str) -> list[float] | None:
+    """The column ``key`` with NaN for what is missing, or None where no row has a number in it."""
+    values = [row.get(key) for row in rows]
+    if not any(isinstance(value, (int, float)) for value in values):
+        return None
+    return [float(value) if isinstance(value, (int, float)) else math.nan for value in values]
+
+
+def _mark_phases(axes: Axes, rows: Sequence[Mapping[str, Any]], with_names: bool) -> None:
+    previous = None
+    for index, row in enumerate(rows):
+        phase = row.get("phase")
+        if phase is None or phase == previous:
+            continue
+        previous, start = phase, row["epoch"] - (0.5 if index else 0.0)
+        if index:
+            axes.axvline(start, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
+        if with_names:
+            axes.annotate(
+                str(phase), (start, 1), xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points",
+                size=8.5, color=MUTED,
+            )  # fmt: skip

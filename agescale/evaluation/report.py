@@ -1,0 +1,397 @@
+"""The judgement as files: one self-contained ``report.html``, ``metrics.json``, and each table as CSV.
+
+In: a ``Judgement``: what was run on what, the model's card, a ``SplitResult`` for each judged split (the first is what
+the page is about), the faces to show. Out: the files in a folder or bucket, ``metrics.json`` first. Computes no metric
+and reads no tables. The page refers to nothing outside itself, and every text that comes from data is escaped.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from markupsafe import Markup
+
+from agescale.evaluation import plots
+from agescale.evaluation.age_gate import GATE_AGE
+from agescale.evaluation.metrics import LEAST, Outcomes
+from agescale.reports import figures as figures_module
+from agescale.reports import formats
+from agescale.reports.page import UNKNOWN, inline, interval, number, percent, template, text
+from agescale.store import objects, paths
+from agescale.tables import folders, splits
+
+PAGE, METRICS = "report.html", "metrics.json"
+MARKS = ("catalog", "predictions", "report_split")
+"""What ``metrics.json`` says under "about", by which a report's folder is known."""
+TABLES = (
+    "by_group", "by_decade", "by_gender", "by_ethnicity", "age_gate", "confusion", "left_out", "against", "errors"
+)  # fmt: skip
+FEW = figures_module.FEW
+
+HEADLINES = (
+    ("mae", "Mean absolute error", "years off on average; lower is better", "median_age", "age"),
+    ("cs_at_5", "CS@5", "of the ages at most 5 years off", "median_age", "age"),
+    ("accuracy", "Accuracy", "of the faces in the right group", "majority_group", "group"),
+    ("macro_f1", "Macro F1", "mean F1 of the groups, each counted alike", "majority_group", "group"),
+)
+BREAKDOWNS = {"decade": "decade of age", "gender": "gender", "ethnicity": "ethnicity"}
+LOOK = "Often the label is at fault: look before you blame the model."
+GALLERIES = {
+    "worst": ("The worst of", f"Largest errors of the age. {LOOK}"),
+    "wrong": ("The worst of", f"In the wrong group, and the surest of it. {LOOK}"),
+    "confident": ("Most confidently wrong in", "In the wrong group, and the surest of it."),
+    "sample": ("A sample of", "Drawn at random from the judged faces."),
+}
+"""Title, which a split completes, and note of each kind of gallery."""
+ERRORS = "errors.csv"
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """Everything that was found out about one split; the rows of tables are those of ``metrics``."""
+
+    name: str
+    outcomes: Outcomes
+    metrics: dict[str, Any]
+    confusion: np.ndarray
+    by_group: list[dict[str, Any]]
+    breakdowns: dict[str, list[dict[str, Any]]]
+    worst: dict[str, dict[str, Any] | None]  # of each breakdown its worst part
+    gate: list[dict[str, Any]]
+    comparisons: dict[str, list[dict[str, Any]]]  # with another model, over "all" and part by part; {} = not asked for
+    not_scored: dict[str, int]
+    findings: dict[str, int]
+
+
+@dataclass(frozen=True)
+class ShownFace:
+    """A face of the report. ``picture`` is a data URI, or None where the face cannot be read any more."""
+
+    name: str  # of its file below the source, with the folders
+    picture: str | None
+    true_age: float | None
+    age: float | None
+    age_std: float | None
+    true_group: str | None
+    group: str | None
+    group_probability: float | None
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Faces of one split to be shown; ``kind`` is one of GALLERIES."""
+
+    kind: str
+    split: str
+    faces: Sequence[ShownFace]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All that a report tells: what was run on what, the model's card, and what was found out, by split."""
+
+    about: Mapping[str, Any]
+    card: Mapping[str, Any]
+    group_names: Sequence[str]
+    results: Sequence[SplitResult]  # the first is what the page is about
+    galleries: Sequence[Gallery] = ()
+    group_counts: Mapping[str, Sequence[int]] = field(
+        default_factory=dict
+    )  # of the labels, by split, in all the catalog
+    errors: pa.Table | None = None  # a row for each face that is not judged quite right, the worst first, if not of
+    num_errors: int = 0  # all of them
+
+
+def claim(out: str, others: Mapping[str, str]) -> None:
+    """Raises ValueError, before anything is written, where ``out`` is no place for a report: one of the ``others``
+    (URIs by what stands there), a folder in or around one of them, or a folder with files that are no report's."""
+    folders.check_apart(out, others, "the report")
+    stranger = objects.any_name(out)
+    if stranger and not _is_report(out):
+        raise folders.occupied(f"--out {out}", stranger, "a report")
+
+
+def _is_report(out: str) -> bool:
+    """Whether a report stands in ``out``, or the beginning of one: ``metrics.json`` is written first."""
+    uri = paths.join(out, METRICS)
+    try:
+        numbers = json.loads(objects.read_bytes(uri)) if objects.exists(uri) else None
+    except ValueError:
+        return False
+    return isinstance(numbers, dict) and set(MARKS) <= set(numbers.get("about") or ())
+
+
+def write_report(out: str, judged: Judgement) -> str:
+    """Writes all files into the folder ``out`` (a path or ``s3://``), ``metrics.json`` first and the page last, and
+    returns the page's URI. Tables of an earlier report that this one has not are deleted."""
+    page = render(judged)
+    numbers = {"about": dict(judged.about)} | {result.name: result.metrics for result in judged.results}
+    files = {METRICS: json.dumps(_rounded(numbers), indent=2, ensure_ascii=False, allow_nan=False).encode()}
+    files |= {name: text.encode() for name, text in _tables(judged.results, judged.group_names).items()}
+    if judged.errors is not None and len(judged.errors):
+        files[ERRORS] = formats.to_bytes(judged.errors, "csv")
+    known = {f"{name}.csv" for name in TABLES}
+    stale = known.intersection(objects.list_names(out, suffix=".csv")) - files.keys()
+    for name, data in (files | {PAGE: page.encode()}).items():
+        objects.write_bytes(paths.join(out, name), data)
+    for name in stale:
+        objects.delete(paths.join(out, name))
+    return paths.join(out, PAGE)
+
+
+def render(judged: Judgement) -> str:
+    """The page as text."""
+    about, card, group_names, results = judged.about, judged.card, judged.group_names, judged.results
+    central = results[0]
+    none = [0] * len(group_names)
+    learned, validated = (judged.group_counts.get(split, none) for split in ("train", "val"))
+    return template("report.html.j2").render(
+        about=about,
+        card=_rows_of_card(card),
+        blocks=[(name, text(shape, "×").replace("x", "×"), count) for name, shape, count in card.get("blocks") or []],
+        num_parameters=card.get("num_parameters"),
+        central=central,
+        results=results,
+        has_ages=central.metrics["mae"] is not None,
+        has_groups=central.metrics["accuracy"] is not None,
+        headlines=[_headline(central, *headline) for headline in HEADLINES if central.metrics[headline[0]] is not None],
+        verdicts=verdicts(central, group_names),
+        comparisons=[(BREAKDOWNS.get(key, ""), rows) for key, rows in central.comparisons.items()],
+        breakdowns=[(BREAKDOWNS[key], key, rows) for key, rows in central.breakdowns.items() if rows],
+        galleries=[_gallery(gallery) for gallery in judged.galleries if gallery.faces],
+        num_errors=judged.num_errors,
+        num_listed=len(judged.errors) if judged.errors is not None else 0,
+        errors_name=ERRORS,
+        group_counts=list(judged.group_counts),
+        rows_of_groups=list(zip(group_names, zip(*judged.group_counts.values(), strict=True), strict=True))
+        if judged.group_counts
+        else [],
+        few_validated=[
+            f"{name} {count:,}"
+            for name, num_learned, count in zip(group_names, learned, validated, strict=True)
+            if num_learned and count < splits.ENOUGH_VALIDATED
+        ],
+        enough_validated=splits.ENOUGH_VALIDATED,
+        figures=_figures(central, card, group_names),
+        few=FEW,
+        gate_age=GATE_AGE,
+        interval=interval,
+    )
+
+
+def _gallery(gallery: Gallery) -> tuple[str, str, Sequence[ShownFace]]:
+    title, note = GALLERIES[gallery.kind]
+    where = "the rows without a split" if gallery.split == "unsplit" else f"the {gallery.split} split"
+    return f"{title} {where}", note, gallery.faces
+
+
+def verdicts(result: SplitResult, group_names: Sequence[str]) -> list[str]:
+    """The answer in a few sentences: how wrong, better than nothing, and for whom it is worst."""
+    found, m = [], result.metrics
+    constant = m["baselines"]["median_age"]
+    if m["mae"] is not None:
+        line = f"The predicted age is {m['mae']:.1f} years off on average"
+        if constant["mae"] is not None:
+            line += f"; saying {constant['age']:g} of everybody would be {constant['mae']:.1f} off"
+            high = (m["intervals"]["mae"] or [0, m["mae"]])[1]
+            line += "." if high < constant["mae"] else ". So the model is not clearly better than that."
+        found.append(line.rstrip(".") + ".")
+        found += _worst_part("decade", result.worst.get("decade"))
+        found.append(_bias(m, result.breakdowns.get("decade", [])))
+        if constant["cs_at_5"] is not None and m["cs_at_5"] < constant["cs_at_5"]:
+            found.append(
+                f"{percent(m['cs_at_5'])} of its ages are at most 5 years off, fewer than the "
+                f"{percent(constant['cs_at_5'])} of always saying {constant['age']:g}."
+            )
+    elif m["accuracy"] is not None:
+        found.append(
+            f"{percent(m['accuracy'])} of the faces are put into the right group; there are no exact ages to compare."
+        )
+    found += [_comparison(row) for row in result.comparisons.get("all", [])]
+    for key, worst in result.worst.items():
+        found += _worst_part(key, worst) if key != "decade" else []
+    found += _least_found(result.by_group)
+    minors = next((row for row in result.gate if row["name"] == f"all under {GATE_AGE}" and row["num_rows"]), None)
+    if minors:
+        found.append(
+            f"{percent(minors['wrong'])} of the {minors['num_rows']:,} minors would pass as {GATE_AGE} or older"
+            f"{_few(minors['num_rows'], [minors['wrong_low'], minors['wrong_high']])}."
+        )
+    for key, head in m.get("auxiliary", {}).items():
+        if head["num_rows"]:
+            of_accuracy = interval(head["interval"], "{:.1%}")
+            found.append(
+                f"The {key} that it says is the labelled one for {percent(head['accuracy'])} ({of_accuracy}) of "
+                f"{head['num_rows']:,} faces."
+            )
+    return found
+
+
+def _worst_part(key: str, worst: Mapping[str, Any] | None) -> list[str]:
+    """For whom the ages are worst, how sure that is, and of whom nothing is known."""
+    if worst is None:
+        return []
+    who = f"people of {worst['name']}" if key == "decade" else f"{worst['name']} (by {BREAKDOWNS[key]})"
+    others = f"{worst['others'] or 'the others'} {worst['mae_others']:.1f}"
+    off = f"{worst['mae']:.1f} years off, {_side(worst['bias'])} on average"
+    if number(worst["mae"], "{:.1f}") == number(abs(worst["bias"]), "{:.1f}"):
+        off = _side(worst["bias"], "years ")
+    line = f"Worst for {who}: {off}; {others}. "
+    few = f"These are only {worst['num_with_age']:,} faces. " if worst["num_with_age"] < FEW else ""
+    line += f"{few}The difference is {number(worst['difference'], '{:.1f}')} years"
+    if worst["difference_low"] is not None:
+        line += f" ({interval([worst['difference_low'], worst['difference_high']], '{:.1f}')})"
+    is_clear = worst["difference_low"] is not None and worst["difference_low"] > 0
+    line += ", hardly chance." if is_clear else ", which may be chance."
+    if worst["too_few"]:
+        counts = ", ".join(f"{name} ({count})" for name, count in worst["too_few"].items())
+        line += f" Too few faces to say anything: {counts}."
+    return [line]
+
+
+def _bias(m: Mapping[str, Any], decades: Sequence[Mapping[str, Any]]) -> str:
+    """Whether ages are too old or too young, over all and, which may balance out, by decade of age."""
+    biased = [
+        f"{row['name']} {number(row['bias'], '{:+.1f}')}"
+        for row in decades
+        if row["bias_low"] is not None and row["num_with_age"] >= LEAST and row["bias_low"] * row["bias_high"] > 0
+    ]
+    bounds = m["intervals"]["bias"]
+    ends = f" ({interval(bounds, '{:+.1f}')})" if bounds else ""
+    is_balanced = bounds is not None and bounds[0] <= 0 <= bounds[1]
+    line = f"Over all it says {_side(m['bias'], 'years ')} on average{ends}"
+    if biased:
+        return f"{line}, {'but' if is_balanced else 'and'} by decade of age: {', '.join(biased)} years."
+    return f"{line}, which may be chance." if is_balanced else f"{line}."
+
+
+def _side(bias: float, unit: str = "") -> str:
+    return f"{abs(bias):.1f} {unit}too {'old' if bias > 0 else 'young'}"
+
+
+def _least_found(by_group: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The group that is found least often."""
+    known = [row for row in by_group if row["support"] >= LEAST]
+    if len(known) < 2:
+        return []
+    least = min(known, key=lambda row: row["recall"])
+    few = _few(least["support"], [least["recall_low"], least["recall_high"]])
+    return [
+        f"The group found least often is {least['name']}: {percent(least['recall'])} of its {least['support']:,}{few}."
+    ]
+
+
+def _few(num_rows: int, bounds: Sequence[float | None]) -> str:
+    """What to add to the share of so many faces."""
+    return f" (few faces: {interval(bounds, '{:.1%}')})" if num_rows < FEW else ""
+
+
+def _comparison(row: Mapping[str, Any]) -> str:
+    """Whether this model is better than another one, over all the faces that both have scored."""
+    key = "mae" if row["mae"] is not None else "accuracy"
+    difference, low, high = (row[f"{key}_difference{end}"] for end in ("", "_low", "_high"))
+    if difference is None:
+        return f"Of the {row['num_rows']:,} faces that both models have scored none can be compared."
+    if key == "mae":
+        side = "closer to" if difference < 0 else "further from"
+        said = f"its ages are {abs(difference):.2f} years {side} the truth than those of the other model"
+    else:
+        often = "more" if difference > 0 else "less"
+        said = f"its groups are {percent(abs(difference))} {often} often right than those of the other model"
+    is_clear = low is not None and low * high > 0
+    between = (
+        f" (difference {interval([low, high], '{:+.2f}' if key == 'mae' else '{:+.1%}')})" if low is not None else ""
+    )
+    doubt = "" if is_clear else ", which may be chance"
+    return f"On the {row['num_rows']:,} faces that both have scored {said}{between}{doubt}."
+
+
+def _headline(result: SplitResult, key: str, title: str, meaning: str, baseline: str, what: str) -> dict[str, Any]:
+    values = result.metrics
+    constant = values["baselines"][baseline]
+    style = {"mae": "{:.2f}", "macro_f1": "{:.3f}"}.get(key, "{:.1%}")
+    said = constant[what]
+    return {
+        "title": title,
+        "meaning": meaning,
+        "value": number(values[key], style),
+        "interval": interval(values["intervals"][key], style),
+        "baseline": number(constant[key], style),
+        "baseline_is": "–" if said is None else f"always {said:g} years" if what == "age" else f"always “{said}”",
+    }
+
+
+def _figures(result: SplitResult, card: Mapping[str, Any], group_names: Sequence[str]) -> dict[str, Markup]:
+    """The page's figures by name; a figure without data is left out."""
+    outcomes, figures = result.outcomes, {}
+    if result.metrics["mae"] is not None:
+        figures["scatter"] = (
+            plots.predicted_against_true(outcomes.true_age_N, outcomes.predicted_age_N),
+            "Predicted against true age",
+        )
+        figures["errors"] = plots.error_histogram(outcomes.error_N), "How often each error occurs"
+        for key, rows in result.breakdowns.items():
+            if any(row["mae"] is not None for row in rows):
+                figures[key] = plots.error_by_part(rows), f"Mean absolute error and bias by {BREAKDOWNS[key]}"
+    if result.metrics["accuracy"] is not None:
+        figures["confusion"] = plots.confusion(result.confusion, group_names), "Confusion matrix"
+        figures["groups"] = (
+            plots.group_distribution(outcomes.true_group_N, outcomes.predicted_group_N, group_names),
+            "True and predicted number of faces by group",
+        )
+    epochs = [row for row in card.get("history") or [] if row.get("epoch") is not None]
+    if epochs:
+        figures["training"] = plots.training_curves(epochs, card.get("metric")), "Loss and validation metric by epoch"
+    return inline(figures)
+
+
+def _rows_of_card(card: Mapping[str, Any]) -> list[tuple[str, str]]:
+    told_elsewhere = ("blocks", "history", "age_groups")
+    shown = {key: value for key, value in card.items() if key not in told_elsewhere and value not in UNKNOWN}
+    return [(key.replace("num_", "number of ").replace("_", " "), text(value)) for key, value in shown.items()]
+
+
+def _tables(results: Sequence[SplitResult], group_names: Sequence[str]) -> dict[str, str]:
+    """The text of each CSV by its name; every table has the column ``split`` first."""
+    tables: dict[str, list[dict[str, Any]]] = {"by_group": [], "age_gate": [], "confusion": [], "left_out": []}
+    for result in results:
+        split = {"split": result.name}
+        tables["by_group"] += [split | row for row in result.by_group]
+        tables["age_gate"] += [split | row for row in result.gate]
+        for key, rows in result.breakdowns.items():
+            tables.setdefault(f"by_{key}", []).extend(split | row for row in rows)
+        for key, rows in result.comparisons.items():
+            tables.setdefault("against", []).extend(split | {"part": key} | row for row in rows)
+        for name, counts in zip(group_names, result.confusion.tolist(), strict=True):
+            predicted = {
+                f"predicted {other}": count for other, count in zip([*group_names, "none"], counts, strict=True)
+            }
+            tables["confusion"].append(split | {"true": name} | predicted)
+        for why, counts_by in (("not scored", result.not_scored), ("finding", result.findings)):
+            tables["left_out"] += [split | {"why": why, "kind": kind, "num_rows": n} for kind, n in counts_by.items()]
+    return {f"{name}.csv": _csv(rows) for name, rows in tables.items() if rows}
+
+
+def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    plain = [_rounded(row) for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(plain[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(plain)
+    return text.getvalue()
+
+
+def _rounded(value: Any) -> Any:
+    """``value`` with every float to six decimals, which is more than any number here means."""
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return round(value, 6) if isinstance(value, float) else value

@@ -1,0 +1,141 @@
+"""The rows that are judged: a catalog and predictions joined, by split and by what is known of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from agescale.ages.groups import AgeGroups
+from agescale.config import EvaluateConfig, parse_names
+from agescale.evaluation import judged
+from agescale.evaluation.judged import Listed, Said
+from agescale.evaluation.metrics import Outcomes
+from agescale.tables import filters, schema, units
+
+NOT_PREDICTED = "no prediction"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All current rows of the catalog with what was predicted of each; arrays (N,), in the order of its parts and of
+    the rows in them. What is drawn by chance (samples, persons) depends on it, and is the same every time."""
+
+    listed: Listed
+    outcomes: Outcomes
+    said: Said
+    age_std_N: np.ndarray  # and
+    probability_N: np.ndarray  # of the predicted group: NaN also where a model does not learn how sure it is
+    parts: dict[str, tuple[np.ndarray, list[str]]]  # by gender and ethnicity: index into the names, -1 = unknown
+    heads: dict[str, tuple[np.ndarray, np.ndarray]]  # labels and what an auxiliary head says, as indices, -1 = nothing
+
+    def is_in(self, split: str | None) -> np.ndarray:
+        """Which rows are in a split, or in none."""
+        return self.listed.split_N == (-1 if split is None else schema.SPLITS.index(split))
+
+    @property
+    def splits(self) -> list[str | None]:
+        """The splits that there are, None for rows without one."""
+        return [name for name in (*schema.SPLITS, None) if self.is_in(name).any()]
+
+
+def own_groups(metadata: dict[str, Any]) -> AgeGroups | None:
+    """The age groups that predictions were made in."""
+    groups = metadata["run"]["age_groups"]
+    return AgeGroups.parse(groups) if groups else None
+
+
+def read_rows(config: EvaluateConfig, listed: Listed, groups: AgeGroups | None) -> Rows:
+    said = _read_predictions(config.predictions, config.catalog, listed, groups)
+    gender_N = listed.gender_N
+    if config.gender_from:
+        other = judged.read_predictions(config.gender_from, listed, [])
+        names = np.array([*listed.genders.names, None], dtype=object)  # the index -1 is None
+        ours, theirs = (names[code[code >= 0]].tolist() for code in (np.unique(gender_N), other.has_gender))
+        filters.check_genders(bool((other.gender_N >= 0).any()), ours, theirs)
+        gender_N = np.where(gender_N >= 0, gender_N, other.gender_N)
+    return Rows(
+        listed=listed,
+        outcomes=outcomes_of(listed, said, groups),
+        said=said,
+        age_std_N=said.age_std_N,
+        probability_N=said.probability_N,
+        parts={
+            "gender": listed.genders.sorted(gender_N),
+            "ethnicity": listed.ethnicities.sorted(listed.ethnicity_N),
+        },
+        heads={
+            "gender": (listed.gender_N, said.gender_N),
+            "ethnicity": (listed.ethnicity_N, said.ethnicity_N),
+        },
+    )
+
+
+def _read_predictions(uri: str, catalog: str, listed: Listed, groups: AgeGroups | None) -> Said:
+    """Their group is one of ``groups`` where these derive from what they say, else one of the model's."""
+    metadata = units.read_metadata(units.prediction_files(uri)[0])
+    has_others = groups is not None and groups != own_groups(metadata) and units.says_ages(metadata)
+    said = judged.read_predictions(uri, listed, list(groups.names) if groups else [], groups if has_others else None)
+    if not (said.status_N >= 0).any():
+        raise ValueError(f"{uri}: none of these predictions is of an image of {catalog}")
+    return said
+
+
+def outcomes_of(listed: Listed, said: Said, groups: AgeGroups | None) -> Outcomes:
+    return Outcomes(
+        true_age_N=listed.true_age_N,
+        predicted_age_N=np.where(said.is_ok_N, said.age_N, np.nan).astype(np.float64),
+        true_group_N=listed.true_group_N,
+        predicted_group_N=np.where(said.is_ok_N, said.group_N, -1).astype(np.int64),
+        unit_N=listed.unit_N,
+        num_groups=len(groups.names) if groups else 0,
+    )
+
+
+def read_others(config: EvaluateConfig, rows: Rows, groups: AgeGroups | None) -> tuple[np.ndarray, Outcomes] | None:
+    """Of which rows ``config.against`` says anything, and what, in the same ``groups`` where it can be told in them; of
+    other ones it says nothing that could be compared."""
+    if not config.against:
+        return None
+    metadata = units.read_metadata(units.prediction_files(config.against)[0])
+    own = own_groups(metadata)
+    view = groups if own and groups and groups.is_bounded and units.says_ages(metadata) else own
+    said = _read_predictions(config.against, config.catalog, rows.listed, view)
+    outcomes = outcomes_of(rows.listed, said, view)
+    if view != groups:
+        outcomes = replace(outcomes, true_group_N=np.full(len(rows.listed), -1))
+    return said.is_ok_N, outcomes
+
+
+def splits_of(text: str, rows: Rows) -> list[str | None]:
+    """The asked splits that the catalog has, else the only one that there is."""
+    asked = parse_names(text)
+    if unknown := [name for name in asked if name not in schema.SPLITS]:
+        raise ValueError(f"--split {text}: {', '.join(unknown)} is none of {', '.join(schema.SPLITS)}")
+    there = rows.splits
+    found: list[str | None] = [name for name in asked if name in there]
+    if not found and len(there) != 1:
+        has = ", ".join(name or "rows without a split" for name in there) or "no rows"
+        raise ValueError(f"--split {text}: the catalog has {has}")
+    return found or list(there)
+
+
+def who_is_judged(rows: Rows, in_split_N: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
+    """The mask of judged rows, and counts, which add up: catalog = excluded + not scored + without label + judged."""
+    can_compare_N = ~np.isnan(rows.outcomes.error_N) | (rows.outcomes.true_group_N >= 0)
+    left_N, counts = in_split_N, {"num_catalog_rows": int(in_split_N.sum())}
+    for name, keep_N in (
+        ("num_excluded", ~rows.listed.is_excluded_N),
+        ("num_not_scored", rows.said.is_ok_N),
+        ("num_without_label", can_compare_N),
+    ):
+        counts[name] = int((left_N & ~keep_N).sum())
+        left_N = left_N & keep_N
+    return left_N, counts
+
+
+def is_wrong(rows: Rows) -> np.ndarray:
+    """Where a known group is not the predicted one, (N,)."""
+    outcomes = rows.outcomes
+    return (outcomes.true_group_N >= 0) & (outcomes.true_group_N != outcomes.predicted_group_N)

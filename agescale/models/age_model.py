@@ -1,0 +1,135 @@
+"""The whole model: uint8 pixels in, a task's outputs out. ``ModelSpec`` alone rebuilds it; weights come separately."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from agescale.ages.cdf import DecodeRule
+from agescale.ages.groups import AgeGroups
+from agescale.models.encoders import Encoder, build_encoder
+from agescale.models.tasks import Task, build_task
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything that decides what a model computes, its weights aside. Written into every checkpoint."""
+
+    encoder: str
+    task: str
+    age_groups: str
+    image_size: int  # pixels, square
+    loss: str = ""  # the task's variant; "" is its first
+    widths: tuple[int, ...] = ()  # these three are the encoder's; () and None are its own defaults
+    dense: int | None = None
+    spatial_dropout: float | None = None
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
+    genders: tuple[str, ...] = ()  # what the auxiliary heads tell apart; () is no such head
+    ethnicities: tuple[str, ...] = ()
+    center_crop: float = 1.0  # share of the shorter side that is kept
+    resize: str = "bilinear, antialiased, central square"
+    color_order: str = "RGB"
+    mean: tuple[float, float, float] = IMAGENET_MEAN  # of pixels in 0..1
+    std: tuple[float, float, float] = IMAGENET_STD
+    decode: DecodeRule = "median"  # the age that is reported of the distribution
+    calibration: None = None  # of the age interval; none yet
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> ModelSpec:
+        known: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return ModelSpec(**known)
+
+
+class Outputs(NamedTuple):
+    """What a model says of N images: its task's outputs, and logits (N, K) of each auxiliary head, by its column."""
+
+    task: Tensor
+    auxiliary: dict[str, Tensor]
+
+
+class AgeModel(nn.Module):
+    """Normalisation, encoder and heads. Takes RGB images (N, 3, S, S), uint8 or float in 0..255."""
+
+    pixel_scale: Tensor
+    pixel_shift: Tensor
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.encoder = build_encoder(
+            spec.encoder, spec.image_size, widths=spec.widths, dense=spec.dense, spatial_dropout=spec.spatial_dropout
+        )
+        task = build_spec_task(spec)
+        self.reads = task.reads
+        self.head = task.build_head(self.encoder, spec.hidden, spec.dropout)
+        num_features = cast(Encoder, self.encoder).num_features
+        self.auxiliary = nn.ModuleDict(
+            {column: nn.Linear(num_features, len(names)) for column, names in auxiliary_classes(spec).items()}
+        )
+        scale = 255 * torch.tensor(spec.std)
+        self.register_buffer("pixel_scale", (1 / scale).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_shift", (-255 * torch.tensor(spec.mean) / scale).view(1, 3, 1, 1), persistent=False)
+        self.to(memory_format=torch.channels_last)
+
+    def normalise(self, images_NCHW: Tensor) -> Tensor:
+        images_NCHW = images_NCHW.to(self.pixel_scale.dtype, memory_format=torch.channels_last)
+        return torch.addcmul(self.pixel_shift, images_NCHW, self.pixel_scale)
+
+    def forward(self, images_NCHW: Tensor) -> Outputs:
+        normalised_NCHW = self.normalise(images_NCHW)
+        if self.reads == "feature_map":
+            return Outputs(self.head(cast(Encoder, self.encoder).feature_map(normalised_NCHW)), {})
+        features_NF = self.encoder(normalised_NCHW)
+        with torch.autocast(features_NF.device.type, enabled=False):  # an age in bfloat16 would be rounded to 0.3 years
+            features_NF = features_NF.float()
+            said = {column: head(features_NF) for column, head in self.auxiliary.items()}
+            return Outputs(self.head(features_NF), said)
+
+
+def build_spec_task(spec: ModelSpec, **settings: Any) -> Task:
+    """The task of a model; ``settings`` (label_smoothing, rank_weights) matter for training alone."""
+    return build_task(spec.task, AgeGroups.parse(spec.age_groups), spec.loss, **settings)
+
+
+def auxiliary_classes(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
+    """The auxiliary heads: the column that each predicts, and the names of its classes."""
+    classes = {"gender": spec.genders, "ethnicity": spec.ethnicities}
+    return {column: names for column, names in classes.items() if names}
+
+
+def describe_blocks(model: AgeModel) -> list[tuple[str, str, int]]:
+    """Name, output shape of one image, and parameters of each block of the encoder, and of the head."""
+    blocks = [*cast(Encoder, model.encoder).blocks(), model.head]
+    names = {id(module): name for name, module in model.named_modules()}
+    shapes: dict[int, str] = {}
+
+    def remember(index: int) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            shapes[index] = "x".join(str(side) for side in output.shape[1:])
+
+        return hook
+
+    # a block may be a mere grouping of layers that the forward pass calls one by one: watch its last layer then
+    watched = [block if id(block) in names else list(block.children())[-1] for block in blocks]
+    handles = [module.register_forward_hook(remember(index)) for index, module in enumerate(watched)]
+    was_training = model.training
+    with torch.no_grad():
+        device = next(model.parameters()).device
+        model.eval()(torch.zeros(1, 3, model.spec.image_size, model.spec.image_size, dtype=torch.uint8, device=device))
+    model.train(was_training)
+    for handle in handles:
+        handle.remove()
+    return [
+        (names[id(module)], shapes.get(index, "?"), sum(p.numel() for p in block.parameters()))
+        for index, (block, module) in enumerate(zip(blocks, watched, strict=True))
+    ]

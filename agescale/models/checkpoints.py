@@ -1,0 +1,388 @@
+"""One directory format of a trained model, on disk or S3; writes and reads it, without Ray.
+
+    config.json                  written last: without it there is no checkpoint
+    weights-<digest>.pt          the state dict that predicts
+    training-<digest>.pt         what continuing needs besides (only where training goes on)
+
+A new version of a checkpoint first writes files under new names, then replaces config.json, which names them, and then
+removes those that the old one named: whatever dies meanwhile, the folder holds the old checkpoint or the new one, and
+no writer removes what another one has written. Each file has its SHA-256 in config.json, and the run's best weights
+theirs in its progress, so that a checkpoint proves of which epoch it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from importlib.metadata import version
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from agescale.models.age_model import AgeModel, ModelSpec, build_spec_task
+from agescale.store import objects, paths, writers
+from agescale.store.errors import StoreError
+from agescale.store.writers import Writer
+
+FORMAT_VERSION = 1
+CONFIG_NAME = "config.json"
+
+StateDict = dict[str, Tensor]
+
+DEFAULTS = {one.name: one.default for one in fields(ModelSpec) if one.default is not MISSING}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training is: epochs done, their history (one dict each), the best metric, whether it is over.
+
+    ``best_sha256`` is that of the weights file of the best epoch.
+    """
+
+    epochs_done: int = 0
+    history: tuple[dict[str, Any], ...] = ()
+    metric: str = ""
+    best_epoch: int | None = None
+    best_value: float | None = None
+    best_sha256: str = ""
+    is_finished: bool = False
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint's config.json. ``provenance``: where the model comes from (settings, data, licences, versions).
+
+    ``epoch`` is that of its weights, ``progress`` that of the run when it was written.
+    """
+
+    spec: ModelSpec
+    weights_file: str
+    weights_sha256: str
+    training_file: str | None = None
+    training_sha256: str | None = None
+    epoch: int = 0
+    progress: Progress = Progress()
+    provenance: dict[str, Any] = field(default_factory=dict)
+    holder: str = ""  # of the run, who wrote it
+
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 by the name of each file that it needs."""
+        needed = {self.weights_file: self.weights_sha256}
+        return needed | ({self.training_file: str(self.training_sha256)} if self.training_file else {})
+
+    @property
+    def is_best(self) -> bool:
+        """Whether its weights are those of the best epoch that its progress tells of."""
+        return self.weights_sha256 == self.progress.best_sha256
+
+    @property
+    def digest(self) -> str:
+        """Names the model in every prediction: 16 hex digits over what it computes, its weights included.
+
+        Settings that are at their default are left out, so that a new one does not rename old models.
+        """
+        said = {name: value for name, value in asdict(self.spec).items() if value != DEFAULTS.get(name)}
+        identity = json.dumps([said, self.weights_sha256], sort_keys=True)
+        return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+    def card(self) -> dict[str, Any]:
+        """What predictions and reports tell of the model."""
+        spec = asdict(self.spec)
+        training = {"history": list(self.progress.history), "best_epoch": self.progress.best_epoch}
+        return {
+            "architecture": spec.pop("encoder"),
+            **spec,
+            **self.provenance,
+            **training,
+            "metric": self.progress.metric,
+        }
+
+
+def exists(uri: str) -> bool:
+    return objects.exists(paths.join(uri, CONFIG_NAME))
+
+
+def save(
+    uri: str,
+    spec: ModelSpec,
+    weights: StateDict,
+    progress: Progress,
+    provenance: dict[str, Any],
+    training: dict[str, Any] | None = None,
+    writer: Writer | None = None,
+) -> Checkpoint:
+    """Writes a checkpoint of the last epoch of ``progress``, replacing an older one in the same folder. Raises Held,
+    and the older one stays, where the run is not the writer's any more."""
+    with _replaced(uri, writer) as write:
+        weights_file, weights_sha256 = _write_tensors(uri, "weights", weights)
+        training_file, training_sha256 = _write_tensors(uri, "training", training) if training else (None, None)
+        if progress.best_epoch == progress.epochs_done:
+            progress = replace(progress, best_sha256=weights_sha256)
+        checkpoint = Checkpoint(
+            spec, weights_file, weights_sha256, training_file, training_sha256, progress.epochs_done, progress,
+            provenance, writer.holder if writer else "",
+        )  # fmt: skip
+        write(checkpoint)
+    return checkpoint
+
+
+def copy_weights(source: str, checkpoint: Checkpoint, uri: str, writer: Writer | None = None) -> None:
+    """Writes the checkpoint in ``source``, without what only continuing needs, into the folder ``uri``."""
+    data = read_file(source, checkpoint.weights_file, checkpoint.weights_sha256)
+    with _replaced(uri, writer) as write:
+        objects.write_bytes(paths.join(uri, checkpoint.weights_file), data)
+        holder = writer.holder if writer else ""
+        write(replace(checkpoint, training_file=None, training_sha256=None, holder=holder))
+
+
+def update(uri: str, writer: Writer | None = None, **changes: Any) -> None:
+    """Replaces some of what a checkpoint tells; the model and its digest stay."""
+    with _replaced(uri, writer) as write:
+        write(replace(read(uri), **changes))
+
+
+def remove_strays(uri: str) -> None:
+    """Removes files of tensors that config.json does not name: their writer was killed, or has lost the run."""
+    named = _named_files(paths.join(uri, CONFIG_NAME))
+    for name in objects.list_names(uri, suffix=".pt"):
+        if name not in named:
+            objects.delete(paths.join(uri, name))
+
+
+@contextlib.contextmanager
+def _replaced(uri: str, writer: Writer | None) -> Iterator[Callable[[Checkpoint], None]]:
+    """Lets the block write tensors and then, by the function that it gets, the config.json that names them."""
+    config = paths.join(uri, CONFIG_NAME)
+    seen, before = writers.seen(config) if writer else None, _named_files(config)
+
+    def write(checkpoint: Checkpoint) -> None:
+        data = json.dumps(_as_json(checkpoint), indent=1).encode()
+        if writer is None:
+            objects.write_bytes(config, data)
+        else:
+            writer.replace(config, data, seen)
+        for name in before - checkpoint.files.keys():
+            objects.delete(paths.join(uri, name))
+
+    if writer is not None:
+        writer.prove()
+    yield write
+
+
+def _named_files(config: str) -> set[str]:
+    """Names of the files that a config.json names; none where it is not there, or says nothing."""
+    try:
+        values = json.loads(objects.read_bytes(config))
+        return {name for name in (values["weights_file"], values["training_file"]) if isinstance(name, str)}
+    except StoreError as error:
+        if error.status != "missing":
+            raise
+    except (ValueError, KeyError, TypeError):
+        pass
+    return set()
+
+
+def read(uri: str) -> Checkpoint:
+    """A checkpoint without its weights. Raises ValueError where there is none, or one from a newer agescale."""
+    try:
+        values = json.loads(objects.read_bytes(paths.join(uri, CONFIG_NAME)))
+    except StoreError as error:
+        if error.status != "missing":
+            raise
+        hint = "; a run keeps its best one in best/" if exists(paths.join(uri, "best")) else ""
+        raise ValueError(f"{uri}: no checkpoint there (no {CONFIG_NAME}){hint}") from error
+    except ValueError as error:
+        raise ValueError(f"{uri}/{CONFIG_NAME}: damaged, not a checkpoint's JSON ({error})") from error
+    if not isinstance(values, dict) or "format_version" not in values:
+        raise ValueError(f"{uri}/{CONFIG_NAME}: not that of a checkpoint of agescale")
+    if values["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"{uri}: checkpoint format {values['format_version']}, this agescale reads {FORMAT_VERSION}")
+    try:
+        return _from_json(values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        hint = "damaged, or of a newer agescale"
+        raise ValueError(f"{uri}/{CONFIG_NAME}: {hint} ({reason})") from error
+
+
+def _from_json(values: dict[str, Any]) -> Checkpoint:
+    progress = values["progress"]
+    return Checkpoint(
+        spec=ModelSpec.from_dict(values["model"]),
+        weights_file=values["weights_file"],
+        weights_sha256=values["weights_sha256"],
+        training_file=values["training_file"],
+        training_sha256=values.get("training_sha256"),
+        epoch=values.get("epoch", 0),
+        progress=Progress(**{**progress, "history": tuple(progress["history"])}),
+        provenance=values["provenance"],
+        holder=values.get("holder", ""),
+    )
+
+
+def load_model(uri: str, checkpoint: Checkpoint | None = None) -> AgeModel:
+    """The model of a checkpoint with its weights, in evaluation mode, on the CPU."""
+    checkpoint = checkpoint or read(uri)
+    model = AgeModel(checkpoint.spec)
+    model.load_state_dict(load_tensors(uri, checkpoint.weights_file, checkpoint.weights_sha256))
+    return model.eval()
+
+
+def load_into(model: AgeModel, uri: str, sha256: str = "") -> str:
+    """Starts ``model`` from a checkpoint: its encoder, and the task's head where it is of the same kind. Returns what
+    it took.
+
+    Raises ValueError, in one line, for a checkpoint of another architecture, or with another checksum.
+    """
+    checkpoint = read(uri)
+    theirs, ours = checkpoint.spec, model.spec
+    if sha256 and checkpoint.weights_sha256 != sha256.lower():
+        raise ValueError(f"{uri}: the SHA-256 of its weights is {checkpoint.weights_sha256}, not {sha256}")
+    tensors = load_tensors(uri, checkpoint.weights_file, checkpoint.weights_sha256)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    fits = {name: tensor for name, tensor in tensors.items() if shapes.get(name) == tensor.shape}
+    wanted = {name for name in {*shapes, *tensors} if name.startswith("encoder.")}
+    if not wanted <= fits.keys():
+        raise ValueError(
+            f"{uri}: a checkpoint of {theirs.encoder} at {theirs.image_size} px, whose encoder does not fit "
+            f"{ours.encoder} at {ours.image_size} px"
+        )
+    is_same_task = theirs.task == ours.task and build_spec_task(theirs).loss_name == build_spec_task(ours).loss_name
+    if ours.task == "classification":
+        is_same_task &= theirs.age_groups == ours.age_groups
+    has_head = is_same_task and all(name in fits for name in shapes if name.startswith("head."))
+    parts = ["encoder", "head"] if has_head else ["encoder"]
+    model.load_state_dict({name: fits[name] for name in fits if name.split(".")[0] in parts}, strict=False)
+    return f"took the {' and the '.join(parts)} of a checkpoint trained on {theirs.task}"
+
+
+def load_training(uri: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What ``save`` got as ``training``."""
+    assert checkpoint.training_file is not None, "this checkpoint cannot be continued"
+    return load_tensors(uri, checkpoint.training_file, checkpoint.training_sha256)
+
+
+def check_files(uri: str, checkpoint: Checkpoint) -> None:
+    """Raises ValueError, in one line, where a file of the checkpoint is gone, or is not what was written."""
+    for name, sha256 in checkpoint.files.items():
+        read_file(uri, name, sha256)
+
+
+def load_tensors(uri: str, name: str, sha256: str | None = None) -> dict[str, Any]:
+    """Tensors of a file that torch.save wrote (never code: ``weights_only``). Raises ValueError on a wrong checksum."""
+    return tensors_in(paths.join(uri, name), read_file(uri, name, sha256))
+
+
+def read_file(uri: str, name: str, sha256: str | None) -> bytes:
+    """A file that a checkpoint names. Raises ValueError where it is gone, or has another checksum."""
+    try:
+        data = objects.read_bytes(paths.join(uri, name))
+    except StoreError as error:
+        if error.status != "missing":
+            raise
+        raise ValueError(f"{uri}/{name}: the checkpoint is damaged: this file, which it needs, is gone") from error
+    if sha256 and objects.sha256(data) != sha256:
+        raise ValueError(
+            f"{uri}/{name}: the checkpoint is damaged: this file of {len(data):,} bytes is not the one that was "
+            f"written (its SHA-256 is {objects.sha256(data)[:16]}..., not {sha256[:16]}...)"
+        )
+    return data
+
+
+def tensors_in(uri: str, data: bytes) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises half a dozen types for files that are no state dicts
+        hint = (
+            "objects of Python in it are never loaded; save the state dict alone: torch.save(model.state_dict(), FILE)"
+        )
+        reason = f"damaged, or more than tensors ({type(error).__name__}); {hint}"
+        raise ValueError(f"{uri}: not a file of tensors that torch.save wrote: {reason}") from error
+    return values
+
+
+CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
+"""Names under which people keep a state dict beside an optimizer and an epoch."""
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
+"""What DataParallel, torch.compile, Lightning and people put before all names of a state dict."""
+
+
+def read_state_dict(uri: str, sha256: str = "") -> StateDict:
+    """Tensors by name of somebody's file: of torch.save (never code: ``weights_only``) or safetensors, in whatever they
+    are wrapped as long as that is plain.
+
+    Raises ValueError, in one line, for a wrong checksum and for what holds no state dict.
+    """
+    data = objects.read_bytes(uri)
+    if sha256 and objects.sha256(data) != sha256.lower():
+        raise ValueError(f"{uri}: its SHA-256 is {objects.sha256(data)}, not {sha256}")
+    if uri.lower().endswith(".safetensors"):
+        try:
+            tensors = safetensors.torch.load(data)
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(f"{uri}: damaged, or no file of safetensors ({' '.join(str(error).split())})") from error
+        if not tensors:
+            raise ValueError(f"{uri}: no tensor in it")
+        return _unwrapped(tensors)
+    values: Any = tensors_in(uri, data)
+    while isinstance(values, Mapping) and not any(isinstance(value, Tensor) for value in values.values()):
+        inner = next((values[name] for name in CONTAINERS if isinstance(values.get(name), Mapping)), None)
+        if inner is None:
+            break
+        values = inner
+    if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+        what = "a tensor" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+        what = "numbers as names" if isinstance(values, Mapping) else what
+        raise ValueError(f"{uri}: {what}, no state dict; save one: torch.save(model.state_dict(), FILE)")
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    if not tensors:
+        known = ", ".join(list(values)[:3]) or "nothing"
+        raise ValueError(f"{uri}: no state dict (it has {known}); save one: torch.save(model.state_dict(), FILE)")
+    return _unwrapped(tensors)
+
+
+def _unwrapped(tensors: StateDict) -> StateDict:
+    """A state dict without what stands before all of its names."""
+    while wrapper := next((each for each in WRAPPERS if all(name.startswith(each) for name in tensors)), None):
+        tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def library_versions() -> dict[str, str]:
+    names = ("agescale", "torch", "torchvision", "ray", "numpy", "pillow", "simplejpeg", "pyarrow")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def _write_tensors(uri: str, stem: str, values: dict[str, Any]) -> tuple[str, str]:
+    buffer = io.BytesIO()
+    torch.save(values, buffer)
+    data = buffer.getvalue()
+    sha256 = objects.sha256(data)
+    name = f"{stem}-{sha256[:12]}.pt"
+    objects.write_bytes(paths.join(uri, name), data)
+    return name, sha256
+
+
+def _as_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "digest": checkpoint.digest,
+        "epoch": checkpoint.epoch,
+        "model": asdict(checkpoint.spec),
+        "weights_file": checkpoint.weights_file,
+        "weights_sha256": checkpoint.weights_sha256,
+        "training_file": checkpoint.training_file,
+        "training_sha256": checkpoint.training_sha256,
+        "progress": asdict(checkpoint.progress),
+        "provenance": checkpoint.provenance,
+        "holder": checkpoint.holder,
+    }

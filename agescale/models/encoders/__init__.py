@@ -1,0 +1,163 @@
+"""Encoders: images in, features out. ``ENCODERS`` is the list; ``torchvision/<name>`` needs no entry.
+
+Images arrive as normalised float. An encoder knows nothing of ages, labels or training.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from inspect import signature
+from types import ModuleType
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from agescale.models.encoders.attention_cnn import AttentionCnn
+from agescale.models.encoders.cnn import Cnn
+from agescale.models.encoders.conv_autoencoder import ConvAutoencoder
+from agescale.models.encoders.skip_cnn import SkipCnn
+
+TORCHVISION = "torchvision/"
+
+
+class Encoder(Protocol):
+    """What every encoder, an ``nn.Module``, can do."""
+
+    num_features: int
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Features (N, num_features)."""
+
+    def feature_map(self, images_NCHW: Tensor) -> Tensor:
+        """The last maps (N, C, H, W) before pooling or flattening."""
+
+    def blocks(self) -> list[nn.Module]:
+        """The building blocks from input to output: disjoint, and together all of the parameters."""
+
+
+ENCODERS: dict[str, Callable[..., nn.Module]] = {
+    "cnn": Cnn,
+    "skip_cnn": SkipCnn,
+    "attention_cnn": AttentionCnn,
+    "conv_autoencoder": ConvAutoencoder,
+}
+"""Name to a function of the image size (pixels, square) and of the settings that its signature names."""
+
+
+def encoder_names() -> list[str]:
+    """Every name that ``build_encoder`` takes."""
+    return [*ENCODERS, *(TORCHVISION + name for name in _torchvision().torchvision_names())]
+
+
+def _torchvision() -> ModuleType:
+    """Imported where it is needed: it takes seconds, which processes that build no such network need not wait."""
+    from agescale.models.encoders import torchvision_backbone
+
+    return torchvision_backbone
+
+
+def build_encoder(
+    name: str,
+    image_size: int,
+    widths: tuple[int, ...] = (),
+    dense: int | None = None,
+    spatial_dropout: float | None = None,
+) -> nn.Module:
+    """The encoder ``name`` (an ``Encoder``), randomly initialised, for square images of ``image_size`` pixels.
+
+    Filters of each block, size of the dense layer, share of channels dropped: what is not given is the encoder's own.
+    Raises ValueError, in one line, for an unknown name, for a setting that the encoder does not have or cannot be, and
+    for an image size that the network cannot take.
+    """
+    given = {"widths": widths or None, "dense": dense, "spatial_dropout": spatial_dropout}
+    settings = {key: value for key, value in given.items() if value is not None}
+    if name in ENCODERS:
+        _check_settings(name, settings)
+        return ENCODERS[name](image_size, **settings)
+    names = encoder_names()
+    if name in names:
+        _check_settings(name, settings)
+        encoder: nn.Module = _torchvision().build_torchvision(name.removeprefix(TORCHVISION), image_size)
+        return encoder
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = near or difflib.get_close_matches(TORCHVISION + name, names, n=3)
+    hint = f"; near it: {', '.join(near)}" if near else ""
+    raise ValueError(
+        f"no encoder is called {name!r}{hint} (agescale.models.encoders.encoder_names() lists all {len(names)})"
+    )
+
+
+def load_backbone_weights(encoder: nn.Module, source: Mapping[str, Tensor] | str) -> tuple[list[str], list[str]]:
+    """Fill ``encoder`` from a torchvision state dict, or from the name of published weights such as IMAGENET1K_V2.
+
+    Returns the names of the encoder's tensors that the source lacks, and of the source's tensors that the encoder does
+    not have (the dropped head, as a rule). Half precision becomes the encoder's precision. Raises ValueError, in one
+    line, for an unknown weights name, for tensors of another shape, and where under half of the encoder's tensors are
+    in the source: weights of another architecture.
+    """
+    tensors = _download(encoder, source) if isinstance(source, str) else source
+    if hasattr(encoder, "name"):
+        tensors = _torchvision().torchvision_format(encoder, tensors)
+    own = {_torchvision_name(key): key for key in encoder.state_dict()}
+    renamed = {own.get(key, f"trunk.{key}"): tensor for key, tensor in tensors.items()}
+
+    shapes = {key: tuple(tensor.shape) for key, tensor in encoder.state_dict().items()}
+    other = [key for key, tensor in renamed.items() if key in shapes and tuple(tensor.shape) != shapes[key]]
+    if other:
+        first = ", ".join(
+            f"{_torchvision_name(key)} is {_format_shape(renamed[key].shape)} instead of {_format_shape(shapes[key])}"
+            for key in other[:3]
+        )
+        raise ValueError(f"these weights are of another architecture: {first} ({len(other)} tensors differ)")
+
+    result = encoder.load_state_dict(renamed, strict=False)
+    missing = [_torchvision_name(key) for key in result.missing_keys]
+    unexpected = [_torchvision_name(key) for key in result.unexpected_keys]
+    if 2 * len(missing) > len(shapes):
+        raise ValueError(
+            f"these weights are of another architecture: {len(missing)} of {len(shapes)} tensors are missing, first "
+            f"{', '.join(missing[:3])}; the file has {', '.join(list(tensors)[:3]) or 'none'}"
+        )
+    return missing, unexpected
+
+
+def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    for key in settings:
+        takers = [taker for taker, build in ENCODERS.items() if key in signature(build).parameters]
+        if name not in takers:
+            raise ValueError(f"--{key.replace('_', '-')} is a setting of {', '.join(takers)}, but not of {name}")
+    if min(settings.get("widths", (1,))) < 1:
+        raise ValueError(f"--widths: every width must be at least 1, not {min(settings['widths'])}")
+    if settings.get("dense", 1) < 1:
+        raise ValueError(f"--dense must be at least 1, not {settings['dense']}")
+    if not 0 <= settings.get("spatial_dropout", 0) < 1:
+        raise ValueError(f"--spatial-dropout must be at least 0 and below 1, not {settings['spatial_dropout']}")
+
+
+def _download(encoder: nn.Module, weights_name: str) -> Mapping[str, Tensor]:
+    name = getattr(encoder, "name", None)
+    if name is None:
+        own = next((own for own, build in ENCODERS.items() if type(encoder) is build), type(encoder).__name__)
+        raise ValueError(
+            f"no weights {weights_name!r} for {own}: torchvision publishes weights for torchvision/<name> only"
+        )
+    published = _torchvision().models.get_model_weights(name)
+    if weights_name not in published.__members__:
+        raise ValueError(
+            f"torchvision has no weights {weights_name!r} for {name}; it has {', '.join(published.__members__)}"
+        )
+    weights = published[weights_name]
+    try:
+        state: Mapping[str, Tensor] = weights.get_state_dict(check_hash=True)
+    except OSError as error:
+        raise ValueError(f"cannot download {weights.url} ({error}); fetch it elsewhere and give the file") from None
+    return state
+
+
+def _torchvision_name(key: str) -> str:
+    return key.removeprefix("trunk.").removeprefix("neck.")
+
+
+def _format_shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a number"

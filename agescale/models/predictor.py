@@ -1,0 +1,151 @@
+"""A checkpoint as a function: uint8 faces in, rows or columns of the predictions table out. Without Ray."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from agescale.ages import cdf
+from agescale.ages.cdf import DecodeRule
+from agescale.ages.groups import AgeGroups
+from agescale.faces.images import Face, Pixels
+from agescale.faces.loading import FaceOrError
+from agescale.models import checkpoints
+from agescale.models.age_model import auxiliary_classes, build_spec_task
+from agescale.models.checkpoints import Checkpoint
+from agescale.models.tasks import Prediction
+from agescale.store.errors import StoreError
+from agescale.tables import schema
+
+MAX_ERROR_CHARACTERS = 500
+MAX_UNREACHABLE = 64
+"""Images in a row that the store did not deliver, each of them asked for over and over: the store is down."""
+
+
+def read_checkpoint(uri: str) -> Checkpoint:
+    """A checkpoint to predict with. Raises ValueError, in one line, where there is none or its task predicts no age."""
+    checkpoint = checkpoints.read(uri)
+    if not build_spec_task(checkpoint.spec).predicts_age:
+        raise ValueError(f"{uri}: its task, {checkpoint.spec.task}, predicts no age; nothing to score with")
+    return checkpoint
+
+
+class Predictor:
+    """``predictor(images)`` with uint8 RGB images (N, S, S, 3), S = ``spec.image_size``, gives columns of N values.
+
+    With ``mirror`` every prediction is the average over the image and its mirror image.
+    """
+
+    def __init__(self, checkpoint_uri: str, device: str = "cpu", mirror: bool = False) -> None:
+        self.mirror = mirror
+        self.checkpoint = read_checkpoint(checkpoint_uri)
+        self.spec = self.checkpoint.spec
+        self.digest = self.checkpoint.digest
+        self.device = torch.device(device)
+        self.task = build_spec_task(self.spec)
+        self.classes = auxiliary_classes(self.spec)
+        self.age_groups = AgeGroups.parse(self.spec.age_groups)
+        self.model = checkpoints.load_model(checkpoint_uri, self.checkpoint).to(self.device)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of schema.PREDICTIONS that derive from an image alone and that this model fills."""
+        filled = {"status", "error", "group", "group_probability", "width", "height", "model", *self.classes}
+        filled |= {f"{column}_probability" for column in self.classes}
+        has_ages = self.age_groups.is_bounded or self.spec.task != "classification"
+        filled |= {"age_cdf", "age", "age_std"} if has_ages else {"group_probabilities"}
+        return tuple(name for name in schema.PREDICTIONS.names if name in filled)
+
+    def __call__(self, images_NHWC: npt.NDArray[np.uint8]) -> dict[str, Any]:
+        side = self.spec.image_size
+        if images_NHWC.shape[1:] != (side, side, 3) or images_NHWC.dtype != np.uint8:
+            given = f"{images_NHWC.dtype} of the shape {images_NHWC.shape}"
+            hint = "agescale.load(...).predict takes images of any size"
+            raise ValueError(f"this model takes uint8 images (N, {side}, {side}, 3), not {given}; {hint}")
+        images_NHWC = np.require(images_NHWC, requirements=["C", "W"])  # a copy of what is read-only, which torch minds
+        images_NCHW = torch.from_numpy(images_NHWC).to(self.device).permute(0, 3, 1, 2)
+        views = [images_NCHW, images_NCHW.flip(3)] if self.mirror else [images_NCHW]
+        with torch.inference_mode(), self._autocast():
+            outputs = [self.model(view_NCHW) for view_NCHW in views]
+            columns = prediction_columns(
+                self.task.decode(_mean([each.task for each in outputs])), self.age_groups, self.spec.decode
+            )
+            for column, names in self.classes.items():
+                probs_NK = _mean([each.auxiliary[column] for each in outputs]).softmax(dim=1)
+                probability_N, index_N = probs_NK.cpu().max(dim=1)
+                columns[column] = [names[index] for index in index_N]
+                columns[f"{column}_probability"] = probability_N.numpy()
+        return columns
+
+    def predict_rows(self, rows: pa.Table, faces: Iterable[FaceOrError], batch_size: int) -> pa.Table:
+        """``predict_faces`` for each of ``rows`` (columns uri, version) and its face."""
+        keys = zip(rows["uri"].to_pylist(), rows["version"].to_pylist(), strict=True)
+        return self.predict_faces(zip(keys, faces, strict=True), batch_size)
+
+    def predict_faces(self, faces: Iterable[tuple[tuple[str, str], FaceOrError]], batch_size: int) -> pa.Table:
+        """A row of schema.PREDICTIONS for each (uri, version) and its face, in their order.
+
+        Where there is no face, the row says why. ``faces`` is drawn from as batches fill: whoever decodes may be ahead.
+        Raises the StoreError that will be the same for the next image: refused credentials, a store that is down.
+        """
+        num_unreachable = 0
+        records: list[dict[str, Any]] = []
+        waiting: list[tuple[dict[str, Any], Pixels]] = []
+        for (uri, version), face in faces:
+            record = {"uri": uri, "version": version, "face": 0, "model": self.digest}
+            records.append(record)
+            is_unreachable = isinstance(face, StoreError) and face.status == "unreachable"
+            num_unreachable = num_unreachable + 1 if is_unreachable else 0
+            if isinstance(face, StoreError) and (face.stops_the_job or num_unreachable == MAX_UNREACHABLE):
+                raise face
+            if isinstance(face, Face):
+                record |= {"status": "ok", "width": face.width, "height": face.height}
+                waiting.append((record, face.pixels))
+            else:
+                record |= {"status": face.status, "error": str(face)[:MAX_ERROR_CHARACTERS]}
+            if len(waiting) == batch_size:
+                self._fill(waiting)
+                waiting = []
+        if waiting:
+            self._fill(waiting)
+        scored_at = dt.datetime.now(dt.UTC)
+        return pa.Table.from_pylist(
+            [{**record, "scored_at": scored_at} for record in records], schema=schema.PREDICTIONS
+        )
+
+    def _fill(self, waiting: list[tuple[dict[str, Any], Pixels]]) -> None:
+        """Writes what the model says of a batch into its records."""
+        columns = self(np.stack([pixels for _, pixels in waiting]))
+        for position, (record, _) in enumerate(waiting):
+            record |= {name: values[position] for name, values in columns.items()}
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
+
+
+def _mean(outputs: list[Tensor]) -> Tensor:
+    """Before they are decoded: the mean of two ages is an age between, that of two distributions has two peaks."""
+    return torch.stack(outputs).float().mean(dim=0)
+
+
+def prediction_columns(prediction: Prediction, age_groups: AgeGroups, decode: DecodeRule) -> dict[str, Any]:
+    """The predictions table's columns of one batch, each derived from what is stored of it (see schema.PREDICTIONS)."""
+    if prediction.age_probs_NA is not None:
+        cdf_NA = cdf.encode(prediction.age_probs_NA.cpu().numpy())
+        columns = cdf.prediction_columns(cdf_NA, age_groups, decode)
+        return {"age_cdf": list(cdf_NA.astype(np.int32)), **columns}
+    assert prediction.group_probs_NG is not None
+    probs_NG = prediction.group_probs_NG.cpu().numpy()
+    best_N = probs_NG.argmax(axis=1)
+    return {
+        "group": [age_groups.names[index] for index in best_N],
+        "group_probability": probs_NG.max(axis=1),
+        "group_probabilities": probs_NG.tolist(),
+    }

@@ -1,0 +1,206 @@
+"""Scores a catalog with Ray Data: rows in, as many rows of predictions out.
+
+The catalog is cut into units (``units.py``), each of which becomes one file, whole or not at all, and is never scored
+again while that stands: a killed job loses the units under way, and the same command scores what is missing. A start
+costs a listing of either table, whatever is done already (``footers``). Within a unit a pool of threads reads and
+decodes ahead of the model; only the units' names and counts pass through Ray.
+
+    <out>/part-...-rows-...-<model>.parquet
+    <out>.agescale/summary.json      written last: counts by status
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray.data
+from ray.util import metrics
+
+from agescale.config import ScoreConfig, parse_names
+from agescale.models import checkpoints
+from agescale.models.predictor import read_checkpoint
+from agescale.runtime.cluster import allocator_environment, start_ray
+from agescale.runtime.progress import ImageProgress
+from agescale.runtime.resources import WORKER_BYTES, check_resources, num_gpus, uses_gpu
+from agescale.runtime.work import run_units
+from agescale.scoring import verification
+from agescale.scoring.plan import Work, plan_work
+from agescale.scoring.worker import ScoringActor, UnitScorer, Workers
+from agescale.store import lease, objects, paths
+from agescale.store.outputs import check_unchanged
+from agescale.tables import catalogs, folders, footers, schema, units
+from agescale.tables.units import MAX_UNIT_ROWS
+
+MIN_PROCESS_ROWS = 500
+"""A process takes about as long to start as a CPU takes to score so many images."""
+KEEP_S = 300.0
+"""Pause between two copies of what the files say, so that the start after a kill reads few of their footers."""
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """Counts of the whole table, and of the rows that this run has scored."""
+
+    by_status: dict[str, int]
+    scored_now: dict[str, int]  # by status
+    images_per_s: float
+
+    @property
+    def num_rows(self) -> int:
+        return sum(self.by_status.values())
+
+    @property
+    def num_scored_now(self) -> int:
+        return sum(self.scored_now.values())
+
+    @property
+    def failed_fraction(self) -> float:
+        """Share of the rows scored by this run whose status is not ok."""
+        return 1 - self.scored_now.get("ok", 0) / self.num_scored_now if self.num_scored_now else 0.0
+
+
+def score(config: ScoreConfig) -> ScoreResult:
+    """Scores every unit of the catalog that has no file yet. Raises ValueError, before any work, where it cannot."""
+    catalog, out = paths.absolute(config.catalog), paths.absolute(config.out)
+    checkpoint_uri = paths.absolute(config.checkpoint)
+    _check(config)
+    checkpoint = read_checkpoint(checkpoint_uri)
+    checkpoints.read_file(checkpoint_uri, checkpoint.weights_file, checkpoint.weights_sha256)  # or it is damaged
+    parts = catalogs.read_parts(catalog)
+    about = catalogs.metadata(catalog, parts[0].name)
+    if about["settings"]["layout"] != "unlabelled":  # a bucket is scored while it is still being listed
+        catalogs.check_complete(catalog)
+    folders.check_apart(out, {**catalogs.places(catalog), checkpoint_uri: "the checkpoint"}, "the table")
+    folders.claim(out, "predictions")
+    summary_uri = units.summary_uri(out)
+    with lease.hold(out, folders.beside(out), config.lease) as held:
+        if config.repair:
+            _repair(catalog, out, held)
+        said = footers.read(out, "predictions", units.read_counts)
+        run = _begin(out, list(said), config, catalog, about["id"], checkpoint)
+        work = plan_work(said, units.cut(parts, run["unit_rows"]), checkpoint.digest, parse_names(config.retry))
+        progress = ImageProgress("scoring", work.num_rows)
+        if work.todo:
+            objects.delete(summary_uri)
+            start_ray()
+            workers = _workers(config, work)
+            card = {**checkpoint.card(), "mirror": config.mirror}
+            metadata = {"run": run, "checkpoint": checkpoint_uri, "model_card": card}
+            replacing = tuple(part for part in parts if part.replaces)
+            scorer = UnitScorer(catalog, replacing, checkpoint_uri, out, metadata, config, workers)
+            with progress:
+                result = _run(work, scorer, progress, held)
+        else:
+            result = ScoreResult(units.by_status(work.standing), {}, 0.0)
+        if work.todo or not units.has_summary(out):
+            summary = {**run, "checkpoint": checkpoint_uri, "num_rows": result.num_rows, "by_status": result.by_status}
+            summary |= {
+                "num_units": len(work.units),
+                "catalog_parts": [part.name for part in parts],
+                "images_per_s": result.images_per_s,
+            }
+            summary |= {"versions": checkpoints.library_versions()}
+            objects.write_bytes(summary_uri, json.dumps(summary, indent=1).encode())
+    return result
+
+
+def _repair(catalog: str, out: str, held: lease.Lease) -> None:
+    """Deletes files of predictions that are damaged or wrong, so that their images are scored again."""
+    for name in verification.wrong_files(catalog, out):
+        held.prove()
+        objects.delete(paths.join(out, name))
+        print(f"{name}: deleted, it is damaged or wrong", flush=True)
+
+
+def _run(work: Work, scorer: UnitScorer, progress: ImageProgress, held: lease.Lease) -> ScoreResult:
+    """One execution of Ray Data over all that is to do."""
+    num_workers, on_gpu = scorer.workers.num, scorer.workers.device == "cuda"
+    options = {"compute": ray.data.ActorPoolStrategy(size=num_workers, max_tasks_in_flight_per_actor=2)}
+    options |= {"num_cpus": 1, "num_gpus": int(on_gpu), "fn_constructor_args": (scorer,)}
+    options |= {"runtime_env": allocator_environment()}
+    images_left = metrics.Gauge("agescale_images_left", "Images that are not scored yet")
+    images_per_s = metrics.Gauge("agescale_images_per_s", "Images scored a second since the job began")
+    standing, scored_now = dict(work.standing), Counter[str]()
+    kept_at = time.monotonic()
+    num_listed = 0
+    for task in run_units(work.tasks(num_workers), ScoringActor, progress, **options):
+        held.check()
+        standing |= json.loads(task["standing"])
+        if time.monotonic() - kept_at > KEEP_S:
+            footers.keep(scorer.out, "predictions", standing)
+            kept_at = time.monotonic()
+        scored_now.update(json.loads(task["scored_now"]))
+        progress.note = f"{scored_now.total() - scored_now['ok']} failed"
+        num_listed += task["num_listed"]
+        progress.total = _estimate(work.num_rows, num_listed, progress.done + task["num_rows"])
+        images_left.set(progress.total - progress.done - task["num_rows"])
+        images_per_s.set(progress.images_per_s)
+    footers.keep(scorer.out, "predictions", standing)
+    rate = scored_now.total() / max(time.monotonic() - progress.started, 1e-9)
+    return ScoreResult(units.by_status(standing), dict(scored_now), round(rate, 1))
+
+
+def _estimate(num_rows: int, num_listed: int, num_images: int) -> int:
+    """Images in ``num_rows`` rows of the catalog, where the first ``num_listed`` had ``num_images``: the others are of
+    splits that were not asked for, or no longer there.
+
+    >>> _estimate(1500, 500, 110), _estimate(1500, 1500, 314)
+    (330, 314)
+    """
+    return num_images + round((num_rows - num_listed) * num_images / max(num_listed, 1))
+
+
+def _check(config: ScoreConfig) -> None:
+    """The user's mistakes that can be seen before anything is read."""
+    if config.unit_rows is not None and not 1 <= config.unit_rows <= MAX_UNIT_ROWS:
+        raise ValueError(f"--unit-rows {config.unit_rows}: from 1 to {MAX_UNIT_ROWS:,}")
+    if not 0 <= config.max_failed_fraction <= 1:
+        raise ValueError(f"--max-failed-fraction {config.max_failed_fraction}: a share from 0 to 1")
+    for option, text, words in (("retry", config.retry, schema.STATUSES[1:]), ("split", config.split, schema.SPLITS)):
+        unknown = [name for name in parse_names(text) if name not in words]
+        if unknown:
+            raise ValueError(f"--{option} {text}: {unknown[0]!r} is none of {', '.join(words)}")
+
+
+def _begin(
+    out: str,
+    names: Sequence[str],
+    config: ScoreConfig,
+    catalog: str,
+    catalog_id: str,
+    checkpoint: checkpoints.Checkpoint,
+) -> dict[str, Any]:
+    """What the predictions in ``out`` belong to. Raises ValueError where those that stand, with these ``names``, belong
+    to something else."""
+    before = units.run_of([paths.join(out, name) for name in names]) if names else {}
+    run = {
+        "model": checkpoint.digest,
+        "age_groups": checkpoint.spec.age_groups,
+        "catalog": catalog,
+        "catalog_id": catalog_id,
+        "unit_rows": config.unit_rows or before.get("unit_rows"),
+        "split": ",".join(sorted(parse_names(config.split))),
+        "mirror": config.mirror,
+    }
+    if before.get("catalog_id") == catalog_id:
+        run["catalog"] = before["catalog"]  # the same one, wherever it lies now, or by whatever name
+    if before:
+        check_unchanged(out, "another table of predictions", before, run)
+    return run
+
+
+def _workers(config: ScoreConfig, work: Work) -> Workers:
+    """One process a GPU, else one a CPU: two threads of one forward pass wait for each other whenever a third, that
+    decodes, runs. Fewer where there is little to do. Raises ValueError where the cluster cannot hold them."""
+    num_cpus, gpus = int(ray.cluster_resources().get("CPU", 1)), num_gpus()
+    use_gpu = uses_gpu(config.device)
+    worthwhile = math.ceil(work.num_rows / MIN_PROCESS_ROWS)
+    num = min(len(work.todo), config.num_workers or max(1, min(worthwhile, gpus if use_gpu else num_cpus)))
+    check_resources(num, cpus_per_worker=1, gpus_per_worker=float(use_gpu), bytes_per_worker=WORKER_BYTES)
+    return Workers(num, num_threads=math.ceil(num_cpus / num), device="cuda" if use_gpu else "cpu")

@@ -1,0 +1,55 @@
+"""What is left to score: the units of a catalog and what stands in a table of predictions in, tasks out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+
+from agescale.tables.units import Unit
+
+MAX_TASK_UNITS = 16
+"""Units of one Ray task, where there are so many units that the tasks themselves would cost time."""
+
+
+Said = Mapping[str, Mapping[str, Mapping[str, int]]]
+"""What files of predictions say, by their names: ``units.read_counts``."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A catalog's units by the names of their files, what those say that stand, and what is to do."""
+
+    units: dict[str, Unit]
+    standing: Said
+    retry: tuple[str, ...]  # statuses of rows to be scored again
+
+    @cached_property
+    def todo(self) -> list[str]:
+        return [name for name in self.units if name not in self.standing or self._num_retried(name)]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of what is to do; of units that stand only those to be scored again."""
+        return sum(self._num_retried(name) or len(self.units[name]) for name in self.todo)
+
+    def _num_retried(self, name: str) -> int:
+        if not self.retry or name not in self.standing:
+            return 0
+        statuses, gone = (self.standing[name][key] for key in ("statuses", "gone"))
+        return sum(statuses.get(status, 0) - gone.get(status, 0) for status in self.retry)
+
+    def tasks(self, num_workers: int) -> list[pa.Table]:
+        """What is to do, a table a Ray task, a row a unit."""
+        todo = self.todo
+        size = max(1, min(MAX_TASK_UNITS, len(todo) // (16 * num_workers)))
+        rows = [{"output": name, "num_retried": self._num_retried(name), **vars(self.units[name])} for name in todo]
+        return [pa.Table.from_pylist(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def plan_work(said: Said, all_units: Sequence[Unit], model: str, retry: tuple[str, ...]) -> Work:
+    """What is to do for the model with that digest, where files that say so stand."""
+    by_name = {unit.file_name(model): unit for unit in all_units}
+    return Work(by_name, {name: counts for name, counts in said.items() if name in by_name}, retry)

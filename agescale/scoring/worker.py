@@ -1,0 +1,148 @@
+"""What Ray's processes do in scoring: a unit of a catalog in, its file of predictions written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from ray.util import metrics
+
+from agescale.config import ScoreConfig, parse_names
+from agescale.models.predictor import Predictor
+from agescale.runtime.work import decoder
+from agescale.store import objects, parquet, paths
+from agescale.store.errors import StoreError
+from agescale.store.objects import read_pool
+from agescale.tables import catalogs, folders, packed, schema, units
+from agescale.tables.catalogs import Part
+from agescale.tables.units import Unit
+
+STORE_STATUSES = {"missing", "forbidden", "unreachable"}
+"""Where all images of a unit have these, it may be the store's fault and not theirs."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    num: int
+    num_threads: int  # of the forward pass on the CPU
+    device: str
+
+
+@dataclass(frozen=True)
+class UnitScorer:
+    """What a scoring process needs to know; small, because it travels to each of them."""
+
+    catalog: str
+    replacing: tuple[Part, ...]  # parts of the catalog when scoring began
+    checkpoint: str
+    out: str
+    metadata: dict[str, Any]
+    config: ScoreConfig
+    workers: Workers
+
+
+class ScoringActor:
+    """Holds the model, and scores some units a call: reads their rows, predicts, writes their files."""
+
+    def __init__(self, scorer: UnitScorer) -> None:
+        self.scorer = scorer
+        device = scorer.workers.device
+        if device == "cpu":
+            torch.set_num_threads(min(scorer.workers.num_threads, len(os.sched_getaffinity(0))))
+        self.predictor = Predictor(scorer.checkpoint, device, scorer.config.mirror)
+        if self.predictor.digest != scorer.metadata["run"]["model"]:
+            raise ValueError(f"{scorer.checkpoint}: another model stands there since scoring began; run it again")
+        pack = int(catalogs.settings(scorer.catalog).get("pack") or 0)
+        spec = self.predictor.spec
+        self.use_packed = packed.can_use_packed(pack, spec.image_size, spec.center_crop)
+        self.pool = read_pool()
+        self.num_scored = metrics.Counter("agescale_images_scored", "Images scored, by status", tag_keys=("status",))
+        self.superseded = catalogs.Superseded(scorer.catalog, scorer.replacing)
+
+    def __call__(self, task: pa.Table) -> pa.Table:
+        standing: dict[str, Mapping[str, Mapping[str, int]]] = {}
+        scored_now: Counter[str] = Counter()
+        num_rows = num_listed = 0
+        for row in task.to_pylist():
+            name, unit = row["output"], Unit(row["part"], row["start"], row["stop"])
+            take = self._retry if row["num_retried"] else self._score
+            with decoder(paths.join(self.scorer.out, name)) as self.decoder:
+                standing[name], scored = take(unit, name)
+            scored_now.update(scored)
+            num_rows += row["num_retried"] or sum(standing[name]["statuses"].values())
+            num_listed += row["num_retried"] or len(unit)
+        for status, count in scored_now.items():
+            self.num_scored.inc(count, tags={"status": status})
+        texts = {"standing": [json.dumps(standing)], "scored_now": [json.dumps(scored_now)]}
+        return pa.table({"num_rows": [num_rows], "num_listed": [num_listed], **texts})
+
+    def _score(self, unit: Unit, name: str) -> tuple[Mapping[str, Mapping[str, int]], Counter[str]]:
+        """Writes the file of a unit. Returns what the file says, and counts by status of what was scored for it now."""
+        output = paths.join(self.scorer.out, name)
+        if objects.exists(output):  # written by a process that died before it could say so
+            return units.read_counts(output), Counter()
+        predictions = self._predict(self._current_rows(unit))
+        scored = _count(predictions)
+        has_none = bool(scored) and set(scored) <= STORE_STATUSES
+        if has_none and not catalogs.can_be_read(self.scorer.catalog, predictions["uri"]):
+            status, error = predictions["status"][0].as_py(), predictions["error"][0].as_py()
+            hint = "no image that was tried could be read; is the source there? The same command continues"
+            raise StoreError(status, f"{error}; {hint}")
+        counts: dict[str, Mapping[str, int]] = {"statuses": scored, "gone": {}}
+        if not folders.write_new_part(self.scorer.out, name, self._as_part(predictions, counts)):
+            return units.read_counts(output), Counter()  # a process that was thought dead has written it meanwhile
+        return counts, scored
+
+    def _retry(self, unit: Unit, name: str) -> tuple[Mapping[str, Mapping[str, int]], Counter[str]]:
+        """Writes the file of a unit anew, its failed rows scored again. Returns what ``_score`` does."""
+        output = paths.join(self.scorer.out, name)
+        version = objects.version(output)
+        before = parquet.read_table(output, schema.PREDICTIONS.names)
+        is_retried = pc.is_in(before["status"], pa.array(parse_names(self.scorer.config.retry)))
+        rows = self._current_rows(unit)
+        is_current = pc.is_in(before["uri"], rows["uri"].combine_chunks())
+        retried = before["uri"].filter(pc.and_(is_retried, is_current)).combine_chunks()
+        again = self._predict(rows.filter(pc.is_in(rows["uri"], retried)))
+        predictions = _replace_rows(before, again)
+        counts = {"statuses": _count(predictions), "gone": _count(before.filter(pc.invert(is_current)))}
+        if not folders.replace_part(self.scorer.out, name, self._as_part(predictions, counts), str(version)):
+            return units.read_counts(output), Counter()  # a process that was thought dead has written it meanwhile
+        return counts, _count(again)
+
+    def _current_rows(self, unit: Unit) -> pa.Table:
+        rows = units.listed_rows(self.scorer.catalog, unit, parse_names(self.scorer.config.split), ["size_bytes"])
+        return self.superseded.current(rows, catalogs.listing_of(unit.part))
+
+    def _as_part(self, predictions: pa.Table, counts: Mapping[str, Mapping[str, int]]) -> pa.Table:
+        metadata = {**self.scorer.metadata, **counts}
+        return predictions.cast(schema.with_metadata("predictions", metadata))
+
+    def _predict(self, rows: pa.Table) -> pa.Table:
+        """One row of predictions for each of ``rows``, in their order."""
+        spec, catalog = self.predictor.spec, self.scorer.catalog
+        settings = (spec.image_size, spec.center_crop, self.use_packed)
+        faces = packed.load_faces(catalog, rows, *settings, self.pool, self.decoder)
+        return self.predictor.predict_rows(rows, faces, self.scorer.config.batch_size)
+
+
+def _count(predictions: pa.Table) -> Counter[str]:
+    """Rows by status."""
+    return Counter(predictions["status"].to_pylist())
+
+
+def _replace_rows(before: pa.Table, again: pa.Table) -> pa.Table:
+    """``before`` with the rows of ``again`` in the places of those with the same URI."""
+    position_of = {uri: index for index, uri in enumerate(again["uri"].to_pylist())}
+    both = pa.concat_tables([before.replace_schema_metadata(None), again])
+    indices = [
+        len(before) + position_of[uri] if uri in position_of else index
+        for index, uri in enumerate(before["uri"].to_pylist())
+    ]
+    return both.take(pa.array(indices))

@@ -1,0 +1,154 @@
+"""What a sweep is, worked out and checked before anything starts: settings, space, images, baseline."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from agescale.ages.groups import AgeGroups
+from agescale.ages.labels import EXACT_YEARS
+from agescale.config import EXECUTION_FIELDS, SweepConfig, TrainConfig
+from agescale.store import paths
+from agescale.sweeping import spaces, trials
+from agescale.sweeping.spaces import Space
+from agescale.sweeping.trials import Trial
+from agescale.tables import catalogs
+from agescale.training import initial_weights, validation
+from agescale.training import plan as training_plan
+from agescale.training.finetuning import format_phases, parse_phases
+from agescale.training.plan import Selected
+
+SHARED_FIELDS = (
+    "catalog",
+    "where",
+    "max_images",
+    "num_workers",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "device",
+    "seed",
+    "lease",
+)
+"""Settings of a sweep that are those of every trial."""
+
+
+def with_absolute_paths(config: SweepConfig, base: TrainConfig) -> tuple[SweepConfig, TrainConfig]:
+    """Settings as other processes need them, whose working directory is another one."""
+    pairs = (item.partition("=") for item in config.weights)
+    weights = tuple(f"{encoder}{sign}{initial_weights.absolute_weights(source)}" for encoder, sign, source in pairs)
+    catalog, out = paths.absolute(config.catalog), paths.absolute(config.out)
+    config = replace(config, catalog=catalog, out=out, weights=weights)
+    base = replace(base, **{name: getattr(config, name) for name in SHARED_FIELDS})
+    gender_from = paths.absolute(base.gender_from) if base.gender_from else ""
+    return config, replace(base, gender_from=gender_from, weights=initial_weights.absolute_weights(base.weights))
+
+
+def with_absolute_weights(space: Space) -> Space:
+    return [
+        {
+            name: [*map(initial_weights.absolute_weights, values)] if name == "weights" else values
+            for name, values in each.items()
+        }
+        for each in space
+    ]
+
+
+def read_splits(selected: Selected) -> tuple[pa.Table, pa.Table]:
+    train, val = (selected.rows.filter(pc.equal(selected.rows["split"], split)) for split in ("train", "val"))
+    return train, val
+
+
+def baseline(config: SweepConfig, selected: Selected) -> dict[str, Any] | None:
+    """What always the same answer reaches, the one that suits the training images best, by its name and value."""
+    train, val = read_splits(selected)
+    if config.objective == "accuracy":
+        known_N, judged_N = (catalogs.group_indices(rows, selected.age_groups) for rows in (train, val))
+        known_N, judged_N = known_N[known_N >= 0], judged_N[judged_N >= 0]
+        if not len(known_N) or not len(judged_N):
+            return None
+        largest = np.bincount(known_N).argmax()
+        name = f"always {selected.age_groups.names[largest]}"
+        return {"name": name, "value": float((judged_N == largest).mean())}
+    train, val = (rows.filter(_is_exact(rows)) for rows in (train, val))
+    if not len(train) or not len(val):
+        return None
+    errors_N = np.abs(val["age_low"].to_numpy() - np.median(train["age_low"].to_numpy()))
+    value = errors_N.mean()
+    if config.objective == "worst_group_mae":
+        group_N = catalogs.group_indices(val, selected.age_groups)
+        value = max(errors_N[group_N == group].mean() for group in large_groups(val, selected.age_groups))
+    return {"name": "always the median age", "value": float(value)}
+
+
+def large_groups(val: pa.Table, age_groups: AgeGroups) -> list[int]:
+    """The age groups of which enough faces are validated that their error says something."""
+    groups, counts = np.unique(catalogs.group_indices(val.filter(_is_exact(val)), age_groups), return_counts=True)
+    return [int(group) for group, count in zip(groups, counts, strict=True) if group >= 0 and count >= validation.FEW]
+
+
+def _is_exact(rows: pa.Table) -> pa.BooleanArray:
+    return pc.less_equal(pc.subtract(rows["age_high"], rows["age_low"]), EXACT_YEARS)
+
+
+def config_of(config: SweepConfig, base: TrainConfig, trial: Trial) -> TrainConfig:
+    """The training that a trial of the sweep is.
+
+    Where its batch had to be halved, so is the learning rate: Goyal et al., "Accurate, Large Minibatch SGD", 2017.
+    """
+    weights = dict(item.split("=", 1) for item in config.weights)
+    planned = spaces.to_config(base, trial.point, config.epochs)
+    if "weights" not in trial.point and planned.encoder in weights:
+        planned = replace(planned, weights=weights[planned.encoder])
+    if not trial.num_halvings:
+        return planned
+    share = 0.5**trial.num_halvings
+    phases = (replace(phase, lr=phase.lr * share) for phase in parse_phases(planned.phases))
+    return replace(planned, batch_size=int(planned.batch_size * share), phases=format_phases(tuple(phases)))
+
+
+def check(config: SweepConfig, base: TrainConfig, space: Space) -> Selected:
+    """Plans a trial with each value of each setting. Returns the images; raises ValueError for a mistake."""
+    for name in ("epochs", "num_trials", "total_epochs", "grace_epochs", "max_concurrent"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: at least 1")
+    if config.reduction_factor <= 1 or (config.hours is not None and config.hours <= 0):
+        raise ValueError("--reduction-factor is more than 1, and --hours more than 0")
+    for item in config.weights:
+        if "=" not in item:
+            raise ValueError(f"--weights {item}: ENCODER=FILE is needed, such as torchvision/vgg16=vgg16.pth")
+    if config.searcher == "grid":
+        spaces.grid(space, config.seed)
+    selected = training_plan.select(base, paths.join(config.out, trials.SWEEP_NAME))
+    for point in spaces.examples(space):
+        try:
+            planned = config_of(config, base, Trial(0, point, {}))
+            plan, _, _ = training_plan.build_plan(planned, training_plan.select(planned, known=selected))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"--space {config.space}: {json.dumps(point)}: {error}") from error
+        if plan.metric != "mae" and config.objective != "accuracy":
+            raise ValueError(f"--space {config.space}: {json.dumps(point)} tells no ages; give --objective accuracy")
+    if config.objective == "worst_group_mae" and not large_groups(read_splits(selected)[1], selected.age_groups):
+        raise ValueError(f"--objective worst_group_mae: no age group has {validation.FEW} faces to be judged by")
+    return selected
+
+
+def identity_of(config: SweepConfig, base: TrainConfig, space: Space, data: str) -> dict[str, Any]:
+    """What has to stay while a sweep goes on; its budget may grow."""
+    return {
+        "space": spaces.describe(space),
+        "searcher": config.searcher,
+        "scheduler": config.scheduler,
+        "objective": config.objective,
+        "epochs": config.epochs,
+        "weights": list(config.weights),
+        "settings": spaces.to_arguments(
+            replace(base, **{name: getattr(TrainConfig(), name) for name in EXECUTION_FIELDS})
+        ),
+        "data": data,
+    }

@@ -1,0 +1,260 @@
+"""A table of predictions for other people: the current rows and nothing else, as CSV, one Parquet file, or a folder.
+
+In: a catalog and its predictions. Out: rows of the images that the catalog lists now, a unit after the other, so memory
+is flat however many there are. What an image was before it changed, and images that have gone, are left out. One file
+appears whole or not at all. A folder fills with parts, under names that their place decides; while it is filling, its
+``.agescale`` neighbour has no summary. Runs no model and needs no Ray.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from agescale.ages import cdf
+from agescale.ages.groups import AgeGroups
+from agescale.config import TableConfig, parse_names
+from agescale.reports import formats
+from agescale.runtime.progress import ImageProgress
+from agescale.store import lease, objects, parquet, paths
+from agescale.tables import catalogs, filters, folders, schema, units
+from agescale.tables.catalogs import Part
+from agescale.tables.units import Unit
+
+DEFAULT_COLUMNS = (
+    "file", "age", "age_lower", "age_upper", "age_std", "group", "group_probability", "status", "error"
+)  # fmt: skip
+LABELS = {"label_group": "group", "label_gender": "gender", "label_ethnicity": "ethnicity"}
+"""Columns of the catalog that predictions have a name for as well."""
+CATALOG_COLUMNS = ("age_low", "age_high", "subject", "split", "size_bytes", "listed_at", "content_hash")
+UNDER = "probability_under_"
+BATCH_ROWS = 100_000
+"""Rows of a row group, and of what is written at once."""
+PART_ROWS = 1_000_000
+"""Rows of a part of a folder."""
+UNITS_AHEAD = 16
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: rows, and how many current images have no prediction yet."""
+
+    num_rows: int
+    num_not_scored: int
+
+
+def export(config: TableConfig) -> Exported:
+    """Writes the current rows of ``config.predictions`` to ``config.out``. Raises ValueError, before anything is
+    written, for columns that there are not, and where catalog and predictions do not belong together."""
+    catalog, predictions = paths.absolute(config.catalog), paths.absolute(config.predictions)
+    out = paths.absolute(config.out)
+    run = units.read_run(predictions, catalog)
+    catalogs.check_complete(catalog)
+    columns = _columns(config, out)
+    if out.endswith((".csv", ".parquet")):
+        folders.check_file(out)
+    else:
+        folders.check_apart(out, {**catalogs.places(catalog), **folders.places(predictions)}, "the table")
+    groups = _groups(config, predictions)
+    parts = catalogs.read_parts(catalog)
+    all_units = units.cut(parts, run["unit_rows"])
+    source = str(catalogs.settings(catalog).get("source"))
+    reader = CurrentRows(catalog, parts, predictions, run, source, columns, config.where, groups)
+    with ImageProgress("exporting", sum(map(len, all_units))) as progress:
+        batches = _batches(reader.read(all_units, progress), reader.schema)
+        if out.endswith(".csv"):
+            with objects.open_whole(out) as file:
+                _write_csv(file, batches, reader.schema)
+        elif out.endswith(".parquet"):
+            with objects.open_whole(out) as file:
+                _write_parquet(file, batches, reader.schema)
+        else:
+            _write_folder(out, batches, reader, config.lease)
+    return Exported(reader.num_rows, reader.num_not_scored)
+
+
+def _columns(config: TableConfig, out: str) -> tuple[str, ...]:
+    known = ["file", *schema.PREDICTIONS.names, *CATALOG_COLUMNS, *LABELS]
+    columns = config.columns or DEFAULT_COLUMNS
+    if unknown := [name for name in columns if name not in known]:
+        raise ValueError(f"--columns {unknown[0]}: there are {', '.join(known)}")
+    if out.endswith(".csv") and (lists := [name for name in columns if _is_list(name)]):
+        raise ValueError(
+            f"--columns {lists[0]}: a list does not fit into a CSV; give --out a name that ends in .parquet, or ask "
+            "for --probability-under 18,21"
+        )
+    ages = [_parse_age(text) for text in parse_names(config.probability_under)]
+    return (*dict.fromkeys(columns), *(f"{UNDER}{age}" for age in dict.fromkeys(ages)))
+
+
+def _groups(config: TableConfig, predictions: str) -> AgeGroups | None:
+    """The age groups that are not the model's own. Raises ValueError where there can be no such."""
+    if config.age_groups is None:
+        return None
+    return units.parse_view(config.age_groups, predictions, units.read_metadata(units.prediction_files(predictions)[0]))
+
+
+def _is_list(name: str) -> bool:
+    return name in schema.PREDICTIONS.names and pa.types.is_list(schema.PREDICTIONS.field(name).type)
+
+
+def _parse_age(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) < cdf.NUM_AGES:
+        raise ValueError(f"--probability-under {text}: whole years from 1 to {cdf.NUM_AGES - 1}")
+    return int(text)
+
+
+class CurrentRows:
+    """The rows that are written, unit by unit, and what is counted on the way."""
+
+    def __init__(
+        self,
+        catalog: str,
+        parts: Sequence[Part],
+        predictions: str,
+        run: dict[str, object],
+        source: str,
+        columns: Sequence[str],
+        where: str,
+        groups: AgeGroups | None,
+    ) -> None:
+        self.catalog = catalog
+        self.predictions = predictions
+        self.run = run
+        self.source = source
+        self.where = where
+        self.groups = groups
+        self.schema = pa.schema([_field(name) for name in columns])
+        self.splits = parse_names(str(run["split"]))
+        self.superseded, self.new_labels = catalogs.Superseded(catalog, parts), catalogs.NewLabels(catalog, parts)
+        self.num_rows = self.num_not_scored = 0
+
+    def read(self, all_units: Sequence[Unit], progress: ImageProgress) -> Iterator[pa.Table]:
+        """Tables of ``schema``. A part of the catalog is read once."""
+        names = set(units.list_files(self.predictions))
+        with objects.read_pool() as pool:
+            for part, of_part in groupby(all_units, key=attrgetter("part")):
+                part_units = list(of_part)
+                whole = Unit(part, 0, part_units[-1].stop)
+                listed = units.listed_rows(self.catalog, whole, self.splits, (*CATALOG_COLUMNS, *LABELS.values()))
+                listed = self.new_labels.told(self.superseded.current(listed, catalogs.listing_of(part)))
+                tasks = (pool.submit(self._unit, unit, units.rows_of(unit, listed), names) for unit in part_units)
+                for unit, (rows, num_not_scored) in zip(part_units, objects.ahead(tasks, UNITS_AHEAD), strict=True):
+                    self.num_rows += len(rows)
+                    self.num_not_scored += num_not_scored
+                    yield rows
+                    progress.add(len(unit))
+
+    def _unit(self, unit: Unit, listed: pa.Table, names: set[str]) -> tuple[pa.Table, int]:
+        """The rows of a unit, and how many of its current images have none."""
+        name = unit.file_name(str(self.run["model"]))
+        if name not in names or not len(listed):
+            return self.schema.empty_table(), len(listed)
+        rows = parquet.read_table(paths.join(self.predictions, name), schema.PREDICTIONS.names)
+        place = pc.index_in(catalogs.keys_of(rows), value_set=catalogs.keys_of(listed))
+        is_current = pc.is_valid(place)
+        rows, place = rows.filter(is_current), place.filter(is_current)
+        if self.groups:
+            rows = folders.regrouped(rows, self.groups)
+        num_not_scored = len(listed) - pc.count_distinct(place).as_py()
+        for name, column in {**{name: name for name in CATALOG_COLUMNS}, **LABELS}.items():
+            rows = rows.append_column(name, listed[column].take(place))
+        is_below = pc.starts_with(rows["uri"], f"{self.source}/")
+        relative = pc.utf8_slice_codeunits(rows["uri"], len(self.source) + 1)
+        rows = rows.append_column("file", pc.if_else(is_below, relative, rows["uri"]))
+        for field in self.schema:
+            if field.name.startswith(UNDER):
+                rows = rows.append_column(field, _probability_under(rows["age_cdf"], int(field.name.rsplit("_", 1)[1])))
+        if self.where and len(rows):
+            rows = rows.filter(filters.mask_of(rows.drop_columns(["age_cdf"]), self.where))
+        return rows.select(self.schema.names).cast(self.schema), num_not_scored
+
+
+def _field(name: str) -> pa.Field:
+    if name.startswith(UNDER):
+        return pa.field(name, pa.float32())
+    if name == "file":
+        return pa.field(name, pa.string())
+    table = schema.PREDICTIONS if name in schema.PREDICTIONS.names else schema.CATALOG
+    field = table.field(LABELS.get(name, name))
+    return pa.field(name, field.type)
+
+
+def _probability_under(cdfs: pa.ChunkedArray, age: int) -> pa.Array:
+    """P(age < ``age`` years) of each stored distribution, null where there is none."""
+    is_known = pc.is_valid(cdfs).to_numpy(zero_copy_only=False)
+    values_N = np.zeros(len(cdfs), np.float32)
+    values_N[is_known] = cdf.probability_under(folders.stored_cdfs(cdfs), age)
+    return pa.array(values_N, pa.float32(), mask=~is_known)
+
+
+def _batches(some: Iterable[pa.Table], table_schema: pa.Schema) -> Iterator[pa.Table]:
+    """The same rows, BATCH_ROWS at a time or a little more; what is left comes last."""
+    held: list[pa.Table] = []
+    for rows in some:
+        held.append(rows)
+        if sum(map(len, held)) >= BATCH_ROWS:
+            yield pa.concat_tables(held)
+            held = []
+    yield pa.concat_tables([table_schema.empty_table(), *held])
+
+
+def _write_csv(file: BinaryIO, batches: Iterable[pa.Table], table_schema: pa.Schema) -> None:
+    file.write(formats.BYTE_ORDER_MARK.encode())
+    with pacsv.CSVWriter(file, table_schema) as writer:
+        for rows in batches:
+            writer.write_table(
+                formats.harmless(rows).combine_chunks()
+            )  # pyarrow 21 writes the header again behind an empty chunk
+
+
+def _write_parquet(file: BinaryIO, batches: Iterable[pa.Table], table_schema: pa.Schema) -> None:
+    with pq.ParquetWriter(file, table_schema, compression="zstd") as writer:
+        for rows in batches:
+            writer.write_table(rows)
+
+
+def _write_folder(out: str, batches: Iterable[pa.Table], reader: CurrentRows, has_lease: bool) -> None:
+    """Parts of PART_ROWS rows or a little more. Raises ValueError where anything else stands than an export that was
+    cut short."""
+    summary = units.summary_uri(out)
+    begun = paths.join(folders.beside(out), "export.json")
+    if objects.any_name(out) and (objects.exists(summary) or not objects.exists(begun)):
+        raise ValueError(f"{out}: there are other files already; give another --out, or delete it")
+    for folder in (folders.beside(out), out):
+        objects.check_writable(folder)
+    with lease.hold(out, folders.beside(out), has_lease):
+        objects.write_bytes(begun, b"{}")
+        number, held = 0, [reader.schema.empty_table()]
+        for rows in batches:
+            held.append(rows)
+            if sum(map(len, held)) >= PART_ROWS:
+                _write_part(out, number, held)
+                number, held = number + 1, []
+        if held:
+            _write_part(out, number, held)
+            number += 1
+        for name in objects.list_names(out, prefix="part-", suffix=".parquet"):
+            if name >= _part_name(number):  # of one that was cut short when there was more
+                objects.delete(paths.join(out, name))
+        objects.write_bytes(summary, json.dumps({"num_rows": reader.num_rows, "run": reader.run}).encode())
+
+
+def _write_part(out: str, number: int, held: Sequence[pa.Table]) -> None:
+    parquet.write_table(
+        paths.join(out, _part_name(number)), pa.concat_tables(held), BATCH_ROWS, scratch=folders.beside(out)
+    )
+
+
+def _part_name(number: int) -> str:
+    return f"part-{number:06d}.parquet"

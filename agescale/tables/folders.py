@@ -1,0 +1,174 @@
+"""A table is a folder in which nothing lies but its Parquet files, so that everybody's reader takes it by its name.
+
+    <table>/             parts, each of which appears whole or not at all
+    <table>.agescale/    what agescale keeps beside it: the lock or lease, files that are being written, a catalog's
+                         findings and charts, the summary of predictions
+
+In: folders; out: names of parts and what their metadata say. Every part tells its kind and what it belongs to, so the
+folder beside may be lost without harm. Knows no rows (``catalogs`` and ``units`` do).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from agescale.ages import cdf
+from agescale.ages.groups import AgeGroups
+from agescale.store import objects, parquet, paths
+from agescale.store.errors import Damaged
+from agescale.tables import schema
+
+SUFFIX = ".agescale"
+
+PARTS = {
+    "catalog": re.compile(r"part-\d{5,}-\d{6,}\.parquet"),
+    "predictions": re.compile(r"part-\d{5,}-\d{6,}-rows-\d{9,}-\d{9,}-[0-9a-f]+\.parquet"),
+}
+"""Names of parts by the kind of their table; whatever else lies in a folder is nobody's."""
+
+
+def beside(uri: str) -> str:
+    """URI of the folder of what is no part of the table at ``uri``.
+
+    >>> beside("s3://work/ages/")
+    's3://work/ages.agescale'
+    """
+    return paths.absolute(uri) + SUFFIX
+
+
+def list_parts(uri: str, kind: str) -> list[str]:
+    """Sorted names of the parts of a table of that kind; none where none stands."""
+    return [name for name in objects.list_names(uri, suffix=".parquet") if PARTS[kind].fullmatch(name)]
+
+
+def list_versions(uri: str, kind: str) -> dict[str, str]:
+    """``list_parts``, each with what changes when it is written anew."""
+    versions = objects.list_versions(uri)
+    return {name: version for name, version in versions.items() if PARTS[kind].fullmatch(name)}
+
+
+def nothing_there(uri: str, kind: str, how: str) -> ValueError:
+    """What to say where no table of that kind stands, but maybe something else; ``how`` says how to make one."""
+    other = next((schema.NOUNS[each] for each in PARTS if list_parts(uri, each)), None)
+    stranger = objects.any_name(uri)
+    there = f", but {other}" if other else f", but other files (such as {stranger})" if stranger else ""
+    return ValueError(f"{uri}: no {kind} there{there}; {how}")
+
+
+def read_metadata(uri: str, kind: str) -> dict[str, Any]:
+    """What the footer of a part says. Raises Damaged where it is no part of such a table, and ValueError, naming the
+    file, where it is one of another version of agescale."""
+    return metadata_in(uri, parquet.read_schema(uri), kind)
+
+
+def metadata_in(uri: str, columns: pa.Schema, kind: str) -> dict[str, Any]:
+    """As ``read_metadata``, where the footer has been read."""
+    try:
+        return schema.read_metadata(columns, kind)
+    except schema.OtherVersion as error:
+        raise ValueError(f"{uri}: {error}") from error
+    except ValueError as error:
+        raise Damaged(uri, str(error)) from error
+
+
+def remedy(uri: str) -> str:
+    """What to do where a file of a table, or of what lies beside it, is damaged."""
+    name = paths.name_of(uri)
+    if PARTS["predictions"].fullmatch(name):
+        return "the same jobs/score.py command with --repair deletes it and scores its images again"
+    if PARTS["catalog"].fullmatch(name):
+        return "the same jobs/catalog.py command with --repair lists its images anew"
+    if paths.name_of(uri.rpartition("/")[0]).endswith(SUFFIX):
+        return "the same jobs/catalog.py command writes it anew"
+    return "put it back as it was, or delete what it belongs to"
+
+
+def claim(out: str, kind: str) -> None:
+    """Makes the folders of a table that is to be written. Raises, before anything is written, ValueError where ``out``
+    is somebody else's folder or has no place beside it, StoreError where nothing can be written."""
+    has_no_neighbour = "/" not in out.removeprefix("s3://") if paths.is_remote(out) else os.path.ismount(out)
+    if has_no_neighbour:
+        raise ValueError(f"{out}: a table needs a folder below, such as --out {paths.join(out, kind)}")
+    stranger = objects.any_name(out)
+    if stranger and not PARTS[kind].fullmatch(stranger) and not list_parts(out, kind):
+        raise occupied(out, stranger, f"a table of {schema.NOUNS[kind]}")
+    for folder in (beside(out), out):
+        objects.check_writable(folder)
+    if not paths.is_remote(out):
+        _share(beside(out), os.stat(out).st_mode)
+
+
+def occupied(place: str, stranger: str, owner: str) -> ValueError:
+    """What to say where the file ``stranger`` stands in the place of an ``owner`` that wants a folder for itself."""
+    return ValueError(
+        f"{place}: there are other files already ({stranger}), and {owner} has a folder of its own; give another --out"
+    )
+
+
+def _share(folder: str, mode: int) -> None:
+    """Lets a group write into a folder of ours where it may write into the table."""
+    status = os.stat(folder)
+    if mode & stat.S_IWGRP and status.st_uid == os.geteuid():
+        os.chmod(folder, stat.S_IMODE(status.st_mode) | (mode & stat.S_IRWXG))
+
+
+def check_apart(out: str, places: Mapping[str, str], owner: str, option: str = "--out") -> None:
+    """Raises ValueError where the folder ``out`` is one of the ``places`` (URIs of folders, by what stands there), or
+    lies in or around one of them. ``owner`` is what is to be written."""
+    for uri, what in places.items():
+        if f"{out}/".startswith(f"{uri}/"):
+            there = "there" if out == uri else uri
+            raise ValueError(f"{option} {out}: {there} is {what}; give a folder of {owner}'s own")
+        if f"{uri}/".startswith(f"{out}/"):
+            raise ValueError(f"{option} {out}: {what} ({uri}) stands in it; give a folder of {owner}'s own")
+
+
+def check_file(out: str) -> None:
+    """Raises ValueError where the file ``out`` would stand among the files of a table, or beside one."""
+    folder = out.rpartition("/")[0]
+    kind = next((schema.NOUNS[kind] for kind in PARTS if list_parts(folder, kind)), None)
+    if kind or folder.endswith(SUFFIX):
+        raise ValueError(f"--out {out}: {folder} is {kind or 'what belongs to a table'}; give another folder")
+
+
+def places(predictions: str) -> dict[str, str]:
+    """The folders of a table of predictions, for ``check_apart``."""
+    return {predictions: "the table of predictions", beside(predictions): "what belongs to the predictions"}
+
+
+def write_new_part(uri: str, name: str, table: pa.Table, row_group_size: int | None = None) -> bool:
+    """Writes a part; until it is whole it lies in the folder beside, where no reader looks. False, and nothing is
+    written, where the part stands already."""
+    return objects.write_new(paths.join(uri, name), parquet.as_parquet(table, row_group_size), scratch=beside(uri))
+
+
+def replace_part(uri: str, name: str, table: pa.Table, expected: str) -> bool:
+    """Writes a part anew. False, and nothing is written, where another one than that ``objects.version`` stands."""
+    return objects.write_over(paths.join(uri, name), parquet.as_parquet(table), expected, scratch=beside(uri))
+
+
+def stored_cdfs(column: pa.ChunkedArray) -> np.ndarray:
+    """The values of an ``age_cdf`` column that are not null, int32 (N, 101), as ``ages.cdf`` takes them."""
+    values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    return np.concatenate([np.zeros(0, np.int32), *values]).reshape(-1, 101)
+
+
+def regrouped(rows: pa.Table, groups: AgeGroups) -> pa.Table:
+    """Rows of predictions with ``group`` and ``group_probability`` in these ``groups``, from their ``age_cdf``: what
+    the same model would have said had it been made for them. Rows without a distribution have no group."""
+    has_ages_N = pc.is_valid(rows["age_cdf"]).to_numpy(zero_copy_only=False)
+    derived = cdf.group_columns(stored_cdfs(rows["age_cdf"]), groups)
+    for name, values in derived.items():
+        column_N = np.full(len(rows), None, dtype=object)
+        column_N[has_ages_N] = values
+        field = schema.PREDICTIONS.field(name)
+        rows = rows.set_column(rows.schema.get_field_index(name), field, pa.array(column_N, field.type))
+    return rows

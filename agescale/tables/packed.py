@@ -1,0 +1,65 @@
+"""The images of a catalog's rows: packed in its parts, or from where they lie; decoded ahead in threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from typing import Any
+
+import pyarrow as pa
+
+from agescale.faces import images
+from agescale.faces.isolation import Decoder
+from agescale.faces.loading import LOOK_AHEAD, FaceOrError, load_one
+from agescale.store import parquet, paths
+from agescale.store.objects import ahead
+from agescale.tables.catalogs import ROW_GROUP_ROWS, as_listed
+
+
+def can_use_packed(pack: int, image_size: int, center_crop: float) -> bool:
+    """Whether images packed at ``pack`` pixels (0: not packed) hold all that a model of ``image_size`` looks at."""
+    return pack * center_crop >= image_size
+
+
+def load_faces(
+    uri: str,
+    rows: pa.Table,
+    image_size: int,
+    center_crop: float,
+    use_packed: bool,
+    pool: Executor,
+    decoder: Decoder = images,
+) -> Iterator[FaceOrError]:
+    """A face, or why there is none, for each of ``rows`` (columns uri, part, row), in order, decoded ahead in ``pool``.
+
+    Where the rows have the columns version and size_bytes, another picture than was listed is a reason, too. With
+    ``use_packed`` the pictures come from the catalog's parts, and from their own URIs only where a row has none.
+    """
+    packed = _packed_images(uri, rows) if use_packed else (None for _ in range(len(rows)))
+    tasks = (
+        pool.submit(
+            load_one, image_size=image_size, center_crop=center_crop, picture=picture, decoder=decoder, **listed
+        )
+        for listed, picture in zip(_listed(rows), packed, strict=True)
+    )
+    return ahead(tasks, num_ahead=LOOK_AHEAD)
+
+
+def _listed(rows: pa.Table) -> list[dict[str, Any]]:
+    """What a listing told of each of ``rows``: its uri, and of version and size_bytes those that are columns."""
+    names = [name for name in ("uri", "version", "size_bytes") if name in rows.column_names]
+    told = rows.select(names).to_pylist()
+    return [row | {"version": as_listed(row["version"])} if "version" in row else row for row in told]
+
+
+def _packed_images(uri: str, rows: pa.Table) -> Iterator[bytes | None]:
+    """The ``image`` column at ``rows``, read by row groups, one group held at a time where rows are in order."""
+    held: tuple[str, int] | None = None
+    column: pa.ChunkedArray | None = None
+    for part, row in zip(rows["part"].to_pylist(), rows["row"].to_pylist(), strict=True):
+        group = row // ROW_GROUP_ROWS
+        if held != (part, group):
+            column = parquet.read_row_groups(paths.join(uri, part), [group], ["image"])["image"]
+            held = (part, group)
+        assert column is not None
+        yield column[row - group * ROW_GROUP_ROWS].as_py()

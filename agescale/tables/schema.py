@@ -1,0 +1,147 @@
+"""The two tables that all jobs share: column names, Arrow types, closed vocabularies. Null means missing.
+
+Every file of either table is written with the explicit schema, and its metadata name ``agescale.schema_version`` and
+the kind of the table, so that any part tells what it belongs to. No type has a fixed size: such lists cannot be read
+with nulls in them before pyarrow 26, and such bytes not by every engine. Does no I/O.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 2
+
+CATALOG = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),  # etag, or size and modification time
+        pa.field("size_bytes", pa.int64()),
+        pa.field("listed_at", pa.timestamp("us", tz="UTC")),
+        pa.field("deleted", pa.bool_(), nullable=False),
+        pa.field("width", pa.int32()),  # pixels, after EXIF orientation; null where only listed or unreadable
+        pa.field("height", pa.int32()),
+        pa.field("content_hash", pa.string()),  # SHA-256 of the bytes, hex; null where only listed
+        pa.field("read_error", pa.string()),  # why the image could not be decoded: "<status>: <text>"
+        pa.field("age_low", pa.float32()),  # years; the label is the interval [age_low, age_high)
+        pa.field("age_high", pa.float32()),
+        pa.field("group", pa.string()),  # the class name, where that is all the label says
+        pa.field("subject", pa.string()),
+        pa.field("gender", pa.string()),
+        pa.field("ethnicity", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("label_error", pa.string()),  # why a label could not be read
+        pa.field("image", pa.binary()),  # packed JPEG, or null
+    ]
+)
+
+FINDINGS = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("related_uri", pa.string()),
+        pa.field("detail", pa.string()),
+        pa.field("line", pa.int32()),  # of the CSV that labels come from, as it was when they were last read
+    ]
+)
+
+PREDICTIONS = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("face", pa.int32(), nullable=False),
+        pa.field("face_x", pa.float32()),  # pixels, left edge of the face; these four are null: the image is one face
+        pa.field("face_y", pa.float32()),
+        pa.field("face_width", pa.float32()),
+        pa.field("face_height", pa.float32()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("age_cdf", pa.list_(pa.int32())),  # 101 values: 65535 * P(age < k years), k = 0..100
+        pa.field("age", pa.float32()),  # years, on the labels' scale: a label 34 is 34.0
+        pa.field("age_lower", pa.float32()),
+        pa.field("age_upper", pa.float32()),
+        pa.field("age_std", pa.float32()),
+        pa.field("group", pa.string()),
+        pa.field("group_probability", pa.float32()),
+        pa.field("group_probabilities", pa.list_(pa.float32())),  # only where the groups have no bounds
+        pa.field("gender", pa.string()),
+        pa.field("gender_probability", pa.float32()),
+        pa.field("ethnicity", pa.string()),
+        pa.field("ethnicity_probability", pa.float32()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("model", pa.string(), nullable=False),  # digest of the checkpoint
+        pa.field("scored_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+TABLES = {"catalog": CATALOG, "findings": FINDINGS, "predictions": PREDICTIONS}
+"""Kinds of tables."""
+
+SPLITS = ("train", "val", "test")
+
+STATUSES = (
+    "ok",
+    "unreadable",  # the bytes are no image that decodes
+    "unsupported",  # an image format that is not taken
+    "too_small",
+    "too_large",
+    "missing",  # the store has no such object
+    "changed",  # another object stands there than was listed; the next listing names it
+    "forbidden",  # the store refuses
+    "unreachable",  # the store did not answer; worth another try
+)
+
+FINDING_KINDS = (
+    "broken",  # does not decode
+    "tiny",  # a side under MIN_SIDE pixels
+    "duplicate",  # byte-identical to another image with an agreeing label; one copy is kept without a finding
+    "conflicting",  # byte-identical to another image with another label
+    "leaking",  # byte-identical to, or the same subject as, an image of another split
+    "unlabelled",  # a labelled layout, and yet no label that could be read
+    "malformed",  # a part of the label could not be read; the rest is used
+    "unusual",  # a gender or ethnicity in a CSV that nearly no other image has, perhaps mistyped
+    "empty_class",  # a class folder without an image
+    "outside_groups",  # the label falls into none of the age groups
+    "missing_file",  # the CSV names an image that is not there
+)
+
+EXCLUDED_KINDS = ("broken", "tiny", "duplicate", "conflicting", "missing_file")
+"""Rows with these findings are left out of training and, unless asked for, out of metrics."""
+
+
+class OtherVersion(ValueError):
+    """A table from another version of agescale, which has nothing wrong with it."""
+
+
+def with_metadata(kind: str, metadata: Mapping[str, Any]) -> pa.Schema:
+    """The schema of that kind of table with ``agescale.*`` metadata: version, kind, each of ``metadata`` as JSON."""
+    values = {"schema_version": SCHEMA_VERSION, "table": kind, **metadata}
+    return TABLES[kind].with_metadata({f"agescale.{key}": json.dumps(value) for key, value in values.items()})
+
+
+def read_metadata(schema: pa.Schema, kind: str) -> dict[str, Any]:
+    """What ``with_metadata`` wrote. Raises ValueError where a file is not ours, is of another kind of table, or comes
+    from another version of the tables."""
+    raw = {key.decode(): value for key, value in (schema.metadata or {}).items()}
+    found = {key.removeprefix("agescale."): json.loads(v) for key, v in raw.items() if key.startswith("agescale.")}
+    version = found.pop("schema_version", None)
+    if version is None:
+        raise ValueError("not a table written by agescale (its metadata has no schema version)")
+    if version > SCHEMA_VERSION:
+        raise OtherVersion(f"written by a newer agescale (schema version {version}, this one reads {SCHEMA_VERSION})")
+    if version < SCHEMA_VERSION:
+        hint = "make the table again, in another folder"
+        raise OtherVersion(
+            f"written by an older agescale (schema version {version}, this one {SCHEMA_VERSION}); {hint}"
+        )
+    if (found_kind := found.pop("table", None)) != kind:
+        raise ValueError(f"part of a table of {NOUNS.get(found_kind, 'another kind')}, not of {NOUNS[kind]}")
+    return found
+
+
+NOUNS = {"catalog": "a catalog", "findings": "findings", "predictions": "predictions"}

@@ -1,0 +1,244 @@
+"""Trains a model on a catalog with Ray Train, into a folder that ``runs`` describes.
+
+Whatever dies, ``train`` with the same settings goes on after the last whole epoch. Ray restarts a dead worker group by
+itself; ``last/`` is ours and not Ray's, because it must outlive the driver at any moment and load without Ray.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+import ray.train
+import ray.train.torch
+import torch
+
+from agescale.config import TrainConfig
+from agescale.faces.augment import AUGMENTATIONS, source_size
+from agescale.models import checkpoints
+from agescale.models.age_model import AgeModel
+from agescale.models.checkpoints import Progress
+from agescale.runtime import terminal
+from agescale.runtime.cluster import allocator_environment, start_ray
+from agescale.runtime.resources import WORKER_BYTES, check_resources, uses_gpu
+from agescale.store import lease, objects, paths
+from agescale.store.writers import Writer
+from agescale.tables import catalogs, packed
+from agescale.training import plan as training_plan
+from agescale.training import runs
+from agescale.training.failures import Diverged, Impossible, OutOfMemory, lasting_store_error, said_once
+from agescale.training.ingest import FaceDecoder, decoded_bytes, decoded_dataset, fits_in_object_store, held_faces
+from agescale.training.plan import Plan, Selected
+from agescale.training.worker import STALL_TIMEOUT_S, train_fn_per_worker
+
+MAX_FAILURES = 3
+"""Deaths of workers that a run survives by itself; then the same command continues it."""
+
+LABEL_COLUMNS = ("group", "age_low", "age_high", "gender", "ethnicity", "weight")
+"""What is learned of an image: numbers, looked up by its index."""
+
+
+class Watch(ray.train.UserCallback):
+    """Ends a training, instead of starting it again, where a store has said what it will say again, and where memory
+    has not sufficed twice."""
+
+    def __init__(self) -> None:
+        self.num_out_of_memory = 0
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        wanting = [error for error in worker_exceptions.values() if is_out_of_memory(error)]
+        self.num_out_of_memory += bool(wanting)
+        if self.num_out_of_memory > 1:
+            raise OutOfMemory("twice") from wanting[0]
+        for error in map(lasting_store_error, worker_exceptions.values()):
+            if error is not None:
+                with said_once():
+                    raise error
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the trainings of a sweep have in common."""
+
+    selected: Selected
+    faces: Any  # the actor that holds decoded images, a SharedFaces
+    num_trainings: int  # at a time on one machine
+
+
+def train(
+    config: TrainConfig,
+    callbacks: tuple[ray.train.UserCallback, ...] = (),
+    shared: Shared | None = None,
+    selected: Selected | None = None,
+) -> Progress:
+    """Trains, or continues, or says that there is nothing left to do. Returns the progress of the finished run.
+
+    ``selected`` are the images of another run that differs in nothing of this. Raises ValueError, before anything is
+    started, for settings that cannot work.
+    """
+    out = paths.absolute(config.out)
+    if not config.catalog:
+        raise ValueError("--catalog: missing; jobs/catalog.py makes one, and --catalog drawn draws faces to try it on")
+    known = selected or (shared.selected if shared else None)
+    selected = training_plan.select(config, paths.join(out, runs.RUN_NAME), known)
+    progress = runs.check_same(out, selected.run)
+    if progress is not None and progress.is_finished and runs.is_over(out):
+        return _say_finished(out, progress)
+    if shared is None:
+        training_plan.check_place(paths.join(out, runs.RUN_NAME), "a run", paths.absolute(config.catalog))
+    try:
+        plan, splits, model = training_plan.build_plan(config, selected, begins=progress is None)
+    except ValueError as error:
+        raise Impossible(str(error)) from error
+    objects.check_writable(out)
+    with lease.hold(out, is_wanted=config.lease) as held:
+        writer = Writer(held.claim)
+        before, progress = progress, runs.begin(out, selected, writer, pins_images=shared is None)
+        if progress is None and before is not None:
+            raise ValueError(f"{out}: what stood there is gone meanwhile; run the same command again")
+        if progress is not None and progress.is_finished:
+            return _say_finished(out, progress)
+        if progress is not None:
+            num_epochs = sum(phase.epochs for phase in plan.phases)
+            print(f"{out}: continues after epoch {progress.epochs_done} of {num_epochs}", flush=True)
+        elif plan.loaded:
+            print(f"weights: {config.weights}: {plan.loaded}", flush=True)
+        _fit(config, plan, splits, model, writer, callbacks, shared)
+        return checkpoints.read(paths.join(out, "last")).progress
+
+
+def _say_finished(out: str, progress: Progress) -> Progress:
+    print(f"{out}: this run is finished, after {progress.epochs_done} epochs; nothing to do")
+    return progress
+
+
+def _fit(
+    config: TrainConfig,
+    plan: Plan,
+    splits: dict[str, pa.Table],
+    model: AgeModel,
+    writer: Writer,
+    callbacks: tuple[ray.train.UserCallback, ...],
+    shared: Shared | None,
+) -> None:
+    """Runs Ray Train over what is left of the plan. Raises Diverged, OutOfMemory, and a lasting StoreError."""
+    start_ray(min_cpus=config.num_workers * config.cpus_per_worker + 1, has_dashboard=True)
+    use_gpu = uses_gpu(config.device)
+    gpus_each = config.gpus_per_worker * use_gpu
+    check_resources(config.num_workers, config.cpus_per_worker, gpus_each, extra_cpus=1, bytes_per_worker=WORKER_BYTES)
+    gpus = {"GPU": config.gpus_per_worker} if use_gpu else {}
+    print(f"training on {config.num_workers} x {'GPU' if use_gpu else 'CPU'}", flush=True)
+
+    datasets = {name: _dataset(config, split, name, shared) for name, split in splits.items()}
+    labels = {name: {column: split[column].to_numpy() for column in LABEL_COLUMNS} for name, split in splits.items()}
+    loop = {
+        "plan": plan,
+        "writer": writer,
+        "initial_weights": ray.put(model.state_dict()),
+        "labels": ray.put(labels),
+        "num_train": datasets["train"][1],
+        "has_terminal": terminal.is_terminal(),
+        "num_trainings": shared.num_trainings if shared else 1,
+    }
+    with tempfile.TemporaryDirectory(prefix="agescale-") as scratch:  # Ray's own records; nothing we keep stands there
+        trainer = ray.train.torch.TorchTrainer(
+            train_fn_per_worker,
+            train_loop_config=loop,
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=config.num_workers,
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": config.cpus_per_worker, **gpus},
+            ),
+            run_config=ray.train.RunConfig(
+                name="run",
+                storage_path=scratch,
+                failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+                callbacks=[*callbacks, Watch()],
+                logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+                worker_runtime_env=allocator_environment(),
+            ),
+            torch_config=ray.train.torch.TorchConfig(timeout_s=STALL_TIMEOUT_S),
+            datasets={
+                "train": partial(_from_the_next_epoch, datasets["train"][0], plan.out),
+                "val": datasets["val"][0],
+            },
+            dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=_in_order()),
+        )
+        try:
+            diverged = trainer.fit().return_value
+        except ray.train.WorkerGroupError as error:
+            if not any(map(is_out_of_memory, error.worker_failures.values())):
+                raise
+            raise _out_of_memory(config) from error
+        except ray.train.ControllerError as error:
+            if is_out_of_memory(error.controller_failure):
+                raise _out_of_memory(config) from error
+            raise lasting_store_error(error.controller_failure) or error from error
+        except SystemExit as error:  # what Ray makes of Ctrl+C
+            raise KeyboardInterrupt from error
+    if diverged:
+        raise Diverged(diverged)
+
+
+def _out_of_memory(config: TrainConfig) -> OutOfMemory:
+    return OutOfMemory(f"out of memory with --batch-size {config.batch_size}; try half of it, or a smaller image size")
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether that is why a training process ended, or what it was caused by."""
+    if isinstance(error, OutOfMemory):
+        return True
+    error = getattr(error, "health_check_failure", error)  # what Ray found of a process that was killed
+    if isinstance(error, torch.OutOfMemoryError | ray.exceptions.OutOfMemoryError):
+        return True
+    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
+        return True
+    return error is not None and is_out_of_memory(error.__cause__)
+
+
+def _dataset(config: TrainConfig, rows: pa.Table, split: str, shared: Shared | None) -> tuple[ray.data.Dataset, int]:
+    """Decoded faces and their number; held in the object store for all epochs where they fit, else decoded in each."""
+    catalog = paths.absolute(config.catalog)
+    pack = int(catalogs.settings(catalog).get("pack") or 0)
+    use_packed = packed.can_use_packed(pack, config.image_size, config.center_crop)
+    is_train = split == "train"
+    size = source_size(config.image_size, AUGMENTATIONS[config.augmentation]) if is_train else config.image_size
+    decoder = FaceDecoder(catalog, size, config.center_crop, use_packed)
+    seed = ray.data.RandomSeedConfig(seed=config.seed, reseed_after_execution=True) if is_train else None
+    fits = config.cache == "auto" and fits_in_object_store(decoded_bytes(len(rows), size))
+    if config.cache == "always" or fits:
+        if shared is not None:
+            dataset = ray.get(shared.faces.decode.remote(split, rows, decoder))
+        else:
+            print(f"decoding {len(rows):,} images, once for all epochs", flush=True)
+            dataset = held_faces(rows, decoder)
+        num_images = int(dataset.count())
+        if not num_images:
+            raise Impossible(
+                f"none of the {len(rows):,} images of the {split} split can be read, {rows['uri'][0]} first"
+            )
+        if num_images < len(rows):
+            print(f"{len(rows) - num_images:,} of the {split} split's {len(rows):,} images cannot be read: left out")
+        return (dataset.randomize_block_order(seed=seed) if seed else dataset), num_images
+    return decoded_dataset(rows, decoder, seed), len(rows)
+
+
+def _from_the_next_epoch(dataset: ray.data.Dataset, out: str) -> ray.data.Dataset:
+    """The images of training, such that their order in each epoch is that of a run which nothing has disturbed. Ray
+    Train asks for them whenever it starts training processes; their order is that of seed and number of the pass."""
+    last = paths.join(out, "last")
+    dataset.context._execution_idx = checkpoints.read(last).progress.epochs_done if checkpoints.exists(last) else 0
+    return dataset
+
+
+def _in_order() -> ray.data.ExecutionOptions:
+    """This process's options, but that blocks come, and are dealt out, in their order and not as they are ready."""
+    options = copy.copy(ray.data.DataContext.get_current().execution_options)
+    options.preserve_order = True
+    return options

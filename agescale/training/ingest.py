@@ -1,0 +1,101 @@
+"""Catalog rows in, uint8 batches in Ray's object store out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+
+from agescale.faces.images import Face
+from agescale.runtime.cluster import start_ray
+from agescale.runtime.work import decoder
+from agescale.store.errors import StoreError
+from agescale.store.objects import read_pool
+from agescale.tables import catalogs, packed
+
+CHUNK_ROWS = catalogs.ROW_GROUP_ROWS
+"""Rows of one decoding task, and of one block of the training data."""
+
+
+class FaceDecoder:
+    """Catalog rows in, a batch of training data out: images uint8 (n, S, S, 3), and the ``index`` of their rows.
+
+    Labels do not travel with them, so that trainings which are told other things can share decoded images. Rows whose
+    image cannot be decoded (any more) are left out; a store that fails stops the job.
+    """
+
+    def __init__(self, catalog: str, image_size: int, center_crop: float, use_packed: bool) -> None:
+        self.catalog = catalog
+        self.image_size = image_size
+        self.center_crop = center_crop
+        self.use_packed = use_packed
+
+    def __call__(self, rows: pa.Table) -> dict[str, np.ndarray]:
+        torch.set_num_threads(1)
+        images_NHWC = np.empty((len(rows), self.image_size, self.image_size, 3), np.uint8)
+        is_loaded = np.zeros(len(rows), bool)
+        first = f"{self.catalog} {rows['part'][0]} {rows['row'][0]}"
+        with read_pool() as pool, decoder(first) as decode:
+            settings = (self.image_size, self.center_crop, self.use_packed)
+            faces = packed.load_faces(self.catalog, rows, *settings, pool, decode)
+            for index, face in enumerate(faces):
+                if isinstance(face, Face):
+                    images_NHWC[index] = face.pixels
+                    is_loaded[index] = True
+                elif isinstance(face, StoreError) and not face.is_about_one_file:
+                    raise face
+        return {"image": images_NHWC[is_loaded], "index": rows["index"].to_numpy()[is_loaded]}
+
+
+def decoded_dataset(rows: pa.Table, decoder: FaceDecoder, seed: ray.data.RandomSeedConfig | None) -> ray.data.Dataset:
+    """Decoded faces of ``rows`` as a lazy dataset of blocks of CHUNK_ROWS, in a random order where there is a seed."""
+    rows = rows.select(["uri", "part", "row"]).append_column("index", pa.array(np.arange(len(rows)), pa.int64()))
+    chunks = [rows.slice(start, CHUNK_ROWS).combine_chunks() for start in range(0, len(rows), CHUNK_ROWS)]
+    dataset = ray.data.from_arrow(chunks)
+    if seed is not None:
+        dataset = dataset.randomize_block_order(seed=seed)  # waits for all of its input, so not behind the decoder
+    return dataset.map_batches(decoder, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=1)
+
+
+def held_faces(rows: pa.Table, decoder: FaceDecoder) -> ray.data.Dataset:
+    """Decoded faces of ``rows`` in the object store, in the order of the rows, whichever were decoded first: where a
+    training begins with the same ones in another order, the same seed makes another model."""
+    dataset = decoded_dataset(rows, decoder, seed=None)
+    dataset.context.execution_options.preserve_order = True
+    return dataset.materialize()
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class SharedFaces:
+    """Decoded faces for several trainings: each size is decoded once, and stays while there is room."""
+
+    def __init__(self) -> None:
+        start_ray()  # this process's settings
+        self.datasets: dict[tuple[Any, ...], tuple[ray.data.Dataset, int]] = {}  # what was asked for last comes last
+
+    def decode(self, split: str, rows: pa.Table, decoder: FaceDecoder) -> ray.data.Dataset:
+        """The decoded faces of ``rows``, which are the same for all that ask for this split."""
+        key = (split, len(rows), *vars(decoder).values())
+        if key in self.datasets:
+            self.datasets[key] = self.datasets.pop(key)
+        else:
+            num_bytes = decoded_bytes(len(rows), decoder.image_size)
+            while self.datasets and not fits_in_object_store(
+                num_bytes + sum(held for _, held in self.datasets.values())
+            ):
+                del self.datasets[next(iter(self.datasets))]
+            self.datasets[key] = held_faces(rows, decoder), num_bytes
+        return self.datasets[key][0]
+
+
+def decoded_bytes(num_images: int, image_size: int) -> int:
+    return num_images * image_size**2 * 3
+
+
+def fits_in_object_store(num_bytes: int) -> bool:
+    """Whether decoded images fill less than half of the cluster's object store, so that epochs can share them."""
+    return num_bytes < 0.5 * float(ray.cluster_resources().get("object_store_memory", 0))

@@ -1,0 +1,55 @@
+"""Where a model's weights come from before it is trained: torchvision's names, files of tensors, checkpoints."""
+
+from __future__ import annotations
+
+import torch
+
+from agescale.config import TrainConfig
+from agescale.models import checkpoints
+from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models.encoders import load_backbone_weights
+from agescale.store import paths
+from agescale.training import finetuning
+
+TENSOR_FILES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
+"""Initial weights that end so, in capitals or not, are a file of tensors; other paths are a checkpoint's folder."""
+
+
+def initial_model(
+    config: TrainConfig, spec: ModelSpec, phases: tuple[finetuning.Phase, ...], loads_weights: bool
+) -> tuple[AgeModel, str]:
+    """The model that training starts from, and what of its weights was taken, in words."""
+    torch.manual_seed(config.seed)
+    model = AgeModel(spec)
+    for phase in phases:
+        finetuning.freeze(model, phase.scope)  # raises where a phase names more blocks than there are
+    is_ours = is_stored(config.weights)
+    if config.weights_sha256 and not is_ours:
+        raise ValueError("--weights-sha256 is for a file or a checkpoint; torchvision checks what it publishes itself")
+    if not config.weights or not loads_weights:
+        return model, ""
+    uri = paths.absolute(config.weights)
+    if is_ours and not _is_file(config.weights):
+        return model, checkpoints.load_into(model, uri, config.weights_sha256)
+    source = checkpoints.read_state_dict(uri, config.weights_sha256) if is_ours else config.weights
+    missing, unexpected = load_backbone_weights(model.encoder, source)
+    taken = f"not there, so they stay random: {_name_some(missing)}" if missing else "all tensors of the encoder taken"
+    return model, f"{taken}; not used: {_name_some(unexpected)}" if unexpected else taken
+
+
+def is_stored(weights: str) -> bool:
+    """Whether initial weights are a file or a checkpoint, rather than a name of torchvision's."""
+    return _is_file(weights) or "/" in weights
+
+
+def _is_file(weights: str) -> bool:
+    return weights.lower().endswith(TENSOR_FILES)
+
+
+def absolute_weights(weights: str) -> str:
+    """Initial weights as another process finds them, which may have another working directory."""
+    return paths.absolute(weights) if is_stored(weights) else weights
+
+
+def _name_some(tensors: list[str]) -> str:
+    return f"{len(tensors)} ({', '.join(tensors[:3])}{', ...' if len(tensors) > 3 else ''})"

@@ -1,0 +1,323 @@
+"""What a training run is, worked out and checked before anything starts: images, labels, model, phases.
+
+In: a TrainConfig. Out: a Plan, the rows of each split, and the model that training starts from. Every mistake in the
+settings is a ValueError here, in one line, before any cluster time is spent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from agescale.ages.groups import AgeGroups
+from agescale.ages.labels import EXACT_YEARS
+from agescale.config import EXECUTION_FIELDS, TrainConfig
+from agescale.models import checkpoints
+from agescale.models.age_model import AgeModel, ModelSpec, auxiliary_classes, build_spec_task, describe_blocks
+from agescale.models.tasks import Task
+from agescale.store import objects, parquet, paths
+from agescale.store.errors import Damaged
+from agescale.tables import catalogs, filters, folders, units
+from agescale.training import finetuning, selection, weighting
+from agescale.training.initial_weights import initial_model
+
+IMAGES_NAME = "images.parquet"
+"""Beside run.json and sweep.json: the images that a run, or all trainings of a sweep, learn from and are judged by."""
+BEGUN_NAMES = ("run.json", "sweep.json")
+LEARNED_COLUMNS = ["uri", "version", "split", "age_low", "age_high", "group", "gender", "ethnicity"]
+"""Of a catalog, where nothing else is asked for: 10,000,000 rows have to fit into memory."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is decided before the first process starts, and what each worker is given."""
+
+    config: TrainConfig
+    out: str
+    spec: ModelSpec
+    phases: tuple[finetuning.Phase, ...]
+    task_settings: dict[str, Any]  # what the task's loss is told beyond the spec
+    provenance: dict[str, Any]
+    metric: str
+    loaded: str  # what the initial weights lack and have too much, in words
+
+    def build_task(self) -> Task:
+        return build_spec_task(self.spec, **self.task_settings)
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The images of a run and what names it: ``run`` is what run.json holds."""
+
+    rows: pa.Table
+    age_groups: AgeGroups
+    run: dict[str, Any]
+
+
+def select(config: TrainConfig, begun: str = "", known: Selected | None = None) -> Selected:
+    """The rows that a run learns from and is validated on, after everything that selects and changes them.
+
+    Where ``begun`` stands, the run.json or sweep.json beside which ``pin_images`` kept them, they are what it began
+    with, whatever the catalog has become since. ``known`` are those of another run that differs in nothing of this.
+    """
+    _check_ranges(config)
+    if known is not None:
+        return replace(known, run={"settings": _identity(config), "data": known.run["data"]})
+    catalog = paths.absolute(config.catalog)
+    rows = pinned_images(begun, catalogs.metadata(catalog)["id"]) if begun and objects.exists(begun) else None
+    if rows is not None:
+        said = rows.schema.metadata.get(b"age_groups")
+        age_groups = AgeGroups.parse(said.decode()) if said else _age_groups(config)
+    else:
+        catalogs.check_complete(catalog)
+        age_groups = _age_groups(config)
+        rows = _rows(config, catalog, age_groups)
+        rows = rows.replace_schema_metadata({**_origin(catalog), "age_groups": age_groups.format()})
+    return Selected(rows, age_groups, {"settings": _identity(config), "data": selection.fingerprint(rows)})
+
+
+def _origin(catalog: str) -> dict[str, str]:
+    """What names the listing of a catalog that images were chosen from."""
+    parts = catalogs.part_names(catalog)
+    return {"catalog_id": catalogs.metadata(catalog, parts[0])["id"], "parts": json.dumps(parts)}
+
+
+def check_place(begun: str, owner: str, catalog: str = "") -> None:
+    """Raises ValueError, before anything is written, where the folder of ``begun`` (the run.json or sweep.json of
+    ``owner``, which may not stand yet) is something else's, or lies in or around the ``catalog`` or its photos."""
+    folder, _, name = begun.rpartition("/")
+    if catalog:
+        folders.check_apart(folder, catalogs.places(catalog), owner)
+    stranger = objects.any_name(folder)
+    if stranger is None or objects.exists(begun):
+        return
+    of_others = [other for other in BEGUN_NAMES if other != name and objects.exists(paths.join(folder, other))]
+    if of_others or not _has_pinned_images(folder):
+        raise folders.occupied(f"--out {folder}", [*of_others, stranger][0], owner)
+
+
+def _has_pinned_images(folder: str) -> bool:
+    """Whether a run or a sweep that was killed at its beginning has left its first file there."""
+    uri = paths.join(folder, IMAGES_NAME)
+    try:
+        return objects.exists(uri) and b"catalog_id" in (parquet.read_schema(uri).metadata or {})
+    except ValueError:
+        return False
+
+
+def pin_images(folder: str, selected: Selected) -> None:
+    """Keeps the images of a run, or of a sweep, that begins in ``folder``, with their labels, their places in the
+    catalog and the age groups: it goes on with them when the catalog has grown, or its labels or groups are others."""
+    parquet.write_table(paths.join(folder, IMAGES_NAME), selected.rows)
+
+
+def pinned_images(begun: str, catalog_id: str) -> pa.Table | None:
+    """What ``pin_images`` kept beside ``begun``, or None. Raises ValueError where it is of no use."""
+    folder = begun.rpartition("/")[0]
+    uri = paths.join(folder, IMAGES_NAME)
+    if not objects.exists(uri):
+        return None
+    try:
+        rows = parquet.read_table(uri)
+        born = (rows.schema.metadata or {})[b"catalog_id"].decode()
+    except (Damaged, KeyError, UnicodeDecodeError) as error:
+        hint = "delete it: the images are then chosen from the catalog once more"
+        raise ValueError(f"{uri}: damaged, no table of a run's images; {hint}") from error
+    if born != catalog_id:
+        raise ValueError(
+            f"{folder}: --catalog is not the one that it began with, or was built anew; give another --out"
+        )
+    return rows
+
+
+def build_plan(
+    config: TrainConfig, selected: Selected, begins: bool = True
+) -> tuple[Plan, dict[str, pa.Table], AgeModel]:
+    """The plan, the rows of train and val with labels as numbers, and the model that training starts from; a run that
+    has begun already needs no initial weights."""
+    spec = _spec(config, selected.age_groups, selected.rows)
+    phases = finetuning.parse_phases(config.phases)
+    if config.epochs is not None:
+        phases = finetuning.cap_epochs(phases, config.epochs)
+    splits = _splits(config, selected.rows, spec, selected.age_groups)
+    task_settings = _task_settings(config, splits["train"])
+    metric = _check_labels(build_spec_task(spec, **task_settings), splits)
+    model, loaded = initial_model(config, spec, phases, loads_weights=begins)
+    if config.batch_size % config.num_workers:
+        raise ValueError(f"--batch-size {config.batch_size} is no multiple of --num-workers {config.num_workers}")
+    plan = Plan(
+        config=config,
+        out=paths.absolute(config.out),
+        spec=spec,
+        phases=phases,
+        task_settings=task_settings,
+        provenance=_provenance(config, selected.run, splits, model),
+        metric=metric,
+        loaded=loaded,
+    )
+    return plan, splits, model
+
+
+def _check_ranges(config: TrainConfig) -> None:
+    """Raises ValueError for a number that cannot be, before anything else is looked at."""
+    shares = ("coarse_labels", "label_smoothing", "dropout", "ema_decay")
+    limits = dict.fromkeys(shares, (0.0, 1.0, "a share from 0 to 1"))
+    limits |= {"center_crop": (1e-6, 1.0, "a share above 0, at most 1")}
+    limits |= dict.fromkeys(("mixup", "auxiliary_weight", "weight_decay", "clip_norm"), (0.0, np.inf, "at least 0"))
+    limits |= dict.fromkeys(("num_workers", "batch_size", "patience", "image_size"), (1, np.inf, "at least 1"))
+    for name, (low, high, words) in limits.items():
+        if not low <= getattr(config, name) <= high:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)}: {words}")
+    if any(size < 1 for size in config.hidden):
+        raise ValueError(f"--hidden {' '.join(map(str, config.hidden))}: every layer has at least 1 unit")
+
+
+def _identity(config: TrainConfig) -> dict[str, Any]:
+    values = {name: value for name, value in asdict(config).items() if name not in EXECUTION_FIELDS}
+    values["catalog"] = paths.absolute(config.catalog)
+    return dict(json.loads(json.dumps(values)))
+
+
+def _age_groups(config: TrainConfig) -> AgeGroups:
+    if config.age_groups:
+        return AgeGroups.parse(config.age_groups)
+    groups = catalogs.age_groups(paths.absolute(config.catalog))
+    if groups is not None:
+        return groups
+    if config.task == "reconstruction":
+        return AgeGroups.parse("25-years")  # never asked for
+    raise ValueError(f"{config.catalog}: an unlabelled catalog; training needs labels (--layout of jobs/catalog.py)")
+
+
+def _rows(config: TrainConfig, catalog: str, age_groups: AgeGroups) -> pa.Table:
+    """What the run learns from and is validated on: the catalog's rows, after everything that selects and changes."""
+    choose = selection.usable_rows if config.task == "reconstruction" else selection.labelled_rows
+    has_choice = bool(config.coarse_labels or config.where or config.max_images is not None)
+    rows = choose(catalog, selection.LABEL_COLUMNS if has_choice else LEARNED_COLUMNS)
+    if config.gender_from:
+        predictions = parquet.read_tables(units.prediction_files(config.gender_from), ["uri", "version", "gender"])
+        rows = selection.in_catalog_order(selection.fill_gender(rows, predictions))
+    if not has_choice:
+        return rows
+    train, val = (rows.filter(pc.equal(rows["split"], split)) for split in ("train", "val"))
+    if config.coarse_labels:
+        train = selection.coarsen_labels(train, config.coarse_labels, age_groups)
+    if config.where:
+        train, val = (filters.filter_rows(part, config.where) for part in (train, val))
+    if config.max_images is not None:
+        train, val = (selection.limit_rows(part, config.max_images) for part in (train, val))
+    return selection.in_catalog_order(pa.concat_tables([train, val]))
+
+
+def _spec(config: TrainConfig, age_groups: AgeGroups, rows: pa.Table) -> ModelSpec:
+    train = rows.filter(pc.equal(rows["split"], "train"))
+    classes = {column: tuple(sorted(pc.unique(train[column]).drop_null().to_pylist())) for column in config.auxiliary}
+    for column, names in classes.items():
+        if len(names) < 2:
+            raise ValueError(f"--auxiliary {column}: the images have {len(names)} kinds of {column}, at least 2 needed")
+    if classes and config.task == "reconstruction":
+        raise ValueError("--auxiliary: reconstruction has a decoder and no further heads")
+    return ModelSpec(
+        encoder=config.encoder,
+        task=config.task,
+        loss=config.loss,
+        age_groups=age_groups.format(),
+        image_size=config.image_size,
+        widths=config.widths,
+        dense=config.dense,
+        spatial_dropout=config.spatial_dropout,
+        hidden=config.hidden,
+        dropout=config.dropout,
+        genders=classes.get("gender", ()),
+        ethnicities=classes.get("ethnicity", ()),
+        center_crop=config.center_crop,
+    )
+
+
+def _splits(config: TrainConfig, rows: pa.Table, spec: ModelSpec, age_groups: AgeGroups) -> dict[str, pa.Table]:
+    """The rows of train and val with labels as numbers: ``group`` and auxiliary classes as indices, -1 where unknown,
+    and ``weight``, how much each image counts."""
+    labels = {"group": catalogs.group_indices(rows, age_groups)}
+    rows = rows.select([*(name for name in LEARNED_COLUMNS if name != "version"), "part", "row"])
+    classes = auxiliary_classes(spec)
+    for column in ("gender", "ethnicity"):
+        indices = pc.index_in(rows[column], pa.array(classes.get(column, ()), pa.string()))
+        labels[column] = pc.fill_null(indices, -1).to_numpy().astype(np.int64)
+    for name, values in labels.items():
+        rows = rows.set_column(rows.schema.get_field_index(name), name, pa.array(values))
+    splits = {name: rows.filter(pc.equal(rows["split"], name)) for name in ("train", "val")}
+    if config.refit:
+        splits["train"] = rows
+    for name, split in splits.items():
+        weight = _weights(config, split, age_groups) if name == "train" else np.ones(len(split), np.float32)
+        splits[name] = split.append_column("weight", pa.array(weight))
+    return splits
+
+
+def _weights(config: TrainConfig, rows: pa.Table, age_groups: AgeGroups) -> np.ndarray:
+    if config.weighting == "classes":
+        return weighting.class_weights(rows["group"].to_numpy(), len(age_groups))
+    if config.weighting == "density":
+        return weighting.label_density_weights(rows["age_low"].to_numpy(), rows["age_high"].to_numpy())
+    return np.ones(len(rows), np.float32)
+
+
+def _task_settings(config: TrainConfig, rows: pa.Table) -> dict[str, Any]:
+    """What the task's loss is told beyond the model's spec."""
+    settings: dict[str, Any] = {}
+    if config.label_smoothing:
+        settings["label_smoothing"] = config.label_smoothing
+    if config.weighting == "ranks" and config.task != "ordinal":
+        raise ValueError("--weighting ranks weighs the thresholds of --task ordinal; others take classes or density")
+    if config.weighting == "ranks":
+        settings["rank_weights"] = weighting.rank_weights(rows["age_low"].to_numpy(), rows["age_high"].to_numpy())
+    if config.mixup and config.task == "reconstruction":
+        raise ValueError("--mixup blends labels, and reconstruction has none")
+    return settings
+
+
+def _check_labels(task: Task, splits: Mapping[str, pa.Table]) -> str:
+    """The validation metric to watch. Raises ValueError where a split is empty or its labels cannot be used."""
+    counts = {}
+    for name, rows in splits.items():
+        if len(rows) == 0:
+            raise ValueError(f"the catalog has no usable labelled image in its {name} split; see its findings")
+        counts[name] = _label_counts(rows)
+        task.check_labels(*counts[name])
+    num_exact, _, num_group, _ = counts["val"]
+    is_known = num_exact if task.metric == "mae" else num_group
+    return task.metric if is_known else "loss"
+
+
+def _label_counts(rows: pa.Table) -> tuple[int, int, int, int]:
+    """Images with an exact age, with a wider range, in one of the groups (counted again), and without any label."""
+    width_N = rows["age_high"].to_numpy() - rows["age_low"].to_numpy()
+    is_aged_N, is_exact_N, is_grouped_N = ~np.isnan(width_N), width_N <= EXACT_YEARS, rows["group"].to_numpy() >= 0
+    counts = (is_exact_N, is_aged_N & ~is_exact_N, is_grouped_N, ~is_aged_N & ~is_grouped_N)
+    return int(counts[0].sum()), int(counts[1].sum()), int(counts[2].sum()), int(counts[3].sum())
+
+
+def _provenance(
+    config: TrainConfig, run: dict[str, Any], splits: Mapping[str, pa.Table], model: AgeModel
+) -> dict[str, Any]:
+    """Where the model comes from, for whoever deploys or audits it."""
+    return {
+        "settings": run["settings"],
+        "data": run["data"],
+        "num_images": {name: len(rows) for name, rows in splits.items()},
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "blocks": describe_blocks(model),
+        "initial_weights": {
+            "source": config.weights or "random",
+            "sha256": config.weights_sha256 or None,
+            "license": config.weights_license or None,
+        },
+        "data_license": config.data_license or None,
+        "versions": checkpoints.library_versions(),
+    }

@@ -1,0 +1,130 @@
+"""Which rows of a catalog a run learns from, and what it is told of them: filters, and labels that are held back.
+
+Rows in, rows out; every choice is a stable hash of the image, the same on every machine and in every run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from agescale.ages.groups import AgeGroups
+from agescale.ages.labels import EXACT_YEARS
+from agescale.tables import catalogs, schema, splits
+from agescale.tables.filters import check_genders
+
+LABEL_COLUMNS = [
+    "uri", "version", "content_hash", "split", "age_low", "age_high", "group", "gender", "ethnicity", "subject",
+    "width", "height",
+]  # fmt: skip
+
+
+LEARNED_SPLITS = pa.array(["train", "val"])
+
+
+def labelled_rows(catalog: str, columns: Sequence[str] = LABEL_COLUMNS) -> pa.Table:
+    """The rows that are trained on or validated: labelled, current, without an excluding finding; ``columns``, part and
+    row, in the order of the catalog."""
+
+    def is_learned(rows: pa.Table) -> pa.ChunkedArray:
+        is_labelled = pc.or_(pc.is_valid(rows["age_low"]), pc.is_valid(rows["group"]))
+        return pc.and_(is_labelled, pc.is_in(rows["split"], LEARNED_SPLITS))
+
+    return _fit_rows(catalog, columns, lambda rows: rows.filter(is_learned(rows)))
+
+
+def usable_rows(catalog: str, columns: Sequence[str] = LABEL_COLUMNS) -> pa.Table:
+    """Like ``labelled_rows``, for a task that needs no labels; a tenth of those without a split is put into val."""
+
+    def with_split(rows: pa.Table) -> pa.Table:
+        if rows["split"].null_count:
+            by_uri = [splits.assign(uri, (0.9, 0.1, 0.0)) for uri in rows["uri"].to_pylist()]
+            split = pc.coalesce(rows["split"], pa.chunked_array([by_uri], pa.string()))
+            rows = rows.set_column(rows.schema.get_field_index("split"), "split", split)
+        return rows.filter(pc.is_in(rows["split"], LEARNED_SPLITS))
+
+    return _fit_rows(catalog, columns, with_split)
+
+
+def _fit_rows(catalog: str, columns: Sequence[str], choose: Callable[[pa.Table], pa.Table]) -> pa.Table:
+    """What ``choose`` leaves of the current rows, without those that have an excluding finding."""
+    unfit = catalogs.excluded(catalog, (*schema.EXCLUDED_KINDS, "leaking"))
+    uris, keys = unfit["uri"].combine_chunks(), catalogs.keys_of(unfit)
+
+    def choose_fit(rows: pa.Table) -> pa.Table:
+        rows = choose(rows)
+        if pc.any(pc.is_in(rows["uri"], uris)).as_py():
+            rows = rows.filter(pc.invert(pc.is_in(catalogs.keys_of(rows), keys)))
+        return rows
+
+    return catalogs.read_catalog(catalog, columns, choose=choose_fit)
+
+
+def in_catalog_order(rows: pa.Table) -> pa.Table:
+    """Joins do not keep the order of rows, and packed images are read fastest in theirs."""
+    return rows.sort_by([("part", "ascending"), ("row", "ascending")])
+
+
+def fingerprint(rows: pa.Table) -> str:
+    """Names the images and labels of a training run: 16 hex digits, whatever the order in the catalog."""
+    columns = ("version", "split", "age_low", "age_high", "group", "gender", "ethnicity")
+    total = 0
+    for batch in rows.select(columns).to_batches(max_chunksize=catalogs.LISTED_ROWS):
+        for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            total += int.from_bytes(hashlib.sha256(repr(values).encode()).digest())
+    return f"{total % 2**256:064x}"[:16]
+
+
+def fill_gender(rows: pa.Table, predictions: pa.Table) -> pa.Table:
+    """``rows`` with a gender where they have none and ``predictions`` (uri, version, gender) tell one.
+
+    Raises ValueError, in one line, where they tell none, or others than the catalog knows.
+    """
+    predictions = predictions.filter(pc.is_valid(predictions["gender"]))
+    predicted = predictions.group_by(["uri", "version"]).aggregate([("gender", "min")])
+    predicted = predicted.rename_columns(["uri", "version", "predicted_gender"])
+    is_any = pc.any(pc.is_in(predicted["uri"], rows["uri"].combine_chunks())).as_py()
+    check_genders(is_any, *(pc.unique(table["gender"]).drop_null().to_pylist() for table in (rows, predictions)))
+    rows = rows.join(predicted, keys=["uri", "version"], join_type="left outer")
+    gender = pc.coalesce(rows["gender"], rows["predicted_gender"])
+    rows = rows.set_column(rows.schema.get_field_index("gender"), "gender", gender)
+    return rows.drop_columns(["predicted_gender"])
+
+
+def coarsen_labels(rows: pa.Table, share: float, age_groups: AgeGroups) -> pa.Table:
+    """``rows`` with the exact ages of that ``share`` of them replaced by their age group, ``[25, 50)`` for 34.
+
+    Rows without an exact age, or whose age falls into no group, stay as they are. Raises ValueError for groups without
+    bounds.
+    """
+    bounds = age_groups.bounds()
+    low_N, high_N = (rows[name].to_numpy().astype(np.float32) for name in ("age_low", "age_high"))
+    for index in np.flatnonzero((high_N - low_N <= EXACT_YEARS) & (_positions(rows, "coarse") < share)):
+        group = age_groups.index_of(float(low_N[index]))
+        if group is not None:
+            low_N[index], high_N[index] = bounds[group]
+    for name, values_N in (("age_low", low_N), ("age_high", high_N)):
+        column = pa.array(values_N, pa.float32(), mask=np.isnan(values_N))
+        rows = rows.set_column(rows.schema.get_field_index(name), name, column)
+    return rows
+
+
+def limit_rows(rows: pa.Table, num_rows: int) -> pa.Table:
+    """``num_rows`` of the rows, or all where there are no more. Those of a smaller number are among a larger one's."""
+    if num_rows < 1:
+        raise ValueError(f"--max-images {num_rows}: at least 1")
+    if len(rows) <= num_rows:
+        return rows
+    chosen = np.sort(np.argsort(_positions(rows, "limit"), kind="stable")[:num_rows])
+    return rows.take(pa.array(chosen))
+
+
+def _positions(rows: pa.Table, purpose: str) -> np.ndarray:
+    """A number in [0, 1) for each row, which depends on its image and on the purpose alone."""
+    keys = pc.coalesce(rows["content_hash"], rows["uri"]).to_pylist()  # only listed images have no hash
+    digests = (hashlib.sha256(f"{purpose} {key}".encode()).digest()[:8] for key in keys)
+    return np.array([int.from_bytes(digest, "big") / 2**64 for digest in digests])

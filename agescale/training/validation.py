@@ -1,0 +1,84 @@
+"""What is measured on the validation split after each epoch: sums that add up over batches and workers.
+
+In: a model's outputs and a batch of labels. Out: sums, and from their total the metrics. Ages are judged by the path
+that scoring takes, each way of telling one age of a distribution is tried, and the best one is kept with the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import numpy as np
+from torch import Tensor
+
+from agescale.ages import cdf
+from agescale.ages.cdf import DecodeRule
+from agescale.ages.groups import AgeGroups
+from agescale.ages.labels import EXACT_YEARS
+from agescale.models.tasks import Task
+
+DIRECTIONS = {"loss": "min", "mae": "min", "worst_group_mae": "min", "accuracy": "max"}
+"""What is better in each metric, which history calls ``val_<metric>``: the smallest or the largest value."""
+RULES: tuple[DecodeRule, ...] = get_args(DecodeRule)
+FEW = 20
+"""Groups with fewer exact ages are none to be the worst: their error is mostly chance."""
+
+
+def sign(metric: str) -> int:
+    """What a metric is multiplied by so that smaller is better."""
+    return -1 if DIRECTIONS[metric] == "max" else 1
+
+
+def num_sums(age_groups: AgeGroups) -> int:
+    """Length of what is summed: the loss, its weights, and what ``judge`` returns."""
+    return 4 + (1 + len(RULES)) * (1 + len(age_groups))
+
+
+def judge(task: Task, age_groups: AgeGroups, outputs: Tensor, batch: Mapping[str, Tensor]) -> list[float]:
+    """Counts of groups and of right groups; and, of all images and then of each group, exact ages and the absolute age
+    errors of each of RULES. Sums."""
+    parts = 1 + len(age_groups)
+    nothing = [0.0] * (1 + len(RULES)) * parts
+    if not task.predicts_age:
+        return [0.0, 0.0, *nothing]
+    prediction = task.decode(outputs)
+    group_N = batch["group"].cpu().numpy()
+    if prediction.age_probs_NA is None:
+        assert prediction.group_probs_NG is not None
+        predicted_N = prediction.group_probs_NG.argmax(dim=1).cpu().numpy()
+        return [*_hits(predicted_N, group_N), *nothing]
+    cdf_NA = cdf.encode(prediction.age_probs_NA.cpu().numpy())
+    low_N, high_N = batch["age_low"].cpu().numpy(), batch["age_high"].cpu().numpy()
+    is_exact_N = high_N - low_N <= EXACT_YEARS
+    error_RN = [np.abs(cdf.decode_age(cdf_NA, rule) - low_N) for rule in RULES]
+    hits = (0.0, 0.0)
+    if age_groups.is_bounded:
+        hits = _hits(cdf.group_probabilities(cdf_NA, age_groups).argmax(axis=1), group_N)
+    errors: list[float] = []
+    for is_part_N in (is_exact_N, *(is_exact_N & (group_N == group) for group in range(parts - 1))):
+        errors += [float(is_part_N.sum()), *(float(error_N[is_part_N].sum()) for error_N in error_RN)]
+    return [*hits, *errors]
+
+
+def summarise(sums: Tensor) -> dict[str, Any]:
+    """Metrics of a validation split from the sums over all of it: loss, its weights, then those of ``judge``.
+
+    >>> import torch
+    >>> summarise(torch.tensor([6.0, 4, 80, 60, 50, 225, 200, 250, 30, 180, 150, 200, 20, 45, 50, 50]))
+    {'val_loss': 1.5, 'val_mae': 4.0, 'val_worst_group_mae': 5.0, 'val_accuracy': 0.75, 'decode': 'mean'}
+    """
+    (loss, num_loss, num_groups, num_hits), by_part = sums[:4].tolist(), sums[4:].reshape(-1, 1 + len(RULES)).numpy()
+    num_exact, best = by_part[0, 0], int(np.argmin(by_part[0, 1:]))
+    mae_of_groups = [float(part[1 + best] / part[0]) for part in by_part[1:] if part[0] >= FEW]
+    return {
+        "val_loss": loss / num_loss if num_loss else loss or None,  # infinite where no output was a number
+        "val_mae": float(by_part[0, 1 + best] / num_exact) if num_exact else None,
+        "val_worst_group_mae": max(mae_of_groups, default=None),
+        "val_accuracy": num_hits / num_groups if num_groups else None,
+        "decode": RULES[best] if num_exact else RULES[0],
+    }
+
+
+def _hits(predicted_N: np.ndarray, group_N: np.ndarray) -> tuple[float, float]:
+    return float((group_N >= 0).sum()), float((predicted_N == group_N)[group_N >= 0].sum())

@@ -1,0 +1,70 @@
+"""What all parts of a table say, from one file: never anything that a part does not say now, and hardly any request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from fault_proxy import FaultProxy
+
+from agescale.store import client, objects, parquet, paths
+from agescale.tables import folders, footers, schema, units
+
+NUM_PARTS = 40
+
+
+def name_of(number: int) -> str:
+    return units.Unit(f"part-{number:05d}-000000.parquet", 0, 5).file_name("3ab5")
+
+
+def write(table: str, number: int, **statuses: int) -> None:
+    said = schema.with_metadata("predictions", {"statuses": statuses, "gone": {}})
+    parquet.write_table(paths.join(table, name_of(number)), said.empty_table())
+
+
+@pytest.fixture(params=["disk", "S3"])
+def table(request: pytest.FixtureRequest, tmp_path: Any) -> str:
+    folder = tmp_path if request.param == "disk" else f"{request.getfixturevalue('s3')}/{tmp_path.name}"
+    table = f"{folder}/ages"
+    for number in range(3):
+        write(table, number, ok=number)
+    return table
+
+
+def read(table: str) -> dict[str, dict[str, int]]:
+    return {name: said["statuses"] for name, said in footers.read(table, "predictions", units.read_counts).items()}
+
+
+def test_what_is_kept_counts_only_for_parts_that_stand_as_they_did(table: str) -> None:
+    everything = {name_of(0): {"ok": 0}, name_of(1): {"ok": 1}, name_of(2): {"ok": 2}}
+    assert read(table) == everything
+    wrong = {name: {"statuses": {"ok": 9}, "gone": {}} for name in (name_of(0), name_of(1), "no part")}
+    footers.keep(table, "predictions", wrong)
+    assert read(table) == {name_of(0): {"ok": 9}, name_of(1): {"ok": 9}, name_of(2): {"ok": 2}}  # it is believed
+    write(table, 1, ok=3, missing=4)
+    objects.delete(paths.join(table, name_of(2)))
+    assert read(table) == {name_of(0): {"ok": 9}, name_of(1): {"ok": 3, "missing": 4}}
+    for damaged in (b"", b"nonsense", parquet.as_parquet(pa.table({"name": [name_of(0)]}))):
+        objects.write_bytes(paths.join(folders.beside(table), footers.NAME), damaged)
+        assert read(table) == {name_of(0): {"ok": 0}, name_of(1): {"ok": 3, "missing": 4}}
+
+
+def test_a_start_on_a_store_asks_for_no_part_that_is_kept(s3: str, counter: FaultProxy, monkeypatch: Any) -> None:
+    table = f"{s3}/footers/ages"
+    for number in range(NUM_PARTS):
+        write(table, number, ok=number)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", counter.url)
+    client._filesystem.cache_clear()
+    try:
+        said = footers.read(table, "predictions", units.read_counts)
+        assert counter.num_requests("GET") >= NUM_PARTS
+        footers.keep(table, "predictions", said)
+        counter.requests.clear()
+        assert footers.read(table, "predictions", units.read_counts) == said
+        asked = {key for operation, key in counter.requests if operation != "LIST"}
+        assert asked == {f"/{table.removeprefix('s3://')}.agescale/{footers.NAME}"}
+        assert counter.num_requests("LIST") == 1
+    finally:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{counter.upstream.netloc}")
+        client._filesystem.cache_clear()

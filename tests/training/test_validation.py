@@ -1,0 +1,95 @@
+"""What is measured after each epoch adds up over batches, and the best way to tell one age is found."""
+
+from __future__ import annotations
+
+import doctest
+
+import numpy as np
+import pytest
+import torch
+
+from agescale.ages import cdf
+from agescale.ages.groups import AgeGroups
+from agescale.models.tasks import build_task
+from agescale.training import validation
+
+GROUPS = AgeGroups.parse("25-years")
+
+
+def labels_of(ages: list[float], width: float = 1) -> dict[str, torch.Tensor]:
+    low = torch.tensor(ages)
+    return {"age_low": low, "age_high": low + width, "group": (low // 25).long()}
+
+
+def test_the_worked_example_holds() -> None:
+    assert doctest.testmod(validation).failed == 0
+    assert doctest.testmod(validation).attempted > 0
+
+
+def test_sums_of_batches_are_the_sums_of_the_whole() -> None:
+    task, outputs = build_task("distribution", GROUPS), torch.randn(6, 101)
+    labels = labels_of([1, 20, 34, 50, 77, 90])
+    whole = validation.judge(task, GROUPS, outputs, labels)
+    parts = [
+        validation.judge(task, GROUPS, outputs[rows], {k: v[rows] for k, v in labels.items()})
+        for rows in (slice(0, 2), slice(2, 6))
+    ]
+    np.testing.assert_allclose(whole, np.sum(parts, axis=0))
+
+
+def test_ages_are_judged_as_they_will_be_scored() -> None:
+    task, outputs = build_task("distribution", GROUPS), torch.randn(3, 101)
+    judged = validation.judge(task, GROUPS, outputs, labels_of([10, 40, 70]))
+    assert len(judged) + 2 == validation.num_sums(GROUPS)
+    num_groups, _, num_exact, *errors = judged[: 3 + len(validation.RULES)]
+    assert (num_exact, num_groups) == (3, 3)
+    cdf_NA = cdf.encode(outputs.softmax(1).numpy())
+    for rule, error in zip(validation.RULES, errors, strict=True):
+        assert error == pytest.approx(np.abs(cdf.decode_age(cdf_NA, rule) - [10, 40, 70]).sum())
+
+
+def test_the_rule_with_the_smallest_error_is_kept() -> None:
+    """Half of the mass at 10, the rest far to the right: the mode is 10, the median and mean are not."""
+    probs_NA = torch.full((1, 101), 1e-9)
+    probs_NA[0, 10], probs_NA[0, 40:90] = 0.4, 0.6 / 50
+    judged = validation.judge(build_task("distribution", GROUPS), GROUPS, probs_NA.log(), labels_of([10]))
+    metrics = validation.summarise(torch.tensor([2.0, 1.0, *judged]))
+    assert metrics["decode"] == "mode"
+    assert metrics["val_mae"] == 0
+
+
+def test_the_worst_group_is_the_one_with_the_largest_error_of_those_with_enough_faces() -> None:
+    """All are told to be 10: 30 children of 12, 25 adults of 30, and one of 70, who is too few."""
+    outputs = torch.full((56, 101), -20.0)
+    outputs[:, 10] = 20
+    labels = labels_of([12.0] * 30 + [30.0] * 25 + [70.0])
+    judged = validation.judge(build_task("distribution", GROUPS), GROUPS, outputs, labels)
+    metrics = validation.summarise(torch.tensor([56.0, 56.0, *judged]))
+    assert metrics["val_worst_group_mae"] == pytest.approx(20, abs=0.6)
+    assert metrics["val_mae"] == pytest.approx((30 * 2 + 25 * 20 + 60) / 56, abs=0.6)
+
+
+def test_ranges_are_judged_by_their_group_alone() -> None:
+    outputs = torch.randn(2, 101)
+    judged = validation.judge(build_task("distribution", GROUPS), GROUPS, outputs, labels_of([25, 50], width=25))
+    metrics = validation.summarise(torch.tensor([2.0, 2.0, *judged]))
+    assert metrics["val_mae"] is None
+    assert metrics["val_accuracy"] is not None
+
+
+def test_groups_with_names_only_have_an_accuracy_and_no_error() -> None:
+    groups = AgeGroups.parse("YOUNG,OLD")
+    task = build_task("classification", groups)
+    labels = {"age_low": torch.full((3,), torch.nan), "age_high": torch.full((3,), torch.nan)}
+    judged = validation.judge(
+        task, groups, torch.tensor([[1.0, 0], [0, 1.0], [1.0, 0]]), {**labels, "group": torch.tensor([0, 0, -1])}
+    )
+    metrics = validation.summarise(torch.tensor([2.0, 2.0, *judged]))
+    assert (metrics["val_mae"], metrics["val_accuracy"]) == (None, 0.5)
+
+
+def test_a_loss_of_nothing_is_none_and_of_outputs_that_are_no_numbers_infinite() -> None:
+    nothing = torch.zeros(validation.num_sums(GROUPS))
+    assert validation.summarise(nothing)["val_loss"] is None
+    nothing[0] = torch.inf
+    assert validation.summarise(nothing)["val_loss"] == torch.inf
