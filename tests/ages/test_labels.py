@@ -10,7 +10,7 @@ import pytest
 from agescale.ages.groups import AgeGroups
 from agescale.ages.labels import odd_one, parse_age, parse_interval, parse_range
 
-DOCS = Path(__file__).parents[2] / "docs" / "commands.md"
+DOCS = Path(__file__).parents[2] / "docs" / "catalog.md"
 
 
 def rows_of_the_table() -> list[tuple[str, str]]:
