@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
 FOLDERS = ("benchmarks/", "docs/", "jobs/", "tests/")
+SCRIPTS = ("jobs", "agescale/commands", "benchmarks")
 OTHER_PROGRAMS = ("docker ", "helm ", "kind ", "kubectl ", "pip ", "ray ", "soffice ")
 TAKE_RECIPES = ("train", "sweep")
 """The jobs whose first argument may be a recipe's name."""
@@ -53,20 +54,28 @@ def links() -> Iterator[tuple[Path, str]]:
                 yield page, target
 
 
-def commands() -> Iterator[tuple[str, str]]:
-    """Each command of a code block: where it stands, and its words from the program on."""
-    for page in PAGES:
-        lines = enumerate(page.read_text().splitlines(), 1)
-        is_fenced = False
-        for number, line in lines:
-            if line.startswith("```"):
-                is_fenced = not is_fenced
-            if not is_fenced and not line.startswith("    "):
-                continue
+def code_lines(page: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a page's code blocks, or of what a script says of itself, with their numbers; continued ones joined."""
+    is_script, is_fenced = page.suffix == ".py", False
+    text = ast.get_docstring(ast.parse(page.read_text()), clean=False) or "" if is_script else page.read_text()
+    lines = enumerate(text.splitlines(), 1)
+    for number, line in lines:
+        if line.startswith("```"):
+            is_fenced = not is_fenced
+        if is_script or is_fenced or line.startswith("    "):
             while line.endswith("\\"):
                 line = line[:-1] + next(lines)[1]
+            yield number, line
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Each command that a page or a script shows: where it stands, and its words from the program on."""
+    scripts = [file for folder in SCRIPTS for file in sorted((ROOT / folder).glob("*.py"))]
+    for page in (*PAGES, *scripts):
+        for number, line in code_lines(page):
             for command in COMMAND.findall(line):
-                yield f"{name_of(page)}:{number}", command
+                if page in PAGES or command.startswith("python"):
+                    yield f"{name_of(page)}:{number}", command
 
 
 def words_of(command: str) -> list[str]:
