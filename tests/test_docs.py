@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import tyro
 
-from agescale import config, recipes
+from agescale import config
 from agescale.command_line import misnamed_option
+from agescale.training import recipes
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -185,7 +186,6 @@ def test_the_front_door_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
-@pytest.mark.skipif(not (ROOT / "agescale" / "ages").is_dir(), reason="the modules are not in packages yet")
 def test_the_tree_in_the_readme_is_the_package() -> None:
     tree = re.search(r"^    agescale/\n((?:      .*\n)+)", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert tree
