@@ -342,6 +342,16 @@ class TableConfig:
 
 
 @dataclass(frozen=True)
+class StatusConfig:
+    """What stands in some folders, how far it is, and who works there. Changes nothing, and starts no Ray."""
+
+    out: tuple[str, ...]
+    """Folders that jobs write into: catalogs, runs, sweeps, predictions, reports."""
+    format: Literal["table", "json"] = "table"
+    """For people, or one array of objects for programs."""
+
+
+@dataclass(frozen=True)
 class CompactConfig:
     """Write a catalog of many nights, and predictions of it, anew as tables of few files: the nights go on with those.
     The same command continues."""

@@ -13,7 +13,7 @@ FOUNDATIONS = ("config", "ages", "store", "reports", "faces", "runtime", "synthe
 """From the bottom up: a package imports only those before it, and itself."""
 STAGES = ("cataloging", "training", "scoring", "evaluation", "sweeping")
 """Each stands on the foundations alone, but for sweeping, which trains."""
-ENTRIES = ("command_line", "commands", "__main__")
+ENTRIES = ("command_line", "commands", "operations", "__main__")
 """What a user calls; may import everything, and nothing imports it but the jobs."""
 RAY_FILES = {"driver.py", "worker.py", "search.py", "ingest.py"}
 """Where Ray stands, besides all of ``runtime``: everything else runs under plain pytest in seconds."""

@@ -69,6 +69,43 @@ def hold(out: str, folder: str = "", is_wanted: bool = True) -> Iterator[Lease]:
 
 
 @dataclass(frozen=True)
+class Holder:
+    """Who has a folder, or had it last, as it said itself; ``is_alive``: it holds the lock, or renews its lease."""
+
+    host: str
+    pid: int
+    since: str
+    is_alive: bool
+
+
+def look(out: str, folder: str = "") -> Holder | None:
+    """Who holds the folder ``out``, without taking anything; None where nobody does and the last one left no name.
+
+    A lease on S3 that was renewed in the last ``EXPIRES_S``, by the store's own clock, is alive.
+    """
+    lease = Lease(paths.absolute(out), folder)
+    said = _holder(lease.uri)
+    if not {"host", "pid", "since"} <= said.keys():
+        return None
+    is_alive = _is_renewed(lease.uri) if paths.is_remote(out) else _is_locked(lease.uri)
+    return Holder(str(said["host"]), int(said["pid"]), str(said["since"]), is_alive)
+
+
+def _is_renewed(uri: str) -> bool:
+    age_s = objects.age_s(uri)
+    return age_s is not None and age_s < EXPIRES_S
+
+
+def _is_locked(path: str) -> bool:
+    with open(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+@dataclass(frozen=True)
 class Claim:
     """By which any process of a job proves that the folder ``out`` is still the job's. Small, because it travels."""
 

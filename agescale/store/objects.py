@@ -16,9 +16,11 @@ import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from functools import lru_cache, partial
 from typing import Any, BinaryIO, TypeVar
 
@@ -134,6 +136,22 @@ def list_pages(uri: str, **arguments: Any) -> Iterator[dict[str, Any]]:
             arguments["StartAfter"] = max(f"{name}\U0010ffff" if name.endswith("/") else name for name in names)
         else:
             raise StoreError("unreachable", f"{uri}: the store says that its listing goes on, and not where")
+
+
+def age_s(uri: str) -> float | None:
+    """Seconds since a file was written, by the clock of who keeps it; None where there is none."""
+    if not is_remote(uri):
+        status = describe_file(uri)
+        return None if status is None else time.time() - status.st_mtime
+    bucket, key = bucket_and_key(uri)
+    try:
+        answer = retried(uri, lambda: filesystem(uri).call_s3("head_object", Bucket=bucket, Key=key))
+    except StoreError as error:
+        if error.status != "missing":
+            raise
+        return None
+    now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+    return float((now - answer["LastModified"]).total_seconds())
 
 
 def list_folders(uri: str) -> list[str]:

@@ -51,6 +51,15 @@ def test_from_a_bucket_as_from_a_folder(tmp_path: Path, s3: str, run_job: RunJob
     assert f"{bucket}/report/report.html" in said
     assert json.loads(objects.read_bytes(f"{bucket}/report/metrics.json"))["test"]["num_rows"] > 0
 
+    kinds = ("catalog", "run", "predictions", "report", "checkpoint", "nothing")
+    folders = ("catalog", "run", "ages", "report", "run/best", "faces")
+    standing = json.loads(run("status", "--format", "json", "--out", *(f"{bucket}/{name}" for name in folders)))
+    assert tuple(each["kind"] for each in standing) == kinds
+    assert [each["state"] for each in standing] == ["complete"] * 5 + [""]
+    assert standing[1]["done"] == standing[1]["total"] == 2, "epochs"
+    assert standing[2]["counts"]["ok"] > 0
+    assert all(each["written_s_ago"] < 600 for each in standing[:5])
+
     copy(f"{bucket}/run/best", f"{local}/best")
     without_ray = photos.predict(PredictConfig((f"{local}/faces",), f"{local}/best")).rows
     with_ray = parquet.read_tables(units.prediction_files(ages), without_ray.column_names)

@@ -306,3 +306,23 @@ def test_a_lock_that_is_closed_to_this_user_is_one_line(tmp_path: Path, monkeypa
                 wait(),
             ):
                 pass
+
+
+def test_who_holds_a_folder_is_seen_without_taking_it(out: str) -> None:
+    assert lease.look(out) is None
+    with lease.hold(out) as held:
+        holder = lease.look(out)
+        assert holder is not None
+        assert (holder.pid, holder.host, holder.is_alive) == (os.getpid(), held.holder["host"], True)
+        held.prove()
+    gone = lease.look(out)
+    assert gone is None or not gone.is_alive, "of a lock the name stays, for people to read"
+
+
+def test_a_lease_that_nobody_renews_is_seen_to_be_dead(out_on_s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    abandoned(out_on_s3)
+    seen = lease.look(out_on_s3)
+    assert seen is not None
+    assert seen.is_alive
+    monkeypatch.setattr(lease, "EXPIRES_S", 0.0)
+    wait_until(lambda: not (again := lease.look(out_on_s3)) or not again.is_alive)

@@ -1,0 +1,135 @@
+"""What stands in a folder, how far it is, and who works there: for a person at three in the morning. Writes nothing.
+
+A URI in, a ``Standing`` out. Everything is told by what the jobs themselves leave: the parts of tables, a run's
+checkpoint, a sweep's trials, the lock or lease of whoever works there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from agescale.evaluation import report
+from agescale.models import checkpoints
+from agescale.store import lease, objects, paths
+from agescale.sweeping import trials
+from agescale.tables import catalogs, folders, footers, units
+from agescale.training import finetuning, runs
+
+Kind = Literal["catalog", "predictions", "run", "sweep", "checkpoint", "report", "nothing"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is known of a folder. ``done`` and ``total`` count its ``unit`` (images, epochs, trials), where known."""
+
+    out: str
+    kind: Kind
+    is_complete: bool = False
+    unit: str = ""
+    done: int | None = None
+    total: int | None = None
+    says: str = ""
+    counts: dict[str, int] = field(default_factory=dict)  # predictions by status, trials by status
+    holder: lease.Holder | None = None
+    written_s_ago: float | None = None  # since what tells of progress was last written
+
+    @property
+    def state(self) -> str:
+        """``working`` while its job lives, else ``complete``, or ``stopped`` before its end; empty for nothing."""
+        if self.holder and self.holder.is_alive:
+            return "working"
+        return "" if self.kind == "nothing" else "complete" if self.is_complete else "stopped"
+
+
+def look(uri: str) -> Standing:
+    """What stands in the folder ``uri`` (a path or ``s3://``). Raises StoreError where it cannot be asked, and
+    ValueError where what stands there is damaged."""
+    out = paths.absolute(uri)
+    for mark, ask in MARKS.items():
+        if objects.exists(paths.join(out, mark)):
+            return ask(out)
+    for kind, ask in TABLES.items():
+        if folders.list_parts(out, kind):
+            return ask(out)
+    beside = lease.look(out, folders.beside(out))  # a table of which no part stands yet
+    return Standing(out, "nothing", holder=beside, says="" if beside is None else "no part of a table yet")
+
+
+def _catalog(out: str) -> Standing:
+    parts = catalogs.read_parts(out)
+    num_rows, num_listings = sum(part.num_rows for part in parts), len({catalogs.listing_of(p.name) for p in parts})
+    says = f"{num_listings:,} listings, {len(parts):,} parts"
+    return Standing(
+        out, "catalog", catalogs.is_complete(out), "rows", num_rows, None, says,
+        holder=lease.look(out, folders.beside(out)), written_s_ago=objects.age_s(paths.join(out, parts[-1].name)),
+    )  # fmt: skip
+
+
+def _predictions(out: str) -> Standing:
+    said = footers.read(out, "predictions", units.read_counts)
+    by_status = units.by_status(said)
+    run = units.run_of([paths.join(out, min(said))])
+    try:
+        total = len(units.cut(catalogs.read_parts(run["catalog"]), run["unit_rows"]))
+    except (OSError, ValueError):  # it may lie where this machine does not get to
+        total = None
+    newest = max(said, key=lambda name: name)
+    return Standing(
+        out, "predictions", units.has_summary(out), "units", len(said), total,
+        f"{sum(by_status.values()):,} images by model {run['model']}", by_status,
+        lease.look(out, folders.beside(out)), objects.age_s(paths.join(out, newest)),
+    )  # fmt: skip
+
+
+def _run(out: str) -> Standing:
+    settings = json.loads(objects.read_bytes(paths.join(out, runs.RUN_NAME)))["settings"]
+    total = sum(phase.epochs for phase in finetuning.parse_phases(settings["phases"]))
+    last = paths.join(out, "last")
+    if not checkpoints.exists(last):
+        return Standing(out, "run", False, "epochs", 0, total, "no epoch has ended yet", holder=lease.look(out))
+    progress = checkpoints.read(last).progress
+    best = "" if progress.best_value is None else f"best {progress.metric} {progress.best_value:.3f} "
+    return Standing(
+        out, "run", progress.is_finished, "epochs", progress.epochs_done, total,
+        f"{best}(epoch {progress.best_epoch})" if best else "", holder=lease.look(out),
+        written_s_ago=objects.age_s(paths.join(last, checkpoints.CONFIG_NAME)),
+    )  # fmt: skip
+
+
+def _sweep(out: str) -> Standing:
+    some = trials.read_trials(out)
+    counts = Counter[str](trial.status for trial in some)
+    newest = objects.age_s(paths.join(out, f"trials/{some[-1].name}.json")) if some else None
+    is_complete = objects.exists(paths.join(out, "leaderboard.parquet")) and not counts["running"]
+    over = len(some) - counts["running"]
+    return Standing(
+        out, "sweep", is_complete, "trials", over, len(some), "", dict(counts), lease.look(out), newest
+    )  # fmt: skip
+
+
+def _checkpoint(out: str) -> Standing:
+    checkpoint = checkpoints.read(out)
+    says = f"{checkpoint.spec.encoder}, digest {checkpoint.digest}"
+    age_s = objects.age_s(paths.join(out, checkpoints.CONFIG_NAME))
+    return Standing(out, "checkpoint", True, "epochs", checkpoint.epoch, None, says, written_s_ago=age_s)
+
+
+def _report(out: str) -> Standing:
+    uri = paths.join(out, report.METRICS)
+    about = json.loads(objects.read_bytes(uri))["about"]
+    is_complete = objects.exists(paths.join(out, report.PAGE))
+    return Standing(out, "report", is_complete, says=f"of {about['predictions']}", written_s_ago=objects.age_s(uri))
+
+
+MARKS: dict[str, Callable[[str], Standing]] = {
+    runs.RUN_NAME: _run,
+    trials.SWEEP_NAME: _sweep,
+    checkpoints.CONFIG_NAME: _checkpoint,
+    report.METRICS: _report,
+}
+"""What tells the kind of a folder by one file in it."""
+TABLES: dict[str, Callable[[str], Standing]] = {"predictions": _predictions, "catalog": _catalog}
