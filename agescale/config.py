@@ -342,6 +342,28 @@ class TableConfig:
 
 
 @dataclass(frozen=True)
+class PreflightConfig:
+    """Try a cluster before a long job: its nodes, versions, clocks, disks and rights, and how fast it would be."""
+
+    catalog: str = ""
+    """Catalog that the job is to read; without one no image is tried."""
+    checkpoint: str = ""
+    """Checkpoint to score with; without one no model is tried."""
+    out: tuple[str, ...] = ()
+    """Folders that the job is to write into: each is tried, from every node."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model is to run; auto takes GPUs where the cluster has them."""
+    num_workers: int | None = None
+    """Processes that are to score. Default: one a GPU, else one a CPU."""
+    batch_size: int = 64
+    """Images a forward pass, as the job will be told."""
+    num_images: int = 200
+    """Images of the catalog to try."""
+    price_per_hour: float | None = None
+    """Price of one hour of the whole cluster, in any currency: what the job would cost is told, too."""
+
+
+@dataclass(frozen=True)
 class StatusConfig:
     """What stands in some folders, how far it is, and who works there. Changes nothing, and starts no Ray."""
 

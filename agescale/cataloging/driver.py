@@ -40,6 +40,7 @@ from agescale.cataloging.worker import PartWriter, run_lister, sorted_rows
 from agescale.config import CatalogConfig
 from agescale.faces import images
 from agescale.reports import formats
+from agescale.runtime import nodes
 from agescale.runtime.cluster import start_ray
 from agescale.runtime.progress import ImageProgress
 from agescale.runtime.work import run_units
@@ -118,6 +119,7 @@ def _add_images(
         probes = [item.uri for item in pictures[:: math.ceil(len(pictures) / NUM_PROBES)]]
         writer = PartWriter(out, metadata, config.pack, fractions, held.claim, probes)
         start_ray()
+        nodes.check_shared(folders.beside(out), source)
         with ImageProgress("cataloging", len(new) + len(changed) + len(gone)) as progress:
             for _ in run_units(units, writer, progress, num_cpus=1):
                 held.check()
@@ -260,6 +262,8 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
         changes.seal_begun(out, metadata)
         known = catalogs.read_parts(out) if catalogs.list_parts(out) else []
         ranges = [] if files or small is not None else _ranges(source)
+        if ranges:
+            nodes.check_shared(folders.beside(out), source)
         num_ranges = len(ranges) or 1
         generation = changes.begin_listing(out, metadata["id"], num_ranges + 1)  # and one of what is deleted
         lister = changes.RangeLister(source, out, metadata, generation, known, LISTED_PART_ROWS, held.claim)

@@ -25,6 +25,7 @@ from ray.util import metrics
 from agescale.config import ScoreConfig, parse_names
 from agescale.models import checkpoints
 from agescale.models.predictor import read_checkpoint
+from agescale.runtime import nodes
 from agescale.runtime.cluster import allocator_environment, start_ray
 from agescale.runtime.progress import ImageProgress
 from agescale.runtime.resources import WORKER_BYTES, check_resources, num_gpus, uses_gpu
@@ -89,6 +90,7 @@ def score(config: ScoreConfig) -> ScoreResult:
         if work.todo:
             objects.delete(summary_uri)
             start_ray()
+            nodes.check_shared(folders.beside(out), catalog, checkpoint_uri)
             workers = _workers(config, work)
             card = {**checkpoint.card(), "mirror": config.mirror}
             metadata = {"run": run, "checkpoint": checkpoint_uri, "model_card": card}

@@ -22,6 +22,7 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from agescale.config import SweepConfig, TrainConfig
+from agescale.runtime import nodes
 from agescale.runtime.cluster import start_ray
 from agescale.runtime.resources import WORKER_BYTES, num_gpus, uses_gpu
 from agescale.store import lease, objects, paths
@@ -82,6 +83,7 @@ def sweep(config: SweepConfig, base: TrainConfig) -> SweepResult:
         proposals = Proposals(config, space, known, trials.read_curves(out, known), build_scheduler(config))
         if proposals.num_left:
             start_ray(min_cpus=base.num_workers * base.cpus_per_worker + 1, has_dashboard=True)
+            nodes.check_shared(out, config.catalog)
             _run(config, base, selected, proposals, held)
         return _conclude(config, base, selected, proposals.num_to_begin)
 

@@ -24,7 +24,7 @@ from agescale.faces.augment import AUGMENTATIONS, source_size
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel
 from agescale.models.checkpoints import Progress
-from agescale.runtime import terminal
+from agescale.runtime import nodes, terminal
 from agescale.runtime.cluster import allocator_environment, start_ray
 from agescale.runtime.resources import WORKER_BYTES, check_resources, uses_gpu
 from agescale.store import lease, objects, paths
@@ -129,6 +129,7 @@ def _fit(
 ) -> None:
     """Runs Ray Train over what is left of the plan. Raises Diverged, OutOfMemory, and a lasting StoreError."""
     start_ray(min_cpus=config.num_workers * config.cpus_per_worker + 1, has_dashboard=True)
+    nodes.check_shared(plan.out, paths.absolute(config.catalog))
     use_gpu = uses_gpu(config.device)
     gpus_each = config.gpus_per_worker * use_gpu
     check_resources(config.num_workers, config.cpus_per_worker, gpus_each, extra_cpus=1, bytes_per_worker=WORKER_BYTES)
