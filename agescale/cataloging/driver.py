@@ -43,6 +43,7 @@ from agescale.reports import formats
 from agescale.runtime import nodes
 from agescale.runtime.cluster import start_ray
 from agescale.runtime.progress import ImageProgress
+from agescale.runtime.resources import check_resources
 from agescale.runtime.work import run_units
 from agescale.store import lease, listing, objects, parquet, paths
 from agescale.store.errors import Damaged
@@ -119,6 +120,7 @@ def _add_images(
         probes = [item.uri for item in pictures[:: math.ceil(len(pictures) / NUM_PROBES)]]
         writer = PartWriter(out, metadata, config.pack, fractions, held.claim, probes)
         start_ray()
+        check_resources(1, cpus_per_worker=1, gpus_per_worker=0)
         nodes.check_shared(folders.beside(out), source)
         with ImageProgress("cataloging", len(new) + len(changed) + len(gone)) as progress:
             for _ in run_units(units, writer, progress, num_cpus=1):
@@ -313,6 +315,7 @@ def _list_small(source: str, out: str) -> list[pa.Table] | None:
 def _ranges(source: str) -> list[pa.Table]:
     """Units of listing (``changes.RANGE``), some for each CPU of the cluster."""
     start_ray()
+    check_resources(1, cpus_per_worker=1, gpus_per_worker=0)
     num_ranges = min(MAX_RANGES, RANGES_PER_CPU * int(ray.cluster_resources().get("CPU", 1)))
     ranges = enumerate(listing.cut(source, num_ranges))
     return [pa.table([[number], [after], [until]], schema=changes.RANGE) for number, (after, until) in ranges]
