@@ -1,4 +1,4 @@
-"""agescale: ages from buckets of face photos. See docs/design.md for the map of this package.
+"""agescale: ages from buckets of face photos. See docs/architecture.md for the map of this package.
 
 From Python, without a job:
 

@@ -1,7 +1,7 @@
 """What people write for an age: one cell, folder name or bound in, years out. The one place that knows an exact age.
 
 Everything is read by pattern and never by ``float()``, which takes ``1_9`` for 19 and ``1e1`` for 10. Ages are whole
-years, so ``>60`` begins at 61. docs/commands.md has a table of what is taken. Guesses nothing: what is none of it is
+years, so ``>60`` begins at 61. docs/catalog.md has a table of what is taken. Guesses nothing: what is none of it is
 None, and ``odd_one`` may know what it is instead.
 """
 
