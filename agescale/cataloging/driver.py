@@ -23,7 +23,7 @@ from agescale.cataloging import changes, layouts, relabelling
 from agescale.cataloging import findings as quality
 from agescale.cataloging.changes import difference, known_rows, told_apart
 from agescale.cataloging.layouts import Labels
-from agescale.cataloging.parts import LISTED_PART_ROWS, tombstones, units_of
+from agescale.cataloging.parts import tombstones, units_of
 from agescale.cataloging.settings import (
     age_groups_of,
     check,
@@ -268,7 +268,7 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
             nodes.check_shared(folders.beside(out), source)
         num_ranges = len(ranges) or 1
         generation = changes.begin_listing(out, metadata["id"], num_ranges + 1)  # and one of what is deleted
-        lister = changes.RangeLister(source, out, metadata, generation, known, LISTED_PART_ROWS, held.claim)
+        lister = changes.RangeLister(source, out, metadata, generation, known, catalogs.LISTED_PART_ROWS, held.claim)
         with ImageProgress("cataloging", total=None) as progress:
             for summary in run_lister(lister, ranges, small or sorted_rows(files, source), progress):
                 held.check()

@@ -17,8 +17,6 @@ from agescale.tables import catalogs, schema, splits
 
 INSPECTED_PART_ROWS = 1024
 """Rows of a part whose images are read: some tens of MB where they are packed."""
-LISTED_PART_ROWS = 100_000
-"""Rows of a part whose images are only listed."""
 MIN_PARTS = 8
 """So that a small catalog is read in parallel too."""
 
@@ -64,7 +62,8 @@ def units_of(pictures: list[Listed], labels: Labels, generation: int, first: int
 def tombstones(gone: list[dict[str, Any]], generation: int, first: int) -> list[pa.Table]:
     now = dt.datetime.now(dt.UTC)
     rows = [{"uri": row["uri"], "version": row["version"], "listed_at": now, "deleted": True} for row in gone]
-    chunks = [rows[start : start + LISTED_PART_ROWS] for start in range(0, len(rows), LISTED_PART_ROWS)]
+    size = catalogs.LISTED_PART_ROWS
+    chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
     return [_unit(chunk, generation, first + index, False, True) for index, chunk in enumerate(chunks)]
 
 

@@ -12,7 +12,7 @@ import ray
 import ray.data
 
 from agescale.cataloging import changes
-from agescale.cataloging.parts import LISTED_PART_ROWS, UNIT_FIELDS, split_of
+from agescale.cataloging.parts import UNIT_FIELDS, split_of
 from agescale.faces.images import ImageError
 from agescale.faces.isolation import Decoder
 from agescale.runtime.cluster import start_ray
@@ -140,4 +140,4 @@ def sorted_rows(files: list[str], source: str) -> Iterator[pa.Table]:
     rows = units.map_batches(
         lambda unit: listing.read_rows(unit["file"][0].as_py(), source), batch_size=None, batch_format="pyarrow"
     )
-    yield from rows.sort("uri").iter_batches(batch_size=LISTED_PART_ROWS, batch_format="pyarrow")
+    yield from rows.sort("uri").iter_batches(batch_size=catalogs.LISTED_PART_ROWS, batch_format="pyarrow")

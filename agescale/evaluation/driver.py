@@ -22,7 +22,7 @@ import pyarrow as pa
 from agescale.ages.groups import AgeGroups
 from agescale.config import EvaluateConfig
 from agescale.evaluation import judged, report
-from agescale.evaluation.errors import MAX_ERRORS, errors_of, table_of_errors
+from agescale.evaluation.errors import errors_of, table_of_errors
 from agescale.evaluation.gallery import galleries
 from agescale.evaluation.judge import judge
 from agescale.evaluation.report import Judgement, SplitResult
@@ -106,7 +106,7 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         results=ordered,
         galleries=galleries(config.catalog, settings, rows, central.name, names, float(card.get("center_crop") or 1.0)),
         group_counts=_group_counts(rows, names),
-        errors=table_of_errors(rows, names, index_E[:MAX_ERRORS]),
+        errors=table_of_errors(rows, names, index_E),
         num_errors=len(index_E),
     )
     page = report.write_report(config.out, judgement)

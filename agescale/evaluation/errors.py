@@ -22,7 +22,8 @@ def errors_of(rows: Rows) -> np.ndarray:
 
 
 def table_of_errors(rows: Rows, names: list[str], index_E: np.ndarray) -> pa.Table:
-    """A row for each of these faces."""
+    """A row for each of these faces, of which there may be too many for a table: the first MAX_ERRORS."""
+    index_E = index_E[:MAX_ERRORS]
     probability_E = rows.probability_N[index_E].astype(np.float64)
     ages, said = rows.outcomes.true_age_N[index_E], rows.outcomes.predicted_age_N[index_E]
     named = np.array([*names, None], dtype=object)  # the index -1 is None

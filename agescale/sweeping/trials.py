@@ -24,7 +24,6 @@ from agescale.models import checkpoints
 from agescale.store import listing, objects, parquet, paths
 from agescale.store.errors import Damaged
 from agescale.store.outputs import check_unchanged
-from agescale.sweeping import trials
 from agescale.sweeping.spaces import Point
 from agescale.training import runs, validation
 
@@ -232,19 +231,19 @@ def copy_best(out: str, number: int) -> str:
 
 def end_trial(out: str, trial: Trial) -> Trial:
     """Says how a trial ended, unless its own process has said so already."""
-    said = trials.read_trial(out, trial.number)
+    said = read_trial(out, trial.number)
     if said.status == "running":
-        last = paths.join(trials.run_of(out, trial.number), "last")
+        last = paths.join(run_of(out, trial.number), "last")
         checkpoint = checkpoints.read(last) if checkpoints.exists(last) else None
         is_finished = checkpoint is not None and checkpoint.progress.is_finished
         num_parameters = checkpoint.provenance.get("num_parameters") if checkpoint else None
         said = replace(said, status="finished" if is_finished else "stopped", num_parameters=num_parameters)
-        trials.write_trial(out, said)
+        write_trial(out, said)
     return said
 
 
 def give_reason(out: str, number: int, reason: str) -> None:
     """Says why a trial is not over."""
-    said = trials.read_trial(out, number)
+    said = read_trial(out, number)
     if said.status == "running":
-        trials.write_trial(out, replace(said, reason=reason))
+        write_trial(out, replace(said, reason=reason))

@@ -31,6 +31,8 @@ ROW_GROUP_ROWS = 256
 """Rows of a row group in a part; the least that has to be read for one packed image."""
 LISTED_GROUP_ROWS = 10_000
 """The same in a part of listed images, of which nothing was read."""
+LISTED_PART_ROWS = 100_000
+"""Most rows of such a part."""
 
 
 LISTING_SUFFIX = r"@\d+$"

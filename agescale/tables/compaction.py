@@ -28,7 +28,7 @@ from agescale.store.outputs import check_unchanged
 from agescale.tables import catalogs, folders, footers, schema, units
 from agescale.tables.catalogs import Part
 
-LISTED_PART_ROWS, READ_PART_ROWS = 100_000, 1024
+READ_PART_ROWS = 1024
 """Rows of a new part where images were only listed, and where they were read and may be packed. It may hold fewer,
 because what is not current falls out, but for the last old part in it no more."""
 
@@ -89,7 +89,7 @@ def _write_catalog(old: str, parts: Sequence[Part], new: str, held: lease.Lease)
     parts = [part for part in parts if not part.relabels]
     standing = set(catalogs.list_parts(new))
     with ImageProgress("compacting", sum(part.num_rows for part in parts)) as progress:
-        for number, group in enumerate(_groups(parts, LISTED_PART_ROWS if was_listed else READ_PART_ROWS)):
+        for number, group in enumerate(_groups(parts, catalogs.LISTED_PART_ROWS if was_listed else READ_PART_ROWS)):
             name = f"part-{metadata['compacted']['listing']:05d}-{number:06d}.parquet"
             if name not in standing:
                 held.prove()

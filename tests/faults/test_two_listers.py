@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 
 from agescale.cataloging import changes, driver
-from agescale.cataloging import parts as parts_module
 from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig
 from agescale.store import lease, objects
@@ -22,7 +21,7 @@ Write = Callable[..., bool]
 @pytest.fixture(params=["disk", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str, bool]:
     """A source, the place of its catalog, and whether there are leases: a lock on disk is held while its job sleeps."""
-    monkeypatch.setattr(parts_module, "LISTED_PART_ROWS", PART_ROWS)
+    monkeypatch.setattr(catalogs, "LISTED_PART_ROWS", PART_ROWS)
     monkeypatch.setattr(lease, "EXPIRES_S", 1.5)
     monkeypatch.setattr(lease, "POLL_S", 0.05)
     monkeypatch.setattr(lease, "RENEW_S", 600)

@@ -139,7 +139,7 @@ def test_an_unlabelled_source_is_only_listed(drawn_faces: Path, tmp_path: Path, 
 def large(tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that counts as large: listed in four ranges, parts of four rows."""
     monkeypatch.setattr(driver, "SMALL_SOURCE_FILES", 5)
-    monkeypatch.setattr(parts_module, "LISTED_PART_ROWS", 4)
+    monkeypatch.setattr(catalogs, "LISTED_PART_ROWS", 4)
     monkeypatch.setattr(driver, "RANGES_PER_CPU", 1)
     source = tmp_path / "large"
     for folder in ("a", "a-b", "b/c", "d é", "e"):

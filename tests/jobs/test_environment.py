@@ -10,7 +10,7 @@ from conftest import RunJob
 START = """
 import ray, resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-from agescale.cluster import start_ray
+from agescale.runtime.cluster import start_ray
 start_ray(has_dashboard=True)
 assert ray.get(ray.remote(lambda: 1).remote()) == 1
 """
@@ -28,7 +28,7 @@ def test_a_job_starts_its_own_cluster_wherever_it_is(run_job: RunJob, tmp_path: 
 
 SAY = """
 import sys, ray
-from agescale.cluster import start_ray
+from agescale.runtime.cluster import start_ray
 
 @ray.remote
 def say():

@@ -21,8 +21,8 @@ from agescale.config import CatalogConfig, SweepConfig, TrainConfig
 from agescale.models import checkpoints
 from agescale.store import lease, objects, parquet
 from agescale.store.errors import StoreError
-from agescale.sweeping import driver, search, spaces, trials
 from agescale.sweeping import plan as sweep_plan
+from agescale.sweeping import search, spaces, trials, worker
 from agescale.sweeping.driver import sweep
 from agescale.sweeping.search import Progress, Proposals
 from agescale.sweeping.trials import Trial
@@ -152,7 +152,7 @@ def test_a_trial_without_enough_memory_begins_anew_with_half_the_batch_or_is_giv
         if planned.batch_size > needs[int(planned.out[-4:])]:
             raise OutOfMemory(f"out of memory with --batch-size {planned.batch_size}")
 
-    monkeypatch.setattr(driver, "train", train)
+    monkeypatch.setattr(worker, "train", train)
     for number in needs:
         trials.write_trial(config.out, Trial(number, {"phases": "all:{epochs}@{lr}", "lr": 8e-3}, {}))
         run_trial(number, config, BASE, (), None)
@@ -170,7 +170,7 @@ def test_a_trial_whose_run_another_process_still_holds_is_tried_again_and_not_fa
         with lease.hold(planned.out), lease.hold(planned.out):
             raise AssertionError("two hold it")
 
-    monkeypatch.setattr(driver, "train", train)
+    monkeypatch.setattr(worker, "train", train)
     trials.write_trial(config.out, Trial(0, {"phases": "all:{epochs}@{lr}", "lr": 8e-3}, {}))
     with pytest.raises(lease.Held):
         run_trial(0, config, BASE, (), None)

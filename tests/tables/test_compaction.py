@@ -17,7 +17,7 @@ from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig, CompactConfig, VerifyConfig
 from agescale.scoring.verification import verify
 from agescale.store import objects, parquet, paths
-from agescale.tables import catalogs, compaction, datasets, folders, schema, units
+from agescale.tables import catalogs, datasets, folders, schema, units
 from agescale.tables.compaction import compact
 
 MODEL = "3ab5"
@@ -26,7 +26,7 @@ NIGHTS = 4
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compaction, "LISTED_PART_ROWS", 12)
+    monkeypatch.setattr(catalogs, "LISTED_PART_ROWS", 12)
 
 
 def list_again(folder: Path) -> Any:
