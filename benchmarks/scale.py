@@ -28,10 +28,9 @@ import pyarrow as pa
 import tyro
 
 from agescale.ages.groups import AgeGroups
-from agescale.cataloging.parts import LISTED_PART_ROWS
 from agescale.store import objects, parquet
 from agescale.tables import catalogs, footers, schema, units
-from agescale.tables.catalogs import LISTED_GROUP_ROWS
+from agescale.tables.catalogs import LISTED_GROUP_ROWS, LISTED_PART_ROWS
 
 MODEL, GROUPS, CATALOG_ID = "0123456789abcdef", "25-years", "0" * 32
 ROOT = Path(__file__).parents[1]
