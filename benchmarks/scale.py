@@ -29,8 +29,9 @@ import tyro
 
 from agescale.ages.groups import AgeGroups
 from agescale.store import objects, parquet
-from agescale.tables import catalogs, footers, schema, units
-from agescale.tables.catalogs import LISTED_GROUP_ROWS, LISTED_PART_ROWS
+from agescale.tables import catalogs, folders, footers, schema, units
+from agescale.tables.catalogs import LISTED_GROUP_ROWS, LISTED_PART_ROWS, Catalog
+from agescale.tables.predictions import Predictions, read_counts, summary_uri
 
 MODEL, GROUPS, CATALOG_ID = "0123456789abcdef", "25-years", "0" * 32
 ROOT = Path(__file__).parents[1]
@@ -61,7 +62,10 @@ def main(config: ScaleConfig) -> None:
             place = Path(folder, str(num_rows)) if config.nights else Path(folder)
             ends = measure(str(place / "catalog"), str(place / "ages"), num_rows, config)
             seconds.append({name: ends[name]["seconds"] for name in steps})
-            cells = [f"{len(catalogs.list_parts(f'{place}/catalog')):,}", f"{len(units.list_files(f'{place}/ages')):,}"]
+            cells = [
+                f"{len(Catalog.open(f'{place}/catalog').names):,}",
+                f"{len(Predictions.find(f'{place}/ages').names):,}",
+            ]
             cells += [f"{ends[name]['seconds']:.1f} s, {ends[name]['megabytes']:,.0f} MB" for name in steps]
             print(f"| {num_rows:,} | {' | '.join(cells)} |", flush=True)
     if len(config.num_rows) > 1 and not config.labels:
@@ -73,7 +77,7 @@ def main(config: ScaleConfig) -> None:
 
 def measure(catalog: str, out: str, num_rows: int, config: ScaleConfig) -> dict[str, dict[str, float]]:
     write_catalog(catalog, num_rows, config)
-    all_units = units.cut(catalogs.read_parts(catalog), None)
+    all_units = units.cut(Catalog.open(catalog).parts, None)
     if config.labels:
         write_predictions(catalog, out, all_units)
         return {name: step(name, catalog, out) for name in LABEL_STEPS}
@@ -81,9 +85,9 @@ def measure(catalog: str, out: str, num_rows: int, config: ScaleConfig) -> dict[
     ends = {"restart at half": step("start", catalog, out), "start": step("start", catalog, f"{out}-none")}
     ends["one unit"] = step("unit", catalog, out)
     write_predictions(catalog, out, all_units[len(all_units) // 2 :])
-    num_predicted = sum(units.read_counts(file)["statuses"]["ok"] for file in units.prediction_files(out))
+    num_predicted = sum(read_counts(file)["statuses"]["ok"] for file in Predictions.open(out).files)
     summary = {"num_rows": num_predicted, "by_status": {"ok": num_predicted}}
-    objects.write_bytes(units.summary_uri(out), json.dumps(summary).encode())
+    objects.write_bytes(summary_uri(out), json.dumps(summary).encode())
     return ends | {"verify": step("verify", catalog, out)}
 
 
@@ -102,9 +106,9 @@ def write_catalog(catalog: str, num_rows: int, config: ScaleConfig) -> None:
         if nights and number:
             again = range(number - 1, num_rows, stride * REPLACED)
             write_part(catalog, f"part-{listing:05d}-{1:010d}.parquet", again, "again", True, config.labels)
-    covered = schema.with_metadata("findings", {"id": CATALOG_ID, "parts": catalogs.list_parts(catalog)})
+    covered = schema.with_metadata("findings", {"id": CATALOG_ID, "parts": folders.list_parts(catalog, "catalog")})
     parquet.write_table(catalogs.findings_uri(catalog), covered.empty_table())
-    catalogs.keep_footers(catalog)
+    Catalog.open(catalog).keep_footers()
 
 
 def write_part(catalog: str, name: str, keys: range, version: str, replaces: bool, labels: bool) -> None:
@@ -144,14 +148,14 @@ def write_predictions(catalog: str, out: str, some_units: list[units.Unit]) -> N
         columns |= {"uri": rows["uri"], "version": rows["version"]}
         table = pa.table(list(columns.values()), schema=table_schema)
         parquet.write_table(f"{out}/{unit.file_name(MODEL)}", table)
-    footers.keep(out, "predictions", footers.read(out, "predictions", units.read_counts))
+    footers.keep(out, "predictions", Predictions.open(out).counts)
 
 
 def _rows_of(catalog: str, some_units: list[units.Unit]) -> Iterator[tuple[units.Unit, pa.Table]]:
     part, rows = "", None
     for unit in some_units:
         if unit.part != part:
-            part, rows = unit.part, catalogs.read_part(catalog, unit.part, ["uri", "version"]).combine_chunks()
+            part, rows = unit.part, Catalog.open(catalog).read_part(unit.part, ["uri", "version"]).combine_chunks()
         assert rows is not None
         yield unit, rows.slice(unit.start, len(unit))
 
@@ -172,15 +176,15 @@ def run_step(name: str, catalog: str, out: str) -> None:
 
     started = time.monotonic()
     if name == "start":
-        all_units = units.cut(catalogs.read_parts(catalog), None)
-        work = scoring_plan.plan_work(footers.read(out, "predictions", units.read_counts), all_units, MODEL, ())
+        all_units = units.cut(Catalog.open(catalog).parts, None)
+        work = scoring_plan.plan_work(Predictions.find(out).counts, all_units, MODEL, ())
         num_standing = len(all_units) // 2 if objects.exists(out) else 0
         assert sum(len(task) for task in work.tasks(num_workers=1)) == len(all_units) - num_standing
     elif name == "unit":  # of the oldest part: which of its rows are current
-        parts = catalogs.read_parts(catalog)
-        unit = units.cut(parts, None)[0]
-        rows = units.listed_rows(catalog, unit, [])
-        current = catalogs.Superseded(catalog, parts).current(rows, catalogs.listing_of(unit.part))
+        opened = Catalog.open(catalog)
+        unit = units.cut(opened.parts, None)[0]
+        rows = units.listed_rows(opened, unit, [])
+        current = opened.superseded().current(rows, catalogs.listing_of(unit.part))
         assert 0 < len(current) <= len(rows)
     elif name == "train":
         config = TrainConfig(catalog=catalog, out=f"{out}-run", weights="")

@@ -36,7 +36,7 @@ from agescale.store.errors import StoreError
 from agescale.store.listing import Listed
 from agescale.store.objects import read_pool
 from agescale.tables import catalogs, folders, schema, splits
-from agescale.tables.catalogs import LISTED_GROUP_ROWS, Part
+from agescale.tables.catalogs import LISTED_GROUP_ROWS, Catalog, Part
 
 KNOWN_ROWS = 300_000
 """Rows of the catalog that are compared at once, where that many were deleted in a row: some 200 MB."""
@@ -58,7 +58,7 @@ def begin_listing(out: str, catalog_id: str, num_ranges: int) -> int:
     ``num_ranges``: of names, whose parts are to be sealed by whoever takes over (``seal_begun``); 0 where a catalog is
     read only when it is complete, so that a late part is noticed, and removed by the next job.
     """
-    numbers = [*map(catalogs.listing_of, catalogs.list_parts(out)), *read_begun(out)]
+    numbers = [*map(catalogs.listing_of, folders.list_parts(out, "catalog")), *read_begun(out)]
     number = 1 + max(numbers, default=0)
     said = json.dumps({"id": catalog_id, "num_ranges": num_ranges}).encode()
     while not objects.write_new(_begun_uri(out, number), said, scratch=folders.beside(out)):
@@ -98,7 +98,7 @@ def _seal(out: str, prefix: str, metadata: Mapping[str, Any]) -> None:
     """Puts an empty part behind the others of a range, unless one stands there."""
     empty = schema.CATALOG.empty_table().cast(schema.with_metadata("catalog", {**metadata, "replaces": False}))
     while True:
-        names = [name for name in catalogs.list_parts(out) if name.startswith(prefix)]
+        names = [name for name in folders.list_parts(out, "catalog") if name.startswith(prefix)]
         if names and parquet.num_rows(paths.join(out, names[-1])) == 0:
             return
         folders.write_new_part(out, f"{prefix}{len(names):06d}.parquet", empty)
@@ -110,7 +110,7 @@ def end_listing(out: str, number: int) -> None:
     for name in objects.list_names(beside, prefix="deleted-"):
         if catalogs.listing_of(name) <= number:
             objects.delete(paths.join(beside, name))
-    newest = max(map(catalogs.listing_of, catalogs.list_parts(out)), default=0)
+    newest = max(map(catalogs.listing_of, folders.list_parts(out, "catalog")), default=0)
     for begun in read_begun(out):
         if begun in (number, *range(newest + 1)):
             objects.delete(_begun_uri(out, begun))
@@ -191,7 +191,7 @@ class RangeLister:
     out: str
     metadata: dict[str, Any]  # of every part of the catalog
     generation: int
-    known: list[Part]  # of the listings before, oldest first
+    known: Sequence[Part]  # of the listings before, oldest first
     part_rows: int
     claim: lease.Claim
 
@@ -206,7 +206,7 @@ class RangeLister:
     ) -> Iterator[pa.Table]:
         """Takes the listing of a range, in the order of URIs, and yields how many rows of each window are what."""
         prefix = part_prefix(self.generation, number)
-        names = [name for name in catalogs.list_parts(self.out) if name.startswith(prefix)]
+        names = [name for name in folders.list_parts(self.out, "catalog") if name.startswith(prefix)]
         written = [catalogs.ask_part(paths.join(self.out, name)) for name in names]
         if any(not part.num_rows for part in written):
             raise lease.taken_over(self.out)
@@ -379,23 +379,20 @@ READ_AGAIN = ("missing", "changed", "forbidden", "unreachable")
 """What a store may have said of an image that it delivers now."""
 
 
-def known_rows(out: str) -> dict[str, dict[str, Any]] | None:
-    """Current rows by URI, or None where there is no catalog yet."""
-    if not catalogs.list_parts(out):
-        return None
-    rows = catalogs.read_catalog(out, ["uri", "version", "read_error", "content_hash", *relabelling.TOLD])
-    return {row["uri"]: row for row in rows.to_pylist()}
+def known_rows(catalog: Catalog | None) -> dict[str, dict[str, Any]]:
+    """Current rows by URI; none where there is no catalog yet."""
+    columns = ["uri", "version", "read_error", "content_hash", *relabelling.TOLD]
+    return {row["uri"]: row for row in catalog.read(columns).to_pylist()} if catalog else {}
 
 
 def difference(
-    known: dict[str, dict[str, Any]] | None,
+    known: dict[str, dict[str, Any]],
     pictures: list[Listed],
     labels: Labels,
     fractions: splits.Fractions | None,
 ) -> tuple[list[Listed], list[Listed], list[dict[str, Any]], list[Relabelled]]:
     """New and changed objects (which the store did not deliver the last time, and does now, among them), the rows of
     deleted ones, and those whose source now tells other labels."""
-    known = known or {}
     new, changed, relabelled = [], [], []
     failed = [item for item in pictures if _is_stores(known.get(item.uri, {}).get("read_error"))]
     with read_pool() as pool:
@@ -431,10 +428,9 @@ def _can_be_read(item: Listed) -> bool:
     return True
 
 
-def told_apart(items: list[Listed], out: str, generation: int) -> list[Listed]:
+def told_apart(items: list[Listed], catalog: Catalog | None, generation: int) -> list[Listed]:
     """``items``, where a version that the catalog has had before is another one, as in ``changes``."""
-    parts = catalogs.list_parts(out)
-    known = [catalogs.read_part(out, part, ["uri", "version"]) for part in parts] if items else []
+    known = [catalog.read_part(part, ["uri", "version"]) for part in catalog.names] if catalog and items else []
     had = {key for table in known for key in zip(table["uri"].to_pylist(), table["version"].to_pylist(), strict=True)}
     return [
         replace(item, version=f"{item.version}@{generation}") if (item.uri, item.version) in had else item

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -50,6 +49,7 @@ from agescale.store.errors import Damaged
 from agescale.store.listing import Listed
 from agescale.store.outputs import check_unchanged
 from agescale.tables import catalogs, folders, schema
+from agescale.tables.catalogs import Catalog
 
 SMALL_SOURCE_FILES = 10_000
 """So few are listed without Ray, which would take longer to start."""
@@ -70,11 +70,11 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
         raise ValueError(f"--out {out}: {there}; give another folder")
     if not is_read(config):
         return _list_images(config, source, out)
-    before = catalogs.list_parts(out)
+    before = folders.list_parts(out, "catalog")
     pictures, others = _list_pictures(source, out)
     folders.claim(out, "catalog")
     with lease.hold(out, folders.beside(out), config.lease) as held:
-        if catalogs.list_parts(out) != before:  # by a job that may have listed the source later than this one
+        if folders.list_parts(out, "catalog") != before:  # by a job that may have listed the source later than this one
             pictures, others = _list_pictures(source, out)
         return _add_images(config, source, out, pictures, others, held)
 
@@ -99,22 +99,23 @@ def _add_images(
     if config.repair:
         repair(out, held)
     _remove_late_parts(out)
-    parts, known = catalogs.list_parts(out), known_rows(out)
-    groups = age_groups_of(config, out if known is not None else None)
+    catalog = Catalog.find(out)
+    parts, known = catalog.names if catalog else [], known_rows(catalog)
+    groups = age_groups_of(config, catalog)
     labels = read_labels(config, pictures, others, groups)
     settings = settings_of(config, labels.age_groups)
-    before = settings if known is None else catalogs.settings(out)
+    before = catalog.settings if catalog else settings
     check_settings(out, before, settings)
     layouts.check_labelled(config.layout, labels)
 
     fractions = fractions_of(config, labels)
     new, changed, gone, relabelled = difference(known, pictures, labels, fractions)
     uris = (row["uri"] for row in gone)
-    changes.check_deleted(source, out, uris, len(gone), len(known or ()), config.max_deleted_fraction)
-    metadata = metadata_of(out, settings)
+    changes.check_deleted(source, out, uris, len(gone), len(known), config.max_deleted_fraction)
+    metadata = metadata_of(out, catalog, settings)
     generation = changes.begin_listing(out, metadata["id"], num_ranges=0)
-    units = units_of(told_apart(new, out, generation), labels, generation, first=0, replaces=False)
-    units += units_of(told_apart(changed, out, generation), labels, generation, first=len(units), replaces=True)
+    units = units_of(told_apart(new, catalog, generation), labels, generation, first=0, replaces=False)
+    units += units_of(told_apart(changed, catalog, generation), labels, generation, first=len(units), replaces=True)
     units += tombstones(gone, generation, len(units))
     if units:
         probes = [item.uri for item in pictures[:: math.ceil(len(pictures) / NUM_PROBES)]]
@@ -129,7 +130,8 @@ def _add_images(
     if relabelled or (settings != before and not units):
         parts += relabelling.write_parts(out, relabelled, metadata, generation, len(units), held.prove)
 
-    rows = catalogs.read_catalog(out, [*quality.FACTS, "gender", "ethnicity"], parts)
+    grown = Catalog.open(out).only(parts)
+    rows = grown.read([*quality.FACTS, "gender", "ethnicity"])
     findings = quality.find(rows, labels.age_groups, config.layout != "unlabelled")
     if config.layout == "csv":
         odd = [each for column in ("gender", "ethnicity") for each in quality.unusual_values(rows, column)]
@@ -137,7 +139,7 @@ def _add_images(
     findings = pa.concat_tables([findings, _source_findings(source, config, pictures, labels)])
     findings = _with_lines(findings, source, labels)
     objects.write_bytes(catalogs.findings_uri(out, "csv"), formats.to_bytes(findings, "csv"))
-    _write_findings(out, metadata, findings, parts, held)
+    _write_findings(grown, metadata, findings, held)
     changes.end_listing(out, generation)
     rows = with_group_names(rows, labels.age_groups)
     group_names = labels.age_groups.names if labels.age_groups else ()
@@ -164,7 +166,7 @@ def _remove_late_parts(out: str) -> None:
     except Damaged:  # it will be written anew
         covered = []
     newest = max(map(catalogs.listing_of, covered), default=0)
-    for part in catalogs.list_parts(out):
+    for part in folders.list_parts(out, "catalog"):
         if part not in covered and catalogs.listing_of(part) <= newest:
             objects.delete(paths.join(out, part))
 
@@ -172,20 +174,20 @@ def _remove_late_parts(out: str) -> None:
 def repair(out: str, held: lease.Lease) -> None:
     """Empties the parts of a catalog that are damaged, so that this listing finds their images anew. Their names stay
     taken: no other part's predictions can be mistaken for theirs. Raises ValueError where no part is whole."""
-    names = catalogs.list_parts(out)
-    damaged = [name for name in names if not _is_whole(paths.join(out, name))]
-    whole = [name for name in names if name not in damaged]
-    if not damaged:
+    catalog = Catalog.find(out)
+    damaged = [name for name in catalog.names if not _is_whole(catalog.file(name))] if catalog else []
+    if not catalog or not damaged:
         return
+    whole = [name for name in catalog.names if name not in damaged]
     if not whole:
         gone = f"delete it and {folders.beside(out)}, make it anew, and score it into another folder"
-        raise ValueError(f"{out}: none of its {len(names)} parts can be read; {gone}")
-    said = {**catalogs.metadata(out, whole[0]), "replaces": False}
+        raise ValueError(f"{out}: none of its {len(damaged)} parts can be read; {gone}")
+    said = {**catalog.only(whole[:1]).metadata, "replaces": False}
     held.prove()
     objects.delete(catalogs.findings_uri(out))  # it is not complete until this listing has ended
     for name in damaged:
         held.prove()
-        version = objects.version(paths.join(out, name))
+        version = objects.version(catalog.file(name))
         empty = schema.CATALOG.empty_table().cast(schema.with_metadata("catalog", said))
         folders.replace_part(out, name, empty, str(version))
         print(f"{name}: was damaged and is empty now; predictions of it: jobs/score.py with --repair", flush=True)
@@ -200,16 +202,14 @@ def _is_whole(part: str) -> bool:
     return True
 
 
-def _write_findings(
-    out: str, metadata: dict[str, Any], findings: pa.Table, parts: Sequence[str], held: lease.Lease
-) -> None:
-    """Findings about those ``parts``: where others stand when they are read, they are of no complete catalog."""
-    covered = {"id": metadata["id"], "parts": list(parts)}
+def _write_findings(catalog: Catalog, metadata: dict[str, Any], findings: pa.Table, held: lease.Lease) -> None:
+    """Findings about those parts: where others stand when they are read, they are of no complete catalog."""
+    covered = {"id": metadata["id"], "parts": catalog.names}
     held.prove()
-    catalogs.keep_footers(out)
+    catalog.keep_footers()
     findings = findings.cast(schema.with_metadata("findings", covered))
     held.prove()
-    parquet.write_table(catalogs.findings_uri(out), findings)
+    parquet.write_table(catalogs.findings_uri(catalog.uri), findings)
 
 
 def _with_lines(findings: pa.Table, source: str, labels: Labels) -> pa.Table:
@@ -243,7 +243,7 @@ def _source_findings(source: str, config: CatalogConfig, pictures: list[Listed],
 
 def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
     """Brings a catalog without labels up to date, in flat memory however large it is."""
-    files, small, before = [], None, catalogs.list_parts(out)
+    files, small, before = [], None, folders.list_parts(out, "catalog")
     if config.listing:
         files = listing.files_of(config.listing)
         next(listing.read_rows(files[0], source), None)  # its columns, before anything starts
@@ -254,15 +254,18 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
     with lease.hold(out, folders.beside(out), config.lease) as held:
         if config.repair:
             repair(out, held)
-        names = catalogs.list_parts(out)
-        if small is not None and names != before:  # by a job that may have listed the source later than this one
+        catalog = Catalog.find(out)
+        if (
+            small is not None and (catalog.names if catalog else []) != before
+        ):  # by a job that may have listed the source later than this one
             small = _list_small(source, out)
-        settings = settings_of(config, age_groups_of(config, out if names else None))
-        if names:
-            check_unchanged(out, "another catalog", catalogs.settings(out), settings)
-        metadata = metadata_of(out, settings)
+        settings = settings_of(config, age_groups_of(config, catalog))
+        if catalog:
+            check_unchanged(out, "another catalog", catalog.settings, settings)
+        metadata = metadata_of(out, catalog, settings)
         changes.seal_begun(out, metadata)
-        known = catalogs.read_parts(out) if catalogs.list_parts(out) else []
+        sealed = Catalog.find(out)
+        known = sealed.parts if sealed else ()
         ranges = [] if files or small is not None else _ranges(source)
         if ranges:
             nodes.check_shared(folders.beside(out), source)
@@ -284,7 +287,7 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
             raise
         lister.delete(num_ranges)
         findings = schema.FINDINGS.empty_table()
-        _write_findings(out, metadata, findings, catalogs.part_names(out), held)
+        _write_findings(Catalog.open(out), metadata, findings, held)
         changes.end_listing(out, generation)
     return CatalogResult(
         num_new=counts["num_new"],

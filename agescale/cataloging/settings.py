@@ -15,7 +15,8 @@ from agescale.faces import images
 from agescale.store import objects, paths
 from agescale.store.listing import Listed
 from agescale.store.outputs import check_unchanged
-from agescale.tables import catalogs, splits
+from agescale.tables import splits
+from agescale.tables.catalogs import Catalog
 
 DEFAULT_AGE_GROUPS = "25-years"
 
@@ -35,14 +36,13 @@ def fractions_of(config: CatalogConfig, labels: Labels) -> splits.Fractions | No
     return (train / (train + val), val / (train + val), 0.0) if train + val else (1.0, 0.0, 0.0)
 
 
-def metadata_of(out: str, settings: dict[str, Any]) -> dict[str, Any]:
+def metadata_of(out: str, known: Catalog | None, settings: dict[str, Any]) -> dict[str, Any]:
     """What every part says. The identity, drawn when a catalog is born, tells it from a later one at the same path; a
     job that was killed before its first part may yet write one."""
-    if catalogs.list_parts(out):
-        known = catalogs.metadata(out)
-    else:
-        known = next(iter(changes.read_begun(out).values()), {"id": uuid.uuid4().hex})
-    return {"id": known["id"], "settings": settings}
+    if known:
+        return {"id": known.id, "settings": settings}
+    begun = next(iter(changes.read_begun(out).values()), {"id": uuid.uuid4().hex})
+    return {"id": begun["id"], "settings": settings}
 
 
 def check(config: CatalogConfig) -> None:
@@ -96,11 +96,11 @@ def new_groups(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return f"{now['age_groups']} (they were {before['age_groups']})"
 
 
-def age_groups_of(config: CatalogConfig, grown: str | None) -> AgeGroups | None:
+def age_groups_of(config: CatalogConfig, known: Catalog | None) -> AgeGroups | None:
     """The groups that were asked for, or that the catalog has already (class folders may have come since)."""
     if config.age_groups:
         return AgeGroups.parse(config.age_groups)
-    return catalogs.age_groups(grown) if grown else None
+    return known.age_groups if known else None
 
 
 def read_labels(

@@ -26,11 +26,13 @@ from agescale.evaluation.errors import errors_of, table_of_errors
 from agescale.evaluation.gallery import galleries
 from agescale.evaluation.judge import judge
 from agescale.evaluation.report import Judgement, SplitResult
-from agescale.evaluation.rows import Rows, own_groups, read_others, read_rows, splits_of
+from agescale.evaluation.rows import Rows, read_others, read_rows, splits_of
 from agescale.models import checkpoints
 from agescale.models.tasks import TASKS
 from agescale.store import paths
-from agescale.tables import catalogs, folders, schema, units
+from agescale.tables import folders, schema
+from agescale.tables.catalogs import Catalog
+from agescale.tables.predictions import Predictions
 
 
 @dataclass(frozen=True)
@@ -52,21 +54,22 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         checkpoint=config.checkpoint and paths.absolute(config.checkpoint),
         out=paths.absolute(config.out),
     )
-    settings = catalogs.settings(config.catalog)
-    report.claim(config.out, _occupied(config))
-    catalogs.check_complete(config.catalog)
-    metadata = units.read_metadata(units.prediction_files(config.predictions)[0])
-    groups = _groups(config, config.predictions, metadata)
+    catalog = Catalog.open(config.catalog)
+    report.claim(config.out, _occupied(config, catalog))
+    catalog.check_complete()
+    predictions = Predictions.open(config.predictions)
+    metadata = predictions.metadata
+    groups = _groups(config, catalog, predictions)
     names = list(groups.names) if groups else []
-    listed = judged.read_catalog(config.catalog, groups, _excluded(config))
+    listed = judged.read_catalog(catalog, groups, _excluded(config, catalog))
     if not listed.has_labels:
         raise ValueError(
             f"{config.catalog}: none of its images has a label to judge by; name a catalog of labelled ones"
         )
-    card = metadata.get("model_card") or {}
+    card = predictions.model_card
     if config.checkpoint:
         card = card | _card_of_checkpoint(config.checkpoint, metadata["run"]["model"])
-    rows = read_rows(config, listed, groups)
+    rows = read_rows(config, predictions, listed, groups)
     if card.get("task") in TASKS and not TASKS[card["task"]].learns_spread:
         unknown_N = np.full(len(listed), np.nan)
         rows = replace(rows, age_std_N=unknown_N, probability_N=unknown_N)
@@ -75,15 +78,15 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
     results = [judge(name, rows, names, others) for name in splits]
     central = next((result for result in results if result.metrics["num_rows"]), None)
     if central is None:
-        names_only = "" if units.says_ages(metadata) else f"; the model knows the groups {', '.join(names)} and no ages"
+        names_only = "" if predictions.says_ages else f"; the model knows the groups {', '.join(names)} and no ages"
         raise ValueError("; ".join(_why_nothing(result) for result in results) + names_only)
     if config.against and not central.comparisons:
         raise ValueError(f"--against {config.against}: of the judged faces of {central.name} it has scored none")
 
     about = {
         "catalog": config.catalog,
-        "source": settings.get("source"),
-        "layout": settings.get("layout"),
+        "source": catalog.settings.get("source"),
+        "layout": catalog.settings.get("layout"),
         "predictions": config.predictions,
         "against": config.against or None,
         "checkpoint": config.checkpoint or metadata.get("checkpoint"),
@@ -104,7 +107,7 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         card=card,
         group_names=names,
         results=ordered,
-        galleries=galleries(config.catalog, settings, rows, central.name, names, float(card.get("center_crop") or 1.0)),
+        galleries=galleries(catalog, rows, central.name, names, float(card.get("center_crop") or 1.0)),
         group_counts=_group_counts(rows, names),
         errors=table_of_errors(rows, names, index_E),
         num_errors=len(index_E),
@@ -113,11 +116,12 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
     return Evaluated(page, _notes(about))
 
 
-def _occupied(config: EvaluateConfig) -> dict[str, str]:
+def _occupied(config: EvaluateConfig, catalog: Catalog) -> dict[str, str]:
     """What stands where, so that the report does not: URIs of folders and what is there."""
     places = {
-        **catalogs.places(config.catalog),
-        **folders.places(config.predictions),
+        **catalog.places,
+        config.predictions: "the table of predictions",
+        folders.beside(config.predictions): "what belongs to the predictions",
         config.against: "the other table of predictions",
         config.gender_from: "the table of predictions of the gender",
         config.checkpoint or "": "the checkpoint",
@@ -130,23 +134,23 @@ def _notes(about: dict[str, Any]) -> list[str]:
     return [] if judged == own else [f'age groups: {judged} (the model\'s own: --age-groups "{own}")']
 
 
-def _groups(config: EvaluateConfig, predictions: str, metadata: dict[str, Any]) -> AgeGroups | None:
-    """The age groups in which predictions with that ``metadata`` are judged: those asked for, else the catalog's where
-    the predictions can be told in them, else their own. Raises ValueError where they cannot be told as asked."""
-    own = own_groups(metadata)
+def _groups(config: EvaluateConfig, catalog: Catalog, predictions: Predictions) -> AgeGroups | None:
+    """The age groups in which predictions are judged: those asked for, else the catalog's where the predictions can be
+    told in them, else their own. Raises ValueError where they cannot be told as asked."""
+    own = predictions.age_groups
     if config.age_groups is not None:
-        return units.parse_view(config.age_groups, predictions, metadata)
-    of_catalog = catalogs.age_groups(config.catalog)
+        return predictions.view(config.age_groups)
+    of_catalog = catalog.age_groups
     if own is None or of_catalog is None:
         return own
-    if units.says_ages(metadata):
+    if predictions.says_ages:
         return of_catalog if of_catalog.is_bounded else own
     return of_catalog if set(of_catalog.names) == set(own.names) else own  # the same names, which have bounds by now
 
 
-def _excluded(config: EvaluateConfig) -> pa.Table:
+def _excluded(config: EvaluateConfig, catalog: Catalog) -> pa.Table:
     """The rows that are left out because of findings."""
-    excluded = catalogs.excluded(config.catalog)
+    excluded = catalog.excluded()
     return excluded.slice(0, 0) if config.include_findings else excluded
 
 

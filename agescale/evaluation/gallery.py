@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,23 +14,22 @@ from agescale.evaluation.report import Gallery, ShownFace
 from agescale.evaluation.rows import Rows, is_wrong, who_is_judged
 from agescale.faces import images
 from agescale.tables import packed
+from agescale.tables.catalogs import Catalog
 
 NUM_SHOWN = 12
 FACE_PIXELS = 112
 MAX_NAME = 80
 
 
-def galleries(
-    catalog: str, settings: dict[str, Any], rows: Rows, central: str, names: list[str], center_crop: float
-) -> list[Gallery]:
+def galleries(catalog: Catalog, rows: Rows, central: str, names: list[str], center_crop: float) -> list[Gallery]:
     """The worst faces of every split, that of the report first, and more of that one, as they look to the model."""
     splits = sorted((name or "unsplit" for name in rows.splits), key=lambda name: (name != central, name))
     chosen = [(kind, split, index) for split in splits for kind, index in _chosen(rows, split, names, split == central)]
     wanted = sorted({index for _, _, of_kind in chosen for index in of_kind})
     places = rows.listed.places(np.array(wanted))
-    pictures = _pictures(catalog, places, center_crop, use_packed=bool(settings.get("pack")))
+    pictures = _pictures(catalog.uri, places, center_crop, use_packed=catalog.pack > 0)
     shown = dict(zip(wanted, zip(places["uri"].to_pylist(), pictures, strict=True), strict=True))
-    source = f"{settings.get('source')}/"
+    source = f"{catalog.source}/"
     return [
         Gallery(kind, split, [_shown_face(rows, index, names, source, *shown[index]) for index in of_kind])
         for kind, split, of_kind in chosen

@@ -21,7 +21,9 @@ from agescale.ages.groups import AgeGroups
 from agescale.ages.labels import EXACT_YEARS
 from agescale.evaluation import metrics
 from agescale.store import objects, parquet, paths
-from agescale.tables import catalogs, folders, keys, schema, units
+from agescale.tables import catalogs, keys, schema
+from agescale.tables.catalogs import Catalog
+from agescale.tables.predictions import Predictions, regrouped
 
 CATALOG_COLUMNS = ("uri", "version", "age_low", "age_high", "group", "subject", "gender", "ethnicity", "split")
 PREDICTION_COLUMNS = (
@@ -87,16 +89,16 @@ class Listed:
         return pa.table({"uri": pa.array(uris, pa.string()), "part": parts, "row": pa.array(row_E, pa.int64())})
 
 
-def read_catalog(uri: str, groups: AgeGroups | None, excluded: pa.Table) -> Listed:
+def read_catalog(catalog: Catalog, groups: AgeGroups | None, excluded: pa.Table) -> Listed:
     """The current rows with their labels in ``groups``, where there are any; those ``excluded`` (column uri) marked."""
     genders, ethnicities, parts = Names(), Names(), Names()
-    findings = catalogs.read_findings(uri).select(["uri", "kind"])
+    findings = catalog.findings.select(["uri", "kind"])
     findings = findings.group_by(["uri", "kind"]).aggregate([])
     counts: dict[str | None, Counter[str]] = {}
     excluded_uris = excluded["uri"].combine_chunks()
     has_labels = False
     held: list[dict[str, np.ndarray]] = []
-    for rows in catalogs.current_rows(uri, CATALOG_COLUMNS):
+    for rows in catalog.current_rows(CATALOG_COLUMNS):
         low_N, high_N = floats(rows["age_low"]), floats(rows["age_high"])
         split_N = codes_of(rows["split"], schema.SPLITS)
         has_labels = has_labels or bool(
@@ -122,7 +124,7 @@ def read_catalog(uri: str, groups: AgeGroups | None, excluded: pa.Table) -> List
     arrays = {name: _joined(held, name) for name in list(held[0])}
     subject_N = arrays.pop("subject")
     return Listed(
-        catalog=uri,
+        catalog=catalog.uri,
         part_names=parts.names,
         unit_N=metrics.units_of_subjects(_numbered(subject_N)),
         genders=genders,
@@ -170,23 +172,25 @@ class Said:
     has_gender: np.ndarray  # indices of the genders that were said of any image, in the catalog or not
 
 
-def read_predictions(uri: str, listed: Listed, group_names: list[str], regroup: AgeGroups | None = None) -> Said:
+def read_predictions(
+    predictions: Predictions, listed: Listed, group_names: list[str], regroup: AgeGroups | None = None
+) -> Said:
     """What a table of predictions says of the ``listed`` rows: of an image that was scored twice what is "ok", where
     anything is. Of one model, whose metadata the files say alike; else raises ValueError.
 
     The groups are told as stored or, with ``regroup``, derived from the distributions. An image takes another one's
     prediction where the hashes of their keys are the same: of 10,000,000 images any does with a chance of 1 in 300,000.
     """
-    files = units.prediction_files(uri)
-    if len(models := {units.read_metadata(file)["run"]["model"] for file in files}) > 1:
-        raise ValueError(f"{uri}: predictions of {len(models)} models stand there; score each into a folder of its own")
+    if (num_models := len(predictions.models)) > 1:
+        hint = "score each into a folder of its own"
+        raise ValueError(f"{predictions.uri}: predictions of {num_models} models stand there; {hint}")
     find, statuses = _finder(listed.hash_N), Names()
     num_rows, met = len(listed), [np.zeros(0, np.int32)]
     whole = {name: np.full(num_rows, -1, np.int32) for name in ("status", "group", "gender", "ethnicity")}
     numbers = {name: np.full(num_rows, np.nan, np.float32) for name in ("age", "age_std", "group_probability")}
     is_ok_N = np.zeros(num_rows, bool)
     with objects.read_pool() as pool:
-        tasks = (pool.submit(_read_first_faces, file, regroup) for file in files)
+        tasks = (pool.submit(_read_first_faces, file, regroup) for file in predictions.files)
         for rows in objects.ahead(tasks, FILES_AHEAD):
             is_ok = pc.equal(rows["status"], "ok").to_numpy()
             codes = {
@@ -224,7 +228,7 @@ def _read_first_faces(file: str, regroup: AgeGroups | None) -> pa.Table:
     """One file of predictions, with the ``hash`` of the key in place of it."""
     rows = parquet.read_table(file, [*PREDICTION_COLUMNS, *(["age_cdf"] if regroup else [])])
     if regroup:
-        rows = folders.regrouped(rows, regroup).drop_columns(["age_cdf"])
+        rows = regrouped(rows, regroup).drop_columns(["age_cdf"])
     rows = rows.filter(pc.equal(rows["face"], 0))
     rows = rows.append_column("hash", pa.array(keys.hashes_of(catalogs.keys_of(rows)), pa.uint64()))
     return rows.drop_columns(["uri", "version", "face"])

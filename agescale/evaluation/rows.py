@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,8 @@ from agescale.config import EvaluateConfig, parse_names
 from agescale.evaluation import judged
 from agescale.evaluation.judged import Listed, Said
 from agescale.evaluation.metrics import Outcomes
-from agescale.tables import filters, schema, units
+from agescale.tables import filters, schema
+from agescale.tables.predictions import Predictions
 
 NOT_PREDICTED = "no prediction"
 
@@ -40,17 +40,11 @@ class Rows:
         return [name for name in (*schema.SPLITS, None) if self.is_in(name).any()]
 
 
-def own_groups(metadata: dict[str, Any]) -> AgeGroups | None:
-    """The age groups that predictions were made in."""
-    groups = metadata["run"]["age_groups"]
-    return AgeGroups.parse(groups) if groups else None
-
-
-def read_rows(config: EvaluateConfig, listed: Listed, groups: AgeGroups | None) -> Rows:
-    said = _read_predictions(config.predictions, config.catalog, listed, groups)
+def read_rows(config: EvaluateConfig, predictions: Predictions, listed: Listed, groups: AgeGroups | None) -> Rows:
+    said = _read_predictions(predictions, listed, groups)
     gender_N = listed.gender_N
     if config.gender_from:
-        other = judged.read_predictions(config.gender_from, listed, [])
+        other = judged.read_predictions(Predictions.open(config.gender_from), listed, [])
         names = np.array([*listed.genders.names, None], dtype=object)  # the index -1 is None
         ours, theirs = (names[code[code >= 0]].tolist() for code in (np.unique(gender_N), other.has_gender))
         filters.check_genders(bool((other.gender_N >= 0).any()), ours, theirs)
@@ -72,13 +66,13 @@ def read_rows(config: EvaluateConfig, listed: Listed, groups: AgeGroups | None) 
     )
 
 
-def _read_predictions(uri: str, catalog: str, listed: Listed, groups: AgeGroups | None) -> Said:
+def _read_predictions(predictions: Predictions, listed: Listed, groups: AgeGroups | None) -> Said:
     """Their group is one of ``groups`` where these derive from what they say, else one of the model's."""
-    metadata = units.read_metadata(units.prediction_files(uri)[0])
-    has_others = groups is not None and groups != own_groups(metadata) and units.says_ages(metadata)
-    said = judged.read_predictions(uri, listed, list(groups.names) if groups else [], groups if has_others else None)
+    has_others = groups is not None and groups != predictions.age_groups and predictions.says_ages
+    names = list(groups.names) if groups else []
+    said = judged.read_predictions(predictions, listed, names, groups if has_others else None)
     if not (said.status_N >= 0).any():
-        raise ValueError(f"{uri}: none of these predictions is of an image of {catalog}")
+        raise ValueError(f"{predictions.uri}: none of these predictions is of an image of {listed.catalog}")
     return said
 
 
@@ -98,10 +92,10 @@ def read_others(config: EvaluateConfig, rows: Rows, groups: AgeGroups | None) ->
     other ones it says nothing that could be compared."""
     if not config.against:
         return None
-    metadata = units.read_metadata(units.prediction_files(config.against)[0])
-    own = own_groups(metadata)
-    view = groups if own and groups and groups.is_bounded and units.says_ages(metadata) else own
-    said = _read_predictions(config.against, config.catalog, rows.listed, view)
+    against = Predictions.open(config.against)
+    own = against.age_groups
+    view = groups if own and groups and groups.is_bounded and against.says_ages else own
+    said = _read_predictions(against, rows.listed, view)
     outcomes = outcomes_of(rows.listed, said, view)
     if view != groups:
         outcomes = replace(outcomes, true_group_N=np.full(len(rows.listed), -1))

@@ -23,7 +23,8 @@ from agescale.faces.loading import FaceOrError
 from agescale.models.predictor import Predictor
 from agescale.store import listing, objects, paths
 from agescale.store.errors import StoreError
-from agescale.tables import folders, schema
+from agescale.tables import schema
+from agescale.tables.predictions import stored_cdfs
 
 BATCH_SIZE = 64
 """Images that the model sees at once; as many more are being read and decoded meanwhile."""
@@ -281,7 +282,7 @@ def _name_kind(value: Any) -> str:
 
 def _results(rows: pa.Table, predictor: Predictor) -> Iterator[Prediction]:
     """The rows of ``predict_images`` as objects."""
-    cdf_NA = folders.stored_cdfs(rows["age_cdf"])  # of the rows that have one
+    cdf_NA = stored_cdfs(rows["age_cdf"])  # of the rows that have one
     low_N, high_N = age_cdf.central_interval(cdf_NA, age_cdf.INTERVAL_SHARE)
     distributions = zip(cdf_NA, zip(low_N.tolist(), high_N.tolist(), strict=True), strict=True)
     has_spread = predictor.task.learns_spread

@@ -24,7 +24,8 @@ from agescale.runtime.cluster import start_ray
 from agescale.runtime.resources import num_gpus, uses_gpu
 from agescale.store import objects, paths
 from agescale.store.errors import StoreError
-from agescale.tables import catalogs, packed, units
+from agescale.tables import packed, units
+from agescale.tables.catalogs import Catalog
 
 PACKAGES = ("agescale", "ray", "torch", "torchvision", "pyarrow")
 """Of which a cluster needs the same version everywhere: what one node pickles, another reads."""
@@ -166,7 +167,7 @@ def _speed(config: PreflightConfig, catalog: str, checkpoint: str) -> Iterator[C
     remedy = "" if probe.num_ok else f"none of them: {probe.error}"
     yield Check("images", f"{probe.num_ok} of {probe.num_images} could be scored", remedy)
     yield Check("memory", f"{probe.peak_bytes / 2**30:.1f} GiB a process at batches of {config.batch_size}")
-    num_rows = sum(part.num_rows for part in catalogs.read_parts(catalog))
+    num_rows = sum(part.num_rows for part in Catalog.open(catalog).parts)
     rate = num_workers * probe.num_images / probe.seconds
     hours = num_rows / rate / 3600
     price = "" if config.price_per_hour is None else f", about {hours * config.price_per_hour:,.2f} in all"
@@ -176,12 +177,11 @@ def _speed(config: PreflightConfig, catalog: str, checkpoint: str) -> Iterator[C
 def try_images(catalog: str, checkpoint: str, device: str, config: PreflightConfig) -> Probe:
     """Runs in one process of the cluster: scores some images of the catalog, as ``jobs/score.py`` would."""
     predictor = Predictor(checkpoint, device)
-    spec, parts = predictor.spec, catalogs.read_parts(catalog)
-    first = max(parts, key=lambda part: part.num_rows)
+    spec, opened = predictor.spec, Catalog.open(catalog)
+    first = max(opened.parts, key=lambda part: part.num_rows)
     unit = units.Unit(first.name, 0, min(config.num_images, first.num_rows))
-    rows = units.listed_rows(catalog, unit, ())
-    pack = int(catalogs.settings(catalog).get("pack") or 0)
-    use_packed = packed.can_use_packed(pack, spec.image_size, spec.center_crop)
+    rows = units.listed_rows(opened, unit, ())
+    use_packed = opened.holds_packed(spec.image_size, spec.center_crop)
     statuses: list[str] = []
     errors: list[str] = []
     with objects.read_pool() as pool:

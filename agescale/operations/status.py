@@ -16,7 +16,9 @@ from agescale.evaluation import report
 from agescale.models import checkpoints
 from agescale.store import lease, objects, paths
 from agescale.sweeping import trials
-from agescale.tables import catalogs, folders, footers, units
+from agescale.tables import catalogs, folders, units
+from agescale.tables.catalogs import Catalog
+from agescale.tables.predictions import Predictions, by_status, has_summary
 from agescale.training import finetuning, runs
 
 Kind = Literal["catalog", "predictions", "run", "sweep", "checkpoint", "report", "nothing"]
@@ -60,28 +62,27 @@ def look(uri: str) -> Standing:
 
 
 def _catalog(out: str) -> Standing:
-    parts = catalogs.read_parts(out)
+    catalog = Catalog.open(out)
+    parts = catalog.parts
     num_rows, num_listings = sum(part.num_rows for part in parts), len({catalogs.listing_of(p.name) for p in parts})
     says = f"{num_listings:,} listings, {len(parts):,} parts"
     return Standing(
-        out, "catalog", catalogs.is_complete(out), "rows", num_rows, None, says,
-        holder=lease.look(out, folders.beside(out)), written_s_ago=objects.age_s(paths.join(out, parts[-1].name)),
+        out, "catalog", catalog.is_complete, "rows", num_rows, None, says,
+        holder=lease.look(out, folders.beside(out)), written_s_ago=objects.age_s(catalog.file(parts[-1].name)),
     )  # fmt: skip
 
 
 def _predictions(out: str) -> Standing:
-    said = footers.read(out, "predictions", units.read_counts)
-    by_status = units.by_status(said)
-    run = units.run_of([paths.join(out, min(said))])
+    predictions = Predictions.open(out)
+    run, counted = predictions.run, by_status(predictions.counts)
     try:
-        total = len(units.cut(catalogs.read_parts(run["catalog"]), run["unit_rows"]))
+        total = len(units.cut(Catalog.open(run["catalog"]).parts, run["unit_rows"]))
     except (OSError, ValueError):  # it may lie where this machine does not get to
         total = None
-    newest = max(said, key=lambda name: name)
     return Standing(
-        out, "predictions", units.has_summary(out), "units", len(said), total,
-        f"{sum(by_status.values()):,} images by model {run['model']}", by_status,
-        lease.look(out, folders.beside(out)), objects.age_s(paths.join(out, newest)),
+        out, "predictions", has_summary(out), "units", len(predictions.names), total,
+        f"{sum(counted.values()):,} images by model {run['model']}", counted,
+        lease.look(out, folders.beside(out)), objects.age_s(predictions.files[-1]),
     )  # fmt: skip
 
 

@@ -15,7 +15,6 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +34,9 @@ from agescale.scoring.plan import Work, plan_work
 from agescale.scoring.worker import ScoringActor, UnitScorer, Workers
 from agescale.store import lease, objects, paths
 from agescale.store.outputs import check_unchanged
-from agescale.tables import catalogs, folders, footers, schema, units
+from agescale.tables import folders, footers, predictions, schema, units
+from agescale.tables.catalogs import Catalog
+from agescale.tables.predictions import Predictions
 from agescale.tables.units import MAX_UNIT_ROWS
 
 MIN_PROCESS_ROWS = 500
@@ -68,24 +69,23 @@ class ScoreResult:
 
 def score(config: ScoreConfig) -> ScoreResult:
     """Scores every unit of the catalog that has no file yet. Raises ValueError, before any work, where it cannot."""
-    catalog, out = paths.absolute(config.catalog), paths.absolute(config.out)
-    checkpoint_uri = paths.absolute(config.checkpoint)
+    out, checkpoint_uri = paths.absolute(config.out), paths.absolute(config.checkpoint)
     _check(config)
     checkpoint = read_checkpoint(checkpoint_uri)
     checkpoints.read_file(checkpoint_uri, checkpoint.weights_file, checkpoint.weights_sha256)  # or it is damaged
-    parts = catalogs.read_parts(catalog)
-    about = catalogs.metadata(catalog, parts[0].name)
-    if about["settings"]["layout"] != "unlabelled":  # a bucket is scored while it is still being listed
-        catalogs.check_complete(catalog)
-    folders.check_apart(out, {**catalogs.places(catalog), checkpoint_uri: "the checkpoint"}, "the table")
+    catalog = Catalog.open(config.catalog)
+    if catalog.settings["layout"] != "unlabelled":  # a bucket is scored while it is still being listed
+        catalog.check_complete()
+    folders.check_apart(out, {**catalog.places, checkpoint_uri: "the checkpoint"}, "the table")
     folders.claim(out, "predictions")
-    summary_uri = units.summary_uri(out)
+    summary_uri = predictions.summary_uri(out)
     with lease.hold(out, folders.beside(out), config.lease) as held:
         if config.repair:
             _repair(catalog, out, held)
-        said = footers.read(out, "predictions", units.read_counts)
-        run = _begin(out, list(said), config, catalog, about["id"], checkpoint)
-        work = plan_work(said, units.cut(parts, run["unit_rows"]), checkpoint.digest, parse_names(config.retry))
+        before = Predictions.find(out)
+        run = _begin(before, config, catalog, checkpoint)
+        all_units = units.cut(catalog.parts, run["unit_rows"])
+        work = plan_work(before.counts, all_units, checkpoint.digest, parse_names(config.retry))
         progress = ImageProgress("scoring", work.num_rows)
         if work.todo:
             objects.delete(summary_uri)
@@ -94,17 +94,16 @@ def score(config: ScoreConfig) -> ScoreResult:
             workers = _workers(config, work)
             card = {**checkpoint.card(), "mirror": config.mirror}
             metadata = {"run": run, "checkpoint": checkpoint_uri, "model_card": card}
-            replacing = tuple(part for part in parts if part.replaces)
-            scorer = UnitScorer(catalog, replacing, checkpoint_uri, out, metadata, config, workers)
+            scorer = UnitScorer(catalog, checkpoint_uri, out, metadata, config, workers)
             with progress:
                 result = _run(work, scorer, progress, held)
         else:
-            result = ScoreResult(units.by_status(work.standing), {}, 0.0)
-        if work.todo or not units.has_summary(out):
+            result = ScoreResult(predictions.by_status(work.standing), {}, 0.0)
+        if work.todo or not predictions.has_summary(out):
             summary = {**run, "checkpoint": checkpoint_uri, "num_rows": result.num_rows, "by_status": result.by_status}
             summary |= {
                 "num_units": len(work.units),
-                "catalog_parts": [part.name for part in parts],
+                "catalog_parts": catalog.names,
                 "images_per_s": result.images_per_s,
             }
             summary |= {"versions": checkpoints.library_versions()}
@@ -112,7 +111,7 @@ def score(config: ScoreConfig) -> ScoreResult:
     return result
 
 
-def _repair(catalog: str, out: str, held: lease.Lease) -> None:
+def _repair(catalog: Catalog, out: str, held: lease.Lease) -> None:
     """Deletes files of predictions that are damaged or wrong, so that their images are scored again."""
     for name in verification.wrong_files(catalog, out):
         held.prove()
@@ -145,7 +144,7 @@ def _run(work: Work, scorer: UnitScorer, progress: ImageProgress, held: lease.Le
         images_per_s.set(progress.images_per_s)
     footers.keep(scorer.out, "predictions", standing)
     rate = scored_now.total() / max(time.monotonic() - progress.started, 1e-9)
-    return ScoreResult(units.by_status(standing), dict(scored_now), round(rate, 1))
+    return ScoreResult(predictions.by_status(standing), dict(scored_now), round(rate, 1))
 
 
 def _estimate(num_rows: int, num_listed: int, num_images: int) -> int:
@@ -171,29 +170,23 @@ def _check(config: ScoreConfig) -> None:
 
 
 def _begin(
-    out: str,
-    names: Sequence[str],
-    config: ScoreConfig,
-    catalog: str,
-    catalog_id: str,
-    checkpoint: checkpoints.Checkpoint,
+    standing: Predictions, config: ScoreConfig, catalog: Catalog, checkpoint: checkpoints.Checkpoint
 ) -> dict[str, Any]:
-    """What the predictions in ``out`` belong to. Raises ValueError where those that stand, with these ``names``, belong
-    to something else."""
-    before = units.run_of([paths.join(out, name) for name in names]) if names else {}
+    """What the predictions belong to. Raises ValueError where those that stand belong to something else."""
+    before = standing.run if standing.names else {}
     run = {
         "model": checkpoint.digest,
         "age_groups": checkpoint.spec.age_groups,
-        "catalog": catalog,
-        "catalog_id": catalog_id,
+        "catalog": catalog.uri,
+        "catalog_id": catalog.id,
         "unit_rows": config.unit_rows or before.get("unit_rows"),
         "split": ",".join(sorted(parse_names(config.split))),
         "mirror": config.mirror,
     }
-    if before.get("catalog_id") == catalog_id:
+    if before.get("catalog_id") == catalog.id:
         run["catalog"] = before["catalog"]  # the same one, wherever it lies now, or by whatever name
     if before:
-        check_unchanged(out, "another table of predictions", before, run)
+        check_unchanged(standing.uri, "another table of predictions", before, run)
     return run
 
 

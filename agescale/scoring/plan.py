@@ -8,22 +8,19 @@ from functools import cached_property
 
 import pyarrow as pa
 
+from agescale.tables.predictions import Counts
 from agescale.tables.units import Unit
 
 MAX_TASK_UNITS = 16
 """Units of one Ray task, where there are so many units that the tasks themselves would cost time."""
 
 
-Said = Mapping[str, Mapping[str, Mapping[str, int]]]
-"""What files of predictions say, by their names: ``units.read_counts``."""
-
-
 @dataclass(frozen=True)
 class Work:
-    """A catalog's units by the names of their files, what those say that stand, and what is to do."""
+    """A catalog's units by the names of their files, what those count that stand, and what is to do."""
 
     units: dict[str, Unit]
-    standing: Said
+    standing: Mapping[str, Counts]
     retry: tuple[str, ...]  # statuses of rows to be scored again
 
     @cached_property
@@ -49,7 +46,7 @@ class Work:
         return [pa.Table.from_pylist(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
-def plan_work(said: Said, all_units: Sequence[Unit], model: str, retry: tuple[str, ...]) -> Work:
-    """What is to do for the model with that digest, where files that say so stand."""
+def plan_work(counts: Mapping[str, Counts], all_units: Sequence[Unit], model: str, retry: tuple[str, ...]) -> Work:
+    """What is to do for the model with that digest, where files stand that count so."""
     by_name = {unit.file_name(model): unit for unit in all_units}
-    return Work(by_name, {name: counts for name, counts in said.items() if name in by_name}, retry)
+    return Work(by_name, {name: each for name, each in counts.items() if name in by_name}, retry)

@@ -31,6 +31,8 @@ from agescale.config import VerifyConfig, parse_names
 from agescale.store import objects, parquet, paths
 from agescale.store.errors import Damaged, StoreError
 from agescale.tables import catalogs, folders, keys, schema, units
+from agescale.tables.catalogs import Catalog
+from agescale.tables.predictions import Predictions, read_metadata, summary_uri
 from agescale.tables.units import Unit
 
 MAX_PROBLEMS = 50
@@ -51,7 +53,7 @@ class Verification:
     num_rows: int
     num_units: int
     by_status: dict[str, int]
-    run: dict[str, Any]  # what the predictions belong to: model, split, ... (units.read_run)
+    run: dict[str, Any]  # what the predictions belong to: model, split, ...
     problems: tuple[str, ...]
     num_problems: int
     wrong_files: tuple[str, ...]  # names of those to be deleted and scored again
@@ -61,12 +63,11 @@ class Verification:
 def verify(config: VerifyConfig) -> Verification:
     """Reads every unit's file. Raises ValueError where there is no table or no complete catalog to hold it against,
     StoreError where the store does not let anybody read them."""
-    catalog, predictions = paths.absolute(config.catalog), paths.absolute(config.predictions)
-    run = units.read_run(predictions, catalog)
-    catalogs.check_complete(catalog)
-    parts = catalogs.read_parts(catalog)
-    superseded = catalogs.Superseded(catalog, parts)
-    all_units = units.cut(parts, run["unit_rows"])
+    catalog, table = Catalog.open(config.catalog), Predictions.open(config.predictions)
+    table.check_of(catalog)
+    catalog.check_complete()
+    predictions, run, superseded = table.uri, table.run, catalog.superseded()
+    all_units = units.cut(catalog.parts, run["unit_rows"])
     expected = {unit.file_name(run["model"]) for unit in all_units}
     names = set(objects.list_names(predictions))  # whatever lies there, others read too
 
@@ -110,20 +111,19 @@ def verify(config: VerifyConfig) -> Verification:
     )
 
 
-def wrong_files(catalog: str, predictions: str) -> tuple[str, ...]:
+def wrong_files(catalog: Catalog, predictions: str) -> tuple[str, ...]:
     """Names of the files of predictions that are damaged or not what they should be; where the catalog is not complete,
     or no file can be read, only those that are damaged. Raises what ``verify`` raises."""
-    files = units.list_files(predictions)
-    damaged = tuple(name for name in files if _is_damaged(paths.join(predictions, name)))
-    is_complete = catalogs.is_complete(catalog)
-    return (
-        verify(VerifyConfig(catalog, predictions)).wrong_files if is_complete and len(damaged) < len(files) else damaged
-    )
+    files = Predictions.find(predictions).files
+    damaged = tuple(paths.name_of(file) for file in files if _is_damaged(file))
+    if catalog.is_complete and len(damaged) < len(files):
+        return verify(VerifyConfig(catalog.uri, predictions)).wrong_files
+    return damaged
 
 
 def _is_damaged(file: str) -> bool:
     try:
-        units.read_metadata(file)
+        read_metadata(file)
     except Damaged:
         return True
     except StoreError as error:
@@ -159,7 +159,7 @@ def _unscored(names: list[str]) -> list[str]:
 
 
 def _check_units(
-    catalog: str, predictions: str, run: dict[str, Any], all_units: Sequence[Unit], names: set[str]
+    catalog: Catalog, predictions: str, run: dict[str, Any], all_units: Sequence[Unit], names: set[str]
 ) -> Iterator[UnitFindings]:
     """What is found in the file of each unit that has one, in their order. A part of the catalog is read once."""
     splits = parse_names(run["split"])
@@ -327,7 +327,7 @@ def _without_row(superseded: catalogs.Superseded, missing: Sequence[pa.Table]) -
 
 def _wrong_summary(predictions: str, by_status: Counter[str] | None) -> list[str]:
     """Whether the run came to its end; and whether it counted what stands here, where ``by_status`` can be trusted."""
-    name = units.summary_uri(predictions)
+    name = summary_uri(predictions)
     if not objects.exists(name):
         return [f"{name}: not there, so the run did not come to its end"]
     if by_status is None:

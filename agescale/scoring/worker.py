@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,8 @@ from agescale.store import objects, parquet, paths
 from agescale.store.errors import StoreError
 from agescale.store.objects import read_pool
 from agescale.tables import catalogs, folders, packed, schema, units
-from agescale.tables.catalogs import Part
+from agescale.tables.catalogs import Catalog
+from agescale.tables.predictions import Counts, read_counts
 from agescale.tables.units import Unit
 
 STORE_STATUSES = {"missing", "forbidden", "unreachable"}
@@ -39,8 +39,7 @@ class Workers:
 class UnitScorer:
     """What a scoring process needs to know; small, because it travels to each of them."""
 
-    catalog: str
-    replacing: tuple[Part, ...]  # parts of the catalog when scoring began
+    catalog: Catalog  # as it was when scoring began
     checkpoint: str
     out: str
     metadata: dict[str, Any]
@@ -59,15 +58,14 @@ class ScoringActor:
         self.predictor = Predictor(scorer.checkpoint, device, scorer.config.mirror)
         if self.predictor.digest != scorer.metadata["run"]["model"]:
             raise ValueError(f"{scorer.checkpoint}: another model stands there since scoring began; run it again")
-        pack = int(catalogs.settings(scorer.catalog).get("pack") or 0)
         spec = self.predictor.spec
-        self.use_packed = packed.can_use_packed(pack, spec.image_size, spec.center_crop)
+        self.use_packed = scorer.catalog.holds_packed(spec.image_size, spec.center_crop)
         self.pool = read_pool()
         self.num_scored = metrics.Counter("agescale_images_scored", "Images scored, by status", tag_keys=("status",))
-        self.superseded = catalogs.Superseded(scorer.catalog, scorer.replacing)
+        self.superseded = scorer.catalog.superseded()
 
     def __call__(self, task: pa.Table) -> pa.Table:
-        standing: dict[str, Mapping[str, Mapping[str, int]]] = {}
+        standing: dict[str, Counts] = {}
         scored_now: Counter[str] = Counter()
         num_rows = num_listed = 0
         for row in task.to_pylist():
@@ -83,24 +81,24 @@ class ScoringActor:
         texts = {"standing": [json.dumps(standing)], "scored_now": [json.dumps(scored_now)]}
         return pa.table({"num_rows": [num_rows], "num_listed": [num_listed], **texts})
 
-    def _score(self, unit: Unit, name: str) -> tuple[Mapping[str, Mapping[str, int]], Counter[str]]:
+    def _score(self, unit: Unit, name: str) -> tuple[Counts, Counter[str]]:
         """Writes the file of a unit. Returns what the file says, and counts by status of what was scored for it now."""
         output = paths.join(self.scorer.out, name)
         if objects.exists(output):  # written by a process that died before it could say so
-            return units.read_counts(output), Counter()
+            return read_counts(output), Counter()
         predictions = self._predict(self._current_rows(unit))
         scored = _count(predictions)
         has_none = bool(scored) and set(scored) <= STORE_STATUSES
-        if has_none and not catalogs.can_be_read(self.scorer.catalog, predictions["uri"]):
+        if has_none and not self.scorer.catalog.delivers_others(predictions["uri"]):
             status, error = predictions["status"][0].as_py(), predictions["error"][0].as_py()
             hint = "no image that was tried could be read; is the source there? The same command continues"
             raise StoreError(status, f"{error}; {hint}")
-        counts: dict[str, Mapping[str, int]] = {"statuses": scored, "gone": {}}
+        counts: Counts = {"statuses": scored, "gone": {}}
         if not folders.write_new_part(self.scorer.out, name, self._as_part(predictions, counts)):
-            return units.read_counts(output), Counter()  # a process that was thought dead has written it meanwhile
+            return read_counts(output), Counter()  # a process that was thought dead has written it meanwhile
         return counts, scored
 
-    def _retry(self, unit: Unit, name: str) -> tuple[Mapping[str, Mapping[str, int]], Counter[str]]:
+    def _retry(self, unit: Unit, name: str) -> tuple[Counts, Counter[str]]:
         """Writes the file of a unit anew, its failed rows scored again. Returns what ``_score`` does."""
         output = paths.join(self.scorer.out, name)
         version = objects.version(output)
@@ -113,20 +111,20 @@ class ScoringActor:
         predictions = _replace_rows(before, again)
         counts = {"statuses": _count(predictions), "gone": _count(before.filter(pc.invert(is_current)))}
         if not folders.replace_part(self.scorer.out, name, self._as_part(predictions, counts), str(version)):
-            return units.read_counts(output), Counter()  # a process that was thought dead has written it meanwhile
+            return read_counts(output), Counter()  # a process that was thought dead has written it meanwhile
         return counts, _count(again)
 
     def _current_rows(self, unit: Unit) -> pa.Table:
         rows = units.listed_rows(self.scorer.catalog, unit, parse_names(self.scorer.config.split), ["size_bytes"])
         return self.superseded.current(rows, catalogs.listing_of(unit.part))
 
-    def _as_part(self, predictions: pa.Table, counts: Mapping[str, Mapping[str, int]]) -> pa.Table:
+    def _as_part(self, predictions: pa.Table, counts: Counts) -> pa.Table:
         metadata = {**self.scorer.metadata, **counts}
         return predictions.cast(schema.with_metadata("predictions", metadata))
 
     def _predict(self, rows: pa.Table) -> pa.Table:
         """One row of predictions for each of ``rows``, in their order."""
-        spec, catalog = self.predictor.spec, self.scorer.catalog
+        spec, catalog = self.predictor.spec, self.scorer.catalog.uri
         settings = (spec.image_size, spec.center_crop, self.use_packed)
         faces = packed.load_faces(catalog, rows, *settings, self.pool, self.decoder)
         return self.predictor.predict_rows(rows, faces, self.scorer.config.batch_size)

@@ -39,6 +39,7 @@ from agescale.sweeping.plan import (
 )
 from agescale.sweeping.search import MAX_FAILURES, Breaker, Progress, Proposals, build_scheduler
 from agescale.sweeping.worker import train_driver_fn
+from agescale.tables.catalogs import Catalog
 from agescale.training import plan as training_plan
 from agescale.training.driver import Shared, train
 from agescale.training.ingest import SharedFaces
@@ -72,7 +73,7 @@ def sweep(config: SweepConfig, base: TrainConfig) -> SweepResult:
     """
     config, base = with_absolute_paths(config, base)
     out, space = config.out, with_absolute_weights(spaces.load(config.space))
-    training_plan.check_place(paths.join(out, trials.SWEEP_NAME), "a sweep", config.catalog)
+    training_plan.check_place(paths.join(out, trials.SWEEP_NAME), "a sweep", Catalog.open(config.catalog))
     selected = check(config, base, space)
     objects.check_writable(out)
     with lease.hold(out, is_wanted=config.lease) as held:

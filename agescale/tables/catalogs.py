@@ -1,4 +1,5 @@
-"""Reads a catalog: its parts, current rows, findings, and the images of rows. Writes nothing (``cataloging`` does).
+"""A catalog as a value: opened once, then asked for its settings, parts, current rows and findings. Writes no rows
+(``cataloging`` does).
 
 A catalog is a table (see ``folders``): ``part-<listing>-<number>.parquet`` (facts, immutable; the name sorts in the
 order of listings), and in the folder beside it ``findings.parquet``, written last, whose metadata name the parts that
@@ -8,8 +9,8 @@ it covers. A catalog gets an identity when it is born, which all its parts and f
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -48,23 +49,6 @@ def as_listed(version: str) -> str:
     return re.sub(LISTING_SUFFIX, "", version)
 
 
-def list_parts(uri: str) -> list[str]:
-    """Names of a catalog's parts, oldest listing first; none where none stands."""
-    return folders.list_parts(uri, "catalog")
-
-
-def part_names(uri: str) -> list[str]:
-    """Names of a catalog's parts, oldest listing first. Raises ValueError where there is none."""
-    names = list_parts(uri)
-    if not names:
-        raise _no_catalog(uri)
-    return names
-
-
-def _no_catalog(uri: str) -> ValueError:
-    return folders.nothing_there(uri, "catalog", "make one with jobs/catalog.py --source PHOTOS --out CATALOG")
-
-
 LAST = "\U0010ffff"
 """Sorts behind every letter that a name may hold."""
 
@@ -81,15 +65,6 @@ class Part:
     relabels: bool = False  # whether it holds rows of other parts again, with the same keys and new labels
 
 
-def read_parts(uri: str) -> list[Part]:
-    """All parts of a catalog, oldest listing first. Costs a listing and a file, and a footer for each part that came
-    since the catalog was last complete. Raises ValueError where there is none."""
-    said = footers.read(uri, "catalog", lambda file: asdict(ask_part(file)))
-    if not said:
-        raise _no_catalog(uri)
-    return [Part(**facts) for facts in said.values()]
-
-
 def ask_part(file: str) -> Part:
     """Reads the footer of one part."""
     footer = parquet.read_footer(file)
@@ -100,93 +75,177 @@ def ask_part(file: str) -> Part:
     return Part(name, footer.num_rows, first or "", last, said.get("replaces", True), relabels)
 
 
-def keep_footers(uri: str) -> None:
-    """Keeps what the parts say in one file, for the next ``read_parts``. Only for who holds the catalog's lease."""
-    footers.keep(uri, "catalog", {part.name: asdict(part) for part in read_parts(uri)})
-
-
 def findings_uri(uri: str, form: str = "parquet") -> str:
     """Where the findings are; as CSV they are for people alone."""
     return paths.join(folders.beside(uri), FINDINGS_NAME.replace("parquet", form))
 
 
-def metadata(uri: str, part: str = "") -> dict[str, Any]:
-    """What ``part`` says, by default the newest: the ``id`` of the catalog, which all say alike, and its ``settings``,
-    of which those of the labels may have changed since (``relabelling``)."""
-    return folders.read_metadata(paths.join(uri, part or part_names(uri)[-1]), "catalog")
+@dataclass(frozen=True)
+class Catalog:
+    """A catalog as it was listed when it was opened, however it grows meanwhile.
 
-
-def settings(uri: str) -> dict[str, Any]:
-    """What the catalog was made with: source, layout, age_groups, split, pack, ..."""
-    return dict(metadata(uri)["settings"])
-
-
-def places(uri: str) -> dict[str, str]:
-    """The folders of a catalog and of its photos, for ``folders.check_apart``. Whoever keeps the catalog among the
-    photos may keep there what is made of it, too."""
-    source = str(settings(uri).get("source") or "")
-    of_photos = {} if not source or f"{uri}/".startswith(f"{source}/") else {source: "the folder of the photos"}
-    return {uri: "the catalog", folders.beside(uri): "what belongs to the catalog", **of_photos}
-
-
-def age_groups(uri: str) -> AgeGroups | None:
-    """The groups that the catalog's labels are told in, or None."""
-    text = settings(uri).get("age_groups")
-    return AgeGroups.parse(text) if text else None
-
-
-def is_complete(uri: str) -> bool:
-    """Whether the job that makes the catalog came to its end. Raises ValueError where there is none."""
-    names, findings = part_names(uri), findings_uri(uri)
-    covered = folders.read_metadata(findings, "findings") if objects.exists(findings) else {}
-    return covered == {"id": metadata(uri, names[0])["id"], "parts": names}
-
-
-def check_complete(uri: str) -> None:
-    """Raises ValueError where the job that makes the catalog did not come to its end."""
-    if not is_complete(uri):
-        raise ValueError(f"{uri}: the catalog is not complete; run the same jobs/catalog.py command again")
-
-
-def read_findings(uri: str) -> pa.Table:
-    findings = findings_uri(uri)
-    found = [parquet.read_table(findings)] if objects.exists(findings) else []
-    return pa.concat_tables([schema.FINDINGS.empty_table(), *found], promote_options="default")
-
-
-def read_part(uri: str, part: str, columns: Sequence[str]) -> pa.Table:
-    """``columns`` of all rows of one part, with ``part`` and ``row``, which say where each stands."""
-    table = parquet.read_table(paths.join(uri, part), columns=list(columns))
-    table = table.append_column("part", pa.array([part] * len(table), pa.string()))
-    return table.append_column("row", pa.array(np.arange(len(table)), pa.int64()))
-
-
-def read_catalog(
-    uri: str,
-    columns: Sequence[str],
-    parts: Sequence[str] = (),
-    choose: Callable[[pa.Table], pa.Table] = lambda rows: rows,
-) -> pa.Table:
-    """``columns`` of the current rows (the newest of each URI, unless deleted) with their newest labels, and ``part``
-    and ``row`` added, which say where the image was listed. Reads these ``parts``, by default all; of the rows of each
-    keeps what ``choose`` leaves, so that no more is ever held.
-
-    Never ask for ``image`` here: it would hold all pictures at once; ``load_faces`` reads them where they are needed.
+    What has to be read, is read once, when it is asked for; all of it but the findings travels to other processes.
     """
-    return pa.concat_tables([choose(rows) for rows in current_rows(uri, columns, parts)])
 
+    uri: str
+    versions: Mapping[str, str] = field(repr=False, hash=False)  # of its parts, oldest listing first
 
-def current_rows(uri: str, columns: Sequence[str], parts: Sequence[str] = ()) -> Iterator[pa.Table]:
-    """The rows of ``read_catalog``, part by part in their order."""
-    assert "image" not in columns, "images are read by load_faces"
-    chosen = [part for part in read_parts(uri) if not parts or part.name in parts]
-    superseded, new_labels = Superseded(uri, chosen), NewLabels(uri, chosen)
-    wanted, told = list(dict.fromkeys([*columns, "uri", "version", "deleted"])), [*columns, "part", "row"]
-    for part in chosen:
-        if not part.relabels:
-            rows = read_part(uri, part.name, wanted)
-            rows = superseded.current(rows.filter(pc.invert(rows["deleted"])), listing_of(part.name))
-            yield new_labels.told(rows).select(told)
+    @classmethod
+    def open(cls, uri: str) -> Catalog:
+        """Costs one listing. Raises ValueError where there is none."""
+        if found := cls.find(uri):
+            return found
+        raise folders.nothing_there(uri, "catalog", "make one with jobs/catalog.py --source PHOTOS --out CATALOG")
+
+    @classmethod
+    def find(cls, uri: str) -> Catalog | None:
+        """As ``open``; None where there is none."""
+        uri = paths.absolute(uri)
+        versions = folders.list_versions(uri, "catalog")
+        return cls(uri, versions) if versions else None
+
+    def only(self, names: Collection[str]) -> Catalog:
+        """The catalog as if it had no other parts than these."""
+        return replace(self, versions={name: self.versions[name] for name in self.versions if name in names})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "findings"}
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the parts, oldest listing first."""
+        return list(self.versions)
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """Costs a file, and a footer for each part that came since the catalog was last complete."""
+        said = footers.read(self.uri, self.versions, lambda file: asdict(ask_part(file)))
+        return tuple(Part(**facts) for facts in said.values())
+
+    def keep_footers(self) -> None:
+        """Keeps what the parts say in one file, for the next ``parts``. Only for who holds the catalog's lease."""
+        footers.keep(self.uri, "catalog", {part.name: asdict(part) for part in self.parts})
+
+    def file(self, part: str) -> str:
+        """URI of a part."""
+        return paths.join(self.uri, part)
+
+    @cached_property
+    def metadata(self) -> Mapping[str, Any]:
+        """What the newest part says: the ``id``, which all say alike, and the ``settings``, of which those of the
+        labels may have changed since (``cataloging.relabelling``)."""
+        return folders.read_metadata(self.file(self.names[-1]), "catalog")
+
+    @property
+    def id(self) -> str:
+        """The identity, which no other catalog has, at the same place or elsewhere."""
+        return str(self.metadata["id"])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the catalog was made with: source, layout, age_groups, split, pack, ..."""
+        return dict(self.metadata["settings"])
+
+    @property
+    def source(self) -> str:
+        """The folder of the photos."""
+        return str(self.settings.get("source") or "")
+
+    @property
+    def age_groups(self) -> AgeGroups | None:
+        """The groups that the labels are told in, or None."""
+        text = self.settings.get("age_groups")
+        return AgeGroups.parse(text) if text else None
+
+    @property
+    def pack(self) -> int:
+        """The shorter side of the pictures in the parts, in pixels; 0 where there are none."""
+        return int(self.settings.get("pack") or 0)
+
+    def holds_packed(self, image_size: int, center_crop: float) -> bool:
+        """Whether the packed pictures hold all that a model of ``image_size`` looks at."""
+        return self.pack * center_crop >= image_size
+
+    @property
+    def places(self) -> dict[str, str]:
+        """The folders of the catalog and of its photos, for ``outputs.check_apart``. Whoever keeps the catalog among
+        the photos may keep there what is made of it, too."""
+        is_among = f"{self.uri}/".startswith(f"{self.source}/")
+        of_photos = {} if not self.source or is_among else {self.source: "the folder of the photos"}
+        return {self.uri: "the catalog", folders.beside(self.uri): "what belongs to the catalog", **of_photos}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the job that makes the catalog came to its end."""
+        findings = findings_uri(self.uri)
+        covered = folders.read_metadata(findings, "findings") if objects.exists(findings) else {}
+        return covered == {"id": self.id, "parts": self.names}
+
+    def check_complete(self) -> None:
+        """Raises ValueError where the job that makes the catalog did not come to its end."""
+        if not self.is_complete:
+            raise ValueError(f"{self.uri}: the catalog is not complete; run the same jobs/catalog.py command again")
+
+    @cached_property
+    def findings(self) -> pa.Table:
+        uri = findings_uri(self.uri)
+        found = [parquet.read_table(uri)] if objects.exists(uri) else []
+        return pa.concat_tables([schema.FINDINGS.empty_table(), *found], promote_options="default")
+
+    def excluded(self, kinds: Sequence[str] = schema.EXCLUDED_KINDS) -> pa.Table:
+        """``uri, version, kind`` of the rows that training and metrics leave out."""
+        is_one = pc.is_in(self.findings["kind"], pa.array(list(kinds)))
+        return self.findings.filter(is_one).select(["uri", "version", "kind"])
+
+    def read_part(self, part: str, columns: Sequence[str]) -> pa.Table:
+        """``columns`` of all rows of one part, with ``part`` and ``row``, which say where each stands."""
+        table = parquet.read_table(self.file(part), columns=list(columns))
+        table = table.append_column("part", pa.array([part] * len(table), pa.string()))
+        return table.append_column("row", pa.array(np.arange(len(table)), pa.int64()))
+
+    def read(self, columns: Sequence[str], choose: Callable[[pa.Table], pa.Table] = lambda rows: rows) -> pa.Table:
+        """``columns`` of the current rows (the newest of each URI, unless deleted) with their newest labels, and
+        ``part`` and ``row`` added, which say where the image was listed. Of the rows of each part it keeps what
+        ``choose`` leaves, so that no more is ever held.
+
+        Never ask for ``image`` here: it would hold all pictures at once; ``load_faces`` reads them where they are
+        needed.
+        """
+        return pa.concat_tables([choose(rows) for rows in self.current_rows(columns)])
+
+    def current_rows(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """The rows of ``read``, part by part in their order."""
+        assert "image" not in columns, "images are read by load_faces"
+        superseded, new_labels = self.superseded(), self.new_labels()
+        wanted, told = list(dict.fromkeys([*columns, "uri", "version", "deleted"])), [*columns, "part", "row"]
+        for part in self.parts:
+            if not part.relabels:
+                rows = self.read_part(part.name, wanted)
+                rows = superseded.current(rows.filter(pc.invert(rows["deleted"])), listing_of(part.name))
+                yield new_labels.told(rows).select(told)
+
+    def superseded(self) -> Superseded:
+        return Superseded(self.uri, self.parts)
+
+    def new_labels(self) -> NewLabels:
+        return NewLabels(self.uri, self.parts)
+
+    def delivers_others(self, but: pa.ChunkedArray) -> bool:
+        """Whether the store delivers any of some images other than ``but``: then it is not the store's fault that those
+        cannot be read."""
+        for part in dict.fromkeys([self.names[0], self.names[len(self.names) // 2], self.names[-1]]):
+            rows = parquet.read_table(self.file(part), ["uri", "deleted"])
+            is_other = pc.invert(pc.or_(rows["deleted"], pc.is_in(rows["uri"], but.combine_chunks())))
+            others = rows["uri"].filter(is_other).to_pylist()
+            for other in others[:: max(1, len(others) // NUM_PROBES)][:NUM_PROBES]:
+                try:
+                    objects.read_bytes(other)
+                except StoreError as error:
+                    if error.stops_the_job:
+                        raise
+                else:
+                    return True
+        return False
 
 
 def keys_of(rows: pa.Table) -> pa.Array:
@@ -301,31 +360,6 @@ class NewLabels:
 
 def _read_uris(file: str, filters: pc.Expression | None = None) -> pa.Array:
     return parquet.read_table(file, ["uri"], filters)["uri"].combine_chunks()
-
-
-def can_be_read(uri: str, but: pa.ChunkedArray) -> bool:
-    """Whether the store delivers any of some images of the catalog other than ``but``: then it is not the store's fault
-    that those cannot be read."""
-    parts = part_names(uri)
-    for part in dict.fromkeys([parts[0], parts[len(parts) // 2], parts[-1]]):
-        rows = parquet.read_table(paths.join(uri, part), ["uri", "deleted"])
-        is_other = pc.invert(pc.or_(rows["deleted"], pc.is_in(rows["uri"], but.combine_chunks())))
-        others = rows["uri"].filter(is_other).to_pylist()
-        for other in others[:: max(1, len(others) // NUM_PROBES)][:NUM_PROBES]:
-            try:
-                objects.read_bytes(other)
-            except StoreError as error:
-                if error.stops_the_job:
-                    raise
-            else:
-                return True
-    return False
-
-
-def excluded(uri: str, kinds: Sequence[str] = schema.EXCLUDED_KINDS) -> pa.Table:
-    """``uri, version, kind`` of the rows that training and metrics leave out."""
-    findings = read_findings(uri)
-    return findings.filter(pc.is_in(findings["kind"], pa.array(list(kinds)))).select(["uri", "version", "kind"])
 
 
 def group_indices(rows: pa.Table, groups: AgeGroups) -> np.ndarray:

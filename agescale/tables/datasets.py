@@ -15,7 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from agescale.store import parquet, paths
-from agescale.tables import catalogs, schema, units
+from agescale.tables import catalogs, folders, schema
+from agescale.tables.catalogs import Catalog
+from agescale.tables.predictions import Predictions
 
 Uri = str | os.PathLike[str]
 
@@ -29,10 +31,9 @@ def read_catalog(uri: Uri) -> pads.Dataset:
 
     Raises ValueError where no catalog stands there, StoreError where it cannot be read.
     """
-    catalog = paths.absolute(os.fspath(uri))
-    catalogs.metadata(catalog)  # refuses other tables
-    parts = catalogs.part_names(catalog)
-    return _open(catalog, parts).filter(~pads.field("deleted") & _is_current(catalog, parts, LISTED))
+    catalog = Catalog.open(os.fspath(uri))
+    folders.read_metadata(catalog.file(catalog.names[-1]), "catalog")  # refuses other tables
+    return _open(catalog, catalog.names).filter(~pads.field("deleted") & _is_current(catalog, LISTED))
 
 
 def read_predictions(uri: Uri, catalog: Uri | None = None) -> pads.Dataset:
@@ -42,21 +43,19 @@ def read_predictions(uri: Uri, catalog: Uri | None = None) -> pads.Dataset:
     The predictions know where their catalog is; ``catalog`` says where it has moved to. Raises ValueError where there
     are no predictions, or not the catalog that they are of; StoreError where one of them cannot be read.
     """
-    predictions = paths.absolute(os.fspath(uri))
-    files = units.prediction_files(predictions)
-    run = units.read_run(predictions)
-    source = run["catalog"] if catalog is None else paths.absolute(os.fspath(catalog))
-    parts = catalogs.list_parts(source)  # after the files: of what is scored meanwhile none is taken for current
-    if not parts or catalogs.metadata(source)["id"] != run["catalog_id"]:
+    predictions = Predictions.open(os.fspath(uri))
+    place = predictions.run["catalog"] if catalog is None else paths.absolute(os.fspath(catalog))
+    source = Catalog.find(place)  # after the files: of what is scored meanwhile none is taken for current
+    if source is None or source.id != predictions.run["catalog_id"]:
         hint = "; read_predictions(..., catalog=...) names it where it has moved" if catalog is None else ""
-        raise ValueError(f"{predictions}: the catalog that these are predictions of is not at {source}{hint}")
-    if catalogs.listing_of(parts[0]) < catalogs.listing_of(parts[-1]):
-        parts = [part.name for part in catalogs.read_parts(source) if part.name in parts and not part.relabels]
-    return parquet.open_dataset(files, schema.PREDICTIONS).filter(_is_current(source, parts, KEY))
+        raise ValueError(f"{predictions.uri}: the catalog that these are predictions of is not at {place}{hint}")
+    if catalogs.listing_of(source.names[0]) < catalogs.listing_of(source.names[-1]):
+        source = source.only([part.name for part in source.parts if not part.relabels])
+    return parquet.open_dataset(predictions.files, schema.PREDICTIONS).filter(_is_current(source, KEY))
 
 
-def _open(catalog: str, parts: Sequence[str]) -> pads.Dataset:
-    return parquet.open_dataset([paths.join(catalog, part) for part in parts], schema.CATALOG)
+def _open(catalog: Catalog, parts: Sequence[str]) -> pads.Dataset:
+    return parquet.open_dataset([catalog.file(part) for part in parts], schema.CATALOG)
 
 
 KEY = pc.binary_join_element_wise(pads.field("uri"), pads.field("version"), pa.scalar("\0"))
@@ -72,11 +71,12 @@ LISTED = pc.binary_join_element_wise(
 """Of a row of a catalog that tells new labels too: a later listing is later."""
 
 
-def _is_current(catalog: str, parts: Sequence[str], key: pads.Expression) -> pads.Expression:
+def _is_current(catalog: Catalog, key: pads.Expression) -> pads.Expression:
     """Of a row of either table, which ``key`` names: that no later listing of the catalog names its image again.
 
     Held are URI and key of the rows of all listings but the first, which has most of a catalog.
     """
+    parts = catalog.names
     first = [part for part in parts if catalogs.listing_of(part) == catalogs.listing_of(parts[0])]
     if len(first) == len(parts):
         return pc.scalar(True)

@@ -28,7 +28,8 @@ from agescale.reports import formats
 from agescale.runtime.progress import ImageProgress
 from agescale.store import lease, objects, parquet, paths
 from agescale.tables import catalogs, filters, folders, schema, units
-from agescale.tables.catalogs import Part
+from agescale.tables.catalogs import Catalog
+from agescale.tables.predictions import Predictions, regrouped, stored_cdfs, summary_uri
 from agescale.tables.units import Unit
 
 DEFAULT_COLUMNS = (
@@ -56,20 +57,18 @@ class Exported:
 def export(config: TableConfig) -> Exported:
     """Writes the current rows of ``config.predictions`` to ``config.out``. Raises ValueError, before anything is
     written, for columns that there are not, and where catalog and predictions do not belong together."""
-    catalog, predictions = paths.absolute(config.catalog), paths.absolute(config.predictions)
+    catalog, predictions = Catalog.open(config.catalog), Predictions.open(config.predictions)
     out = paths.absolute(config.out)
-    run = units.read_run(predictions, catalog)
-    catalogs.check_complete(catalog)
+    predictions.check_of(catalog)
+    catalog.check_complete()
     columns = _columns(config, out)
     if out.endswith((".csv", ".parquet")):
         folders.check_file(out)
     else:
-        folders.check_apart(out, {**catalogs.places(catalog), **folders.places(predictions)}, "the table")
-    groups = _groups(config, predictions)
-    parts = catalogs.read_parts(catalog)
-    all_units = units.cut(parts, run["unit_rows"])
-    source = str(catalogs.settings(catalog).get("source"))
-    reader = CurrentRows(catalog, parts, predictions, run, source, columns, config.where, groups)
+        folders.check_apart(out, {**catalog.places, **predictions.places}, "the table")
+    groups = None if config.age_groups is None else predictions.view(config.age_groups)
+    all_units = units.cut(catalog.parts, predictions.run["unit_rows"])
+    reader = CurrentRows(catalog, predictions, columns, config.where, groups)
     with ImageProgress("exporting", sum(map(len, all_units))) as progress:
         batches = _batches(reader.read(all_units, progress), reader.schema)
         if out.endswith(".csv"):
@@ -97,13 +96,6 @@ def _columns(config: TableConfig, out: str) -> tuple[str, ...]:
     return (*dict.fromkeys(columns), *(f"{UNDER}{age}" for age in dict.fromkeys(ages)))
 
 
-def _groups(config: TableConfig, predictions: str) -> AgeGroups | None:
-    """The age groups that are not the model's own. Raises ValueError where there can be no such."""
-    if config.age_groups is None:
-        return None
-    return units.parse_view(config.age_groups, predictions, units.read_metadata(units.prediction_files(predictions)[0]))
-
-
 def _is_list(name: str) -> bool:
     return name in schema.PREDICTIONS.names and pa.types.is_list(schema.PREDICTIONS.field(name).type)
 
@@ -119,58 +111,54 @@ class CurrentRows:
 
     def __init__(
         self,
-        catalog: str,
-        parts: Sequence[Part],
-        predictions: str,
-        run: dict[str, object],
-        source: str,
+        catalog: Catalog,
+        predictions: Predictions,
         columns: Sequence[str],
         where: str,
         groups: AgeGroups | None,
     ) -> None:
         self.catalog = catalog
         self.predictions = predictions
-        self.run = run
-        self.source = source
+        self.run = predictions.run
         self.where = where
         self.groups = groups
         self.schema = pa.schema([_field(name) for name in columns])
-        self.splits = parse_names(str(run["split"]))
-        self.superseded, self.new_labels = catalogs.Superseded(catalog, parts), catalogs.NewLabels(catalog, parts)
+        self.splits = parse_names(str(self.run["split"]))
+        self.superseded, self.new_labels = catalog.superseded(), catalog.new_labels()
         self.num_rows = self.num_not_scored = 0
 
     def read(self, all_units: Sequence[Unit], progress: ImageProgress) -> Iterator[pa.Table]:
         """Tables of ``schema``. A part of the catalog is read once."""
-        names = set(units.list_files(self.predictions))
         with objects.read_pool() as pool:
             for part, of_part in groupby(all_units, key=attrgetter("part")):
                 part_units = list(of_part)
                 whole = Unit(part, 0, part_units[-1].stop)
                 listed = units.listed_rows(self.catalog, whole, self.splits, (*CATALOG_COLUMNS, *LABELS.values()))
                 listed = self.new_labels.told(self.superseded.current(listed, catalogs.listing_of(part)))
-                tasks = (pool.submit(self._unit, unit, units.rows_of(unit, listed), names) for unit in part_units)
+                tasks = (pool.submit(self._unit, unit, units.rows_of(unit, listed)) for unit in part_units)
                 for unit, (rows, num_not_scored) in zip(part_units, objects.ahead(tasks, UNITS_AHEAD), strict=True):
                     self.num_rows += len(rows)
                     self.num_not_scored += num_not_scored
                     yield rows
                     progress.add(len(unit))
 
-    def _unit(self, unit: Unit, listed: pa.Table, names: set[str]) -> tuple[pa.Table, int]:
+    def _unit(self, unit: Unit, listed: pa.Table) -> tuple[pa.Table, int]:
         """The rows of a unit, and how many of its current images have none."""
         name = unit.file_name(str(self.run["model"]))
-        if name not in names or not len(listed):
+        if name not in self.predictions.versions or not len(listed):
             return self.schema.empty_table(), len(listed)
-        rows = parquet.read_table(paths.join(self.predictions, name), schema.PREDICTIONS.names)
+        rows = parquet.read_table(paths.join(self.predictions.uri, name), schema.PREDICTIONS.names)
         place = pc.index_in(catalogs.keys_of(rows), value_set=catalogs.keys_of(listed))
         is_current = pc.is_valid(place)
         rows, place = rows.filter(is_current), place.filter(is_current)
         if self.groups:
-            rows = folders.regrouped(rows, self.groups)
+            rows = regrouped(rows, self.groups)
         num_not_scored = len(listed) - pc.count_distinct(place).as_py()
         for name, column in {**{name: name for name in CATALOG_COLUMNS}, **LABELS}.items():
             rows = rows.append_column(name, listed[column].take(place))
-        is_below = pc.starts_with(rows["uri"], f"{self.source}/")
-        relative = pc.utf8_slice_codeunits(rows["uri"], len(self.source) + 1)
+        source = self.catalog.source
+        is_below = pc.starts_with(rows["uri"], f"{source}/")
+        relative = pc.utf8_slice_codeunits(rows["uri"], len(source) + 1)
         rows = rows.append_column("file", pc.if_else(is_below, relative, rows["uri"]))
         for field in self.schema:
             if field.name.startswith(UNDER):
@@ -194,7 +182,7 @@ def _probability_under(cdfs: pa.ChunkedArray, age: int) -> pa.Array:
     """P(age < ``age`` years) of each stored distribution, null where there is none."""
     is_known = pc.is_valid(cdfs).to_numpy(zero_copy_only=False)
     values_N = np.zeros(len(cdfs), np.float32)
-    values_N[is_known] = cdf.probability_under(folders.stored_cdfs(cdfs), age)
+    values_N[is_known] = cdf.probability_under(stored_cdfs(cdfs), age)
     return pa.array(values_N, pa.float32(), mask=~is_known)
 
 
@@ -227,7 +215,7 @@ def _write_parquet(file: BinaryIO, batches: Iterable[pa.Table], table_schema: pa
 def _write_folder(out: str, batches: Iterable[pa.Table], reader: CurrentRows, has_lease: bool) -> None:
     """Parts of PART_ROWS rows or a little more. Raises ValueError where anything else stands than an export that was
     cut short."""
-    summary = units.summary_uri(out)
+    summary = summary_uri(out)
     begun = paths.join(folders.beside(out), "export.json")
     if objects.any_name(out) and (objects.exists(summary) or not objects.exists(begun)):
         raise ValueError(f"{out}: there are other files already; give another --out, or delete it")

@@ -5,7 +5,7 @@
                          findings and charts, the summary of predictions
 
 In: folders; out: names of parts and what their metadata say. Every part tells its kind and what it belongs to, so the
-folder beside may be lost without harm. Knows no rows (``catalogs`` and ``units`` do).
+folder beside may be lost without harm. Knows no rows (``catalogs`` and ``predictions`` do).
 """
 
 from __future__ import annotations
@@ -16,12 +16,8 @@ import stat
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from agescale.ages import cdf
-from agescale.ages.groups import AgeGroups
 from agescale.store import objects, parquet, paths
 from agescale.store.errors import Damaged
 from agescale.tables import schema
@@ -139,11 +135,6 @@ def check_file(out: str) -> None:
         raise ValueError(f"--out {out}: {folder} is {kind or 'what belongs to a table'}; give another folder")
 
 
-def places(predictions: str) -> dict[str, str]:
-    """The folders of a table of predictions, for ``check_apart``."""
-    return {predictions: "the table of predictions", beside(predictions): "what belongs to the predictions"}
-
-
 def write_new_part(uri: str, name: str, table: pa.Table, row_group_size: int | None = None) -> bool:
     """Writes a part; until it is whole it lies in the folder beside, where no reader looks. False, and nothing is
     written, where the part stands already."""
@@ -153,22 +144,3 @@ def write_new_part(uri: str, name: str, table: pa.Table, row_group_size: int | N
 def replace_part(uri: str, name: str, table: pa.Table, expected: str) -> bool:
     """Writes a part anew. False, and nothing is written, where another one than that ``objects.version`` stands."""
     return objects.write_over(paths.join(uri, name), parquet.as_parquet(table), expected, scratch=beside(uri))
-
-
-def stored_cdfs(column: pa.ChunkedArray) -> np.ndarray:
-    """The values of an ``age_cdf`` column that are not null, int32 (N, 101), as ``ages.cdf`` takes them."""
-    values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    return np.concatenate([np.zeros(0, np.int32), *values]).reshape(-1, 101)
-
-
-def regrouped(rows: pa.Table, groups: AgeGroups) -> pa.Table:
-    """Rows of predictions with ``group`` and ``group_probability`` in these ``groups``, from their ``age_cdf``: what
-    the same model would have said had it been made for them. Rows without a distribution have no group."""
-    has_ages_N = pc.is_valid(rows["age_cdf"]).to_numpy(zero_copy_only=False)
-    derived = cdf.group_columns(stored_cdfs(rows["age_cdf"]), groups)
-    for name, values in derived.items():
-        column_N = np.full(len(rows), None, dtype=object)
-        column_N[has_ages_N] = values
-        field = schema.PREDICTIONS.field(name)
-        rows = rows.set_column(rows.schema.get_field_index(name), field, pa.array(column_N, field.type))
-    return rows

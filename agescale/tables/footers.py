@@ -1,7 +1,7 @@
 """What the footers of a table's parts say, kept in one file beside the table, so that no start asks each of 100,000.
 
-A table's folder and how to ask one part in; what all parts say out, by name. A part is asked where the file beside does
-not know it in the version that stands now: the file is a copy, and nothing becomes wrong if it is old, damaged or lost.
+A table's listing and how to ask one part in; what all parts say out, by name. A part is asked where the file beside
+does not know it in the version that stands now: it is a copy, and nothing becomes wrong if it is old, damaged or lost.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -20,19 +20,17 @@ from agescale.tables import folders
 NAME = "footers.parquet"
 COLUMNS = pa.schema([("name", pa.string()), ("version", pa.string()), ("said", pa.string())])
 """``version`` as a listing tells it (``objects.list_versions``), ``said`` as JSON."""
+Said = TypeVar("Said", bound=Mapping[str, Any])
 
 
-def read(table: str, kind: str, ask: Callable[[str], Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """What ``ask(uri)`` says of each part of a table of that kind, in the order of their names.
+def read(table: str, versions: Mapping[str, str], ask: Callable[[str], Said]) -> dict[str, Said]:
+    """What ``ask(uri)`` says of each part of a table, which is listed in these ``versions``, in their order.
 
-    Costs one listing, one file, and a footer for each part that came since that was kept. ``ask`` raises what it wants;
-    whoever reads 100,000 footers is glad of the first mistake.
+    Costs one file, and a footer for each part that came since that was kept. ``ask`` raises what it wants; whoever
+    reads 100,000 footers is glad of the first mistake.
     """
-    versions = folders.list_versions(table, kind)
     kept = _kept(table)
-    said: dict[str, Mapping[str, Any]] = {
-        name: kept[name, version] for name, version in versions.items() if (name, version) in kept
-    }
+    said = {name: kept[name, version] for name, version in versions.items() if (name, version) in kept}
     unknown = [name for name in versions if name not in said]
     with objects.read_pool() as pool:
         said |= zip(unknown, pool.map(lambda name: ask(paths.join(table, name)), unknown), strict=True)
@@ -47,7 +45,7 @@ def keep(table: str, kind: str, said: Mapping[str, Mapping[str, Any]]) -> None:
     parquet.write_table(_uri(table), rows)
 
 
-def _kept(table: str) -> dict[tuple[str, str], dict[str, Any]]:
+def _kept(table: str) -> dict[tuple[str, str], Any]:
     with contextlib.suppress(StoreError, ValueError):  # it is a copy
         rows = parquet.read_table(_uri(table), COLUMNS.names).to_pylist()
         return {(row["name"], row["version"]): json.loads(row["said"]) for row in rows}

@@ -16,11 +16,6 @@ from agescale.store.objects import ahead
 from agescale.tables.catalogs import ROW_GROUP_ROWS, as_listed
 
 
-def can_use_packed(pack: int, image_size: int, center_crop: float) -> bool:
-    """Whether images packed at ``pack`` pixels (0: not packed) hold all that a model of ``image_size`` looks at."""
-    return pack * center_crop >= image_size
-
-
 def load_faces(
     uri: str,
     rows: pa.Table,

@@ -7,25 +7,16 @@ id, unit_rows, split, mirror. Runs no model and writes nothing.
 
 from __future__ import annotations
 
-import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale.ages.groups import AgeGroups
-from agescale.store import objects, paths
-from agescale.store.errors import StoreError
-from agescale.tables import catalogs, folders
-from agescale.tables.catalogs import Part
+from agescale.tables.catalogs import Catalog, Part
 
-SUMMARY_NAME = "summary.json"
-"""Beside the table: that all units stand, and their counts by status. Written last."""
 MIN_UNIT_ROWS, MAX_UNIT_ROWS = 1000, 10_000
 
 
@@ -47,15 +38,6 @@ class Unit:
         'part-00001-000000-rows-000002000-000003000-3ab5.parquet'
         """
         return f"{self.part.removesuffix('.parquet')}-rows-{self.start:09d}-{self.stop:09d}-{model}.parquet"
-
-
-def part_of(file_name: str) -> str:
-    """The part that a file of predictions is of.
-
-    >>> part_of("part-00001-000000-rows-000002000-000003000-3ab5.parquet")
-    'part-00001-000000.parquet'
-    """
-    return f"{file_name.partition('-rows-')[0]}.parquet"
 
 
 def cut(parts: Iterable[Part], unit_rows: int | None) -> list[Unit]:
@@ -84,10 +66,10 @@ def rows_of_units(num_rows: int) -> int:
     return min(max(math.ceil(num_rows / 10), MIN_UNIT_ROWS), MAX_UNIT_ROWS)
 
 
-def listed_rows(catalog: str, unit: Unit, splits: Sequence[str], columns: Sequence[str] = ()) -> pa.Table:
+def listed_rows(catalog: Catalog, unit: Unit, splits: Sequence[str], columns: Sequence[str] = ()) -> pa.Table:
     """``uri, version, part, row`` of the unit's rows that stand for images (of ``splits``, where any are named), and
     those other ``columns`` of them."""
-    rows = catalogs.read_part(catalog, unit.part, list(dict.fromkeys(["uri", "version", "deleted", "split", *columns])))
+    rows = catalog.read_part(unit.part, list(dict.fromkeys(["uri", "version", "deleted", "split", *columns])))
     rows = rows.slice(unit.start, unit.stop - unit.start)
     is_listed = pc.invert(rows["deleted"])
     if splits:
@@ -99,94 +81,3 @@ def rows_of(unit: Unit, listed: pa.Table) -> pa.Table:
     """A unit's share of the ``listed_rows`` of its part."""
     first, stop = np.searchsorted(listed["row"], [unit.start, unit.stop])
     return listed.slice(first, stop - first)
-
-
-def list_files(out: str) -> list[str]:
-    """Names of the files of a table of predictions; none where none stands."""
-    return folders.list_parts(out, "predictions")
-
-
-def prediction_files(out: str) -> list[str]:
-    """URIs of the files of a table of predictions. Raises ValueError where there are none."""
-    names = list_files(out)
-    if not names:
-        raise folders.nothing_there(out, "predictions", "make them with jobs/score.py --out PREDICTIONS")
-    return [paths.join(paths.absolute(out), name) for name in names]
-
-
-def read_metadata(file: str) -> dict[str, Any]:
-    """What a file of predictions says: its ``run``, its ``model_card``, its counts by status, the ``statuses``."""
-    return folders.read_metadata(file, "predictions")
-
-
-def read_counts(file: str) -> dict[str, dict[str, int]]:
-    """Counts by status of one file of predictions: ``statuses`` of all rows, and ``gone`` of those that are not scored
-    again, because their image has changed or gone since."""
-    said = read_metadata(file)
-    return {"statuses": said["statuses"], "gone": said["gone"]}
-
-
-def by_status(said: Mapping[str, Mapping[str, Mapping[str, int]]]) -> dict[str, int]:
-    """Rows by status of all files that say so (``read_counts``), the most frequent first."""
-    total: Counter[str] = Counter()
-    for counts in said.values():
-        total.update(counts["statuses"])
-    return dict(total.most_common())
-
-
-def read_run(out: str, catalog: str = "") -> dict[str, Any]:
-    """What the predictions in ``out`` belong to. Raises ValueError where there are none, or none that can be read, or
-    where they are not of that ``catalog``."""
-    run = run_of(prediction_files(out))
-    if catalog and run["catalog_id"] != catalogs.metadata(catalog)["id"]:
-        raise ValueError(f"{out}: predictions of another catalog than {catalog}; theirs was {run['catalog']}")
-    return run
-
-
-def run_of(files: Sequence[str]) -> dict[str, Any]:
-    """The run of files of predictions, of which there is at least one. Raises ValueError where none can be read."""
-    mistakes: list[Exception] = []
-    for file in files:
-        try:
-            return dict(read_metadata(file)["run"])
-        except StoreError as mistake:  # a file that is closed to us, and
-            if not mistake.is_about_one_file:
-                raise
-            mistakes.append(mistake)
-        except ValueError as mistake:  # a damaged one; the others say the same
-            mistakes.append(mistake)
-    raise mistakes[0]
-
-
-def says_ages(metadata: Mapping[str, Any]) -> bool:
-    """Whether rows of predictions with such ``read_metadata`` have ages, from which any age groups derive: all models
-    but those that only choose among groups without bounds."""
-    card = metadata.get("model_card") or {}
-    return card.get("task") != "classification" or AgeGroups.parse(metadata["run"]["age_groups"]).is_bounded
-
-
-def parse_view(text: str, predictions: str, metadata: Mapping[str, Any]) -> AgeGroups:
-    """The age groups of ``--age-groups``, for ``folders.regrouped``. Raises ValueError where these predictions, which
-    say that ``metadata``, can be told in no others than their own."""
-    groups = AgeGroups.parse(text)
-    if not groups.is_bounded:
-        raise ValueError(f"--age-groups {text}: names without bounds; write name=low-high, such as teenager=13-19")
-    if not says_ages(metadata):
-        raise ValueError(
-            f"--age-groups: {predictions} has no ages to derive groups from, its model only chooses among "
-            f"{metadata['run']['age_groups']}; leave it out, or train on groups with bounds"
-        )
-    return groups
-
-
-def summary_uri(out: str) -> str:
-    return paths.join(folders.beside(out), SUMMARY_NAME)
-
-
-def has_summary(out: str) -> bool:
-    """Whether the summary stands there, and is whole."""
-    uri = summary_uri(out)
-    try:
-        return objects.exists(uri) and "by_status" in json.loads(objects.read_bytes(uri))
-    except (ValueError, TypeError):
-        return False

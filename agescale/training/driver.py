@@ -29,7 +29,7 @@ from agescale.runtime.cluster import allocator_environment, start_ray
 from agescale.runtime.resources import WORKER_BYTES, check_resources, uses_gpu
 from agescale.store import lease, objects, paths
 from agescale.store.writers import Writer
-from agescale.tables import catalogs, packed
+from agescale.tables.catalogs import Catalog
 from agescale.training import plan as training_plan
 from agescale.training import runs
 from agescale.training.failures import Diverged, Impossible, OutOfMemory, lasting_store_error, said_once
@@ -91,7 +91,7 @@ def train(
     if progress is not None and progress.is_finished and runs.is_over(out):
         return _say_finished(out, progress)
     if shared is None:
-        training_plan.check_place(paths.join(out, runs.RUN_NAME), "a run", paths.absolute(config.catalog))
+        training_plan.check_place(paths.join(out, runs.RUN_NAME), "a run", selected.catalog)
     try:
         plan, splits, model = training_plan.build_plan(config, selected, begins=progress is None)
     except ValueError as error:
@@ -109,7 +109,7 @@ def train(
             print(f"{out}: continues after epoch {progress.epochs_done} of {num_epochs}", flush=True)
         elif plan.loaded:
             print(f"weights: {config.weights}: {plan.loaded}", flush=True)
-        _fit(config, plan, splits, model, writer, callbacks, shared)
+        _fit(config, plan, selected.catalog, splits, model, writer, callbacks, shared)
         return checkpoints.read(paths.join(out, "last")).progress
 
 
@@ -121,6 +121,7 @@ def _say_finished(out: str, progress: Progress) -> Progress:
 def _fit(
     config: TrainConfig,
     plan: Plan,
+    catalog: Catalog,
     splits: dict[str, pa.Table],
     model: AgeModel,
     writer: Writer,
@@ -136,7 +137,7 @@ def _fit(
     gpus = {"GPU": config.gpus_per_worker} if use_gpu else {}
     print(f"training on {config.num_workers} x {'GPU' if use_gpu else 'CPU'}", flush=True)
 
-    datasets = {name: _dataset(config, split, name, shared) for name, split in splits.items()}
+    datasets = {name: _dataset(config, catalog, split, name, shared) for name, split in splits.items()}
     labels = {name: {column: split[column].to_numpy() for column in LABEL_COLUMNS} for name, split in splits.items()}
     loop = {
         "plan": plan,
@@ -203,14 +204,14 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return error is not None and is_out_of_memory(error.__cause__)
 
 
-def _dataset(config: TrainConfig, rows: pa.Table, split: str, shared: Shared | None) -> tuple[ray.data.Dataset, int]:
+def _dataset(
+    config: TrainConfig, catalog: Catalog, rows: pa.Table, split: str, shared: Shared | None
+) -> tuple[ray.data.Dataset, int]:
     """Decoded faces and their number; held in the object store for all epochs where they fit, else decoded in each."""
-    catalog = paths.absolute(config.catalog)
-    pack = int(catalogs.settings(catalog).get("pack") or 0)
-    use_packed = packed.can_use_packed(pack, config.image_size, config.center_crop)
+    use_packed = catalog.holds_packed(config.image_size, config.center_crop)
     is_train = split == "train"
     size = source_size(config.image_size, AUGMENTATIONS[config.augmentation]) if is_train else config.image_size
-    decoder = FaceDecoder(catalog, size, config.center_crop, use_packed)
+    decoder = FaceDecoder(catalog.uri, size, config.center_crop, use_packed)
     seed = ray.data.RandomSeedConfig(seed=config.seed, reseed_after_execution=True) if is_train else None
     fits = config.cache == "auto" and fits_in_object_store(decoded_bytes(len(rows), size))
     if config.cache == "always" or fits:

@@ -23,7 +23,9 @@ from agescale.models.age_model import AgeModel, ModelSpec, auxiliary_classes, bu
 from agescale.models.tasks import Task
 from agescale.store import objects, parquet, paths
 from agescale.store.errors import Damaged
-from agescale.tables import catalogs, filters, folders, units
+from agescale.tables import catalogs, filters, folders
+from agescale.tables.catalogs import Catalog
+from agescale.tables.predictions import Predictions
 from agescale.training import finetuning, selection, weighting
 from agescale.training.initial_weights import initial_model
 
@@ -58,6 +60,7 @@ class Selected:
     rows: pa.Table
     age_groups: AgeGroups
     run: dict[str, Any]
+    catalog: Catalog
 
 
 def select(config: TrainConfig, begun: str = "", known: Selected | None = None) -> Selected:
@@ -69,31 +72,26 @@ def select(config: TrainConfig, begun: str = "", known: Selected | None = None) 
     _check_ranges(config)
     if known is not None:
         return replace(known, run={"settings": _identity(config), "data": known.run["data"]})
-    catalog = paths.absolute(config.catalog)
-    rows = pinned_images(begun, catalogs.metadata(catalog)["id"]) if begun and objects.exists(begun) else None
+    catalog = Catalog.open(config.catalog)
+    rows = pinned_images(begun, catalog.id) if begun and objects.exists(begun) else None
     if rows is not None:
         said = rows.schema.metadata.get(b"age_groups")
-        age_groups = AgeGroups.parse(said.decode()) if said else _age_groups(config)
+        age_groups = AgeGroups.parse(said.decode()) if said else _age_groups(config, catalog)
     else:
-        catalogs.check_complete(catalog)
-        age_groups = _age_groups(config)
+        catalog.check_complete()
+        age_groups = _age_groups(config, catalog)
         rows = _rows(config, catalog, age_groups)
-        rows = rows.replace_schema_metadata({**_origin(catalog), "age_groups": age_groups.format()})
-    return Selected(rows, age_groups, {"settings": _identity(config), "data": selection.fingerprint(rows)})
+        origin = {"catalog_id": catalog.id, "parts": json.dumps(catalog.names)}
+        rows = rows.replace_schema_metadata({**origin, "age_groups": age_groups.format()})
+    return Selected(rows, age_groups, {"settings": _identity(config), "data": selection.fingerprint(rows)}, catalog)
 
 
-def _origin(catalog: str) -> dict[str, str]:
-    """What names the listing of a catalog that images were chosen from."""
-    parts = catalogs.part_names(catalog)
-    return {"catalog_id": catalogs.metadata(catalog, parts[0])["id"], "parts": json.dumps(parts)}
-
-
-def check_place(begun: str, owner: str, catalog: str = "") -> None:
+def check_place(begun: str, owner: str, catalog: Catalog | None = None) -> None:
     """Raises ValueError, before anything is written, where the folder of ``begun`` (the run.json or sweep.json of
     ``owner``, which may not stand yet) is something else's, or lies in or around the ``catalog`` or its photos."""
     folder, _, name = begun.rpartition("/")
     if catalog:
-        folders.check_apart(folder, catalogs.places(catalog), owner)
+        folders.check_apart(folder, catalog.places, owner)
     stranger = objects.any_name(folder)
     if stranger is None or objects.exists(begun):
         return
@@ -184,24 +182,24 @@ def _identity(config: TrainConfig) -> dict[str, Any]:
     return dict(json.loads(json.dumps(values)))
 
 
-def _age_groups(config: TrainConfig) -> AgeGroups:
+def _age_groups(config: TrainConfig, catalog: Catalog) -> AgeGroups:
     if config.age_groups:
         return AgeGroups.parse(config.age_groups)
-    groups = catalogs.age_groups(paths.absolute(config.catalog))
-    if groups is not None:
-        return groups
+    if catalog.age_groups is not None:
+        return catalog.age_groups
     if config.task == "reconstruction":
         return AgeGroups.parse("25-years")  # never asked for
     raise ValueError(f"{config.catalog}: an unlabelled catalog; training needs labels (--layout of jobs/catalog.py)")
 
 
-def _rows(config: TrainConfig, catalog: str, age_groups: AgeGroups) -> pa.Table:
+def _rows(config: TrainConfig, catalog: Catalog, age_groups: AgeGroups) -> pa.Table:
     """What the run learns from and is validated on: the catalog's rows, after everything that selects and changes."""
     choose = selection.usable_rows if config.task == "reconstruction" else selection.labelled_rows
     has_choice = bool(config.coarse_labels or config.where or config.max_images is not None)
     rows = choose(catalog, selection.LABEL_COLUMNS if has_choice else LEARNED_COLUMNS)
     if config.gender_from:
-        predictions = parquet.read_tables(units.prediction_files(config.gender_from), ["uri", "version", "gender"])
+        files = Predictions.open(config.gender_from).files
+        predictions = parquet.read_tables(files, ["uri", "version", "gender"])
         rows = selection.in_catalog_order(selection.fill_gender(rows, predictions))
     if not has_choice:
         return rows

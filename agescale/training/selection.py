@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from agescale.ages.groups import AgeGroups
 from agescale.ages.labels import EXACT_YEARS
 from agescale.tables import catalogs, schema, splits
+from agescale.tables.catalogs import Catalog
 from agescale.tables.filters import check_genders
 
 LABEL_COLUMNS = [
@@ -26,7 +27,7 @@ LABEL_COLUMNS = [
 LEARNED_SPLITS = pa.array(["train", "val"])
 
 
-def labelled_rows(catalog: str, columns: Sequence[str] = LABEL_COLUMNS) -> pa.Table:
+def labelled_rows(catalog: Catalog, columns: Sequence[str] = LABEL_COLUMNS) -> pa.Table:
     """The rows that are trained on or validated: labelled, current, without an excluding finding; ``columns``, part and
     row, in the order of the catalog."""
 
@@ -37,7 +38,7 @@ def labelled_rows(catalog: str, columns: Sequence[str] = LABEL_COLUMNS) -> pa.Ta
     return _fit_rows(catalog, columns, lambda rows: rows.filter(is_learned(rows)))
 
 
-def usable_rows(catalog: str, columns: Sequence[str] = LABEL_COLUMNS) -> pa.Table:
+def usable_rows(catalog: Catalog, columns: Sequence[str] = LABEL_COLUMNS) -> pa.Table:
     """Like ``labelled_rows``, for a task that needs no labels; a tenth of those without a split is put into val."""
 
     def with_split(rows: pa.Table) -> pa.Table:
@@ -50,9 +51,9 @@ def usable_rows(catalog: str, columns: Sequence[str] = LABEL_COLUMNS) -> pa.Tabl
     return _fit_rows(catalog, columns, with_split)
 
 
-def _fit_rows(catalog: str, columns: Sequence[str], choose: Callable[[pa.Table], pa.Table]) -> pa.Table:
+def _fit_rows(catalog: Catalog, columns: Sequence[str], choose: Callable[[pa.Table], pa.Table]) -> pa.Table:
     """What ``choose`` leaves of the current rows, without those that have an excluding finding."""
-    unfit = catalogs.excluded(catalog, (*schema.EXCLUDED_KINDS, "leaking"))
+    unfit = catalog.excluded((*schema.EXCLUDED_KINDS, "leaking"))
     uris, keys = unfit["uri"].combine_chunks(), catalogs.keys_of(unfit)
 
     def choose_fit(rows: pa.Table) -> pa.Table:
@@ -61,7 +62,7 @@ def _fit_rows(catalog: str, columns: Sequence[str], choose: Callable[[pa.Table],
             rows = rows.filter(pc.invert(pc.is_in(catalogs.keys_of(rows), keys)))
         return rows
 
-    return catalogs.read_catalog(catalog, columns, choose=choose_fit)
+    return catalog.read(columns, choose_fit)
 
 
 def in_catalog_order(rows: pa.Table) -> pa.Table:

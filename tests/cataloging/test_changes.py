@@ -16,6 +16,7 @@ from agescale.cataloging import changes
 from agescale.store import lease, listing, parquet
 from agescale.store import objects as store_objects
 from agescale.tables import catalogs, folders, schema
+from agescale.tables.catalogs import Catalog
 
 SETTINGS = {"source": "/faces", "layout": "unlabelled"}
 METADATA = {"id": "1", "settings": SETTINGS}
@@ -35,7 +36,7 @@ def pages(objects: Objects, after: str, until: str | None, size: int = 2) -> Ite
 
 
 def part_names(out: Path) -> list[str]:
-    return catalogs.list_parts(str(out))
+    return folders.list_parts(str(out), "catalog")
 
 
 def lister(out: Path, generation: int, part_rows: int) -> changes.RangeLister:
@@ -57,7 +58,7 @@ def update(out: Path, objects: Objects, generation: int, cuts: list[str] | None 
 
 
 def current(out: Path) -> Objects:
-    rows = catalogs.read_catalog(str(out), ["uri", "version"]).to_pylist()
+    rows = Catalog.open(str(out)).read(["uri", "version"]).to_pylist()
     assert len({row["uri"] for row in rows}) == len(rows)
     return {row["uri"].removeprefix("/faces/"): re.sub(catalogs.LISTING_SUFFIX, "", row["version"]) for row in rows}
 
@@ -73,7 +74,7 @@ def test_growth_is_noted_exactly_and_what_is_unchanged_writes_nothing(tmp_path: 
     assert part_names(tmp_path) == [f"part-00001-000000000{index}.parquet" for index in range(3)]
     uris = [row["uri"] for part in part_names(tmp_path) for row in rows_of(tmp_path, part)]
     assert uris == [f"/faces/{letter}.jpg" for letter in "abcdefgh"]
-    assert catalogs.settings(str(tmp_path)) == SETTINGS
+    assert Catalog.open(str(tmp_path)).settings == SETTINGS
     assert parquet.read_schema(str(tmp_path / part_names(tmp_path)[0])).equals(schema.CATALOG)
 
     assert update(tmp_path, objects, 2) == {**counts, "num_new": 0}
@@ -249,7 +250,7 @@ def test_a_version_that_comes_back_is_another_row(tmp_path: Path) -> None:
     update(tmp_path, {"b.jpg": "two"}, 2)
     counts = update(tmp_path, {"a.jpg": "one", "b.jpg": "one"}, 3)
     assert (counts["num_new"], counts["num_changed"]) == (1, 1)
-    rows = catalogs.read_catalog(str(tmp_path), ["uri", "version"]).to_pylist()
+    rows = Catalog.open(str(tmp_path)).read(["uri", "version"]).to_pylist()
     assert {(row["uri"], row["version"]) for row in rows} == {("/faces/a.jpg", "one@3"), ("/faces/b.jpg", "one@3")}
     counts = update(tmp_path, {"a.jpg": "one", "b.jpg": "one"}, 4)
     assert not counts["num_new"] + counts["num_changed"] + counts["num_deleted"], "it is known now"

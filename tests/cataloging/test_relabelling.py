@@ -15,6 +15,8 @@ from agescale.config import CompactConfig, TableConfig, TrainConfig, VerifyConfi
 from agescale.scoring.verification import verify
 from agescale.store import objects, parquet, paths
 from agescale.tables import catalogs, compaction, datasets, exports, folders, schema, units
+from agescale.tables.catalogs import Catalog
+from agescale.tables.predictions import Predictions, summary_uri
 from agescale.training import plan
 
 MODEL = "3ab5"
@@ -35,19 +37,19 @@ def write_part(catalog: str, listing: int, rows: list[Row]) -> None:
 
 
 def complete(catalog: str) -> None:
-    covered = schema.with_metadata("findings", {"id": "1", "parts": catalogs.part_names(catalog)})
+    covered = schema.with_metadata("findings", {"id": "1", "parts": Catalog.open(catalog).names})
     parquet.write_table(catalogs.findings_uri(catalog), covered.empty_table())
 
 
 def relabel(catalog: str, listing: int, now: dict[str, Row]) -> list[str]:
-    rows = catalogs.read_catalog(catalog, ["uri", "version", *relabelling.TOLD]).to_pylist()
+    rows = Catalog.open(catalog).read(["uri", "version", *relabelling.TOLD]).to_pylist()
     found = [each for row in rows if (each := relabelling.compare(row, now.get(row["uri"], row)))]
     return relabelling.write_parts(catalog, found, METADATA, listing, 0, lambda: None)
 
 
 def score(catalog: str, out: str, splits: str = "") -> int:
     """What jobs/score.py would write; returns how many images were scored now."""
-    parts, num_scored = catalogs.read_parts(catalog), 0
+    parts, num_scored = Catalog.open(catalog).parts, 0
     run = {"model": MODEL, "age_groups": "25-years", "catalog": catalog, "catalog_id": "1", "unit_rows": 2}
     run |= {"split": splits, "mirror": False}
     superseded = catalogs.Superseded(catalog, parts)
@@ -55,7 +57,7 @@ def score(catalog: str, out: str, splits: str = "") -> int:
         name = unit.file_name(MODEL)
         if objects.exists(paths.join(out, name)):
             continue
-        rows = units.listed_rows(catalog, unit, splits.split(",") if splits else [])
+        rows = units.listed_rows(Catalog.open(catalog), unit, splits.split(",") if splits else [])
         rows = superseded.current(rows, catalogs.listing_of(unit.part))
         keys = [{"uri": row["uri"], "version": row["version"]} for row in rows.to_pylist()]
         said = [{**key, "face": 0, "status": "ok", "age": 30.0, "group": "25-49", "model": MODEL} for key in keys]
@@ -68,9 +70,9 @@ def score(catalog: str, out: str, splits: str = "") -> int:
         }
         folders.write_new_part(out, name, pa.Table.from_pylist(said, schema.with_metadata("predictions", metadata)))
         num_scored += len(said)
-    counts = Counter(parquet.read_tables(units.prediction_files(out), ["status"])["status"].to_pylist())
+    counts = Counter(parquet.read_tables(Predictions.open(out).files, ["status"])["status"].to_pylist())
     summary = {"num_rows": counts.total(), "by_status": counts}
-    objects.write_bytes(units.summary_uri(out), json.dumps(summary).encode())
+    objects.write_bytes(summary_uri(out), json.dumps(summary).encode())
     return num_scored
 
 
@@ -85,7 +87,7 @@ def catalog(tmp_path: Path) -> str:
 
 
 def ages(catalog: str) -> dict[str, float | None]:
-    rows = catalogs.read_catalog(catalog, ["uri", "age_low"]).to_pylist()
+    rows = Catalog.open(catalog).read(["uri", "age_low"]).to_pylist()
     return {row["uri"].removeprefix("/in/"): row["age_low"] for row in rows}
 
 
@@ -116,13 +118,13 @@ def test_what_is_new_is_told_in_words() -> None:
 def test_new_labels_are_seen_by_all_who_read_labels_and_images_stay_as_they_were(catalog: str, tmp_path: Path) -> None:
     out = str(tmp_path / "ages")
     assert score(catalog, out) == 5
-    before = catalogs.read_catalog(catalog, ["uri", "width"])
+    before = Catalog.open(catalog).read(["uri", "width"])
     relabel(catalog, 3, {"/in/b": label(72), "/in/e": label(None, label_error="no label")})
     relabel(catalog, 4, {"/in/b": label(21, gender="female")})
     complete(catalog)
     expected = {"a": 10.0, "b": 21.0, "c": 30.0, "d": 40.0, "e": None}
     assert ages(catalog) == listed_ages(catalog) == expected
-    assert catalogs.read_catalog(catalog, ["uri", "width"]).equals(before)
+    assert Catalog.open(catalog).read(["uri", "width"]).equals(before)
     assert score(catalog, out) == 0
     assert verify(VerifyConfig(catalog, out)).problems == ()
     assert datasets.read_predictions(out).count_rows() == 5
@@ -137,7 +139,7 @@ def test_new_labels_are_seen_by_all_who_read_labels_and_images_stay_as_they_were
     new, new_out = f"{catalog}-new", f"{out}-new"
     compaction.compact(CompactConfig(catalog, new, out, new_out))
     assert ages(new) == listed_ages(new) == expected
-    assert not any(part.relabels for part in catalogs.read_parts(new))
+    assert not any(part.relabels for part in Catalog.open(new).parts)
     assert datasets.read_predictions(new_out).count_rows() == 5
     assert verify(VerifyConfig(new, new_out)).problems == ()
 
@@ -178,7 +180,7 @@ def test_settings_are_those_of_the_newest_part_even_if_no_label_is_new(catalog: 
     metadata = METADATA | {"settings": {"age_groups": "minor=0-17,adult=18-"}}
     names = relabelling.write_parts(catalog, [], metadata, 3, 0, lambda: None)
     assert names == ["part-00003-000000.parquet"]
-    assert catalogs.settings(catalog) == metadata["settings"]
+    assert Catalog.open(catalog).settings == metadata["settings"]
     assert ages(catalog) == listed_ages(catalog) == {"a": 10.0, "b": 20.0, "c": 30.0, "d": 40.0, "e": 50.0}
 
 

@@ -15,7 +15,7 @@ import pytest
 from conftest import RunJob, free_ports, make_checkpoint
 
 from agescale.store import parquet
-from agescale.tables import units
+from agescale.tables.predictions import Predictions
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -107,4 +107,4 @@ def test_a_job_waits_for_the_nodes_that_it_asks_for(
         "--out", str(tmp_path / "ages"), env=environment,
     )  # fmt: skip
     assert scored.returncode == 0, scored.stdout + scored.stderr
-    assert parquet.num_rows(units.prediction_files(str(tmp_path / "ages"))[0]) > 0
+    assert parquet.num_rows(Predictions.open(str(tmp_path / "ages")).files[0]) > 0

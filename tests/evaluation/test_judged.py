@@ -17,6 +17,8 @@ from agescale.evaluation import judged
 from agescale.evaluation.judged import Names
 from agescale.store import parquet
 from agescale.tables import catalogs, schema, units
+from agescale.tables.catalogs import Catalog
+from agescale.tables.predictions import Predictions
 
 GROUPS = AgeGroups.parse("young=0-29,old=30-")
 NAMES = list(GROUPS.names)
@@ -85,9 +87,9 @@ def made_up(folder: Path, seed: int) -> tuple[list[dict[str, Any]], list[dict[st
 @pytest.mark.parametrize("seed", range(4))
 def test_each_row_has_what_was_predicted_of_its_image(tmp_path: Path, seed: int) -> None:
     current, predictions = made_up(tmp_path, seed)
-    uri = str(tmp_path / "catalog")
-    listed = judged.read_catalog(uri, GROUPS, catalogs.excluded(uri))
-    said = judged.read_predictions(str(tmp_path / "ages"), listed, NAMES)
+    catalog = Catalog.open(str(tmp_path / "catalog"))
+    listed = judged.read_catalog(catalog, GROUPS, catalog.excluded())
+    said = judged.read_predictions(Predictions.open(str(tmp_path / "ages")), listed, NAMES)
     assert listed.places(np.arange(len(listed)))["uri"].to_pylist() == [row["uri"] for row in current]
     by_key: dict[tuple[str, str], dict[str, Any]] = {}
     for each in predictions:
@@ -119,9 +121,9 @@ def test_each_row_has_what_was_predicted_of_its_image(tmp_path: Path, seed: int)
 
 def test_a_row_takes_few_bytes_however_long_its_names_are(tmp_path: Path) -> None:
     made_up(tmp_path, seed=0)
-    uri = str(tmp_path / "catalog")
-    listed = judged.read_catalog(uri, GROUPS, catalogs.excluded(uri))
-    said = judged.read_predictions(str(tmp_path / "ages"), listed, NAMES)
+    catalog = Catalog.open(str(tmp_path / "catalog"))
+    listed = judged.read_catalog(catalog, GROUPS, catalog.excluded())
+    said = judged.read_predictions(Predictions.open(str(tmp_path / "ages")), listed, NAMES)
     arrays = [getattr(held, field.name) for held in (listed, said) for field in fields(held) if "_N" in field.name]
     assert len(arrays) == 18
     assert {array.dtype.kind for array in arrays} <= set("biuf")

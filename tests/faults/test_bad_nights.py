@@ -19,7 +19,8 @@ from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel, ModelSpec
 from agescale.store import lease, objects
 from agescale.synthetic import dataset
-from agescale.tables import datasets, units
+from agescale.tables import datasets
+from agescale.tables.predictions import Predictions
 
 NUM_IMAGES, UNIT_ROWS = 96, 4
 NUM_REPLACED = 8
@@ -49,7 +50,7 @@ class Night:
         return RunningJob(self.scratch, *command)
 
     def num_files(self) -> int:
-        return len(units.list_files(f"{self.folder}/ages"))
+        return len(Predictions.find(f"{self.folder}/ages").names)
 
     def replace_images(self, first: int) -> None:
         """Other faces, of other sizes, in the places of some that may be under way."""

@@ -13,7 +13,8 @@ from crashing_decoder import install, poisoned
 
 from agescale.store import objects, parquet
 from agescale.synthetic import dataset
-from agescale.tables import catalogs, units
+from agescale.tables.catalogs import Catalog
+from agescale.tables.predictions import Predictions, summary_uri
 
 NUM_FACES = 24
 POISONS = {"SEGFAULT": "SIGSEGV", "TOO MUCH MEMORY": "SIGKILL"}
@@ -51,12 +52,15 @@ def test_scoring_goes_on_and_says_which_pictures_crash(
     settings = ["--catalog", catalog, "--checkpoint", checkpoint, "--out", out, "--num-workers", "1"]
     ended = run_job("jobs/score.py", *settings, env=environment, timeout_s=120)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    rows = parquet.read_tables(units.prediction_files(out), ["uri", "status", "error"])
+    rows = parquet.read_tables(Predictions.open(out).files, ["uri", "status", "error"])
     bad = rows.filter(pc.not_equal(rows["status"], "ok"))
     assert len(rows) == NUM_FACES
     assert sorted(bad["error"].to_pylist()) == CRASHED
     assert set(bad["status"].to_pylist()) == {"unreadable"}
-    assert json.loads(objects.read_bytes(units.summary_uri(out)))["by_status"] == {"ok": NUM_FACES - 2, "unreadable": 2}
+    assert json.loads(objects.read_bytes(summary_uri(out)))["by_status"] == {
+        "ok": NUM_FACES - 2,
+        "unreadable": 2,
+    }
 
 
 @pytest.mark.chaos
@@ -69,8 +73,8 @@ def test_a_catalog_whose_pictures_are_read_is_completed(
         env=environment, timeout_s=120,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    catalogs.check_complete(catalog)
-    rows = catalogs.read_catalog(catalog, ["uri", "read_error"])
+    Catalog.open(catalog).check_complete()
+    rows = Catalog.open(catalog).read(["uri", "read_error"])
     assert len(rows) == NUM_FACES
     assert sorted(filter(None, rows["read_error"].to_pylist())) == [f"unreadable: {words}" for words in CRASHED]
 

@@ -14,7 +14,7 @@ from running_job import RunningJob, make_catalog
 
 from agescale.models import checkpoints
 from agescale.store import lease
-from agescale.tables import units
+from agescale.tables.predictions import Predictions
 
 MAX_S = 30
 """A Ray of one's own takes some seconds to end, on two busy cores."""
@@ -78,8 +78,8 @@ def test_scoring_keeps_its_units(catalog: Path, tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "model")
     arguments = ("--catalog", catalog, "--checkpoint", checkpoint, "--out", out, "--unit-rows", "4")
     job = RunningJob(tmp_path, "jobs/score.py", *arguments)
-    interrupt(job, lambda: units.list_files(str(out)), signal.SIGTERM)
-    assert units.list_files(str(out))
+    interrupt(job, lambda: Predictions.find(str(out)).names, signal.SIGTERM)
+    assert Predictions.find(str(out)).names
     with lease.hold(str(out), f"{out}.agescale"):
         pass
 

@@ -12,7 +12,9 @@ from conftest import RunJob, make_checkpoint
 from mutations import mutated
 
 from agescale.store import parquet
-from agescale.tables import catalogs, schema, units
+from agescale.tables import schema
+from agescale.tables.catalogs import Catalog
+from agescale.tables.predictions import Predictions
 
 NUM_FILES = int(os.environ.get("AGESCALE_NUM_MUTATIONS", "4500"))
 SEED = int(os.environ.get("AGESCALE_MUTATION_SEED", "0"))
@@ -59,8 +61,8 @@ def test_a_catalog_with_packed_pictures_and_its_scoring(
         run_job, "jobs/catalog.py", "--source", pictures, "--out", catalog, "--inspect", "--pack", "64",
         "--split", "1,0,0",
     )  # fmt: skip
-    catalogs.check_complete(catalog)
-    rows = catalogs.read_catalog(catalog, ["uri", "read_error"]).to_pylist()
+    Catalog.open(catalog).check_complete()
+    rows = Catalog.open(catalog).read(["uri", "read_error"]).to_pylist()
     statuses = {row["uri"]: (row["read_error"] or "ok").partition(":")[0] for row in rows}
     check(pictures, statuses, "catalog --pack")
     check(pictures, score(run_job, catalog, checkpoint, tmp_path / "ages"), "score of packed")
@@ -78,7 +80,7 @@ def score(run_job: RunJob, catalog: str, checkpoint: str, out: Path) -> dict[str
     """Statuses by URI."""
     settings = ["--catalog", catalog, "--checkpoint", checkpoint, "--out", out, "--max-failed-fraction", "1"]
     ended_well(run_job, "jobs/score.py", *settings)
-    rows = parquet.read_tables(units.prediction_files(str(out)), ["uri", "status"])
+    rows = parquet.read_tables(Predictions.open(str(out)).files, ["uri", "status"])
     assert len(rows) == NUM_FILES
     return dict(zip(rows["uri"].to_pylist(), rows["status"].to_pylist(), strict=True))
 

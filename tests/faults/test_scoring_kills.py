@@ -27,7 +27,8 @@ from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel, ModelSpec
 from agescale.store import client, objects, parquet
 from agescale.synthetic import dataset
-from agescale.tables import schema, units
+from agescale.tables import schema
+from agescale.tables.predictions import Predictions, summary_uri
 
 NUM_KILLS = int(os.environ.get("AGESCALE_NUM_KILLS", "2"))
 UNIT_ROWS = 8
@@ -85,12 +86,14 @@ def check_kills_change_nothing(catalog: str, out: str, undisturbed: pa.Table, pr
     job = start()
     try:
         for number, target in enumerate(targets, start=1):
-            num_files = len(units.list_files(out))
-            job.wait_for(lambda before=num_files: len(units.list_files(out)) > before)  # something is under way now
+            num_files = len(Predictions.find(out).names)
+            job.wait_for(
+                lambda before=num_files: len(Predictions.find(out).names) > before
+            )  # something is under way now
             time.sleep(moments.uniform(0, 0.5))
             job.kill(None if target == "driver" else find(job, target))
-            print(f"kill {number}: {target}, {len(units.list_files(out))} files stand", flush=True)
-            assert not objects.exists(units.summary_uri(out)), "the run was over before the last kill"
+            print(f"kill {number}: {target}, {len(Predictions.find(out).names)} files stand", flush=True)
+            assert not objects.exists(summary_uri(out)), "the run was over before the last kill"
             if target in ("driver", "raylet"):
                 assert job.end(timeout_s=90) != 0, "a job that lost so much cannot have succeeded"
                 job = start()
@@ -134,7 +137,7 @@ def run(*command: str) -> str:
 
 def predictions(out: str) -> pa.Table:
     columns = ["uri", "version", "face", "status", "age"]
-    return parquet.read_tables([f"{out}/{name}" for name in units.list_files(out)], columns).sort_by("uri")
+    return parquet.read_tables([f"{out}/{name}" for name in Predictions.find(out).names], columns).sort_by("uri")
 
 
 def check_equal(found: pa.Table, expected: pa.Table) -> None:

@@ -12,7 +12,8 @@ from agescale.cataloging import changes, driver
 from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig
 from agescale.store import lease, objects
-from agescale.tables import catalogs, folders
+from agescale.tables import folders
+from agescale.tables.catalogs import Catalog
 
 NUM_IMAGES, PART_ROWS, NUM_PARTS = 30, 8, 4
 Write = Callable[..., bool]
@@ -33,7 +34,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def keys(out: str) -> list[tuple[str, str]]:
-    parts = [catalogs.read_part(out, part, ["uri", "version"]) for part in catalogs.part_names(out)]
+    catalog = Catalog.open(out)
+    parts = [catalog.read_part(part, ["uri", "version"]) for part in catalog.names]
     rows = pa.concat_tables(parts)
     return sorted(zip(rows["uri"].to_pylist(), rows["version"].to_pylist(), strict=True))
 
@@ -75,8 +77,9 @@ def test_no_image_is_listed_twice_and_the_late_one_stops(
             build_catalog(config)
     found = keys(out)
     assert len({uri for uri, _ in found}) == len(found) == NUM_IMAGES
-    catalogs.check_complete(out)
-    assert {catalogs.metadata(out, part)["id"] for part in catalogs.part_names(out)} == {catalogs.metadata(out)["id"]}
+    catalog = Catalog.open(out)
+    catalog.check_complete()
+    assert {catalog.only([part]).id for part in catalog.names} == {catalog.id}
 
     monkeypatch.setattr(folders, "write_new_part", write)
     assert build_catalog(config).num_new == 0

@@ -28,6 +28,7 @@ from agescale.config import CatalogConfig
 from agescale.faces import images
 from agescale.store import lease, listing, objects, parquet, paths
 from agescale.tables import catalogs, folders, schema, splits
+from agescale.tables.catalogs import Catalog
 
 JOB = str(Path(__file__).parents[2] / "jobs" / "catalog.py")
 EXPECTED = {"broken": 4, "duplicate": 1, "conflicting": 2}
@@ -46,16 +47,16 @@ def picture_files(folder: Path) -> list[str]:
 def rows_of(catalog: Path | str) -> list[dict[str, Any]]:
     """Current rows, sorted by URI, without their pictures."""
     columns = [name for name in schema.CATALOG.names if name != "image"]
-    rows = catalogs.read_catalog(str(catalog), columns).drop_columns(["part", "row"]).to_pylist()
+    rows = Catalog.open(str(catalog)).read(columns).drop_columns(["part", "row"]).to_pylist()
     return sorted(rows, key=lambda row: row["uri"])
 
 
 def kinds_of(catalog: Path | str) -> Counter[str]:
-    return Counter(catalogs.read_findings(str(catalog))["kind"].to_pylist())
+    return Counter(Catalog.open(str(catalog)).findings["kind"].to_pylist())
 
 
 def part_sizes(catalog: Path | str) -> dict[str, int]:
-    return {name: parquet.num_rows(paths.join(str(catalog), name)) for name in catalogs.part_names(str(catalog))}
+    return {name: parquet.num_rows(paths.join(str(catalog), name)) for name in Catalog.open(str(catalog)).names}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,14 +86,14 @@ def test_every_image_file_is_a_row_and_broken_ones_are_findings(utkface_catalog:
     rows = rows_of(utkface_catalog)
     assert [row["uri"] for row in rows] == picture_files(drawn_faces / "utkface")
     assert kinds_of(utkface_catalog) == EXPECTED
-    catalogs.check_complete(str(utkface_catalog))
+    Catalog.open(str(utkface_catalog)).check_complete()
     for row in rows:
         age, gender = Path(row["uri"]).name.split("_")[:2]
         assert (row["age_low"], row["age_high"]) == (int(age), int(age) + 1)
         assert row["gender"] == ("male", "female")[int(gender)]
         assert (row["width"] is None) == (row["read_error"] is not None)
         assert row["size_bytes"] == Path(row["uri"]).stat().st_size
-    assert catalogs.settings(str(utkface_catalog))["age_groups"].startswith("0-24=0-24,25-49=25-49")
+    assert Catalog.open(str(utkface_catalog)).settings["age_groups"].startswith("0-24=0-24,25-49=25-49")
 
 
 def test_the_split_is_a_hash_of_the_content_so_that_copies_stay_together(utkface_catalog: Path) -> None:
@@ -132,7 +133,7 @@ def test_an_unlabelled_source_is_only_listed(drawn_faces: Path, tmp_path: Path, 
     assert {row["content_hash"] for row in rows} == {row["split"] for row in rows} == {None}
     assert kinds_of(tmp_path) == {}
     assert (result.num_new, result.num_ignored) == (len(rows), 1)
-    catalogs.check_complete(str(tmp_path))
+    Catalog.open(str(tmp_path)).check_complete()
 
 
 @pytest.fixture
@@ -164,7 +165,7 @@ def test_a_large_source_is_listed_in_ranges_and_written_as_it_comes(
     assert len({name.split("-")[2][:4] for name in before}) > 2  # tasks
     assert max(before.values()) == 4
     assert [row["uri"] for row in rows_of(out)] == picture_files(large)
-    catalogs.check_complete(str(out))
+    Catalog.open(str(out)).check_complete()
     assert counts_of(build(large, out)) == (0, 0, 0, 30, 1)
     assert part_sizes(out) == before
 
@@ -180,10 +181,10 @@ def test_a_large_source_is_listed_in_ranges_and_written_as_it_comes(
     (out / lost).unlink()  # as after a kill
     Path(catalogs.findings_uri(str(out))).unlink()
     with pytest.raises(ValueError, match="not complete"):
-        catalogs.check_complete(str(out))
+        Catalog.open(str(out)).check_complete()
     assert build(large, out).num_new == before[lost]
     assert [row["uri"] for row in rows_of(out)] == picture_files(large)
-    catalogs.check_complete(str(out))
+    Catalog.open(str(out)).check_complete()
 
 
 def test_a_picture_that_was_replaced_while_it_was_cataloged_is_read_the_next_time(
@@ -238,13 +239,13 @@ def test_a_disk_that_is_away_deletes_nothing(layout: str, drawn_faces: Path, tmp
     with pytest.raises(ValueError, match=r"images would be deleted, .*/faces/disk is empty; is it mounted\?"):
         build(source, out, layout=layout)
     assert rows_of(out) == before
-    catalogs.check_complete(str(out))
+    Catalog.open(str(out)).check_complete()
     (tmp_path / "away").rename(source / "disk" / "of many")
     assert build(source, out, layout=layout).num_new == 0
     shutil.rmtree(source / "disk" / "of many")
     assert build(source, out, layout=layout, max_deleted_fraction=0.6).num_deleted == len(before) / 2
     assert len(rows_of(out)) == len(before) / 2
-    catalogs.check_complete(str(out))
+    Catalog.open(str(out)).check_complete()
 
 
 def test_a_listing_made_elsewhere_stands_for_the_source(
@@ -347,10 +348,10 @@ def test_a_grown_folder_adds_what_is_new_changed_or_gone(drawn_faces: Path, tmp_
     assert set(rows) == set(picture_files(source))
     assert {uri for uri in rows if rows[uri] != facts.get(uri)} == {changed, str(new)}
     assert rows[changed]["read_error"].startswith("unreadable")
-    findings = catalogs.read_findings(str(out)).to_pylist()
+    findings = Catalog.open(str(out)).findings.to_pylist()
     assert (changed, "broken") in [(row["uri"], row["kind"]) for row in findings]
     assert (kept, "conflicting") in [(row["uri"], row["kind"]) for row in findings]  # judged again
-    catalogs.check_complete(str(out))
+    Catalog.open(str(out)).check_complete()
 
 
 def test_after_a_kill_the_same_command_completes_the_catalog(
@@ -358,14 +359,14 @@ def test_after_a_kill_the_same_command_completes_the_catalog(
 ) -> None:
     out = tmp_path / "catalog"
     shutil.copytree(utkface_catalog, out)
-    lost = catalogs.part_names(str(out))[1]
+    lost = Catalog.open(str(out)).names[1]
     num_lost = parquet.num_rows(str(out / lost))
     (out / lost).unlink()
     with pytest.raises(ValueError, match="not complete"):
-        catalogs.check_complete(str(out))
+        Catalog.open(str(out)).check_complete()
     result = build(drawn_faces / "utkface", out, layout="utkface", pack=32)
     assert result.num_new == num_lost
-    catalogs.check_complete(str(out))
+    Catalog.open(str(out)).check_complete()
     assert kinds_of(out) == EXPECTED
     without_time = [[{**row, "listed_at": None} for row in rows_of(catalog)] for catalog in (out, utkface_catalog)]
     assert without_time[0] == without_time[1]
@@ -386,7 +387,7 @@ def test_a_late_part_of_a_job_that_was_thought_dead_is_refused_or_removed(
         with pytest.raises(ZeroDivisionError):
             build(source, out, layout="utkface")
     build(source, out, layout="utkface")
-    before, about = rows_of(out), catalogs.metadata(out)
+    before, about = rows_of(out), Catalog.open(out).metadata
     unit, writer = left
     with pytest.raises(lease.Held, match="another job has taken over"):
         writer(unit)
@@ -394,11 +395,11 @@ def test_a_late_part_of_a_job_that_was_thought_dead_is_refused_or_removed(
 
     writer.claim = lease.Claim("", "", holder="")  # proved the moment before
     writer(unit)
-    assert catalogs.metadata(out) == about
+    assert Catalog.open(out).metadata == about
     with pytest.raises(ValueError, match="not complete"):
-        catalogs.check_complete(out)
+        Catalog.open(out).check_complete()
     assert build(source, out, layout="utkface").num_new == 0
-    catalogs.check_complete(out)
+    Catalog.open(out).check_complete()
     assert rows_of(out) == before
     assert sum(part_sizes(out).values()) == len(before), "no row stands twice"
 
@@ -450,18 +451,18 @@ def test_labels_of_another_csv_are_taken_and_nothing_is_read_again(
         with pytest.raises(ZeroDivisionError):
             build(drawn_faces / "csv", out, **settings)
     with pytest.raises(ValueError, match="not complete"):
-        catalogs.check_complete(str(out))
+        Catalog.open(str(out)).check_complete()
     assert build(drawn_faces / "csv", out, **settings).relabelled == ()
-    catalogs.check_complete(str(out))
+    Catalog.open(str(out)).check_complete()
     assert {row["gender"] for row in rows_of(out)} == {"woman", "fewoman"}
 
     before_groups, rows = part_sizes(out), rows_of(out)
     result = build(drawn_faces / "csv", out, **settings, age_groups="adulthood")
     assert (result.relabelled, result.group_names) == ((), ("minor", "adult"))
     assert list(part_sizes(out).values()) == [*before_groups.values(), 0], "a part of no rows tells the groups"
-    assert catalogs.age_groups(str(out)).names == ("minor", "adult")
+    assert Catalog.open(str(out)).age_groups.names == ("minor", "adult")
     assert rows_of(out) == rows
-    catalogs.check_complete(str(out))
+    Catalog.open(str(out)).check_complete()
 
 
 def test_less_is_not_told_of_images_because_a_setting_was_forgotten(
@@ -490,7 +491,7 @@ def test_class_names_become_ages_and_groups_others_by_the_same_command(
     assert [row["content_hash"] for row in rows_of(out)] == [row["content_hash"] for row in before]
     groups = "child=0-12,teen=13-19,adult=20-"
     assert f"age groups: {groups} (they were child,teen,adult)" in summary.remarks(result)
-    assert catalogs.settings(str(out))["age_groups"] == groups
+    assert Catalog.open(str(out)).settings["age_groups"] == groups
     assert build(source, out, layout="class_folders").relabelled == (), "the groups stay"
     narrower = build(source, out, layout="class_folders", age_groups="child=0-12,teen=13-19,adult=20-59")
     assert [each.words for each in narrower.relabelled] == ["20 and more -> 20-59"]
@@ -588,7 +589,7 @@ def test_a_second_job_on_the_same_output_stops_in_one_line(
     command = ("--source", drawn_faces / layout, "--layout", layout, "--out", tmp_path / "catalog")
     with lease.hold(str(tmp_path / "catalog"), folders.beside(str(tmp_path / "catalog"))):
         assert "another job" in refused(*command)
-    assert catalogs.list_parts(str(tmp_path / "catalog")) == []
+    assert folders.list_parts(str(tmp_path / "catalog"), "catalog") == []
 
 
 def test_the_columns_of_a_csv_stay_too(csv_catalog: Path, drawn_faces: Path, refused: Callable[..., str]) -> None:
@@ -624,7 +625,7 @@ def test_what_cannot_work_is_refused_before_any_work(
     assert "--listing goes with --layout unlabelled" in refused(*faces, "--layout", "utkface", "--listing", "x.csv")
     assert "x.csv: not found" in refused(*faces, "--listing", tmp_path / "x.csv")
     assert "list.csv: " in refused(*faces, "--listing", tmp_path / "list.csv")
-    assert catalogs.list_parts(str(tmp_path / "catalog")) == []
+    assert folders.list_parts(str(tmp_path / "catalog"), "catalog") == []
 
 
 @pytest.fixture(scope="module")
@@ -653,16 +654,16 @@ def test_from_s3_comes_the_same_catalog_as_from_disk(
     beside = folders.beside(out)
     charts = {"ages.png", "classes.png"}
     assert set(objects.list_names(beside)) == charts | {"findings.csv", "findings.parquet", "footers.parquet"}
-    assert objects.list_names(out) == catalogs.list_parts(out)
+    assert objects.list_names(out) == folders.list_parts(out, "catalog")
     assert objects.read_bytes(f"{beside}/ages.png").startswith(b"\x89PNG")
-    catalogs.check_complete(out)
+    Catalog.open(out).check_complete()
 
     def facts(catalog: str, source: str) -> list[dict[str, Any]]:
         rows = [{**row, "uri": row["uri"].removeprefix(source)} for row in rows_of(catalog)]
         return [{name: value for name, value in row.items() if name not in ("version", "listed_at")} for row in rows]
 
     def findings(catalog: str, source: str) -> list[tuple[str, ...]]:
-        rows = catalogs.read_findings(catalog).to_pylist()
+        rows = Catalog.open(catalog).findings.to_pylist()
         return [(row["uri"].removeprefix(source), row["kind"], row["detail"]) for row in rows]
 
     local, source = str(csv_catalog), str(drawn_faces / "csv")
@@ -705,7 +706,7 @@ def test_a_store_without_conditional_writes_wants_a_word_from_the_user(
     assert done.stderr.startswith(f"error: {out}: this store ignores If-None-Match")
     assert done.stderr.endswith("--no-lease\n")
     assert done.stderr.count("\n") == 1
-    assert catalogs.list_parts(out) == []
+    assert folders.list_parts(out, "catalog") == []
     done = run_job(*command, "--no-lease", env={"AWS_ENDPOINT_URL": counter.url})
     assert done.returncode == 0, done.stderr
     assert len(rows_of(out)) > 0

@@ -40,8 +40,9 @@ from agescale.sweeping import search, spaces, trials
 from agescale.sweeping.driver import sweep
 from agescale.sweeping.trials import Trial
 from agescale.synthetic import dataset
-from agescale.tables import catalogs, folders, units
+from agescale.tables import folders
 from agescale.tables.exports import export
+from agescale.tables.predictions import Predictions
 from agescale.training import plan as training_plan
 from agescale.training import runs
 
@@ -281,14 +282,18 @@ def test_a_damaged_listing_finds_its_images_again_too(tmp_path: Path) -> None:
     build_catalog(config)
     (tmp_path / "faces" / "late.jpg").write_bytes(b"late")
     build_catalog(config)
-    _, second = (tmp_path / "catalog" / name for name in catalogs.list_parts(config.out))
+    _, second = (tmp_path / "catalog" / name for name in folders.list_parts(config.out, "catalog"))
     second.write_bytes(b"")
     with pytest.raises(Damaged, match=second.name):
         build_catalog(config)
     repaired = CatalogConfig(config.source, config.out, repair=True)
     assert build_catalog(repaired).num_new == 1
     assert build_catalog(repaired).num_new == 0
-    assert [name[:10] for name in catalogs.list_parts(config.out)] == ["part-00001", "part-00002", "part-00003"]
+    assert [name[:10] for name in folders.list_parts(config.out, "catalog")] == [
+        "part-00001",
+        "part-00002",
+        "part-00003",
+    ]
     for part in Path(config.out).iterdir():
         part.write_bytes(b"")
     with pytest.raises(ValueError, match=r"none of its 3 parts can be read; delete it and .*agescale, make it anew"):
@@ -310,7 +315,7 @@ def test_verify_never_advises_to_delete_what_is_only_closed_to_this_user(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = paths(made)
-    closed = units.list_files(where["ages"])[0]
+    closed = Predictions.find(where["ages"]).names[0]
     read = objects.read_bytes
 
     def refuse_one(uri: str, *more: Any) -> bytes:

@@ -17,7 +17,9 @@ from agescale.faces import images
 from agescale.scoring.verification import verify
 from agescale.store import objects, paths
 from agescale.synthetic import dataset
-from agescale.tables import catalogs, units
+from agescale.tables import catalogs, folders
+from agescale.tables.catalogs import Catalog
+from agescale.tables.predictions import Predictions
 
 NUM_FACES = int(os.environ.get("AGESCALE_NUM_FACES", "60"))
 MISTAKES = {5: ("age", "27,5"), 11: ("gender", "fmale"), 17: ("age", "130")}
@@ -67,8 +69,8 @@ def test_labels_are_mended_without_reading_or_scoring_anything_again(tmp_path: P
 
     checkpoint = make_checkpoint(tmp_path / "model")
     run("score", "--catalog", catalog, "--checkpoint", checkpoint, "--out", ages)
-    scored = {name: os.stat(paths.join(ages, name)).st_mtime_ns for name in units.list_files(ages)}
-    parts = catalogs.list_parts(catalog)
+    scored = {name: os.stat(paths.join(ages, name)).st_mtime_ns for name in Predictions.find(ages).names}
+    parts = folders.list_parts(catalog, "catalog")
     judged = judge(catalog, ages, tmp_path / "before")
 
     spoil_pictures(photos)
@@ -78,16 +80,16 @@ def test_labels_are_mended_without_reading_or_scoring_anything_again(tmp_path: P
     assert "other labels now, of images that were not read again: 3" in said
     assert f"{photos}/{right[5]['file_name']}: nothing -> {right[5]['age']}" in said
     assert f"{photos}/{right[11]['file_name']}: gender fmale -> {right[11]['gender']}" in said
-    assert catalogs.list_parts(catalog)[:-1] == parts
-    rows = catalogs.read_catalog(catalog, ["uri", "age_low", "gender", "read_error", "width"]).to_pylist()
+    assert folders.list_parts(catalog, "catalog")[:-1] == parts
+    rows = Catalog.open(catalog).read(["uri", "age_low", "gender", "read_error", "width"]).to_pylist()
     assert all(row["read_error"] is None and row["width"] for row in rows)
     by_name = {row["uri"].removeprefix(f"{photos}/"): row for row in rows}
     assert all(by_name[row["file_name"]]["age_low"] == float(row["age"]) for row in right)
     assert {row["gender"] for row in rows} == {"female", "male"}
-    assert not TOLD & set(catalogs.read_findings(catalog)["kind"].to_pylist())
+    assert not TOLD & set(Catalog.open(catalog).findings["kind"].to_pylist())
 
     assert "scored 0 images now" in run("score", "--catalog", catalog, "--checkpoint", checkpoint, "--out", ages)
-    assert scored == {name: os.stat(paths.join(ages, name)).st_mtime_ns for name in units.list_files(ages)}
+    assert scored == {name: os.stat(paths.join(ages, name)).st_mtime_ns for name in Predictions.find(ages).names}
     assert verify(VerifyConfig(catalog, ages)).problems == ()
     mended = judge(catalog, ages, tmp_path / "after")
     assert mended["num_without_label"] == judged["num_without_label"] - 2 == 0
@@ -95,7 +97,7 @@ def test_labels_are_mended_without_reading_or_scoring_anything_again(tmp_path: P
 
     again = run("catalog", *command)
     assert re.search(r"relabelled\W+0\W", again)
-    assert len(catalogs.list_parts(catalog)) == len(parts) + 1
+    assert len(folders.list_parts(catalog, "catalog")) == len(parts) + 1
 
 
 TOLD = {"unlabelled", "unusual", "malformed"}

@@ -21,7 +21,8 @@ from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel, ModelSpec
 from agescale.store import client, listing, objects, parquet
 from agescale.synthetic import dataset
-from agescale.tables import catalogs, units
+from agescale.tables.catalogs import Catalog
+from agescale.tables.predictions import Predictions
 
 NUM_OBJECTS = int(os.environ.get("AGESCALE_NUM_OBJECTS", "400"))
 NUM_FACES = 200
@@ -74,7 +75,7 @@ def test_the_second_night_reads_and_scores_only_what_changed(
     verified = run_job("jobs/verify.py", "--catalog", f"{bucket}/catalog", "--predictions", f"{bucket}/ages")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     rows = parquet.read_tables(
-        units.prediction_files(f"{bucket}/ages"),
+        Predictions.open(f"{bucket}/ages").files,
         ["uri", "version", "status"],
     )
     assert set(rows["status"].to_pylist()) == {"ok"}
@@ -131,9 +132,9 @@ def test_nights_of_random_answers_end_with_the_catalog_and_the_table_of_quiet_on
     verified = run_job("jobs/verify.py", "--catalog", f"{bucket}/catalog", "--predictions", f"{bucket}/ages")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     listed = {item.uri: item.version for item in listing.list_files(f"{bucket}/inbox")}
-    rows = catalogs.read_catalog(f"{bucket}/catalog", ["uri", "version"])
+    rows = Catalog.open(f"{bucket}/catalog").read(["uri", "version"])
     assert dict(zip(rows["uri"].to_pylist(), rows["version"].to_pylist(), strict=True)) == listed
-    scored = parquet.read_tables(units.prediction_files(f"{bucket}/ages"), ["uri", "version", "status"]).to_pylist()
+    scored = parquet.read_tables(Predictions.open(f"{bucket}/ages").files, ["uri", "version", "status"]).to_pylist()
     current = [row for row in scored if listed.get(row["uri"]) == row["version"]]
     assert len(current) == len(listed)
     assert {row["status"] for row in current} == {"ok"}

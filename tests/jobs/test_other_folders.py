@@ -25,7 +25,8 @@ from agescale.scoring.photos import predict
 from agescale.store import objects, parquet
 from agescale.sweeping.driver import sweep
 from agescale.synthetic import dataset
-from agescale.tables import catalogs, folders, schema, units
+from agescale.tables import folders, schema, units
+from agescale.tables.catalogs import Catalog
 from agescale.tables.compaction import compact
 from agescale.tables.exports import export
 from agescale.training import plan
@@ -40,8 +41,8 @@ def folder(tmp_path: Path) -> Path:
     dataset.write_dataset(tmp_path / "faces", "unlabelled", num_faces=3, size=32, num_broken=0)
     catalog = str(tmp_path / "catalog")
     build_catalog(CatalogConfig(str(tmp_path / "faces"), catalog))
-    (part,) = catalogs.read_parts(catalog)
-    run = {"catalog": catalog, "catalog_id": catalogs.metadata(catalog)["id"], "unit_rows": None, "split": ""}
+    (part,) = Catalog.open(catalog).parts
+    run = {"catalog": catalog, "catalog_id": Catalog.open(catalog).metadata["id"], "unit_rows": None, "split": ""}
     run |= {"model": "beef", "age_groups": "25-years", "mirror": False}
     said = schema.with_metadata("predictions", {"run": run, "statuses": {}, "gone": {}, "model_card": {}})
     unit = units.Unit(part.name, 0, part.num_rows)
@@ -142,4 +143,4 @@ def test_drawn_faces_and_copies_go_where_such_are(folder: Path) -> None:
 def test_a_catalog_and_what_is_made_of_it_may_stand_among_the_photos(folder: Path) -> None:
     out = f"{folder}/faces/catalog"
     build_catalog(CatalogConfig(str(folder / "faces"), out))
-    folders.check_apart(f"{folder}/faces/ages", catalogs.places(out), "the predictions")
+    folders.check_apart(f"{folder}/faces/ages", Catalog.open(out).places, "the predictions")

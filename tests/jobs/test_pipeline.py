@@ -15,7 +15,7 @@ from agescale.config import PredictConfig
 from agescale.scoring import photos
 from agescale.store import listing, objects, parquet, paths
 from agescale.synthetic import dataset
-from agescale.tables import units
+from agescale.tables.predictions import Predictions
 
 TRAIN = ("--image-size", "32", "--phases", "all:2@1e-3", "--batch-size", "32")
 
@@ -62,7 +62,7 @@ def test_from_a_bucket_as_from_a_folder(tmp_path: Path, s3: str, run_job: RunJob
 
     copy(f"{bucket}/run/best", f"{local}/best")
     without_ray = photos.predict(PredictConfig((f"{local}/faces",), f"{local}/best")).rows
-    with_ray = parquet.read_tables(units.prediction_files(ages), without_ray.column_names)
+    with_ray = parquet.read_tables(Predictions.open(ages).files, without_ray.column_names)
     theirs, ours = by_path(with_ray, f"{bucket}/faces"), by_path(without_ray, f"{local}/faces")
     assert len(ours) == num_photos
     assert theirs.drop_columns(["age"]).equals(ours.drop_columns(["age"]))

@@ -14,7 +14,7 @@ from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig, EvaluateConfig, ScoreConfig, TrainConfig
 from agescale.evaluation.driver import evaluate
 from agescale.scoring.driver import score
-from agescale.tables import catalogs
+from agescale.tables.catalogs import Catalog
 from agescale.training.driver import train
 
 DATA = Path(os.environ.get("AGESCALE_DATA", "/nowhere"))
@@ -41,7 +41,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_imagenet_features_learn_ages_that_beat_the_median(faces: Path, tmp_path: Path) -> None:
     catalog, out = str(tmp_path / "catalog"), str(tmp_path / "run")
     build_catalog(CatalogConfig(source=str(faces), layout="utkface", out=catalog, pack=112, split="0.7,0.1,0.2"))
-    findings = catalogs.read_findings(catalog)
+    findings = Catalog.open(catalog).findings
     assert findings.filter(pc.equal(findings["kind"], "malformed")).num_rows >= 3
     train(
         TrainConfig(

@@ -35,7 +35,9 @@ from agescale.scoring.verification import verify
 from agescale.store import lease, objects, paths
 from agescale.store.errors import StoreError
 from agescale.synthetic import dataset
-from agescale.tables import catalogs, folders, schema, units
+from agescale.tables import catalogs, folders, schema
+from agescale.tables.catalogs import Catalog
+from agescale.tables.predictions import read_counts, stored_cdfs, summary_uri
 from agescale.tables.units import Unit
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -79,7 +81,7 @@ def read(out: str) -> pa.Table:
 
 
 def test_as_many_rows_come_out_as_went_in_and_bad_images_say_why(catalog: str, predictions: str) -> None:
-    rows, expected = read(predictions), catalogs.read_catalog(catalog, ["uri", "version"])
+    rows, expected = read(predictions), Catalog.open(catalog).read(["uri", "version"])
     assert sorted(rows["uri"].to_pylist()) == sorted(expected["uri"].to_pylist())
     assert pc.count_distinct(rows["uri"]).as_py() == len(rows)
     bad = rows.filter(pc.not_equal(rows["status"], "ok"))
@@ -107,7 +109,7 @@ def test_every_file_has_the_same_schema_and_names_its_model(predictions: str, ch
 def test_ages_derive_from_the_stored_distribution(predictions: str) -> None:
     rows = read(predictions)
     rows = rows.filter(pc.equal(rows["status"], "ok"))
-    cdf_NA = folders.stored_cdfs(rows["age_cdf"])
+    cdf_NA = stored_cdfs(rows["age_cdf"])
     np.testing.assert_allclose(rows["age"].to_numpy(), cdf.median_age(cdf_NA), atol=1e-3)
 
 
@@ -253,7 +255,7 @@ def test_packed_images_are_scored_without_their_originals(checkpoint: str, tmp_p
     shutil.rmtree(tmp_path / "faces")
     result = score(ScoreConfig(catalog, checkpoint, str(tmp_path / "out")))
     assert set(result.by_status) == {"ok"}
-    assert objects.exists(units.summary_uri(str(tmp_path / "out")))
+    assert objects.exists(summary_uri(str(tmp_path / "out")))
 
 
 def test_failed_rows_are_scored_again_in_their_places(checkpoint: str, tmp_path: Path) -> None:
@@ -377,7 +379,7 @@ def test_a_zombie_does_not_replace_what_its_successor_has_written(
     row = {"output": path.name, "num_retried": 0, **vars(unit)}
     (ended,) = actor(pa.Table.from_pylist([row])).to_pylist()
     assert path.read_bytes() == before
-    assert json.loads(ended["standing"]) == {path.name: units.read_counts(str(path))}
+    assert json.loads(ended["standing"]) == {path.name: read_counts(str(path))}
     assert json.loads(ended["scored_now"]) == {}
 
 
@@ -386,7 +388,7 @@ def test_a_zombie_that_scores_again_does_not_replace_what_its_successor_has_writ
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(predictions, out)
-    path = next(path for path in sorted(out.iterdir()) if "unreadable" in units.read_counts(str(path))["statuses"])
+    path = next(path for path in sorted(out.iterdir()) if "unreadable" in read_counts(str(path))["statuses"])
     first, _, rows = path.name.partition("-rows-")
     unit = Unit(f"{first}.parquet", *map(int, rows.split("-")[:2]))
     scorer = unit_scorer(catalog, checkpoint, str(out))
@@ -426,7 +428,7 @@ def test_what_a_dead_process_had_finished_is_taken_and_counted(
 def unit_scorer(catalog: str, checkpoint: str, out: str) -> worker.UnitScorer:
     config = ScoreConfig(catalog, checkpoint, out)
     metadata = {"run": {"model": checkpoints.read(checkpoint).digest}}
-    return worker.UnitScorer(catalog, (), checkpoint, out, metadata, config, worker.Workers(1, 1, "cpu"))
+    return worker.UnitScorer(Catalog.open(catalog), checkpoint, out, metadata, config, worker.Workers(1, 1, "cpu"))
 
 
 def test_scoring_begins_on_the_first_parts_of_a_bucket_that_is_still_listed(checkpoint: str, tmp_path: Path) -> None:
@@ -450,7 +452,7 @@ def test_only_the_splits_that_are_asked_for_are_scored_and_counted(
     catalog, out = str(tmp_path / "catalog"), str(tmp_path / "out")
     build_catalog(CatalogConfig(str(tmp_path / "faces"), catalog, layout="utkface", split="0.4,0.3,0.3"))
     score(ScoreConfig(catalog, checkpoint, out, split="test"))
-    rows = catalogs.read_catalog(catalog, ["uri", "split"])
+    rows = Catalog.open(catalog).read(["uri", "split"])
     expected = rows.filter(pc.equal(rows["split"], "test"))["uri"].to_pylist()
     assert 0 < len(expected) < len(rows)
     assert f"scoring: {len(expected)}/{len(expected)} images" in capsys.readouterr().out
@@ -471,7 +473,7 @@ def test_more_failures_than_may_be_end_with_code_3_and_a_complete_table(
     ended = run_job("jobs/score.py", *arguments, "--max-failed-fraction", "0.01")
     assert ended.returncode == 3, ended.stdout + ended.stderr
     assert "over --max-failed-fraction 0.01" in ended.stderr.splitlines()[-1]
-    assert objects.exists(units.summary_uri(str(tmp_path / "out")))
+    assert objects.exists(summary_uri(str(tmp_path / "out")))
     config = ScoreConfig(catalog, checkpoint, str(tmp_path / "out"))
     assert score(config).failed_fraction == 0, "nothing was scored, so nothing failed"
 
@@ -482,7 +484,7 @@ def test_what_nobody_reads_stops_nothing(catalog: str, checkpoint: str, tmp_path
     command = ["bash", "-c", script, "bash", sys.executable, "jobs/score.py", *arguments]
     ended = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=240)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert objects.exists(units.summary_uri(str(tmp_path / "out")))
+    assert objects.exists(summary_uri(str(tmp_path / "out")))
 
 
 @pytest.mark.parametrize(

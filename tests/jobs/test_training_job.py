@@ -32,7 +32,8 @@ from agescale.scoring.driver import score
 from agescale.store import lease, listing, objects, parquet
 from agescale.store.errors import StoreError
 from agescale.synthetic import dataset
-from agescale.tables import catalogs, units
+from agescale.tables.catalogs import Catalog
+from agescale.tables.predictions import Predictions
 from agescale.training import ingest, runs
 from agescale.training import plan as training_plan
 from agescale.training.driver import Watch, is_out_of_memory, train
@@ -107,7 +108,7 @@ def test_decoded_faces_stand_in_the_order_of_their_rows_whichever_come_first(
             return super().__call__(rows)
 
     monkeypatch.setattr(ingest, "CHUNK_ROWS", 20)
-    rows = catalogs.read_catalog(catalog, ["uri"])
+    rows = Catalog.open(catalog).read(["uri"])
     held = ingest.held_faces(rows, SlowFirst(catalog, 32, center_crop=1.0, use_packed=True))
     indices = [row["index"] for row in held.select_columns("index").take_all()]
     assert len(indices) > 60
@@ -458,7 +459,7 @@ def test_every_technique_at_once_trains_and_its_heads_predict(config: TrainConfi
     predictions = str(tmp_path / "ages")
     score(ScoreConfig(catalog=config.catalog, checkpoint=str(tmp_path / "run" / "best"), out=predictions))
     rows = parquet.read_tables(
-        units.prediction_files(predictions), ["status", "gender", "gender_probability"]
+        Predictions.open(predictions).files, ["status", "gender", "gender_probability"]
     ).to_pylist()
     assert all((row["gender"] is not None) == (row["status"] == "ok") for row in rows)
     men = training_plan.select(replace(config, gender_from=predictions, where="gender == 'male'"))

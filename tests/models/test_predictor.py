@@ -15,7 +15,8 @@ from agescale.ages.groups import AgeGroups
 from agescale.faces.images import Face, ImageError
 from agescale.models.predictor import Predictor, prediction_columns
 from agescale.models.tasks import Prediction
-from agescale.tables import folders, schema
+from agescale.tables import schema
+from agescale.tables.predictions import regrouped
 
 
 @pytest.fixture
@@ -115,6 +116,6 @@ def test_rows_regrouped_equal_those_of_a_model_of_these_groups(tmp_path: Path, t
         said = predictor.predict_faces(zip(rows, [*faces[:20], broken, *faces[20:]], strict=True), batch_size=16)
         return said.drop_columns(["model", "scored_at"])
 
-    derived = folders.regrouped(table(five), AgeGroups.parse("life-stages"))
+    derived = regrouped(table(five), AgeGroups.parse("life-stages"))
     assert derived.equals(table(four))
     assert not derived.equals(table(five))

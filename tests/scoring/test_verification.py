@@ -18,6 +18,8 @@ from agescale.scoring import verification
 from agescale.scoring.verification import verify
 from agescale.store import objects, parquet, paths
 from agescale.tables import catalogs, folders, schema, units
+from agescale.tables.catalogs import Catalog
+from agescale.tables.predictions import summary_uri
 from agescale.tables.units import Unit
 
 Row = dict[str, Any]
@@ -47,20 +49,18 @@ class Table:
         rows = [{"version": "1", "deleted": False, **row} for row in rows]
         table = pa.Table.from_pylist(rows, schema.with_metadata("catalog", {"id": CATALOG_ID, "settings": {}}))
         parquet.write_table(paths.join(self.catalog, name), table, row_group_size=2)
-        said = {"id": CATALOG_ID, "parts": catalogs.part_names(self.catalog)}
+        said = {"id": CATALOG_ID, "parts": Catalog.open(self.catalog).names}
         covered = schema.with_metadata("findings", said)
         parquet.write_table(catalogs.findings_uri(self.catalog), covered.empty_table())
         return name
 
     def score(self) -> None:
         """Predicts what is current in the units that have no file yet."""
-        parts = catalogs.read_parts(self.catalog)
-        superseded = catalogs.Superseded(self.catalog, parts)
-        for unit in units.cut(parts, UNIT_ROWS):
+        catalog = Catalog.open(self.catalog)
+        superseded = catalog.superseded()
+        for unit in units.cut(catalog.parts, UNIT_ROWS):
             if not objects.exists(self.file(unit)):
-                rows = units.listed_rows(
-                    self.catalog, unit, self.run["split"].split(",") if self.run["split"] else None
-                )
+                rows = units.listed_rows(catalog, unit, self.run["split"].split(",") if self.run["split"] else [])
                 rows = superseded.current(rows, catalogs.listing_of(unit.part))
                 self.write(unit, [predicted(row) for row in rows.select(["uri", "version"]).to_pylist()])
         self.write_summary()
@@ -70,7 +70,7 @@ class Table:
         for name in objects.list_names(self.out, "part-"):
             counts.update(parquet.read_table(paths.join(self.out, name), ["status"])["status"].to_pylist())
         summary = {"num_rows": counts.total(), "by_status": counts, "model": MODEL, **changed}
-        objects.write_bytes(units.summary_uri(self.out), json.dumps(summary).encode())
+        objects.write_bytes(summary_uri(self.out), json.dumps(summary).encode())
 
     def file(self, unit: Unit) -> str:
         return paths.join(self.out, unit.file_name(self.run["model"]))
@@ -250,7 +250,7 @@ def test_files_of_no_unit_are_told(table: Table) -> None:
 
 
 def test_a_run_that_did_not_end_or_counted_something_else_is_told(table: Table) -> None:
-    summary = units.summary_uri(table.out)
+    summary = summary_uri(table.out)
     table.write_summary(num_rows=14)
     (problem,) = table.verify().problems
     counts = "{'ok': 12, 'unreadable': 1}"
@@ -264,7 +264,7 @@ def test_a_run_that_did_not_end_or_counted_something_else_is_told(table: Table) 
 
 def test_more_problems_than_are_told_are_counted(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "MAX_PROBLEMS", 3)
-    for unit in units.cut(catalogs.read_parts(table.catalog), UNIT_ROWS):
+    for unit in units.cut(Catalog.open(table.catalog).parts, UNIT_ROWS):
         table.change(unit, set_value(0, model="beef"))
     found = table.verify()
     assert (len(found.problems), found.num_problems) == (3, NUM_UNITS)
@@ -315,7 +315,7 @@ def test_missing_rows_are_found_however_few_are_held_at_once(table: Table, monke
     monkeypatch.setattr(verification, "MAX_HELD_ROWS", 2)
     grow(table)
     table.score()
-    for unit in units.cut(catalogs.read_parts(table.catalog), UNIT_ROWS):
+    for unit in units.cut(Catalog.open(table.catalog).parts, UNIT_ROWS):
         table.change(unit, lambda rows: rows.clear())
     numbers = [int(problem.split(": ")[1].split()[0]) for problem in table.verify().problems]
     assert numbers == [3, 2, 1, 2, 3, 2]

@@ -18,7 +18,9 @@ from agescale.config import CatalogConfig, CompactConfig, VerifyConfig
 from agescale.scoring.verification import verify
 from agescale.store import objects, parquet, paths
 from agescale.tables import catalogs, datasets, folders, schema, units
+from agescale.tables.catalogs import Catalog
 from agescale.tables.compaction import compact
+from agescale.tables.predictions import Predictions, summary_uri
 
 MODEL = "3ab5"
 NIGHTS = 4
@@ -35,13 +37,13 @@ def list_again(folder: Path) -> Any:
 
 def score(catalog: str, out: str, but: str = "nothing") -> None:
     """What jobs/score.py would write: the current rows of each unit that has no file yet."""
-    parts = catalogs.read_parts(catalog)
+    parts = Catalog.open(catalog).parts
     run = {"model": MODEL, "age_groups": "25-years", "catalog": catalog, "unit_rows": 5, "split": "", "mirror": False}
-    run["catalog_id"] = catalogs.metadata(catalog)["id"]
+    run["catalog_id"] = Catalog.open(catalog).metadata["id"]
     superseded = catalogs.Superseded(catalog, parts)
     for unit in units.cut(parts, 5):
         name = unit.file_name(MODEL)
-        rows = units.listed_rows(catalog, unit, [])
+        rows = units.listed_rows(Catalog.open(catalog), unit, [])
         rows = superseded.current(rows, catalogs.listing_of(unit.part))
         if but in rows["uri"].to_pylist() or objects.exists(paths.join(out, name)):
             continue
@@ -49,9 +51,9 @@ def score(catalog: str, out: str, but: str = "nothing") -> None:
         said = [{**key, "face": 0, "status": "ok", "age": 30.0, "group": "25-49", "model": MODEL} for key in keys]
         metadata = {"run": run, "checkpoint": "/best", "model_card": {}, "statuses": Counter(ok=len(said)), "gone": {}}
         folders.write_new_part(out, name, pa.Table.from_pylist(said, schema.with_metadata("predictions", metadata)))
-    counts = Counter(parquet.read_tables(units.prediction_files(out), ["status"])["status"].to_pylist())
+    counts = Counter(parquet.read_tables(Predictions.open(out).files, ["status"])["status"].to_pylist())
     summary = {"num_rows": counts.total(), "by_status": counts}
-    objects.write_bytes(units.summary_uri(out), json.dumps(summary).encode())
+    objects.write_bytes(summary_uri(out), json.dumps(summary).encode())
 
 
 @pytest.fixture
@@ -157,17 +159,17 @@ def test_findings_and_packed_images_come_along(tmp_path: Path) -> None:
         metadata = schema.with_metadata("catalog", {"id": "1", "settings": settings})
         rows = [{"version": "1", "deleted": False, "image": row["uri"].encode(), "age_low": 3.0, **row} for row in rows]
         folders.write_new_part(catalog, f"part-{listing:05d}-000000.parquet", pa.Table.from_pylist(rows, metadata), 256)
-    covered = schema.with_metadata("findings", {"id": "1", "parts": catalogs.part_names(catalog)})
+    covered = schema.with_metadata("findings", {"id": "1", "parts": Catalog.open(catalog).names})
     findings = pa.Table.from_pylist([{"uri": "/b", "version": "1", "kind": "tiny", "detail": "small"}], covered)
     parquet.write_table(catalogs.findings_uri(catalog), findings)
     new = str(tmp_path / "new")
     compact(CompactConfig(catalog, new))
-    catalogs.check_complete(new)
-    assert catalogs.list_parts(new) == ["part-00002-000000.parquet"]
+    Catalog.open(new).check_complete()
+    assert folders.list_parts(new, "catalog") == ["part-00002-000000.parquet"]
     rows = parquet.read_table(f"{new}/part-00002-000000.parquet", ["uri", "image", "age_low"]).to_pylist()
     assert rows == [{"uri": uri, "image": uri.encode(), "age_low": 3.0} for uri in ("/b", "/c")]
-    assert catalogs.read_findings(new).to_pylist() == findings.to_pylist()
-    assert catalogs.settings(new) == settings
+    assert Catalog.open(new).findings.to_pylist() == findings.to_pylist()
+    assert Catalog.open(new).settings == settings
 
 
 def test_mistakes_are_told_before_anything_is_written(nights: Path) -> None:

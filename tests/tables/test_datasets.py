@@ -17,7 +17,8 @@ from fault_proxy import FaultProxy
 
 import agescale
 from agescale.store import client, objects, parquet
-from agescale.tables import catalogs, schema
+from agescale.tables import schema
+from agescale.tables.catalogs import Catalog
 from agescale.tables.units import Unit
 
 Row = dict[str, Any]
@@ -67,7 +68,7 @@ def test_a_catalog_is_read_as_its_current_rows(folder: str) -> None:
     assert isinstance(dataset, pads.Dataset)
     assert dataset.schema.names == schema.CATALOG.names
     assert keys(dataset) == CURRENT
-    read = catalogs.read_catalog(f"{folder}/catalog", ["uri", "version"]).to_pylist()
+    read = Catalog.open(f"{folder}/catalog").read(["uri", "version"]).to_pylist()
     assert sorted((row["uri"], row["version"]) for row in read) == CURRENT
 
 

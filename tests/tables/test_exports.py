@@ -17,6 +17,7 @@ from agescale.config import TableConfig
 from agescale.store import objects, parquet
 from agescale.store.errors import StoreError
 from agescale.tables import catalogs, exports, folders, schema, units
+from agescale.tables.catalogs import Catalog
 from agescale.tables.exports import export
 
 UNIT_ROWS = 2
@@ -29,15 +30,15 @@ def write_part(catalog: str, listing: int, rows: list[dict[str, Any]]) -> None:
     metadata = {"id": "7", "settings": {"source": "s3://photos/in"}}
     table = pa.Table.from_pylist(listed, schema.with_metadata("catalog", metadata))
     folders.write_new_part(catalog, f"part-{listing:05d}-000000.parquet", table)
-    covered = schema.with_metadata("findings", {"id": "7", "parts": catalogs.part_names(catalog)})
+    covered = schema.with_metadata("findings", {"id": "7", "parts": Catalog.open(catalog).names})
     parquet.write_table(catalogs.findings_uri(catalog), covered.empty_table())
 
 
 def score(catalog: str, out: str) -> None:
     """Predicts what each unit lists, as if it had been scored before the listings that came later."""
     run = {"model": "beef", "catalog": catalog, "catalog_id": "7", "split": "", "unit_rows": UNIT_ROWS}
-    for unit in units.cut(catalogs.read_parts(catalog), UNIT_ROWS):
-        rows = units.listed_rows(catalog, unit, []).select(["uri", "version"]).to_pylist()
+    for unit in units.cut(Catalog.open(catalog).parts, UNIT_ROWS):
+        rows = units.listed_rows(Catalog.open(catalog), unit, []).select(["uri", "version"]).to_pylist()
         predicted = [predict(row) for row in rows if not row["uri"].endswith("/e.jpg")]
         table = pa.Table.from_pylist(predicted, schema.with_metadata("predictions", {"run": run, "statuses": {}}))
         folders.write_new_part(out, unit.file_name("beef"), table)

@@ -10,6 +10,7 @@ from fault_proxy import FaultProxy
 
 from agescale.store import client, objects, parquet, paths
 from agescale.tables import folders, footers, schema, units
+from agescale.tables.predictions import Predictions
 
 NUM_PARTS = 40
 
@@ -33,7 +34,7 @@ def table(request: pytest.FixtureRequest, tmp_path: Any) -> str:
 
 
 def read(table: str) -> dict[str, dict[str, int]]:
-    return {name: said["statuses"] for name, said in footers.read(table, "predictions", units.read_counts).items()}
+    return {name: said["statuses"] for name, said in Predictions.find(table).counts.items()}
 
 
 def test_what_is_kept_counts_only_for_parts_that_stand_as_they_did(table: str) -> None:
@@ -57,11 +58,11 @@ def test_a_start_on_a_store_asks_for_no_part_that_is_kept(s3: str, counter: Faul
     monkeypatch.setenv("AWS_ENDPOINT_URL", counter.url)
     client._filesystem.cache_clear()
     try:
-        said = footers.read(table, "predictions", units.read_counts)
+        said = Predictions.find(table).counts
         assert counter.num_requests("GET") >= NUM_PARTS
         footers.keep(table, "predictions", said)
         counter.requests.clear()
-        assert footers.read(table, "predictions", units.read_counts) == said
+        assert Predictions.find(table).counts == said
         asked = {key for operation, key in counter.requests if operation != "LIST"}
         assert asked == {f"/{table.removeprefix('s3://')}.agescale/{footers.NAME}"}
         assert counter.num_requests("LIST") == 1

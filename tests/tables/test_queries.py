@@ -17,6 +17,7 @@ import pytest
 from agescale.ages import cdf as age_cdf
 from agescale.store import objects
 from agescale.tables import folders, schema, units
+from agescale.tables.predictions import summary_uri
 
 PAGE = Path(__file__).parents[2] / "docs" / "tables.md"
 ANSWER = [("minor", 4, 10.5), ("adult", 3, 31.0)]
@@ -44,7 +45,7 @@ def predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             [row(number, **values) for values in rows], schema.with_metadata("predictions", {})
         )
         folders.write_new_part("predictions", name, table)
-    objects.write_bytes(units.summary_uri("predictions"), b"{}")
+    objects.write_bytes(summary_uri("predictions"), b"{}")
 
 
 def cdf(age: float) -> np.ndarray:

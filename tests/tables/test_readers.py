@@ -22,6 +22,8 @@ from readers import READERS
 from agescale.ages import cdf as age_cdf
 from agescale.store import lease, objects, parquet, paths
 from agescale.tables import catalogs, folders, schema, units
+from agescale.tables.catalogs import Catalog
+from agescale.tables.predictions import Predictions, summary_uri
 
 REPO = Path(__file__).parents[2]
 OTHERS = os.environ.get("AGESCALE_READERS_PYTHON", "")
@@ -57,7 +59,7 @@ def write_tables(folder: str) -> tuple[str, str]:
         rows = pa.Table.from_pylist(scored, schema.with_metadata("predictions", {"run": {}}))
         folders.write_new_part(out, units.Unit(part, 0, 4).file_name("beef"), rows)
     parquet.write_table(catalogs.findings_uri(catalog), schema.with_metadata("findings", {}).empty_table())
-    objects.write_bytes(units.summary_uri(out), b"{}")
+    objects.write_bytes(summary_uri(out), b"{}")
     return catalog, out
 
 
@@ -137,11 +139,11 @@ def test_where_another_table_or_photos_stand_instead_of_a_table_is_told(tmp_path
     catalog, predictions = write_tables(str(tmp_path))
     objects.write_bytes(str(tmp_path / "photos" / "me.jpg"), b"")
     with pytest.raises(ValueError, match="predictions: no catalog there, but predictions; make one with"):
-        catalogs.part_names(predictions)
+        Catalog.open(predictions)
     with pytest.raises(ValueError, match="catalog: no predictions there, but a catalog; make them with"):
-        units.prediction_files(catalog)
+        Predictions.open(catalog)
     with pytest.raises(ValueError, match=r"photos: no catalog there, but other files \(such as me\.jpg\); make one"):
-        catalogs.part_names(str(tmp_path / "photos"))
+        Catalog.open(str(tmp_path / "photos"))
 
 
 def test_a_table_stands_in_a_folder_that_can_have_a_neighbour(tmp_path: Path) -> None:
@@ -155,10 +157,10 @@ def test_a_table_stands_in_a_folder_that_can_have_a_neighbour(tmp_path: Path) ->
 
 def test_a_strangers_parquet_file_is_read_by_no_job(tmp_path: Path) -> None:
     catalog, predictions = write_tables(str(tmp_path))
-    before = folders.list_parts(catalog, "catalog"), units.list_files(predictions)
+    before = folders.list_parts(catalog, "catalog"), Predictions.find(predictions).names
     for table in (catalog, predictions):
         parquet.write_table(f"{table}/part-of-mine.parquet", pa.table({"x": [1]}))
-    assert (folders.list_parts(catalog, "catalog"), units.list_files(predictions)) == before
+    assert (folders.list_parts(catalog, "catalog"), Predictions.find(predictions).names) == before
 
 
 def test_looking_whether_a_folder_can_be_written_leaves_nothing(tmp_path: Path, s3: str) -> None:

@@ -25,6 +25,7 @@ from agescale.models.age_model import ModelSpec
 from agescale.models.checkpoints import Progress
 from agescale.store import lease, objects, parquet, writers
 from agescale.store.writers import Writer
+from agescale.tables.catalogs import Catalog
 from agescale.training import finetuning, runs
 from agescale.training import plan as training_plan
 from agescale.training.plan import Plan, Selected
@@ -35,6 +36,7 @@ SELECTED = Selected(
     pa.table({"uri": ["a.jpg", "b.jpg"]}).replace_schema_metadata({"catalog_id": "id"}),
     AgeGroups.parse("25-years"),
     {"settings": {}, "data": "d"},
+    Catalog("catalog", {}),
 )
 
 
