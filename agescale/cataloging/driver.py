@@ -72,8 +72,9 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
         return _list_images(config, source, out)
     before = folders.list_parts(out, "catalog")
     pictures, others = _list_pictures(source, out)
-    folders.claim(out, "catalog")
-    with lease.hold(out, folders.beside(out), config.lease) as held:
+    output = folders.output(out, "catalog")
+    output.check({})
+    with output.held(config.lease) as held:
         if folders.list_parts(out, "catalog") != before:  # by a job that may have listed the source later than this one
             pictures, others = _list_pictures(source, out)
         return _add_images(config, source, out, pictures, others, held)
@@ -249,9 +250,9 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
         next(listing.read_rows(files[0], source), None)  # its columns, before anything starts
     else:
         small = _list_small(source, out)
-    folders.claim(out, "catalog")
-    counts: Counter[str] = Counter()
-    with lease.hold(out, folders.beside(out), config.lease) as held:
+    output, counts = folders.output(out, "catalog"), Counter[str]()
+    output.check({})
+    with output.held(config.lease) as held:
         if config.repair:
             repair(out, held)
         catalog = Catalog.find(out)

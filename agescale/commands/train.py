@@ -34,7 +34,7 @@ def drawn_catalog(out: str) -> str:
     if paths.is_remote(out):
         raise ValueError("--catalog drawn: faces are drawn beside --out, and not into a bucket")
     faces, catalog = f"{out}-faces", f"{out}-catalog"
-    plan.check_place(paths.join(out, runs.RUN_NAME), "a run")
+    plan.output(paths.join(out, runs.RUN_NAME), "a run").check({})
     if not objects.exists(catalogs.findings_uri(catalog)):
         dataset.claim(faces)
         dataset.write_dataset(faces, "utkface", num_faces=1000)

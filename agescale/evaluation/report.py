@@ -25,7 +25,8 @@ from agescale.reports import figures as figures_module
 from agescale.reports import formats
 from agescale.reports.page import UNKNOWN, inline, interval, number, percent, template, text
 from agescale.store import objects, paths
-from agescale.tables import folders, splits
+from agescale.store.outputs import Output
+from agescale.tables import splits
 
 PAGE, METRICS = "report.html", "metrics.json"
 MARKS = ("catalog", "predictions", "report_split")
@@ -112,10 +113,7 @@ class Judgement:
 def claim(out: str, others: Mapping[str, str]) -> None:
     """Raises ValueError, before anything is written, where ``out`` is no place for a report: one of the ``others``
     (URIs by what stands there), a folder in or around one of them, or a folder with files that are no report's."""
-    folders.check_apart(out, others, "the report")
-    stranger = objects.any_name(out)
-    if stranger and not _is_report(out):
-        raise folders.occupied(f"--out {out}", stranger, "a report")
+    Output(out, "a report", lambda name: None if _is_report(out) else name).check(others, "the report")
 
 
 def _is_report(out: str) -> bool:

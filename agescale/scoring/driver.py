@@ -76,10 +76,10 @@ def score(config: ScoreConfig) -> ScoreResult:
     catalog = Catalog.open(config.catalog)
     if catalog.settings["layout"] != "unlabelled":  # a bucket is scored while it is still being listed
         catalog.check_complete()
-    folders.check_apart(out, {**catalog.places, checkpoint_uri: "the checkpoint"}, "the table")
-    folders.claim(out, "predictions")
+    output = folders.output(out, "predictions")
+    output.check({**catalog.places, checkpoint_uri: "the checkpoint"}, "the table")
     summary_uri = predictions.summary_uri(out)
-    with lease.hold(out, folders.beside(out), config.lease) as held:
+    with output.held(config.lease) as held:
         if config.repair:
             _repair(catalog, out, held)
         before = Predictions.find(out)

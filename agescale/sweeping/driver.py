@@ -73,10 +73,10 @@ def sweep(config: SweepConfig, base: TrainConfig) -> SweepResult:
     """
     config, base = with_absolute_paths(config, base)
     out, space = config.out, with_absolute_weights(spaces.load(config.space))
-    training_plan.check_place(paths.join(out, trials.SWEEP_NAME), "a sweep", Catalog.open(config.catalog))
+    output = training_plan.output(paths.join(out, trials.SWEEP_NAME), "a sweep")
+    output.check(Catalog.open(config.catalog).places)
     selected = check(config, base, space)
-    objects.check_writable(out)
-    with lease.hold(out, is_wanted=config.lease) as held:
+    with output.held(config.lease) as held:
         if not objects.exists(paths.join(out, trials.SWEEP_NAME)):
             training_plan.pin_images(out, selected)
         trials.begin(out, identity_of(config, base, space, selected.run["data"]))

@@ -168,7 +168,7 @@ class Catalog:
 
     @property
     def places(self) -> dict[str, str]:
-        """The folders of the catalog and of its photos, for ``outputs.check_apart``. Whoever keeps the catalog among
+        """The folders of the catalog and of its photos, for ``Output.check``. Whoever keeps the catalog among
         the photos may keep there what is made of it, too."""
         is_among = f"{self.uri}/".startswith(f"{self.source}/")
         of_photos = {} if not self.source or is_among else {self.source: "the folder of the photos"}

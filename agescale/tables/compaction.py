@@ -12,6 +12,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -24,7 +25,7 @@ from agescale.config import CompactConfig, parse_names
 from agescale.reports import formats
 from agescale.runtime.progress import ImageProgress
 from agescale.store import lease, objects, parquet, paths
-from agescale.store.outputs import check_unchanged
+from agescale.store.outputs import Output, check_unchanged
 from agescale.tables import catalogs, folders, footers, schema, units
 from agescale.tables.catalogs import Catalog, Part
 from agescale.tables.predictions import Counts, Predictions, part_of, summary_uri
@@ -56,27 +57,27 @@ def compact(config: CompactConfig) -> Compacted:
     if predictions:
         predictions.check_of(old)
     out = paths.absolute(config.out_predictions) if predictions else ""
-    _claim(old, predictions, new, out)
-    with lease.hold(new, folders.beside(new), config.lease) as held:
-        _write_catalog(old, new, held)
-    compacted = Catalog.open(new)
-    num_files, num_predicted = (0, 0), 0
-    if predictions:
-        with lease.hold(out, folders.beside(out), config.lease) as held:
-            num_files, num_predicted = _write_predictions(predictions, compacted, out, held)
+    with ExitStack() as stack:
+        held = [stack.enter_context(output.held(config.lease)) for output in _outputs(old, predictions, new, out)]
+        _write_catalog(old, new, held[0])
+        compacted = Catalog.open(new)
+        num_files, num_predicted = (0, 0), 0
+        if predictions:
+            num_files, num_predicted = _write_predictions(predictions, compacted, out, held[1])
     num_rows = sum(part.num_rows for part in old.parts), sum(part.num_rows for part in compacted.parts)
     return Compacted((len(old.parts), len(compacted.parts)), num_rows, num_files, num_predicted)
 
 
-def _claim(old: Catalog, predictions: Predictions | None, new: str, new_predictions: str) -> None:
-    """Raises ValueError, before anything is written, where a new table has no place for itself."""
+def _outputs(old: Catalog, predictions: Predictions | None, new: str, new_predictions: str) -> list[Output]:
+    """The folders of the new tables. Raises ValueError, before anything is written, where one is somebody else's."""
     places = {**old.places, **(predictions.places if predictions else {})}
-    folders.check_apart(new, places, "the new catalog")
+    outputs = [folders.output(new, "catalog")]
+    outputs[0].check(places, "the new catalog")
     if new_predictions:
         places |= {new: "the new catalog", folders.beside(new): "what belongs to the new catalog"}
-        folders.check_apart(new_predictions, places, "the table", "--out-predictions")
-        folders.claim(new_predictions, "predictions")
-    folders.claim(new, "catalog")
+        outputs.append(folders.output(new_predictions, "predictions", "--out-predictions"))
+        outputs[1].check(places, "the table")
+    return outputs
 
 
 def _write_catalog(old: Catalog, new: str, held: lease.Lease) -> None:

@@ -26,7 +26,8 @@ from agescale.ages.groups import AgeGroups
 from agescale.config import TableConfig, parse_names
 from agescale.reports import formats
 from agescale.runtime.progress import ImageProgress
-from agescale.store import lease, objects, parquet, paths
+from agescale.store import objects, parquet, paths
+from agescale.store.outputs import Output
 from agescale.tables import catalogs, filters, folders, schema, units
 from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions, regrouped, stored_cdfs, summary_uri
@@ -65,7 +66,8 @@ def export(config: TableConfig) -> Exported:
     if out.endswith((".csv", ".parquet")):
         folders.check_file(out)
     else:
-        folders.check_apart(out, {**catalog.places, **predictions.places}, "the table")
+        output = _output(out)
+        output.check({**catalog.places, **predictions.places})
     groups = None if config.age_groups is None else predictions.view(config.age_groups)
     all_units = units.cut(catalog.parts, predictions.run["unit_rows"])
     reader = CurrentRows(catalog, predictions, columns, config.where, groups)
@@ -78,7 +80,8 @@ def export(config: TableConfig) -> Exported:
             with objects.open_whole(out) as file:
                 _write_parquet(file, batches, reader.schema)
         else:
-            _write_folder(out, batches, reader, config.lease)
+            with output.held(config.lease):
+                _write_folder(out, batches, reader)
     return Exported(reader.num_rows, reader.num_not_scored)
 
 
@@ -212,30 +215,36 @@ def _write_parquet(file: BinaryIO, batches: Iterable[pa.Table], table_schema: pa
             writer.write_table(rows)
 
 
-def _write_folder(out: str, batches: Iterable[pa.Table], reader: CurrentRows, has_lease: bool) -> None:
-    """Parts of PART_ROWS rows or a little more. Raises ValueError where anything else stands than an export that was
-    cut short."""
-    summary = summary_uri(out)
-    begun = paths.join(folders.beside(out), "export.json")
-    if objects.any_name(out) and (objects.exists(summary) or not objects.exists(begun)):
-        raise ValueError(f"{out}: there are other files already; give another --out, or delete it")
-    for folder in (folders.beside(out), out):
-        objects.check_writable(folder)
-    with lease.hold(out, folders.beside(out), has_lease):
-        objects.write_bytes(begun, b"{}")
-        number, held = 0, [reader.schema.empty_table()]
-        for rows in batches:
-            held.append(rows)
-            if sum(map(len, held)) >= PART_ROWS:
-                _write_part(out, number, held)
-                number, held = number + 1, []
-        if held:
+def _output(out: str) -> Output:
+    """The folder of a table; nothing may stand there but an export that was cut short."""
+
+    def find_stranger(name: str) -> str | None:
+        is_cut_short = objects.exists(_begun_uri(out)) and not objects.exists(summary_uri(out))
+        return None if is_cut_short else name
+
+    return Output(out, "the table", find_stranger, folders.beside(out))
+
+
+def _begun_uri(out: str) -> str:
+    return paths.join(folders.beside(out), "export.json")
+
+
+def _write_folder(out: str, batches: Iterable[pa.Table], reader: CurrentRows) -> None:
+    """Parts of PART_ROWS rows or a little more."""
+    objects.write_bytes(_begun_uri(out), b"{}")
+    number, held = 0, [reader.schema.empty_table()]
+    for rows in batches:
+        held.append(rows)
+        if sum(map(len, held)) >= PART_ROWS:
             _write_part(out, number, held)
-            number += 1
-        for name in objects.list_names(out, prefix="part-", suffix=".parquet"):
-            if name >= _part_name(number):  # of one that was cut short when there was more
-                objects.delete(paths.join(out, name))
-        objects.write_bytes(summary, json.dumps({"num_rows": reader.num_rows, "run": reader.run}).encode())
+            number, held = number + 1, []
+    if held:
+        _write_part(out, number, held)
+        number += 1
+    for name in objects.list_names(out, prefix="part-", suffix=".parquet"):
+        if name >= _part_name(number):  # of one that was cut short when there was more
+            objects.delete(paths.join(out, name))
+    objects.write_bytes(summary_uri(out), json.dumps({"num_rows": reader.num_rows, "run": reader.run}).encode())
 
 
 def _write_part(out: str, number: int, held: Sequence[pa.Table]) -> None:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import os
 import re
-import stat
-from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
 from agescale.store import objects, parquet, paths
 from agescale.store.errors import Damaged
+from agescale.store.outputs import Output
 from agescale.tables import schema
 
 SUFFIX = ".agescale"
@@ -87,44 +86,16 @@ def remedy(uri: str) -> str:
     return "put it back as it was, or delete what it belongs to"
 
 
-def claim(out: str, kind: str) -> None:
-    """Makes the folders of a table that is to be written. Raises, before anything is written, ValueError where ``out``
-    is somebody else's folder or has no place beside it, StoreError where nothing can be written."""
+def output(out: str, kind: str, option: str = "--out") -> Output:
+    """The folder of a table that is to be written. Raises ValueError where there is no place beside it."""
     has_no_neighbour = "/" not in out.removeprefix("s3://") if paths.is_remote(out) else os.path.ismount(out)
     if has_no_neighbour:
-        raise ValueError(f"{out}: a table needs a folder below, such as --out {paths.join(out, kind)}")
-    stranger = objects.any_name(out)
-    if stranger and not PARTS[kind].fullmatch(stranger) and not list_parts(out, kind):
-        raise occupied(out, stranger, f"a table of {schema.NOUNS[kind]}")
-    for folder in (beside(out), out):
-        objects.check_writable(folder)
-    if not paths.is_remote(out):
-        _share(beside(out), os.stat(out).st_mode)
+        raise ValueError(f"{out}: a table needs a folder below, such as {option} {paths.join(out, kind)}")
 
+    def find_stranger(name: str) -> str | None:
+        return None if PARTS[kind].fullmatch(name) or list_parts(out, kind) else name
 
-def occupied(place: str, stranger: str, owner: str) -> ValueError:
-    """What to say where the file ``stranger`` stands in the place of an ``owner`` that wants a folder for itself."""
-    return ValueError(
-        f"{place}: there are other files already ({stranger}), and {owner} has a folder of its own; give another --out"
-    )
-
-
-def _share(folder: str, mode: int) -> None:
-    """Lets a group write into a folder of ours where it may write into the table."""
-    status = os.stat(folder)
-    if mode & stat.S_IWGRP and status.st_uid == os.geteuid():
-        os.chmod(folder, stat.S_IMODE(status.st_mode) | (mode & stat.S_IRWXG))
-
-
-def check_apart(out: str, places: Mapping[str, str], owner: str, option: str = "--out") -> None:
-    """Raises ValueError where the folder ``out`` is one of the ``places`` (URIs of folders, by what stands there), or
-    lies in or around one of them. ``owner`` is what is to be written."""
-    for uri, what in places.items():
-        if f"{out}/".startswith(f"{uri}/"):
-            there = "there" if out == uri else uri
-            raise ValueError(f"{option} {out}: {there} is {what}; give a folder of {owner}'s own")
-        if f"{uri}/".startswith(f"{out}/"):
-            raise ValueError(f"{option} {out}: {what} ({uri}) stands in it; give a folder of {owner}'s own")
+    return Output(out, f"a table of {schema.NOUNS[kind]}", find_stranger, beside(out), option)
 
 
 def check_file(out: str) -> None:

@@ -134,7 +134,7 @@ class Predictions:
 
     @property
     def places(self) -> dict[str, str]:
-        """The folders of the table, for ``outputs.check_apart``."""
+        """The folders of the table, for ``Output.check``."""
         return {
             self.uri: "the table of predictions",
             folders.beside(self.uri): "what belongs to the predictions",

@@ -27,7 +27,7 @@ from agescale.models.checkpoints import Progress
 from agescale.runtime import nodes, terminal
 from agescale.runtime.cluster import allocator_environment, start_ray
 from agescale.runtime.resources import WORKER_BYTES, check_resources, uses_gpu
-from agescale.store import lease, objects, paths
+from agescale.store import paths
 from agescale.store.writers import Writer
 from agescale.tables.catalogs import Catalog
 from agescale.training import plan as training_plan
@@ -86,18 +86,18 @@ def train(
     if not config.catalog:
         raise ValueError("--catalog: missing; jobs/catalog.py makes one, and --catalog drawn draws faces to try it on")
     known = selected or (shared.selected if shared else None)
+    output = training_plan.output(paths.join(out, runs.RUN_NAME), "a run")
     selected = training_plan.select(config, paths.join(out, runs.RUN_NAME), known)
     progress = runs.check_same(out, selected.run)
     if progress is not None and progress.is_finished and runs.is_over(out):
         return _say_finished(out, progress)
     if shared is None:
-        training_plan.check_place(paths.join(out, runs.RUN_NAME), "a run", selected.catalog)
+        output.check(selected.catalog.places)
     try:
         plan, splits, model = training_plan.build_plan(config, selected, begins=progress is None)
     except ValueError as error:
         raise Impossible(str(error)) from error
-    objects.check_writable(out)
-    with lease.hold(out, is_wanted=config.lease) as held:
+    with output.held(config.lease) as held:
         writer = Writer(held.claim)
         before, progress = progress, runs.begin(out, selected, writer, pins_images=shared is None)
         if progress is None and before is not None:

@@ -23,7 +23,8 @@ from agescale.models.age_model import AgeModel, ModelSpec, auxiliary_classes, bu
 from agescale.models.tasks import Task
 from agescale.store import objects, parquet, paths
 from agescale.store.errors import Damaged
-from agescale.tables import catalogs, filters, folders
+from agescale.store.outputs import Output
+from agescale.tables import catalogs, filters
 from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions
 from agescale.training import finetuning, selection, weighting
@@ -86,18 +87,17 @@ def select(config: TrainConfig, begun: str = "", known: Selected | None = None) 
     return Selected(rows, age_groups, {"settings": _identity(config), "data": selection.fingerprint(rows)}, catalog)
 
 
-def check_place(begun: str, owner: str, catalog: Catalog | None = None) -> None:
-    """Raises ValueError, before anything is written, where the folder of ``begun`` (the run.json or sweep.json of
-    ``owner``, which may not stand yet) is something else's, or lies in or around the ``catalog`` or its photos."""
-    folder, _, name = begun.rpartition("/")
-    if catalog:
-        folders.check_apart(folder, catalog.places, owner)
-    stranger = objects.any_name(folder)
-    if stranger is None or objects.exists(begun):
-        return
-    of_others = [other for other in BEGUN_NAMES if other != name and objects.exists(paths.join(folder, other))]
-    if of_others or not _has_pinned_images(folder):
-        raise folders.occupied(f"--out {folder}", [*of_others, stranger][0], owner)
+def output(begun: str, owner: str) -> Output:
+    """The folder of ``begun``, the run.json or sweep.json of ``owner``, which may not stand yet."""
+    folder, _, own_name = begun.rpartition("/")
+
+    def find_stranger(name: str) -> str | None:
+        if objects.exists(begun):
+            return None
+        of_others = [other for other in BEGUN_NAMES if other != own_name and objects.exists(paths.join(folder, other))]
+        return next(iter(of_others), None if _has_pinned_images(folder) else name)
+
+    return Output(folder, owner, find_stranger)
 
 
 def _has_pinned_images(folder: str) -> bool:

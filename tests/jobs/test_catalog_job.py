@@ -27,6 +27,7 @@ from agescale.commands import catalog as catalog_command
 from agescale.config import CatalogConfig
 from agescale.faces import images
 from agescale.store import lease, listing, objects, parquet, paths
+from agescale.store.outputs import Output
 from agescale.tables import catalogs, folders, schema, splits
 from agescale.tables.catalogs import Catalog
 
@@ -766,14 +767,14 @@ def test_a_listing_that_waited_for_another_job_is_made_anew(
     for path in faces[:5]:
         shutil.copy(path, source)
     build(source, out, layout=layout)
-    claim = folders.claim
+    claim = folders.output
 
-    def another_job_is_faster(*arguments: Any) -> None:
-        monkeypatch.setattr(folders, "claim", claim)
+    def another_job_is_faster(*arguments: Any) -> Output:
+        monkeypatch.setattr(folders, "output", claim)
         shutil.copy(faces[5], source)
         assert build(source, out, layout=layout).num_new == 1
-        claim(*arguments)
+        return claim(*arguments)
 
-    monkeypatch.setattr(folders, "claim", another_job_is_faster)
+    monkeypatch.setattr(folders, "output", another_job_is_faster)
     late = build(source, out, layout=layout)
     assert (late.num_new, late.num_deleted, late.num_current) == (0, 0, 6)

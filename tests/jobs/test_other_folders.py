@@ -120,14 +120,14 @@ def files_below(folder: Path) -> dict[Path, bytes]:
 
 
 def test_a_run_or_a_sweep_that_was_killed_behind_its_first_file_is_known(tmp_path: Path) -> None:
-    plan.check_place(f"{tmp_path}/new/run.json", "a run")
+    plan.output(f"{tmp_path}/new/run.json", "a run").check({})
     rows = pa.table({"uri": ["a"]}).replace_schema_metadata({"catalog_id": "beef"})
     parquet.write_table(str(tmp_path / "run" / plan.IMAGES_NAME), rows)
-    plan.check_place(f"{tmp_path}/run/run.json", "a run")
+    plan.output(f"{tmp_path}/run/run.json", "a run").check({})
     objects.write_bytes(str(tmp_path / "run" / "run.json"), b"")
-    plan.check_place(f"{tmp_path}/run/run.json", "a run")
+    plan.output(f"{tmp_path}/run/run.json", "a run").check({})
     with pytest.raises(ValueError, match=r"already \(run.json\), and a sweep has a folder of its own"):
-        plan.check_place(f"{tmp_path}/run/sweep.json", "a sweep")
+        plan.output(f"{tmp_path}/run/sweep.json", "a sweep").check({})
 
 
 def test_drawn_faces_and_copies_go_where_such_are(folder: Path) -> None:
@@ -143,4 +143,4 @@ def test_drawn_faces_and_copies_go_where_such_are(folder: Path) -> None:
 def test_a_catalog_and_what_is_made_of_it_may_stand_among_the_photos(folder: Path) -> None:
     out = f"{folder}/faces/catalog"
     build_catalog(CatalogConfig(str(folder / "faces"), out))
-    folders.check_apart(f"{folder}/faces/ages", Catalog.open(out).places, "the predictions")
+    folders.output(f"{folder}/faces/ages", "predictions").check(Catalog.open(out).places)

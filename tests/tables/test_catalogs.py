@@ -213,6 +213,6 @@ def test_whoever_may_write_into_a_table_may_write_beside_it(tmp_path: Path) -> N
     for name, mode in (("shared", 0o775), ("own", 0o755)):
         (tmp_path / name).mkdir()
         (tmp_path / name).chmod(mode)
-        folders.claim(str(tmp_path / name), "catalog")
-        beside = Path(folders.beside(str(tmp_path / name))).stat().st_mode
+        with folders.output(str(tmp_path / name), "catalog").held():
+            beside = Path(folders.beside(str(tmp_path / name))).stat().st_mode
         assert bool(beside & 0o020) == (name == "shared")

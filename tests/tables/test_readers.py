@@ -46,8 +46,8 @@ def predicted(name: str, age: int | None) -> dict[str, Any]:
 def write_tables(folder: str) -> tuple[str, str]:
     """A catalog and its predictions: a part whose rows all failed, one whose rows did not, one without rows."""
     catalog, out = paths.join(folder, "catalog"), paths.join(folder, "predictions")
-    for table, kind in ((catalog, "catalog"), (out, "predictions")):
-        folders.claim(table, kind)
+    for table in (catalog, out):
+        objects.check_writable(folders.beside(table))
     metadata = {"id": "1", "settings": {}}
     for number, names in enumerate((["gone.jpg"], list(ages_of), [])):
         part = f"part-00001-{number:06d}.parquet"
@@ -124,7 +124,7 @@ def test_a_table_of_nothing_but_strangers_files_is_left_alone(kind: str, tmp_pat
     out = str(tmp_path / "photos")
     objects.write_bytes(f"{out}/me.jpg", b"")
     with pytest.raises(ValueError, match=r"photos: there are other files already \(me\.jpg\)"):
-        folders.claim(out, kind)
+        folders.output(out, kind).check({})
     assert [path.name for path in tmp_path.rglob("*")] == ["photos", "me.jpg"]
 
 
@@ -132,7 +132,7 @@ def test_a_table_is_no_other_kind_of_table(tmp_path: Path) -> None:
     catalog, predictions = write_tables(str(tmp_path))
     for table, kind in ((catalog, "predictions"), (predictions, "catalog")):
         with pytest.raises(ValueError, match="there are other files already"):
-            folders.claim(table, kind)
+            folders.output(table, kind).check({})
 
 
 def test_where_another_table_or_photos_stand_instead_of_a_table_is_told(tmp_path: Path) -> None:
@@ -150,9 +150,9 @@ def test_a_table_stands_in_a_folder_that_can_have_a_neighbour(tmp_path: Path) ->
     with pytest.raises(
         ValueError, match=r"s3://bucket: a table needs a folder below, such as --out s3://bucket/catalog"
     ):
-        folders.claim("s3://bucket", "catalog")
+        folders.output("s3://bucket", "catalog")
     with pytest.raises(ValueError, match="/proc: a table needs a folder below"):
-        folders.claim("/proc", "predictions")
+        folders.output("/proc", "predictions")
 
 
 def test_a_strangers_parquet_file_is_read_by_no_job(tmp_path: Path) -> None:
