@@ -90,7 +90,7 @@ def score(config: ScoreConfig) -> ScoreResult:
         if work.todo:
             objects.delete(summary_uri)
             start_ray()
-            nodes.check_shared(folders.beside(out), catalog, checkpoint_uri)
+            nodes.check_shared(folders.beside(out), catalog.uri, checkpoint_uri)
             workers = _workers(config, work)
             card = {**checkpoint.card(), "mirror": config.mirror}
             metadata = {"run": run, "checkpoint": checkpoint_uri, "model_card": card}

@@ -12,7 +12,7 @@ from agescale.cataloging import changes, driver
 from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig
 from agescale.store import lease, objects
-from agescale.tables import folders
+from agescale.tables import catalogs, folders
 from agescale.tables.catalogs import Catalog
 
 NUM_IMAGES, PART_ROWS, NUM_PARTS = 30, 8, 4
