@@ -16,7 +16,7 @@ demo: .venv/installed  ## the whole pipeline on drawn faces; prints where the re
 test: .venv/installed  ## all tests that a change must pass, in ten minutes on 2 quiet cores
 	$(BIN)/python -m pytest
 
-test-cluster: .venv/installed  ## jobs submitted to a cluster with its dashboard; minutes
+test-cluster: .venv/installed  ## jobs submitted to a cluster with its dashboard, and to three hosts (as root); minutes
 	$(BIN)/python -m pytest -n 0 -m cluster tests/cluster
 
 test-readers: .venv/installed .venv-readers/installed  ## the tables in other people's tools, pyarrow old and new; a minute
