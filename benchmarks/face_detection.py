@@ -4,8 +4,11 @@ python benchmarks/face_detection.py --utkface utkface.tar --appa-real appa_real.
 
 A hit on a chip of UTKFace is a face whose box holds the middle of the chip; on a photo of APPA-REAL, any face. Shares
 come with Wilson's 95 % intervals. Pictures without a face are generated ones, tiles of the two photos that scikit-learn
-brings, and whatever lies in ``--faceless``. Times are CPU time of one thread, the least of several runs, beside those
-of a model's forward pass, taken in turn: on a busy machine compare the two, and read neither as absolute.
+brings, and whatever lies in ``--faceless``. Photos of several people are composed of two to six chips on smooth noise,
+and looked at again at another size and JPEG quality: is every face found once, and in the same order?
+
+Times are CPU time of one thread, the least of several runs, beside those of a model's forward pass, taken in turn: on a
+busy machine compare the two, and read neither as absolute.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ import csv
 import io
 import tarfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,6 +41,7 @@ GENDERS = ("male", "female")
 ETHNICITIES = ("White", "Black", "Asian", "Indian", "Others")
 NUM_TIMED = 32
 NUM_RUNS = 5
+NUM_GROUPS = 60
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,9 @@ def main(settings: Settings) -> None:
         print_shares(name, {part: said for (where, part), said in hits.items() if where == name})
         print_times(name, timed, detector)
     print_alarms(detector, settings.faceless)
+    people = [image for image, _ in chips(settings.utkface, 200)]
+    for size in (detector.geometry.detection_size, 640):
+        print_groups(RetinaFaceDetector(FaceGeometry(detection_size=size)), people)
 
 
 Row = TypeVar("Row")
@@ -166,6 +174,59 @@ def print_alarms(detector: RetinaFaceDetector, folder: str) -> None:
         found = detector.detect(pictures)
         scores = [round(max(face.score for face in faces), 2) for faces in found if faces]
         print(f"pictures without a face, {name}: {len(scores)} of {len(pictures)} taken for one {scores}")
+
+
+def print_groups(detector: RetinaFaceDetector, people: list[Pixels]) -> None:
+    counts: Counter[str] = Counter()
+    for seed in range(NUM_GROUPS):
+        photo, places = compose(people, seed)
+        found = detector.detect([photo, encoded_again(photo, seed)])
+        once = [sum(is_at(face, place, 1.0) for face in found[0]) for place in places]
+        scale = encoded_again(photo, seed).shape[0] / photo.shape[0]
+        orders = [
+            [index for face in faces for index, place in enumerate(places) if is_at(face, place, factor)]
+            for faces, factor in zip(found, (1.0, scale), strict=True)
+        ]
+        counts["faces"] += len(places)
+        counts["found once"] += sum(number == 1 for number in once)
+        counts["missed"] += sum(number == 0 for number in once)
+        counts["found elsewhere"] += len(found[0]) - sum(once)
+        counts["photos with the same faces again, in the same order"] += orders[0] == orders[1]
+    what = ", ".join(f"{number} {name}" for name, number in counts.items())
+    print(f"{NUM_GROUPS} composed photos at {detector.geometry.detection_size} px: {what}")
+
+
+Place = tuple[int, int, int]
+"""Left, top and side of a chip."""
+
+
+def compose(people: list[Pixels], seed: int) -> tuple[Pixels, list[Place]]:
+    """A photo of 900x600 pixels with two to six chips of 80 to 280 pixels, one in each of its six parts."""
+    rng = np.random.default_rng(seed)
+    ground = images.Image.fromarray(next(islice(generated(), 4 * (seed % 20), None))).resize((900, 600))
+    places = []
+    for part in rng.permutation(6)[: rng.integers(2, 7)]:
+        side = int(rng.uniform(80, 280))
+        left, top = 300 * (part % 3) + rng.integers(0, 300 - side), 300 * (part // 3) + rng.integers(0, 300 - side)
+        chip = images.Image.fromarray(people[rng.integers(len(people))]).resize((side, side))
+        ground.paste(chip, (int(left), int(top)))
+        places.append((int(left), int(top), side))
+    return np.asarray(ground), places
+
+
+def encoded_again(photo: Pixels, seed: int) -> Pixels:
+    rng = np.random.default_rng(seed)
+    scale, quality = rng.uniform(0.6, 1.4), int(rng.integers(40, 95))
+    file = io.BytesIO()
+    images.Image.fromarray(photo).resize((round(900 * scale), round(600 * scale))).save(file, "JPEG", quality=quality)
+    return np.asarray(images.Image.open(file))
+
+
+def is_at(face: FoundFace, place: Place, scale: float) -> bool:
+    left, top, side = (scale * part for part in place)
+    x, y = face.centre
+    is_near = abs(x - left - side / 2) < 0.3 * side and abs(y - top - side / 2) < 0.3 * side
+    return is_near and 0.4 * side < face.side < 1.4 * side
 
 
 def generated() -> Iterator[Pixels]:
