@@ -24,6 +24,7 @@ import tyro
 
 from agescale.config import TrainConfig
 from agescale.models import checkpoints
+from agescale.models.checkpoints import Epoch
 from agescale.store import paths
 from agescale.training import recipes
 from agescale.training.finetuning import format_phases, parse_phases
@@ -139,7 +140,7 @@ def changes(planned: TrainConfig) -> list[str]:
     return arguments + (["--max-images", str(planned.max_images)] if planned.max_images else [])
 
 
-def done(phases: str, history: Sequence[dict[str, Any]]) -> str:
+def done(phases: str, history: Sequence[Epoch]) -> str:
     """The phases with the epochs that they were given: one ends early when it brings nothing better."""
     epochs = Counter(entry["phase_index"] for entry in history)
     return format_phases(tuple(replace(p, epochs=epochs[i]) for i, p in enumerate(parse_phases(phases)) if epochs[i]))

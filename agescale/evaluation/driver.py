@@ -167,7 +167,7 @@ def _card_of_checkpoint(uri: str, digest: str | None) -> dict[str, Any]:
     checkpoint = checkpoints.read(uri)
     if checkpoint.digest != digest:
         raise ValueError(f"{uri}: its model is {checkpoint.digest}, the predictions are of model {digest}")
-    return checkpoint.card()
+    return dict(checkpoint.card())
 
 
 def _group_counts(rows: Rows, names: list[str]) -> dict[str, list[int]]:

@@ -20,13 +20,14 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from agescale.ages.cdf import DecodeRule
 from agescale.models.age_model import AgeModel, ModelSpec, build_spec_task
 from agescale.store import objects, paths, writers
 from agescale.store.errors import StoreError
@@ -36,19 +37,52 @@ FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
 
 StateDict = dict[str, Tensor]
+Settings = dict[str, Any]
+"""Fields of a TrainConfig as JSON has them; those of an older agescale may be fewer, or others."""
 
 DEFAULTS = {one.name: one.default for one in fields(ModelSpec) if one.default is not MISSING}
 
 
+class Validation(TypedDict):
+    """What a model reaches on the validation split, None where it is not known, and the best way to tell an age."""
+
+    val_loss: float | None
+    val_mae: float | None
+    val_worst_group_mae: float | None
+    val_accuracy: float | None
+    decode: DecodeRule
+
+
+class Epoch(Validation):
+    """One epoch of a training: a row of history.parquet. ``lr`` is the largest of its phase."""
+
+    epoch: int
+    phase: str
+    phase_index: int
+    lr: float
+    train_loss: float
+    images_per_s: float
+    seconds: float
+    is_best: NotRequired[bool]  # of the epochs so far; told when it joins them
+
+
+class LearnerState(TypedDict):
+    """What going on with a training needs besides the weights that predict."""
+
+    model: StateDict
+    ema: StateDict  # empty without averaging
+    optimizer: dict[str, Any]  # whatever torch makes of it
+
+
 @dataclass(frozen=True)
 class Progress:
-    """How far training is: epochs done, their history (one dict each), the best metric, whether it is over.
+    """How far training is: epochs done, their history, the best metric, whether it is over.
 
     ``best_sha256`` is that of the weights file of the best epoch.
     """
 
     epochs_done: int = 0
-    history: tuple[dict[str, Any], ...] = ()
+    history: tuple[Epoch, ...] = ()
     metric: str = ""
     best_epoch: int | None = None
     best_value: float | None = None
@@ -56,9 +90,37 @@ class Progress:
     is_finished: bool = False
 
 
+class InitialWeights(TypedDict):
+    source: str  # "random", or what --weights said
+    sha256: str | None
+    license: str | None
+
+
+class Provenance(TypedDict, total=False):
+    """Where a model comes from, for whoever deploys or audits it. One that was made by hand tells less."""
+
+    settings: Settings
+    data: str  # names the images and labels
+    num_images: dict[str, int]  # by split
+    num_parameters: int
+    blocks: list[tuple[str, str, int]]  # name, output shape, parameters
+    initial_weights: InitialWeights
+    data_license: str | None
+    versions: dict[str, str]  # of libraries
+
+
+class Card(Provenance, total=False):
+    """What predictions and reports tell of a model: this, and the fields of its ModelSpec."""
+
+    architecture: str
+    history: list[Epoch]
+    best_epoch: int | None
+    metric: str
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint's config.json. ``provenance``: where the model comes from (settings, data, licences, versions).
+    """A checkpoint's config.json.
 
     ``epoch`` is that of its weights, ``progress`` that of the run when it was written.
     """
@@ -70,7 +132,7 @@ class Checkpoint:
     training_sha256: str | None = None
     epoch: int = 0
     progress: Progress = Progress()
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
     holder: str = ""  # of the run, who wrote it
 
     @property
@@ -94,17 +156,16 @@ class Checkpoint:
         identity = json.dumps([said, self.weights_sha256], sort_keys=True)
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
-    def card(self) -> dict[str, Any]:
-        """What predictions and reports tell of the model."""
+    def card(self) -> Card:
         spec = asdict(self.spec)
-        training = {"history": list(self.progress.history), "best_epoch": self.progress.best_epoch}
-        return {
+        told: Card = {
             "architecture": spec.pop("encoder"),
-            **spec,
             **self.provenance,
-            **training,
+            "history": list(self.progress.history),
+            "best_epoch": self.progress.best_epoch,
             "metric": self.progress.metric,
         }
+        return cast(Card, spec | told)
 
 
 def exists(uri: str) -> bool:
@@ -116,8 +177,8 @@ def save(
     spec: ModelSpec,
     weights: StateDict,
     progress: Progress,
-    provenance: dict[str, Any],
-    training: dict[str, Any] | None = None,
+    provenance: Provenance,
+    training: LearnerState | None = None,
     writer: Writer | None = None,
 ) -> Checkpoint:
     """Writes a checkpoint of the last epoch of ``progress``, replacing an older one in the same folder. Raises Held,
@@ -265,10 +326,10 @@ def load_into(model: AgeModel, uri: str, sha256: str = "") -> str:
     return f"took the {' and the '.join(parts)} of a checkpoint trained on {theirs.task}"
 
 
-def load_training(uri: str, checkpoint: Checkpoint) -> dict[str, Any]:
+def load_training(uri: str, checkpoint: Checkpoint) -> LearnerState:
     """What ``save`` got as ``training``."""
     assert checkpoint.training_file is not None, "this checkpoint cannot be continued"
-    return load_tensors(uri, checkpoint.training_file, checkpoint.training_sha256)
+    return cast(LearnerState, load_tensors(uri, checkpoint.training_file, checkpoint.training_sha256))
 
 
 def check_files(uri: str, checkpoint: Checkpoint) -> None:
@@ -362,7 +423,7 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def _write_tensors(uri: str, stem: str, values: dict[str, Any]) -> tuple[str, str]:
+def _write_tensors(uri: str, stem: str, values: Mapping[str, Any]) -> tuple[str, str]:
     buffer = io.BytesIO()
     torch.save(values, buffer)
     data = buffer.getvalue()

@@ -14,7 +14,6 @@ import os
 import shlex
 import tempfile
 from dataclasses import dataclass, replace
-from typing import Any
 
 import ray
 import ray.train
@@ -37,7 +36,9 @@ from agescale.sweeping.plan import (
     with_absolute_paths,
     with_absolute_weights,
 )
+from agescale.sweeping.report import About
 from agescale.sweeping.search import MAX_FAILURES, Breaker, Progress, Proposals, build_scheduler
+from agescale.sweeping.trials import Row
 from agescale.sweeping.worker import train_driver_fn
 from agescale.tables.catalogs import Catalog
 from agescale.training import plan as training_plan
@@ -58,7 +59,7 @@ TUNE_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class SweepResult:
-    leaderboard: list[dict[str, Any]]
+    leaderboard: list[Row]
     num_left: int  # trials that are not over, and those that are still to begin
     command: str  # which trains the winner again; empty where no trial has a value
     refit: str  # the winner's checkpoint, trained on training and validation images together; empty where not asked for
@@ -86,7 +87,7 @@ def sweep(config: SweepConfig, base: TrainConfig) -> SweepResult:
             start_ray(min_cpus=base.num_workers * base.cpus_per_worker + 1, has_dashboard=True)
             nodes.check_shared(out, config.catalog)
             _run(config, base, selected, proposals, held)
-        return _conclude(config, base, selected, proposals.num_to_begin)
+        return _conclude(config, base, selected, proposals.budget.num_to_begin)
 
 
 def _conclude(config: SweepConfig, base: TrainConfig, selected: Selected, num_to_begin: int) -> SweepResult:
@@ -114,17 +115,23 @@ def _conclude(config: SweepConfig, base: TrainConfig, selected: Selected, num_to
     return SweepResult(rows, num_left, command, refit, report, disk_bytes)
 
 
-def _about(
-    config: SweepConfig, selected: Selected, rows: list[dict[str, Any]], num_to_begin: int, disk_bytes: int
-) -> dict[str, Any]:
-    """What the report says of the sweep as a whole, and what a model would have to beat."""
+def _about(config: SweepConfig, selected: Selected, rows: list[Row], num_to_begin: int, disk_bytes: int) -> About:
+    """What the report says of the sweep as a whole."""
     train, val = read_splits(selected)
-    about = {
-        name: getattr(config, name) for name in ("space", "searcher", "scheduler", "epochs", "objective", "catalog")
+    return {
+        "space": config.space,
+        "searcher": config.searcher,
+        "scheduler": config.scheduler,
+        "epochs": config.epochs,
+        "objective": config.objective,
+        "catalog": config.catalog,
+        "num_trials": len(rows) + num_to_begin,
+        "disk_bytes": disk_bytes,
+        "seconds": sum(row["seconds"] for row in rows),
+        "num_train": len(train),
+        "num_val": len(val),
+        "baseline": baseline(config, selected),
     }
-    about |= {"num_trials": len(rows) + num_to_begin, "disk_bytes": disk_bytes}
-    about |= {"seconds": sum(row["seconds"] for row in rows), "num_train": len(train), "num_val": len(val)}
-    return about | {"baseline": baseline(config, selected)}
 
 
 def _place(config: SweepConfig, base: TrainConfig) -> tuple[TrainConfig, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from agescale.config import EXECUTION_FIELDS, SweepConfig, TrainConfig
 from agescale.store import paths
 from agescale.sweeping import spaces, trials
 from agescale.sweeping.spaces import Space
-from agescale.sweeping.trials import Trial
+from agescale.sweeping.trials import Identity, Trial
 from agescale.tables import catalogs
 from agescale.training import initial_weights, validation
 from agescale.training import plan as training_plan
@@ -63,7 +63,14 @@ def read_splits(selected: Selected) -> tuple[pa.Table, pa.Table]:
     return train, val
 
 
-def baseline(config: SweepConfig, selected: Selected) -> dict[str, Any] | None:
+class Baseline(TypedDict):
+    """What a model would have to beat: a constant answer, in words, and what it reaches in the objective."""
+
+    name: str
+    value: float
+
+
+def baseline(config: SweepConfig, selected: Selected) -> Baseline | None:
     """What always the same answer reaches, the one that suits the training images best, by its name and value."""
     train, val = read_splits(selected)
     if config.objective == "accuracy":
@@ -138,8 +145,8 @@ def check(config: SweepConfig, base: TrainConfig, space: Space) -> Selected:
     return selected
 
 
-def identity_of(config: SweepConfig, base: TrainConfig, space: Space, data: str) -> dict[str, Any]:
-    """What has to stay while a sweep goes on; its budget may grow."""
+def identity_of(config: SweepConfig, base: TrainConfig, space: Space, data: str) -> Identity:
+    """What sweep.json says."""
     return {
         "space": spaces.describe(space),
         "searcher": config.searcher,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from markupsafe import Markup
 
@@ -18,6 +18,9 @@ from agescale.reports.page import inline, number, template
 from agescale.store import objects, paths
 from agescale.sweeping import plots
 from agescale.sweeping.importance import importances, varying
+from agescale.sweeping.plan import Baseline
+from agescale.sweeping.trials import Curve, Row
+from agescale.training import validation
 from agescale.training.validation import sign
 
 PAGE = "sweep_report.html"
@@ -31,42 +34,42 @@ OBJECTIVES = {
     "accuracy": ("accuracy", "accuracy", "{:.1%}"),
 }
 """In words, on an axis, and how its values are written."""
+
+
+class About(TypedDict):
+    """What is told of a sweep as a whole."""
+
+    space: str
+    searcher: str
+    scheduler: str
+    objective: str  # one of OBJECTIVES
+    catalog: str
+    num_train: int  # images
+    num_val: int
+    num_trials: int  # in all, those that are still to begin too
+    epochs: int  # the most of a trial
+    seconds: float  # of all trials together
+    disk_bytes: int
+    baseline: Baseline | None
+
+
 STATUSES = {"finished": "finished", "stopped": "stopped early", "diverged": "diverged", "failed": "failed",
             "running": "not finished"}  # fmt: skip
 
 
-def write_report(
-    out: str,
-    about: Mapping[str, Any],
-    leaderboard: Sequence[Mapping[str, Any]],
-    curves: Mapping[int, Sequence[Mapping[str, Any]]],
-    command: str,
-) -> str:
+def write_report(out: str, about: About, leaderboard: Sequence[Row], curves: Mapping[int, Curve], command: str) -> str:
     """Writes the page into the folder ``out`` (a path or ``s3://``) and returns its URI; see ``render``."""
     uri = paths.join(out, PAGE)
     objects.write_bytes(uri, render(about, leaderboard, curves, command).encode())
     return uri
 
 
-def render(
-    about: Mapping[str, Any],
-    leaderboard: Sequence[Mapping[str, Any]],
-    curves: Mapping[int, Sequence[Mapping[str, Any]]],
-    command: str,
-) -> str:
-    """The page as text.
-
-    ``about``: space, searcher, scheduler, objective (one of ``OBJECTIVES``), catalog, num_train, num_val, num_trials,
-    epochs (the most of a trial), seconds (of all trials together), disk_bytes, and baseline: its name and value, or
-    None. ``leaderboard``: a dict a trial, the best first, with number, status (one of ``STATUSES``), reason, settings,
-    epochs, best_epoch, value (of the objective), mae, worst_group_mae, accuracy, images_per_s, seconds and
-    num_parameters, None where unknown. ``curves``: by the number of a trial, a dict an epoch with epoch and, where
-    known, ``val_`` and the objective.
-    """
-    rows = [{key: _known(value) for key, value in row.items()} for row in leaderboard]
-    rows = [row | {"settings": {key: _plain(value) for key, value in row["settings"].items()}} for row in rows]
+def render(about: About, leaderboard: Sequence[Row], curves: Mapping[int, Curve], command: str) -> str:
+    """The page as text; the best trial stands first on the ``leaderboard``, and ``curves`` are by number of a trial."""
+    rows = [_as_shown(row) for row in leaderboard]
     ranked = [row for row in rows if row["value"] is not None]
-    costs = [sign(about["objective"]) * row["value"] for row in ranked]
+    values = [value for row in rows if (value := row["value"]) is not None]
+    costs = [sign(about["objective"]) * value for value in values]
     shares = importances([row["settings"] for row in ranked], costs)
     names = varying([row["settings"] for row in rows])
     title, _, style = OBJECTIVES[about["objective"]]
@@ -85,34 +88,34 @@ def render(
         num_epochs=sum(row["epochs"] for row in rows),
         time=_duration(about["seconds"]),
         disk=_size(about["disk_bytes"]),
-        verdicts=_verdicts(about, ranked, shares),
-        figures=_figures(about, ranked, curves, shares),
+        verdicts=_verdicts(about, ranked, values, shares),
+        figures=_figures(about, ranked, values, curves, shares),
         command=command,
     )
 
 
 def _verdicts(
-    about: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]], shares: Sequence[tuple[str, float]]
+    about: About, ranked: Sequence[Row], values: Sequence[float], shares: Sequence[tuple[str, float]]
 ) -> list[str]:
     """What was found, in a few sentences."""
     if not ranked:
         return ["No trial has come to a value."]
     title, _, style = OBJECTIVES[about["objective"]]
-    best, baseline = ranked[0]["value"], about["baseline"]
+    best, baseline = values[0], about["baseline"]
     line = f"The {title} of trial {ranked[0]['number']} is {number(best, style)}"
     if baseline is not None:
         line += f", that of “{baseline['name']}” {number(baseline['value'], style)}"
         if sign(about["objective"]) * best >= sign(about["objective"]) * baseline["value"]:
             line += ". So nothing was found that is better than that"
     found = [line + "."]
-    num_close = sum(abs(row["value"] - best) <= CLOSE * abs(best) for row in ranked[1:])
+    num_close = sum(abs(value - best) <= CLOSE * abs(best) for value in values[1:])
     if num_close:
         found.append(
             f"{'One other trial is' if num_close == 1 else f'{num_close:,} other trials are'} within "
             f"{number(CLOSE, '{:.0%}')} of it: which is first may be chance, so take the one that suits you."
         )
     elif len(ranked) > 1:
-        found.append(f"The next best, trial {ranked[1]['number']}, has {number(ranked[1]['value'], style)}.")
+        found.append(f"The next best, trial {ranked[1]['number']}, has {number(values[1], style)}.")
     if len(shares) > 1:
         most = ", ".join(f"{name} ({number(share, '{:.0%}')})" for name, share in shares[:3] if share >= 0.05)
         found.append(f"What mattered most: {most}.")
@@ -120,9 +123,10 @@ def _verdicts(
 
 
 def _figures(
-    about: Mapping[str, Any],
-    ranked: Sequence[Mapping[str, Any]],
-    curves: Mapping[int, Sequence[Mapping[str, Any]]],
+    about: About,
+    ranked: Sequence[Row],
+    values: Sequence[float],
+    curves: Mapping[int, Curve],
     shares: Sequence[tuple[str, float]],
 ) -> dict[str, Markup]:
     """The page's figures by name; a figure that would say nothing is left out."""
@@ -131,7 +135,7 @@ def _figures(
     title, label, _ = OBJECTIVES[about["objective"]]
     is_higher_better = sign(about["objective"]) < 0
     baseline = about["baseline"] and (about["baseline"]["name"], about["baseline"]["value"])
-    told = {trial: _curve(curve, f"val_{about['objective']}") for trial, curve in curves.items()}
+    told = {trial: _curve(curve, about["objective"]) for trial, curve in curves.items()}
     stopped, diverged = (
         [row["number"] for row in ranked if row["status"] == status] for status in ("stopped", "diverged")
     )
@@ -151,15 +155,16 @@ def _figures(
     order = [name for name, _ in shares]
     names = sorted(varying(settings), key=lambda name: order.index(name) if name in order else len(order))
     if names:
-        values = [row["value"] for row in ranked]
         figures["parallel"] = (
             plots.parallel_coordinates(settings, values, names, label, is_higher_better),
             f"Settings and {title} of each trial",
         )
-    for name, column, x_label in (
-        ("speed", "images_per_s", "images/s in training"), ("size", "num_parameters", "parameters"),
-    ):  # fmt: skip
-        points = {row["number"]: (row[column], row["value"]) for row in ranked if row[column] is not None}
+    for name, x_label, by_trial in (
+        ("speed", "images/s in training", {row["number"]: row["images_per_s"] for row in ranked}),
+        ("size", "parameters", {row["number"]: row["num_parameters"] for row in ranked}),
+    ):
+        pairs = zip(ranked, values, strict=True)
+        points = {row["number"]: (x, value) for row, value in pairs if (x := by_trial[row["number"]]) is not None}
         if len({x for x, _ in points.values()}) > 1:
             figures[name] = (
                 plots.pareto_front(points, x_label, label, name == "speed", is_higher_better),
@@ -168,9 +173,15 @@ def _figures(
     return inline(figures)
 
 
-def _curve(rows: Sequence[Mapping[str, Any]], key: str) -> plots.Curve:
-    values = [_known(row.get(key)) for row in rows]
-    return [(row["epoch"], math.nan if value is None else value) for row, value in zip(rows, values, strict=True)]
+def _curve(curve: Curve, objective: str) -> plots.Curve:
+    values = [_known(validation.value_of(epoch, objective)) for epoch in curve]
+    return [(epoch["epoch"], math.nan if value is None else value) for epoch, value in zip(curve, values, strict=True)]
+
+
+def _as_shown(row: Row) -> Row:
+    shown = {key: _known(value) for key, value in row.items()}
+    settings = {key: _plain(value) for key, value in row["settings"].items()}
+    return cast(Row, shown | {"settings": settings})
 
 
 def _known(value: Any) -> Any:

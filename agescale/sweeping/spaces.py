@@ -25,8 +25,11 @@ from sklearn.model_selection import ParameterGrid, ParameterSampler
 from agescale.config import EXECUTION_FIELDS, TrainConfig
 from agescale.training.finetuning import cap_epochs, format_phases, parse_phases
 
-Space = list[dict[str, Any]]
+Alternative = dict[str, Any]
+"""The values that settings may have, by name."""
+Space = list[Alternative]
 Point = dict[str, Any]
+"""A value for each setting of one alternative; which they are, the user's own space says."""
 
 FROM_SCRATCH = "all:{epochs}@{lr}"
 HEAD_FIRST = "head:1@1e-3,all:{epochs}@{lr}"
@@ -149,7 +152,7 @@ def _ends(values: Any) -> tuple[float, float]:
     return (int(low), int(high)) if values.dist.name == "randint" else (float(low), float(high))
 
 
-def describe(space: Space) -> list[dict[str, Any]]:
+def describe(space: Space) -> list[Alternative]:
     """A space as JSON, its distributions by name and arguments: two that say the same are the same.
 
     >>> describe([{"encoder": ["cnn"], "lr": loguniform(1e-4, 1e-2)}])
@@ -210,9 +213,7 @@ def to_config(base: TrainConfig, point: Point, epochs: int) -> TrainConfig:
     >>> to_config(TrainConfig(), {"phases": "head:1@1e-3,all:{epochs}@{lr}", "lr": 5e-4}, epochs=10).phases
     'head:1@0.001,all:9@0.0005'
     """
-    settings: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in point.items()
-    }
+    settings: Point = {name: tuple(value) if isinstance(value, list) else value for name, value in point.items()}
     text = str(settings.get("phases", base.phases)).replace("{lr}", repr(settings.pop("lr", None)))
     if "{epochs}" in text:
         fixed = sum(phase.epochs for phase in parse_phases(text.replace("{epochs}", "1"))) - text.count("{epochs}")

@@ -15,22 +15,63 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import pyarrow as pa
 
 from agescale.models import checkpoints
+from agescale.models.checkpoints import Epoch
 from agescale.store import listing, objects, parquet, paths
 from agescale.store.errors import Damaged
 from agescale.store.outputs import check_unchanged
-from agescale.sweeping.spaces import Point
+from agescale.sweeping.spaces import Alternative, Point
 from agescale.training import runs, validation
 
 SWEEP_NAME = "sweep.json"
-Curve = list[dict[str, Any]]
-"""What each epoch of a trial brought: rows of runs.HISTORY_SCHEMA."""
+Curve = list[Epoch]
+"""What each epoch of a trial brought."""
 Status = Literal["running", "finished", "stopped", "diverged", "failed"]
+
+
+class Identity(TypedDict):
+    """sweep.json: what has to stay while a sweep goes on; its budget may grow."""
+
+    space: list[Alternative]  # see spaces.describe
+    searcher: str
+    scheduler: str
+    objective: str
+    epochs: int
+    weights: list[str]
+    settings: list[str]  # of every trial, as arguments of jobs/train.py
+    data: str  # names the images
+
+
+class Suggestion(TypedDict):
+    """What Ray Tune hands to the process of a trial."""
+
+    number: int
+    point: Point
+
+
+class Row(TypedDict):
+    """A row of the leaderboard. ``value`` is that of the objective; on the Pareto front neither of the two errors nor
+    the number of parameters can be made smaller unless another one of the three grows."""
+
+    number: int
+    status: Status
+    reason: str
+    epochs: int
+    best_epoch: int | None
+    value: float | None
+    mae: float | None
+    worst_group_mae: float | None
+    accuracy: float | None
+    images_per_s: float | None
+    seconds: float
+    num_parameters: int | None
+    is_on_front: bool
+    settings: Point
 
 
 @dataclass(frozen=True)
@@ -40,7 +81,7 @@ class Trial:
 
     number: int
     point: Point
-    asked: dict[str, Any]
+    asked: Mapping[str, Any]
     status: Status = "running"
     reason: str = ""
     num_parameters: int | None = None
@@ -101,58 +142,57 @@ def read_curves(out: str, some: Iterable[Trial]) -> dict[int, Curve]:
         return dict(zip((trial.number for trial in some), pool.map(partial(read_curve, out), some), strict=True))
 
 
-def begin(out: str, sweep: dict[str, Any]) -> None:
+def begin(out: str, sweep: Identity) -> None:
     """Says what the sweep is. Raises ValueError where another one stands in its folder."""
-    uri, sweep = paths.join(out, SWEEP_NAME), json.loads(json.dumps(sweep))
+    uri, new = paths.join(out, SWEEP_NAME), json.loads(json.dumps(sweep))
     try:
-        before = dict(json.loads(objects.read_bytes(uri))) if objects.exists(uri) else sweep
+        before = dict(json.loads(objects.read_bytes(uri))) if objects.exists(uri) else new
     except (ValueError, TypeError) as error:
         hint = "delete it, and give the settings that the sweep began with"
         raise ValueError(f"{uri}: damaged, not what a sweep is; {hint}") from error
-    check_unchanged(out, "another sweep", before, sweep)
-    objects.write_bytes(uri, json.dumps(sweep, indent=1).encode())
+    check_unchanged(out, "another sweep", before, new)
+    objects.write_bytes(uri, json.dumps(new, indent=1).encode())
 
 
-def leaderboard(some: Iterable[Trial], curves: Mapping[int, Curve], objective: str) -> list[dict[str, Any]]:
+def leaderboard(some: Iterable[Trial], curves: Mapping[int, Curve], objective: str) -> list[Row]:
     """Trials, the best one first, those without a value last. A trial is judged at the epoch that its checkpoint
     keeps, on the validation split; ``images_per_s`` are those of training."""
     rows = [_row(trial, curves[trial.number], objective) for trial in some]
     rows.sort(key=lambda row: (row["value"] is None, validation.sign(objective) * (row["value"] or 0.0), row["number"]))
-    front = _front([[row[goal] for goal in GOALS] for row in rows])
+    front = _front([[row["mae"], row["worst_group_mae"], row["num_parameters"]] for row in rows])
     return [{**row, "is_on_front": is_on_front} for row, is_on_front in zip(rows, front, strict=True)]
 
 
-GOALS = ("mae", "worst_group_mae", "num_parameters")
-"""Of these none can be made smaller, on the Pareto front, unless another one grows."""
-
-
-def _row(trial: Trial, curve: Curve, objective: str) -> dict[str, Any]:
-    kept = best_epoch(curve) or {}
-    told = {name: kept.get(f"val_{name}") for name in ("mae", "worst_group_mae", "accuracy")}
+def _row(trial: Trial, curve: Curve, objective: str) -> Row:
+    kept = best_epoch(curve)
     speeds = [entry["images_per_s"] for entry in curve]
     return {
         "number": trial.number,
         "status": trial.status,
         "reason": trial.reason,
         "epochs": len(curve),
-        "best_epoch": kept.get("epoch"),
-        "value": told[objective],
-        **told,
+        "best_epoch": kept["epoch"] if kept else None,
+        "value": value_of(curve, objective),
+        "mae": kept["val_mae"] if kept else None,
+        "worst_group_mae": kept["val_worst_group_mae"] if kept else None,
+        "accuracy": kept["val_accuracy"] if kept else None,
         "images_per_s": float(np.median(speeds)) if speeds else None,
         "seconds": sum(entry["seconds"] for entry in curve),
         "num_parameters": trial.num_parameters,
+        "is_on_front": False,  # which only all rows together tell
         "settings": trial.point,
     }
 
 
-def best_epoch(curve: Curve) -> dict[str, Any] | None:
+def best_epoch(curve: Curve) -> Epoch | None:
     """The epoch whose model a run keeps; None where there is none yet."""
-    return next((entry for entry in reversed(curve) if entry["is_best"]), None)
+    return next((entry for entry in reversed(curve) if entry.get("is_best")), None)
 
 
 def value_of(curve: Curve, objective: str) -> float | None:
     """What the model that a run keeps has reached; None where there is none."""
-    return (best_epoch(curve) or {}).get(f"val_{objective}")
+    kept = best_epoch(curve)
+    return validation.value_of(kept, objective) if kept else None
 
 
 def _front(goals: Sequence[Sequence[float | None]]) -> list[bool]:
@@ -170,7 +210,7 @@ def _front(goals: Sequence[Sequence[float | None]]) -> list[bool]:
     ]
 
 
-def write_leaderboard(out: str, rows: Sequence[dict[str, Any]]) -> str:
+def write_leaderboard(out: str, rows: Sequence[Row]) -> str:
     """``leaderboard.parquet``, with the settings of each trial as JSON. Returns its URI."""
     uri = paths.join(out, "leaderboard.parquet")
     flat = [{**row, "settings": json.dumps(row["settings"])} for row in rows]
@@ -205,7 +245,7 @@ def _empty(folder: str) -> None:
         objects.delete(paths.join(folder, name))
 
 
-def tidy(out: str, rows: Sequence[dict[str, Any]]) -> int:
+def tidy(out: str, rows: Sequence[Row]) -> int:
     """Removes the checkpoints of trials that are over, but for the best one's, and returns the bytes that are left.
 
     What a trial that was stopped wrote while it was being stopped goes with them.

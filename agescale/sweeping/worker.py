@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import ray
 import ray.train
@@ -12,7 +11,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from agescale.config import SweepConfig, TrainConfig
 from agescale.sweeping import trials
 from agescale.sweeping.plan import config_of
-from agescale.sweeping.trials import Status
+from agescale.sweeping.trials import Status, Suggestion
 from agescale.training.driver import Shared, train
 from agescale.training.failures import Diverged, Impossible, OutOfMemory
 
@@ -20,7 +19,7 @@ MIN_BATCH_SIZE = 4
 """Below it a trial for which memory does not suffice is given up."""
 
 
-def train_driver_fn(trial: dict[str, Any], config: SweepConfig, base: TrainConfig, shared: Shared) -> None:
+def train_driver_fn(trial: Suggestion, config: SweepConfig, base: TrainConfig, shared: Shared) -> None:
     """One trial, in a process of its own: a training whose every epoch Tune is told of."""
     run_trial(trial["number"], config, base, (TuneReportCallback(),), shared)
 

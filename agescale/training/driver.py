@@ -10,7 +10,7 @@ import copy
 import tempfile
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import ray
@@ -35,7 +35,7 @@ from agescale.training import runs
 from agescale.training.failures import Diverged, Impossible, OutOfMemory, lasting_store_error, said_once
 from agescale.training.ingest import FaceDecoder, decoded_bytes, decoded_dataset, fits_in_object_store, held_faces
 from agescale.training.plan import Plan, Selected
-from agescale.training.worker import STALL_TIMEOUT_S, train_fn_per_worker
+from agescale.training.worker import STALL_TIMEOUT_S, TrainLoopConfig, train_fn_per_worker
 
 MAX_FAILURES = 3
 """Deaths of workers that a run survives by itself; then the same command continues it."""
@@ -131,15 +131,11 @@ def _fit(
     """Runs Ray Train over what is left of the plan. Raises Diverged, OutOfMemory, and a lasting StoreError."""
     start_ray(min_cpus=config.num_workers * config.cpus_per_worker + 1, has_dashboard=True)
     nodes.check_shared(plan.out, paths.absolute(config.catalog))
-    use_gpu = uses_gpu(config.device)
-    gpus_each = config.gpus_per_worker * use_gpu
-    check_resources(config.num_workers, config.cpus_per_worker, gpus_each, extra_cpus=1, bytes_per_worker=WORKER_BYTES)
-    gpus = {"GPU": config.gpus_per_worker} if use_gpu else {}
-    print(f"training on {config.num_workers} x {'GPU' if use_gpu else 'CPU'}", flush=True)
-
+    scaling = _scaling(config)
+    print(f"training on {config.num_workers} x {'GPU' if scaling.use_gpu else 'CPU'}", flush=True)
     datasets = {name: _dataset(config, catalog, split, name, shared) for name, split in splits.items()}
     labels = {name: {column: split[column].to_numpy() for column in LABEL_COLUMNS} for name, split in splits.items()}
-    loop = {
+    loop: TrainLoopConfig = {
         "plan": plan,
         "writer": writer,
         "initial_weights": ray.put(model.state_dict()),
@@ -152,19 +148,8 @@ def _fit(
         trainer = ray.train.torch.TorchTrainer(
             train_fn_per_worker,
             train_loop_config=loop,
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=config.num_workers,
-                use_gpu=use_gpu,
-                resources_per_worker={"CPU": config.cpus_per_worker, **gpus},
-            ),
-            run_config=ray.train.RunConfig(
-                name="run",
-                storage_path=scratch,
-                failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
-                callbacks=[*callbacks, Watch()],
-                logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-                worker_runtime_env=allocator_environment(),
-            ),
+            scaling_config=scaling,
+            run_config=_run_config(scratch, callbacks),
             torch_config=ray.train.torch.TorchConfig(timeout_s=STALL_TIMEOUT_S),
             datasets={
                 "train": partial(_from_the_next_epoch, datasets["train"][0], plan.out),
@@ -172,20 +157,49 @@ def _fit(
             },
             dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=_in_order()),
         )
-        try:
-            diverged = trainer.fit().return_value
-        except ray.train.WorkerGroupError as error:
-            if not any(map(is_out_of_memory, error.worker_failures.values())):
-                raise
-            raise _out_of_memory(config) from error
-        except ray.train.ControllerError as error:
-            if is_out_of_memory(error.controller_failure):
-                raise _out_of_memory(config) from error
-            raise lasting_store_error(error.controller_failure) or error from error
-        except SystemExit as error:  # what Ray makes of Ctrl+C
-            raise KeyboardInterrupt from error
+        diverged = _result(trainer, config)
     if diverged:
         raise Diverged(diverged)
+
+
+def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
+    """How many processes train on what. Raises ValueError where the cluster has no place for them."""
+    use_gpu = uses_gpu(config.device)
+    gpus_each = config.gpus_per_worker * use_gpu
+    check_resources(config.num_workers, config.cpus_per_worker, gpus_each, extra_cpus=1, bytes_per_worker=WORKER_BYTES)
+    gpus = {"GPU": config.gpus_per_worker} if use_gpu else {}
+    return ray.train.ScalingConfig(
+        num_workers=config.num_workers,
+        use_gpu=use_gpu,
+        resources_per_worker={"CPU": config.cpus_per_worker, **gpus},
+    )
+
+
+def _run_config(scratch: str, callbacks: tuple[ray.train.UserCallback, ...]) -> ray.train.RunConfig:
+    return ray.train.RunConfig(
+        name="run",
+        storage_path=scratch,
+        failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+        callbacks=[*callbacks, Watch()],
+        logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        worker_runtime_env=allocator_environment(),
+    )
+
+
+def _result(trainer: ray.train.torch.TorchTrainer, config: TrainConfig) -> str | None:
+    """Trains. Returns why the processes gave up, or None; raises what of Ray's errors says what went wrong."""
+    try:
+        return cast("str | None", trainer.fit().return_value)
+    except ray.train.WorkerGroupError as error:
+        if not any(map(is_out_of_memory, error.worker_failures.values())):
+            raise
+        raise _out_of_memory(config) from error
+    except ray.train.ControllerError as error:
+        if is_out_of_memory(error.controller_failure):
+            raise _out_of_memory(config) from error
+        raise lasting_store_error(error.controller_failure) or error from error
+    except SystemExit as error:  # what Ray makes of Ctrl+C
+        raise KeyboardInterrupt from error
 
 
 def _out_of_memory(config: TrainConfig) -> OutOfMemory:

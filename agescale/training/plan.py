@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from agescale.ages.labels import EXACT_YEARS
 from agescale.config import EXECUTION_FIELDS, TrainConfig
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel, ModelSpec, auxiliary_classes, build_spec_task, describe_blocks
+from agescale.models.checkpoints import Provenance, Settings
 from agescale.models.tasks import Task
 from agescale.store import objects, parquet, paths
 from agescale.store.errors import Damaged
@@ -37,6 +38,20 @@ LEARNED_COLUMNS = ["uri", "version", "split", "age_low", "age_high", "group", "g
 """Of a catalog, where nothing else is asked for: 10,000,000 rows have to fit into memory."""
 
 
+class TaskSettings(TypedDict, total=False):
+    """What a task's loss is told beyond the model's spec."""
+
+    label_smoothing: float
+    rank_weights: tuple[float, ...]
+
+
+class Identity(TypedDict):
+    """run.json: what a run is, whatever it is called and wherever it runs."""
+
+    settings: Settings
+    data: str  # names the images and labels
+
+
 @dataclass(frozen=True)
 class Plan:
     """All that is decided before the first process starts, and what each worker is given."""
@@ -45,8 +60,8 @@ class Plan:
     out: str
     spec: ModelSpec
     phases: tuple[finetuning.Phase, ...]
-    task_settings: dict[str, Any]  # what the task's loss is told beyond the spec
-    provenance: dict[str, Any]
+    task_settings: TaskSettings
+    provenance: Provenance
     metric: str
     loaded: str  # what the initial weights lack and have too much, in words
 
@@ -60,7 +75,7 @@ class Selected:
 
     rows: pa.Table
     age_groups: AgeGroups
-    run: dict[str, Any]
+    run: Identity
     catalog: Catalog
 
 
@@ -176,7 +191,7 @@ def _check_ranges(config: TrainConfig) -> None:
         raise ValueError(f"--hidden {' '.join(map(str, config.hidden))}: every layer has at least 1 unit")
 
 
-def _identity(config: TrainConfig) -> dict[str, Any]:
+def _identity(config: TrainConfig) -> Settings:
     values = {name: value for name, value in asdict(config).items() if name not in EXECUTION_FIELDS}
     values["catalog"] = paths.absolute(config.catalog)
     return dict(json.loads(json.dumps(values)))
@@ -266,9 +281,8 @@ def _weights(config: TrainConfig, rows: pa.Table, age_groups: AgeGroups) -> np.n
     return np.ones(len(rows), np.float32)
 
 
-def _task_settings(config: TrainConfig, rows: pa.Table) -> dict[str, Any]:
-    """What the task's loss is told beyond the model's spec."""
-    settings: dict[str, Any] = {}
+def _task_settings(config: TrainConfig, rows: pa.Table) -> TaskSettings:
+    settings: TaskSettings = {}
     if config.label_smoothing:
         settings["label_smoothing"] = config.label_smoothing
     if config.weighting == "ranks" and config.task != "ordinal":
@@ -301,10 +315,7 @@ def _label_counts(rows: pa.Table) -> tuple[int, int, int, int]:
     return int(counts[0].sum()), int(counts[1].sum()), int(counts[2].sum()), int(counts[3].sum())
 
 
-def _provenance(
-    config: TrainConfig, run: dict[str, Any], splits: Mapping[str, pa.Table], model: AgeModel
-) -> dict[str, Any]:
-    """Where the model comes from, for whoever deploys or audits it."""
+def _provenance(config: TrainConfig, run: Identity, splits: Mapping[str, pa.Table], model: AgeModel) -> Provenance:
     return {
         "settings": run["settings"],
         "data": run["data"],

@@ -15,13 +15,12 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import asdict, replace
-from typing import Any
 
 import pyarrow as pa
 
 from agescale.config import TrainConfig
 from agescale.models import checkpoints
-from agescale.models.checkpoints import Checkpoint, Progress, StateDict
+from agescale.models.checkpoints import Checkpoint, Epoch, LearnerState, Progress, StateDict
 from agescale.store import lease, objects, parquet, paths, writers
 from agescale.store.errors import Damaged, StoreError
 from agescale.store.outputs import check_unchanged
@@ -29,7 +28,7 @@ from agescale.store.writers import Writer
 from agescale.training import plan as training_plan
 from agescale.training import validation
 from agescale.training.finetuning import Phase
-from agescale.training.plan import Plan, Selected
+from agescale.training.plan import Identity, Plan, Selected
 
 RUN_NAME, HISTORY_NAME = "run.json", "history.parquet"
 MAX_CLAIMS = 5
@@ -37,7 +36,7 @@ MAX_CLAIMS = 5
 DEFAULTS = json.loads(json.dumps(asdict(TrainConfig())))
 
 
-def check_same(out: str, run: dict[str, Any]) -> Progress | None:
+def check_same(out: str, run: Identity) -> Progress | None:
     """The progress of the run in ``out``, None where it has not finished an epoch. Only reads. Raises ValueError where
     another run stands there."""
     uri, last = paths.join(out, RUN_NAME), paths.join(out, "last")
@@ -163,20 +162,25 @@ def next_phase(phases: tuple[Phase, ...], progress: Progress, patience: int) -> 
     return index + 1 if index + 1 < len(phases) else None
 
 
-def extend(progress: Progress, entry: dict[str, Any], plan: Plan) -> Progress:
+def extend(progress: Progress, epoch: Epoch, plan: Plan) -> Progress:
     """Progress with one more epoch."""
-    value = entry[f"val_{plan.metric}"]
+    value = validation.value_of(epoch, plan.metric)
+    assert value is not None, f"{plan.metric} of epoch {epoch['epoch']}"
     sign = validation.sign(plan.metric)
     is_best = progress.best_value is None or sign * value < sign * progress.best_value or plan.config.refit
-    history = (*progress.history, {**entry, "is_best": is_best})
-    progress = replace(progress, epochs_done=entry["epoch"], history=history)
+    history = (*progress.history, _marked(epoch, is_best))
+    progress = replace(progress, epochs_done=epoch["epoch"], history=history)
     if is_best:
-        progress = replace(progress, best_epoch=entry["epoch"], best_value=value)
+        progress = replace(progress, best_epoch=epoch["epoch"], best_value=value)
     is_finished = next_phase(plan.phases, progress, plan.config.patience) is None
     return replace(progress, is_finished=is_finished)
 
 
-def save(plan: Plan, progress: Progress, judged: StateDict, training: dict[str, Any], writer: Writer) -> Progress:
+def _marked(epoch: Epoch, is_best: bool) -> Epoch:
+    return {**epoch, "is_best": is_best}
+
+
+def save(plan: Plan, progress: Progress, judged: StateDict, training: LearnerState, writer: Writer) -> Progress:
     """Writes last/, with the weights that were validated and what going on needs besides, then what derives from it.
     Returns the progress that it tells."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in judged.items()}
@@ -224,8 +228,8 @@ def _fall_back(out: str, newest: Checkpoint, writer: Writer) -> Checkpoint:
     progress = newest.progress
     said = f"the weights of epoch {progress.best_epoch} are gone or damaged"
     print(f"{out}/best: {said}; those of the last one, {newest.epoch}, replace them", flush=True)
-    history = (*progress.history[:-1], {**progress.history[-1], "is_best": True})
-    value = progress.history[-1][f"val_{progress.metric}"]
+    history = (*progress.history[:-1], _marked(progress.history[-1], is_best=True))
+    value = validation.value_of(progress.history[-1], progress.metric)
     progress = replace(
         progress, history=history, best_epoch=newest.epoch, best_value=value, best_sha256=newest.weights_sha256
     )

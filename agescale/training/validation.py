@@ -7,7 +7,7 @@ that scoring takes, each way of telling one age of a distribution is tried, and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import cast, get_args
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +16,7 @@ from agescale.ages import cdf
 from agescale.ages.cdf import DecodeRule
 from agescale.ages.groups import AgeGroups
 from agescale.ages.labels import EXACT_YEARS
+from agescale.models.checkpoints import Epoch, Validation
 from agescale.models.tasks import Task
 
 DIRECTIONS = {"loss": "min", "mae": "min", "worst_group_mae": "min", "accuracy": "max"}
@@ -28,6 +29,11 @@ FEW = 20
 def sign(metric: str) -> int:
     """What a metric is multiplied by so that smaller is better."""
     return -1 if DIRECTIONS[metric] == "max" else 1
+
+
+def value_of(epoch: Epoch, metric: str) -> float | None:
+    """What an epoch has reached in a metric; None where that is not known."""
+    return cast(Mapping[str, float | None], epoch).get(f"val_{metric}")
 
 
 def num_sums(age_groups: AgeGroups) -> int:
@@ -61,7 +67,7 @@ def judge(task: Task, age_groups: AgeGroups, outputs: Tensor, batch: Mapping[str
     return [*hits, *errors]
 
 
-def summarise(sums: Tensor) -> dict[str, Any]:
+def summarise(sums: Tensor) -> Validation:
     """Metrics of a validation split from the sums over all of it: loss, its weights, then those of ``judge``.
 
     >>> import torch

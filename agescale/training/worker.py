@@ -8,10 +8,9 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Iterator, Mapping
+from typing import TypedDict
 
-import numpy as np
 import ray
 import ray.data
 import ray.train
@@ -19,19 +18,18 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.experimental import tqdm_ray
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import Tensor
 
 from agescale.ages.groups import AgeGroups
-from agescale.faces.augment import AUGMENTATIONS, augment, mix
 from agescale.models import checkpoints
-from agescale.models.age_model import AgeModel
-from agescale.models.checkpoints import Progress
+from agescale.models.checkpoints import Epoch, Progress, Validation
 from agescale.runtime.progress import ImageProgress
 from agescale.store import paths
+from agescale.store.writers import Writer
 from agescale.training import finetuning, runs, validation
-from agescale.training.batch_loss import Mixed, batch_loss
+from agescale.training.batch_loss import batch_loss
 from agescale.training.failures import said_once
+from agescale.training.learner import Learner, add_up, labels_of
 from agescale.training.plan import Plan
 
 STALL_TIMEOUT_S = 600
@@ -39,201 +37,152 @@ STALL_TIMEOUT_S = 600
 
 SHUFFLE_BUFFER_IMAGES = 1024
 
+Labels = Mapping[str, Tensor]
+"""What is learned of all images of a split, by column; an image is its index."""
 
-# ----------------------------------------------------------------------------------------------------------------------
-# in each training process
+
+class TrainLoopConfig(TypedDict):
+    """What Ray Train's processes are told, all the same."""
+
+    plan: Plan
+    writer: Writer
+    initial_weights: ray.ObjectRef  # of a state dict
+    labels: ray.ObjectRef  # of arrays by split and column
+    num_train: int  # images
+    has_terminal: bool
+    num_trainings: int  # at a time on one machine
 
 
 @said_once()
-def train_fn_per_worker(loop: dict[str, Any]) -> str | None:
+def train_fn_per_worker(loop: TrainLoopConfig) -> str | None:
     """The training loop of one process, which Ray Train calls on each. Returns why it gave up, or None."""
-    plan: Plan = loop["plan"]
-    config = plan.config
     logging.getLogger().setLevel(logging.WARNING)  # else Ray prints every report, metric by metric
-    rank = ray.train.get_context().get_world_rank()
-    device = ray.train.torch.get_device()
-    if device.type == "cpu":
-        local = ray.train.get_context().get_local_world_size()
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // (local * loop["num_trainings"])))
-
-    model = AgeModel(plan.spec)
-    model.load_state_dict(ray.get(loop["initial_weights"]))
-    model.to(device)
-    labels = {split: _to_tensors(columns, device) for split, columns in ray.get(loop["labels"]).items()}
-    ema = finetuning.build_ema(model, config.ema_decay) if config.ema_decay else None
-    judged = cast(AgeModel, ema.module) if ema is not None else model
-    if rank == 0:
+    plan = loop["plan"]
+    learner, labels = _set_up(loop)
+    if _rank() == 0:
         runs.take_over(plan.out, loop["writer"])  # from one that died, or seems to have
-    progress, optimizer_state = _restore(plan, model, ema)
-
-    phase_index: int | None = None
-    learner: nn.Module | None = None
-    while (next_index := runs.next_phase(plan.phases, progress, config.patience)) is not None:
-        phase = plan.phases[next_index]
-        if next_index != phase_index:
-            phase_index, learner = next_index, None  # lets go of the former phase's wrapper before the next one is made
-            finetuning.freeze(model, phase.scope)
-            groups = finetuning.param_groups(model, config.weight_decay, config.head_weight_decay)
-            optimizer = finetuning.OPTIMIZERS[config.optimizer](groups, lr=phase.lr)
-            if optimizer_state is not None:
-                optimizer.load_state_dict(optimizer_state)
-            learner = ray.train.torch.prepare_model(model)
-        assert learner is not None
-        optimizer_state = None
-
-        started = time.monotonic()
-        finetuning.set_train_mode(model, phase.scope)
-        entry: dict[str, Any] = {
-            "epoch": progress.epochs_done + 1,
-            "phase": phase.scope,
-            "phase_index": phase_index,
-            "lr": phase.lr,
-        }
-        with _progress(loop, f"epoch {entry['epoch']} ({phase.scope})", is_shown=rank == 0) as shown:
-            num_before = sum(before["phase_index"] == phase_index for before in progress.history)
-            epoch = (entry["epoch"], phase, num_before)
-            entry |= _train_epoch(loop, learner, ema, optimizer, labels["train"], *epoch, shown)
-        entry["images_per_s"] = round(entry.pop("num_images") / (time.monotonic() - started), 1)
-        entry |= _validate(plan, judged, labels["val"])
+    progress = _restore(plan, learner)
+    while (index := runs.next_phase(plan.phases, progress, plan.config.patience)) is not None:
+        learner.enter_phase(index, ray.train.torch.prepare_model)
+        epoch = _run_epoch(loop, learner, labels, progress)
         faulthandler.cancel_dump_traceback_later()  # what follows are stores, which have time limits of their own
-        if entry["val_loss"] is None:
+        if epoch["val_loss"] is None:
             return "no image of the val split can be read"
-        if not math.isfinite(entry["train_loss"] + entry["val_loss"]):  # the same on every process
-            return f"training diverged: epoch {entry['epoch']}'s loss is not finite; lower the learning rate"
-        entry["seconds"] = round(time.monotonic() - started, 1)
-
-        progress = runs.extend(progress, entry, plan)
-        if rank == 0:
-            training = {
-                "model": model.state_dict(),
-                "ema": ema.state_dict() if ema is not None else {},
-                "optimizer": optimizer.state_dict(),
-            }
-            progress = runs.save(plan, progress, judged.state_dict(), training, loop["writer"])
+        if not math.isfinite(epoch["train_loss"] + epoch["val_loss"]):  # the same on every process
+            return f"training diverged: epoch {epoch['epoch']}'s loss is not finite; lower the learning rate"
+        progress = runs.extend(progress, epoch, plan)
+        if _rank() == 0:
+            progress = runs.save(plan, progress, learner.judged.state_dict(), learner.state(), loop["writer"])
             _print_epoch(plan, progress)
-        metrics = {key: value for key, value in entry.items() if isinstance(value, int | float)}
+        metrics = {key: value for key, value in epoch.items() if isinstance(value, int | float)}
         ray.train.report({**metrics, "best_value": progress.best_value})
     return None
 
 
-def _restore(plan: Plan, model: AgeModel, ema: AveragedModel | None) -> tuple[Progress, dict[str, Any] | None]:
-    """Brings model and average to where ``last/`` left them. Returns its progress, and the optimizer's state where the
-    phase that it belongs to goes on."""
+def _rank() -> int:
+    return int(ray.train.get_context().get_world_rank())
+
+
+def _world_size() -> int:
+    return int(ray.train.get_context().get_world_size())
+
+
+def _set_up(loop: TrainLoopConfig) -> tuple[Learner, dict[str, Labels]]:
+    """What this process learns with, and the labels of each split, on its device."""
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        num_here = ray.train.get_context().get_local_world_size() * loop["num_trainings"]
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_here))
+    learner = Learner(loop["plan"], ray.get(loop["initial_weights"]), device, _world_size())
+    labels: dict[str, Labels] = {
+        split: {name: torch.as_tensor(values.copy(), device=device) for name, values in columns.items()}
+        for split, columns in ray.get(loop["labels"]).items()
+    }
+    return learner, labels
+
+
+def _restore(plan: Plan, learner: Learner) -> Progress:
+    """Brings the learner to where ``last/`` left it, and returns its progress."""
     last = paths.join(plan.out, "last")
     if not checkpoints.exists(last):
-        return Progress(metric=plan.metric), None
+        return Progress(metric=plan.metric)
     checkpoint = checkpoints.read(last)
-    state = checkpoints.load_training(last, checkpoint)
-    model.load_state_dict(state["model"])
-    if ema is not None:
-        ema.load_state_dict(state["ema"])
     progress = checkpoint.progress
-    same_phase = runs.next_phase(plan.phases, progress, plan.config.patience) == progress.history[-1]["phase_index"]
-    return progress, state["optimizer"] if same_phase else None
+    next_phase = runs.next_phase(plan.phases, progress, plan.config.patience)
+    same_phase = next_phase == progress.history[-1]["phase_index"]
+    learner.load(checkpoints.load_training(last, checkpoint), same_phase)
+    return progress
 
 
-def _train_epoch(
-    loop: dict[str, Any],
-    learner: nn.Module,
-    ema: AveragedModel | None,
-    optimizer: torch.optim.Optimizer,
-    labels: dict[str, Tensor],
+def _run_epoch(loop: TrainLoopConfig, learner: Learner, labels: dict[str, Labels], progress: Progress) -> Epoch:
+    """Trains and validates once more."""
+    started = time.monotonic()
+    plan, index, number = loop["plan"], learner.phase_index, progress.epochs_done + 1
+    assert index is not None
+    phase = plan.phases[index]
+    num_before = sum(before["phase_index"] == index for before in progress.history)
+    finetuning.set_train_mode(learner.model, phase.scope)
+    with _progress(loop, f"epoch {number} ({phase.scope})") as shown:
+        train_loss, num_images = _train(loop, learner, labels["train"], number, num_before, shown)
+    images_per_s = round(num_images / (time.monotonic() - started), 1)
+    validated = _validate(plan, learner, labels["val"])
+    return {
+        "epoch": number,
+        "phase": phase.scope,
+        "phase_index": index,
+        "lr": phase.lr,
+        "train_loss": train_loss,
+        "images_per_s": images_per_s,
+        **validated,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _train(
+    loop: TrainLoopConfig,
+    learner: Learner,
+    labels: Labels,
     epoch: int,
-    phase: finetuning.Phase,
     num_epochs_before: int,
     shown: ImageProgress | _TerminalBar,
-) -> dict[str, Any]:
-    """One pass over this process's share of the images, the epoch after ``num_epochs_before`` ones of its phase. The
-    gradient of a step is that of the whole global batch."""
-    plan: Plan = loop["plan"]
-    config = plan.config
-    rank, world_size = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
-    device = next(learner.parameters()).device
-    task = plan.build_task()
-    model = cast(AgeModel, getattr(learner, "module", learner))
+) -> tuple[float, int]:
+    """One pass over this process's share of the images, the epoch after ``num_epochs_before`` ones of its phase.
+    Returns the mean loss and the number of images, of all processes."""
+    config, rank, world_size = loop["plan"].config, _rank(), _world_size()
     seed = (config.seed * 1_000_003 + epoch) * 1009 + rank
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-
     num_local, batch_size = loop["num_train"] // world_size, config.batch_size // world_size
     steps_per_epoch = max(1, num_local // batch_size)
-    step = num_epochs_before * steps_per_epoch
     batches = ray.train.get_dataset_shard("train").iter_torch_batches(
         batch_size=batch_size,
         drop_last=num_local >= batch_size,  # every process must take the same number of steps
         local_shuffle_buffer_size=min(SHUFFLE_BUFFER_IMAGES, max(1, num_local // 2)),
         local_shuffle_seed=seed,
     )
-    sums = torch.zeros(3, dtype=torch.float64, device=device)  # losses, their weights, images
-    for batch in batches:
-        lr = finetuning.lr_at(
-            step,
-            num_steps=phase.epochs * steps_per_epoch,
-            warmup_steps=int(config.warmup_epochs * steps_per_epoch),
-            lr=phase.lr,
-            schedule=config.schedule,
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        images_NCHW, batch, mixed = _prepare(plan, model, batch, labels, generator)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            outputs = learner(images_NCHW)
-        loss_N, weight_N = batch_loss(task, outputs, batch, config.auxiliary_weight, mixed)
-        batch_sums = torch.stack([loss_N.detach().sum(), weight_N.sum()]).double()
-        _reduce(batch_sums)
-        # DDP averages gradients over processes; this makes the average the mean over the global batch
-        loss = loss_N.sum() * world_size / batch_sums[1].clamp(min=1e-9).to(loss_N.dtype)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if config.clip_norm:
-            nn.utils.clip_grad_norm_(learner.parameters(), config.clip_norm)
-        optimizer.step()
-        if ema is not None:
-            ema.update_parameters(model)
+    sums = torch.zeros(2, dtype=torch.float64, device=learner.device)  # losses, their weights
+    num_images = 0
+    for step, batch in enumerate(batches, start=num_epochs_before * steps_per_epoch):
+        learner.set_lr(step, steps_per_epoch)
+        sums += learner.step(batch, labels, generator)
         _wind_watchdog()
-        num_images = len(images_NCHW) * world_size
-        sums += torch.cat([batch_sums, batch_sums.new_tensor([num_images])])
-        step += 1
-        shown.add(num_images, f"loss {sums[0] / sums[1]:.3f}" if rank == 0 and device.type == "cpu" else "")
-    return {"train_loss": float(sums[0] / sums[1].clamp(min=1e-9)), "num_images": int(sums[2])}
+        num_now = len(batch["index"]) * world_size
+        num_images += num_now
+        is_told = rank == 0 and learner.device.type == "cpu"  # a GPU would have to be waited for
+        shown.add(num_now, f"loss {sums[0] / sums[1]:.3f}" if is_told else "")
+    return float(sums[0] / sums[1].clamp(min=1e-9)), num_images
 
 
-def _to_tensors(columns: dict[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
-    return {name: torch.as_tensor(values.copy(), device=device) for name, values in columns.items()}
-
-
-def _prepare(
-    plan: Plan, model: AgeModel, batch: dict[str, Tensor], labels: dict[str, Tensor], generator: torch.Generator
-) -> tuple[Tensor, dict[str, Tensor], Mixed | None]:
-    """Changed images, what is learned of them, and how they were mixed."""
-    labels = {name: values[batch["index"]] for name, values in labels.items()}
-    augmentation = AUGMENTATIONS[plan.config.augmentation]
-    images_NCHW = augment(batch["image"].permute(0, 3, 1, 2), augmentation, generator, plan.spec.image_size)
-    mixed = None
-    if plan.config.mixup:
-        images_NCHW, *mixing = mix(images_NCHW, plan.config.mixup, generator)
-        mixed = (mixing[0], mixing[1])
-    return images_NCHW, labels | _targets(model, images_NCHW), mixed
-
-
-def _targets(model: AgeModel, images_NCHW: Tensor) -> dict[str, Tensor]:
-    """What a reconstruction is compared with: the very images that the encoder sees."""
-    return {"target": model.normalise(images_NCHW)} if model.reads == "feature_map" else {}
-
-
-def _validate(plan: Plan, model: AgeModel, labels: dict[str, Tensor]) -> dict[str, Any]:
+def _validate(plan: Plan, learner: Learner, labels: Labels) -> Validation:
     """Metrics over all validation images, each counted once: every process judges those that are its own, and sums are
     added up over the processes."""
-    rank, world_size = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
+    rank, world_size, model = _rank(), _world_size(), learner.judged
     if world_size > 1:
-        for (
-            buffer
-        ) in model.buffers():  # batch-norm statistics differ between processes; the first one's are what is kept
+        for buffer in model.buffers():  # batch-norm statistics differ between processes; the first one's are kept
             dist.broadcast(buffer, 0)
     model.eval()
-    task, age_groups = plan.build_task(), AgeGroups.parse(plan.spec.age_groups)
-    device = next(model.parameters()).device
-    sums = torch.zeros(validation.num_sums(age_groups), dtype=torch.float64, device=device)
+    age_groups = AgeGroups.parse(plan.spec.age_groups)
+    sums = torch.zeros(validation.num_sums(age_groups), dtype=torch.float64, device=learner.device)
     for batch in ray.train.get_dataset_shard("val").iter_torch_batches(batch_size=plan.config.batch_size):
         _wind_watchdog()
         is_mine = batch["index"] % world_size == rank
@@ -241,23 +190,17 @@ def _validate(plan: Plan, model: AgeModel, labels: dict[str, Tensor]) -> dict[st
         if len(batch["index"]) == 0:
             continue
         images_NCHW = batch["image"].permute(0, 3, 1, 2)
-        with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.inference_mode(), learner.autocast():
             outputs = model(images_NCHW)
         if not outputs.task.isfinite().all():
             sums[0] = math.inf
             continue
-        known = {name: values[batch["index"]] for name, values in labels.items()} | _targets(model, images_NCHW)
-        loss_N, weight_N = batch_loss(task, outputs, known, plan.config.auxiliary_weight)
-        judged = validation.judge(task, age_groups, outputs.task, known)
+        known = labels_of(model, batch["index"], images_NCHW, labels)
+        loss_N, weight_N = batch_loss(learner.task, outputs, known, plan.config.auxiliary_weight)
+        judged = validation.judge(learner.task, age_groups, outputs.task, known)
         sums += sums.new_tensor([float(loss_N.sum()), float(weight_N.sum()), *judged])
-    _reduce(sums)
+    add_up(sums)
     return validation.summarise(sums.cpu())
-
-
-def _reduce(sums: Tensor) -> None:
-    """Adds ``sums`` up over all processes, in place."""
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(sums)
 
 
 def _wind_watchdog() -> None:
@@ -289,7 +232,8 @@ class _TerminalBar:
 
 
 @contextlib.contextmanager
-def _progress(loop: dict[str, Any], verb: str, is_shown: bool) -> Iterator[ImageProgress | _TerminalBar]:
+def _progress(loop: TrainLoopConfig, verb: str) -> Iterator[ImageProgress | _TerminalBar]:
+    is_shown = _rank() == 0
     if is_shown and loop["has_terminal"]:
         bar = _TerminalBar(verb, loop["num_train"])
         yield bar

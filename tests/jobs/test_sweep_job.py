@@ -288,7 +288,7 @@ def test_a_sweep_goes_on_with_the_images_that_it_began_with(config: SweepConfig,
 
 
 def test_each_trial_tells_its_number_and_settings_as_it_starts(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Progress(SweepConfig("catalog", "sweep"), SimpleNamespace(num_trials=6))  # type: ignore[arg-type]
+    progress = Progress(SweepConfig("catalog", "sweep"), SimpleNamespace(budget=SimpleNamespace(num_trials=6)))  # type: ignore[arg-type]
     progress.on_trial_start(0, [], TuneTrial())
     assert capsys.readouterr().out == "trial-0001: 2 of 6, encoder cnn, lr 0.001\n"
 
