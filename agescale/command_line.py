@@ -7,21 +7,21 @@ line: more images failed than may, or what was verified is wrong), 130 interrupt
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import re
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from traceback import format_tb
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import tyro
 
-from agescale.config import TrainConfig
+from agescale.config import TrainConfig, hints_of, option_of, wanted_of
 from agescale.runtime import terminal
 from agescale.store.errors import Damaged, StoreError
 from agescale.tables import folders
@@ -54,16 +54,11 @@ def run_job(
     terminal.guard_streams()
     signal.signal(signal.SIGTERM, _interrupt)
     description = f"{config_type.__doc__}\n\n{epilog}".strip()
-    if misnamed := misnamed_option(config_type, sys.argv[1:]):
-        refuse(misnamed)
-    if default is None:
-        if lacking := missing_options(config_type, sys.argv[1:]):
-            refuse(lacking)
-        config = tyro.cli(config_type, description=description)
-    else:
-        config = tyro.cli(config_type, description=description, default=default)
-    if endless := endless_setting(config):
-        refuse(endless)
+    if wrong := misnamed_option(config_type, sys.argv[1:]) or wrong_choice(config_type, sys.argv[1:]):
+        refuse(wrong)
+    if default is None and (lacking := missing_options(config_type, sys.argv[1:])):
+        refuse(lacking)
+    config = parse(config_type, description, default)
     try:
         job(config)
     except KeyboardInterrupt:
@@ -96,26 +91,24 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     listener(signal.SIGINT, frame)
 
 
-def endless_setting(config: Any) -> str:
-    """The one line that names a number which is infinite, or none at all; empty where there is none. No setting takes
-    such a one, and what comes of it shows hours later.
-
-    >>> from agescale.config import CatalogConfig
-    >>> endless_setting(CatalogConfig("photos", "catalog", max_deleted_fraction=float("nan")))
-    '--max-deleted-fraction nan: a finite number'
-    """
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        for each in value if isinstance(value, tuple) else (value,):
-            if isinstance(each, float) and not math.isfinite(each):
-                return f"--{field.name.replace('_', '-')} {each}: a finite number"
-    return ""
+def parse(config_type: type[Config], description: str, default: Config | None) -> Config:
+    """The settings on the command line. One that cannot be is told in our one line, not in a box of tyro's: tyro makes
+    settings that check nothing, and those that check themselves are made of these."""
+    unchecked: Any = type(config_type.__name__, (config_type,), {"__post_init__": lambda self: None})
+    if default is None:
+        parsed = tyro.cli(unchecked, description=description)
+    else:
+        parsed = tyro.cli(unchecked, description=description, default=unchecked(**vars(default)))
+    try:
+        return config_type(**vars(parsed))
+    except ValueError as error:
+        refuse(str(error))
 
 
 def misnamed_option(config_type: type[Any], arguments: Sequence[str]) -> str:
     """The one line for a learning rate as other programs are told it; empty where there is none among the arguments.
 
-    >>> from agescale.config import TrainConfig
+    >>> from agescale.config import TrainConfig, hints_of, option_of, wanted_of
     >>> misnamed_option(TrainConfig, ["--out", "runs/1", "--lr=1e-3"])
     '--lr: rates stand in --phases, such as --phases all:20@1e-3 (20 epochs)'
     """
@@ -126,13 +119,30 @@ def misnamed_option(config_type: type[Any], arguments: Sequence[str]) -> str:
     return f"{rates[0]}: rates stand in --phases, such as --phases all:20@1e-3 (20 epochs)"
 
 
+def wrong_choice(config_type: type[Any], arguments: Sequence[str]) -> str:
+    """The one line for a word that is none of its option's; empty where there is none among the arguments.
+
+    >>> from agescale.config import TrainConfig
+    >>> wrong_choice(TrainConfig, ["--out", "runs/1", "--device", "tpu"])
+    '--device tpu: one of auto, cpu, cuda'
+    """
+    words = " ".join(arguments).replace("=", " ").split()
+    given = {option: word for option, word in pairwise(words) if not word.startswith("-")}
+    for name, hint in hints_of(config_type).items():
+        is_choice = get_origin(hint) is not tuple and Literal in (get_origin(hint), *map(get_origin, get_args(hint)))
+        word = given.get(option_of(name))
+        if is_choice and word is not None and (wanted := wanted_of(hint, word)):
+            return f"{option_of(name)} {word}: {wanted}"
+    return ""
+
+
 def missing_options(config_type: type[Any], arguments: Sequence[str]) -> str:
     """The one line that names required options which are not among the arguments, and checkpoints to choose from.
 
     Empty where none is missing, or where tyro has more to say: help, or options that there are not.
     """
     fields = dataclasses.fields(config_type)
-    options = {f"--{field.name.replace('_', '-')}": field for field in fields}
+    options = {option_of(field.name): field for field in fields}
     given = {argument.partition("=")[0].replace("_", "-") for argument in arguments if argument.startswith("-")}
     required = [
         option

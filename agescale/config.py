@@ -1,36 +1,123 @@
 """The settings of every job: flat, frozen dataclasses, which tyro turns into command lines.
 
-Units are in the names or in the text below each field, which is its ``--help``.
+Units are in the names or in the text below each field, which is its ``--help``. Types say what numbers and words may
+be: settings check themselves, with the same line in Python and on the command line. What depends on a catalog, a
+checkpoint or a cluster is checked where that is known.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+import math
+import types
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional, arg
 
 
 @dataclass(frozen=True)
-class DrawConfig:
+class Limits:
+    """What a number of a setting may be, and how that is said."""
+
+    low: float
+    high: float
+    words: str
+
+    def hold(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+MAX_UNIT_ROWS = 10_000
+"""Catalog rows of one file of predictions: what a worker holds in memory, and loses when it dies."""
+_LEAST = 1e-9  # "above 0"
+Share = Annotated[float, Limits(0, 1, "a share from 0 to 1")]
+PositiveShare = Annotated[float, Limits(_LEAST, 1, "a share above 0, at most 1")]
+Positive = Annotated[float, Limits(_LEAST, math.inf, "more than 0")]
+NotNegative = Annotated[float, Limits(0, math.inf, "at least 0")]
+MoreThanOne = Annotated[float, Limits(1 + _LEAST, math.inf, "more than 1")]
+Count = Annotated[int, Limits(1, math.inf, "at least 1")]
+CountOrZero = Annotated[int, Limits(0, math.inf, "at least 0")]
+
+
+def option_of(name: str) -> str:
+    """The option of a setting.
+
+    >>> option_of("batch_size")
+    '--batch-size'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Settings that cannot be what no setting may be: ValueError, in one line, names the option and what it may be.
+
+    >>> TrainConfig(batch_size=0)
+    Traceback (most recent call last):
+    ValueError: --batch-size 0: at least 1
+    >>> TrainConfig(device="tpu")
+    Traceback (most recent call last):
+    ValueError: --device tpu: one of auto, cpu, cuda
+    """
+
+    def __post_init__(self) -> None:
+        hints = hints_of(type(self))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if wanted := wanted_of(hints[field.name], value):
+                given = " ".join(map(str, value)) if isinstance(value, tuple) else value
+                raise ValueError(f"{option_of(field.name)} {given}: {wanted}")
+
+
+def hints_of(settings: type[Any]) -> dict[str, Any]:
+    """The types of a class of settings, by name."""
+    return get_type_hints(settings, include_extras=True)
+
+
+def wanted_of(hint: Any, value: Any) -> str:
+    """What a value of that type may be, where it is not; else nothing."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is Annotated:
+        limits = [each for each in inner[1:] if isinstance(each, Limits)]
+        return wanted_of(inner[0], value) or next((each.words for each in limits if not each.hold(value)), "")
+    if kind in (Union, types.UnionType):
+        return "" if value is None else wanted_of(next(each for each in inner if each is not type(None)), value)
+    if kind is tuple:
+        if not isinstance(value, tuple):
+            return "a tuple"
+        return next((wanted for each in value if (wanted := wanted_of(inner[0], each))), "")
+    if kind is Literal:
+        return "" if value in inner else f"one of {', '.join(map(str, inner))}"
+    if hint is bool or isinstance(value, bool):
+        return "" if hint is bool and isinstance(value, bool) else "yes or no" if hint is bool else _NAMES[hint]
+    if hint is float:
+        return "" if isinstance(value, int | float) and math.isfinite(value) else _NAMES[float]
+    return "" if isinstance(value, hint) else _NAMES[hint]
+
+
+_NAMES = {float: "a finite number", int: "a whole number", str: "a text"}
+
+
+@dataclass(frozen=True)
+class DrawConfig(Checked):
     """Draw faces with a known age into a local folder, in any of the layouts that jobs/catalog.py reads."""
 
     out: str
     """Folder to draw into."""
     layout: Literal["class_folders", "csv", "utkface", "unlabelled"] = "utkface"
     """How the labels are told."""
-    num_faces: int = 600
+    num_faces: Count = 600
     """Faces to draw."""
     seed: int = 0
     """Seed; the same one draws the same faces, byte for byte."""
-    size: int = 128
+    size: Count = 128
     """Side of the pictures, pixels, more or less."""
-    num_broken: int = 4
+    num_broken: CountOrZero = 4
     """Broken files among them, as real folders have."""
 
 
 @dataclass(frozen=True)
-class CatalogConfig:
+class CatalogConfig(Checked):
     """List the images of a folder or bucket once, with what is known of each, as Parquet."""
 
     source: str
@@ -62,7 +149,7 @@ class CatalogConfig:
     adulthood. Default: the class folders or class names, else 25-years."""
     split: str = "0.8,0.1,0.1"
     """Shares of train, val and test; 0,0,1 makes a pure test catalog."""
-    pack: int = 0
+    pack: CountOrZero = 0
     """Store each image in the catalog as a JPEG of at most this short side, pixels, so that training reads a few large
     files. 0: do not."""
     inspect: bool = False
@@ -71,7 +158,7 @@ class CatalogConfig:
     """Listing made elsewhere, in place of listing an unlabelled --source: Parquet or CSV with a header (a file, a
     folder of them, the manifest.json of an S3 inventory in Parquet), in any order. Columns: uri, or bucket and key, or
     key or name (below --source); version, etag or e_tag; size or size_bytes, where known."""
-    max_deleted_fraction: float = 0.1
+    max_deleted_fraction: Share = 0.1
     """Refuse, before any is noted as deleted, where more than this share of the catalog's images is not there any more:
     a disk or a prefix may be away. A few may always go. 1: whatever is gone is deleted."""
     repair: bool = False
@@ -80,9 +167,23 @@ class CatalogConfig:
     """Keep other jobs out of --out meanwhile. --no-lease: do not, where the store cannot (it knows no writes on a
     condition) and you do."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.layout == "csv") != (self.csv is not None):
+            raise ValueError("--csv and --layout csv go together")
+        if self.pack and not self.reads_images:
+            raise ValueError("--pack reads every image: give --inspect with it, or leave it out")
+        if self.listing and self.reads_images:
+            raise ValueError("--listing goes with --layout unlabelled, and without --inspect")
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether every image is read, and not only listed."""
+        return self.inspect or self.layout != "unlabelled"
+
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Checked):
     """Train an age model on a catalog."""
 
     catalog: str = ""
@@ -92,9 +193,9 @@ class TrainConfig:
     where: str = ""
     """Train and validate on these images only, a pandas query such as "gender == 'male' and age_low >= 18" over uri,
     split, age_low, age_high, group, gender, ethnicity, subject, width, height. Sees coarse labels, where there are."""
-    max_images: int | None = None
+    max_images: Count | None = None
     """Train, and validate, on at most so many images each, a stable random choice. Default: all."""
-    coarse_labels: float = 0.0
+    coarse_labels: Share = 0.0
     """Share of the exact training ages that are replaced by their age group, to see what coarse labels are worth; the
     others alone: --where "age_high - age_low <= 1.001"."""
     gender_from: str = ""
@@ -105,11 +206,11 @@ class TrainConfig:
     encoder: str = "cnn"
     """Architecture: cnn, skip_cnn, attention_cnn, conv_autoencoder, or torchvision/NAME for any torchvision
     classification backbone."""
-    widths: tuple[int, ...] = ()
+    widths: tuple[Count, ...] = ()
     """Filters of each convolution block of cnn, skip_cnn, attention_cnn, conv_autoencoder. Default: the encoder's."""
-    dense: int | None = None
+    dense: Count | None = None
     """Size of cnn's dense layer. Default: 512."""
-    spatial_dropout: float | None = None
+    spatial_dropout: Annotated[float, Limits(0, 1 - _LEAST, "at least 0 and below 1")] | None = None
     """Probability of dropping a whole feature map in attention_cnn. Default: 0.1."""
     task: Literal["classification", "regression", "distribution", "ordinal", "reconstruction"] = "distribution"
     """What the head learns: the age groups, the age, a distribution over ages 0..100+, the thresholds "at least k years
@@ -117,14 +218,14 @@ class TrainConfig:
     loss: str = ""
     """The task's loss. distribution: dldl (DLDL-v2), mean-variance; regression: l1, huber; ordinal: coral, corn;
     classification: cross-entropy; reconstruction: mse. Default: the first one named."""
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     """Share of each class label that is spread over all classes (classification)."""
     weighting: Literal["none", "classes", "density", "ranks"] = "none"
     """Weigh training images by the rarity of their age group, or of their age (LDS), or an ordinal task's thresholds by
     the paper's importance."""
     auxiliary: tuple[Literal["gender", "ethnicity"], ...] = ()
     """Further heads that learn what the catalog knows of gender and ethnicity; missing labels are ignored."""
-    auxiliary_weight: float = 0.2
+    auxiliary_weight: NotNegative = 0.2
     """Weight of each auxiliary head's cross-entropy beside the task's loss."""
     weights: str = ""
     """Initial weights: a torchvision name such as IMAGENET1K_V1, a file or s3:// URI, or an agescale checkpoint, whose
@@ -135,50 +236,50 @@ class TrainConfig:
     """Licence of the initial weights, kept in the checkpoint for whoever deploys it."""
     data_license: str = ""
     """Licence of the training images, kept in the checkpoint for whoever deploys it."""
-    image_size: int = 96
+    image_size: Count = 96
     """Side of the square that the model looks at, pixels."""
-    center_crop: float = 1.0
+    center_crop: PositiveShare = 1.0
     """Share of the image's shorter side that is kept around its centre; 0.7 turns a wide crop into a tight one."""
     age_groups: str | None = None
     """Age groups as in jobs/catalog.py. Default: the catalog's."""
-    hidden: tuple[int, ...] = ()
+    hidden: tuple[Count, ...] = ()
     """Sizes of dense layers between features and output, such as 512."""
-    dropout: float = 0.2
+    dropout: Share = 0.2
     """Dropout before each dense layer, probability."""
     phases: str = "all:12@1e-3"
     """Fine-tuning phases, scope:epochs@learning-rate, such as "head:1@1e-3,last2:3@3e-4,all:9@3e-4"; the scope is head,
     lastN (the head and the last N blocks of the encoder) or all."""
-    epochs: int | None = None
+    epochs: Count | None = None
     """Cap on the epochs of all phases together."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images a step over all workers together; each worker takes its share."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """Optimiser; sgd with Nesterov momentum 0.9."""
     schedule: Literal["cosine", "exponential", "constant"] = "cosine"
     """Course of the learning rate in each phase after its warm-up; cosine and exponential end at 1e-6."""
-    warmup_epochs: float = 0.5
+    warmup_epochs: NotNegative = 0.5
     """Linear warm-up at the start of each phase, epochs."""
-    weight_decay: float = 0.05
+    weight_decay: NotNegative = 0.05
     """Weight decay, off for biases and norms; in adam and sgd it is an L2 penalty of half as much."""
-    head_weight_decay: float | None = None
+    head_weight_decay: NotNegative | None = None
     """Weight decay of the heads. Default: as everywhere."""
-    clip_norm: float = 1.0
+    clip_norm: NotNegative = 1.0
     """Largest norm of the gradient."""
-    ema_decay: float = 0.998
+    ema_decay: Share = 0.998
     """Decay a step of the averaged weights, which are validated and kept. 0: no averaging."""
     augmentation: Literal["none", "light", "heavy"] = "light"
     """Random changes of training images, a fresh draw per image."""
-    mixup: float = 0.0
+    mixup: NotNegative = 0.0
     """Blend pairs of training images and their labels with shares from Beta(mixup, mixup). 0: do not."""
-    patience: int = 5
+    patience: Count = 5
     """Epochs without a better validation metric after which a phase ends, and training with its last one."""
     seed: int = 0
     """Seed of initial weights, order of images and augmentation."""
-    num_workers: int = 1
+    num_workers: Count = 1
     """Training processes (DDP). Not part of the run's identity."""
-    cpus_per_worker: float = 1.0
+    cpus_per_worker: Positive = 1.0
     """CPUs that Ray reserves for each training process. Not part of the run's identity."""
-    gpus_per_worker: float = 1.0
+    gpus_per_worker: NotNegative = 1.0
     """GPUs that Ray reserves for each training process, where it trains on one; a part of one lets small models share
     it. Not part of the run's identity."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -192,7 +293,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class SweepConfig:
+class SweepConfig(Checked):
     """Search for the best settings of training. The same command continues a sweep that was stopped."""
 
     catalog: str
@@ -202,42 +303,42 @@ class SweepConfig:
     space: str = "quick"
     """What may be tried: quick, architectures, full, or a Python file that defines SPACE, a list of dicts from settings
     of jobs/train.py to lists or scipy.stats distributions."""
-    num_trials: int | None = None
+    num_trials: Count | None = None
     """Trials in all; more of them may be asked for later. Default: 20, or all points of a grid, or as many as
     --total-epochs allows."""
-    epochs: int = 10
+    epochs: Count = 10
     """Most epochs of a trial."""
     searcher: Literal["optuna", "random", "grid"] = "optuna"
     """Who proposes trials: Optuna's TPE, which learns from those before, or the same random ones for the same seed, or
     every point of a space of lists, in an order that the seed draws."""
     scheduler: Literal["asha", "none"] = "asha"
     """Who stops trials: ASHA those that fall behind, or nobody."""
-    grace_epochs: int = 1
+    grace_epochs: Count = 1
     """Epochs that ASHA leaves to every trial."""
-    reduction_factor: float = 4.0
+    reduction_factor: MoreThanOne = 4.0
     """Of so many trials ASHA lets one go on, at each of its levels, which are so many times apart."""
     objective: Literal["mae", "worst_group_mae", "accuracy"] = "mae"
     """What is sought on the validation split."""
     weights: tuple[str, ...] = ()
     """ENCODER=SOURCE of initial weights, such as torchvision/vgg16=IMAGENET1K_V1 or =vgg16.pth. Others start from
     random."""
-    hours: float | None = None
+    hours: Positive | None = None
     """Stop after so many hours; the same command goes on. Default: no limit."""
-    total_epochs: int | None = None
+    total_epochs: Count | None = None
     """Begin no further trial once all together have trained for so many epochs. Default: no limit."""
     refit: bool = False
     """Train the winner once more, on training and validation images together, into refit/."""
     where: str = ""
     """Train and validate on these images only, as in jobs/train.py."""
-    max_images: int | None = None
+    max_images: Count | None = None
     """Train, and validate, on at most so many images each."""
-    num_workers: int = 1
+    num_workers: Count = 1
     """Training processes of each trial (DDP)."""
-    cpus_per_worker: float = 1.0
+    cpus_per_worker: Positive = 1.0
     """CPUs of each training process."""
-    gpus_per_worker: float = 1.0
+    gpus_per_worker: NotNegative = 1.0
     """GPUs of each training process, where there are any; 0.5 lets two share one."""
-    max_concurrent: int | None = None
+    max_concurrent: Count | None = None
     """Trials at a time. Default: as many as the cluster holds."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes GPUs where the cluster has them."""
@@ -247,9 +348,15 @@ class SweepConfig:
     """Keep other jobs out of --out meanwhile. --no-lease: do not, where the store cannot (it knows no writes on a
     condition) and you do."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for item in self.weights:
+            if "=" not in item:
+                raise ValueError(f"--weights {item}: ENCODER=SOURCE, such as torchvision/vgg16=vgg16.pth")
+
 
 @dataclass(frozen=True)
-class ScoreConfig:
+class ScoreConfig(Checked):
     """Predict the age of every image of a catalog; one row each, whatever is wrong with it."""
 
     catalog: str
@@ -258,16 +365,16 @@ class ScoreConfig:
     """Checkpoint, such as runs/train/best."""
     out: str
     """Folder of the predictions. The same command again scores only what is missing."""
-    unit_rows: int | None = None
+    unit_rows: Annotated[int, Limits(1, MAX_UNIT_ROWS, f"from 1 to {MAX_UNIT_ROWS:,}")] | None = None
     """Catalog rows of one output file, which is the unit of work: at most 10,000. Default: a tenth of the part of the
     catalog, but at least 1,000 and at most 10,000."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images of one forward pass."""
     split: str = ""
     """Only the images of these splits, such as test,val, to judge a model. Default: every image."""
     mirror: bool = False
     """Average each prediction over the image and its mirror image: twice the work, a little more accurate."""
-    num_workers: int | None = None
+    num_workers: Count | None = None
     """Scoring processes. Default: one a GPU, else one a CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to score; auto takes GPUs where the cluster has them."""
@@ -275,7 +382,7 @@ class ScoreConfig:
     """Score these rows again too, by their status, such as unreachable,missing."""
     repair: bool = False
     """Verify the table first, and delete files that are damaged or wrong, so that their images are scored again."""
-    max_failed_fraction: float = 0.1
+    max_failed_fraction: Share = 0.1
     """Share of the rows scored by this run that may fail; above it the table is complete, and the exit code 3."""
     lease: bool = True
     """Keep other jobs out of --out meanwhile. --no-lease: do not, where the store cannot (it knows no writes on a
@@ -283,7 +390,7 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True)
-class PredictConfig:
+class PredictConfig(Checked):
     """Predict the ages of some photos on this machine alone, and print them."""
 
     photos: Annotated[Positional[tuple[str, ...]], arg(metavar="PHOTO ...", help_behavior_hint="(one or more)")]
@@ -305,7 +412,7 @@ class PredictConfig:
 
 
 @dataclass(frozen=True)
-class VerifyConfig:
+class VerifyConfig(Checked):
     """Verify a table of predictions: one row for each image of its catalog, and nothing else."""
 
     catalog: str
@@ -315,7 +422,7 @@ class VerifyConfig:
 
 
 @dataclass(frozen=True)
-class TableConfig:
+class TableConfig(Checked):
     """Write the current rows of predictions, and nothing else, as a table for other people."""
 
     catalog: str
@@ -342,7 +449,7 @@ class TableConfig:
 
 
 @dataclass(frozen=True)
-class PreflightConfig:
+class PreflightConfig(Checked):
     """Try a cluster before a long job: its nodes, versions, clocks, disks and rights, and how fast it would be."""
 
     catalog: str = ""
@@ -353,18 +460,18 @@ class PreflightConfig:
     """Folders that the job is to write into: each is tried, from every node."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model is to run; auto takes GPUs where the cluster has them."""
-    num_workers: int | None = None
+    num_workers: Count | None = None
     """Processes that are to score. Default: one a GPU, else one a CPU."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images a forward pass, as the job will be told."""
-    num_images: int = 200
+    num_images: Count = 200
     """Images of the catalog to try."""
-    price_per_hour: float | None = None
+    price_per_hour: NotNegative | None = None
     """Price of one hour of the whole cluster, in any currency: what the job would cost is told, too."""
 
 
 @dataclass(frozen=True)
-class StatusConfig:
+class StatusConfig(Checked):
     """What stands in some folders, how far it is, and who works there. Changes nothing, and starts no Ray."""
 
     out: tuple[str, ...]
@@ -374,7 +481,7 @@ class StatusConfig:
 
 
 @dataclass(frozen=True)
-class CompactConfig:
+class CompactConfig(Checked):
     """Write a catalog of many nights, and predictions of it, anew as tables of few files: the nights go on with those.
     The same command continues."""
 
@@ -390,9 +497,14 @@ class CompactConfig:
     """Keep other jobs out of the new folders meanwhile. --no-lease: do not, where the store cannot (it knows no writes
     on a condition) and you do."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.predictions) != bool(self.out_predictions):
+            raise ValueError("--predictions and --out-predictions go together")
+
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(Checked):
     """Judge predictions against a catalog's labels: metrics.json, tables, and one report.html."""
 
     catalog: str

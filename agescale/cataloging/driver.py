@@ -28,7 +28,6 @@ from agescale.cataloging.settings import (
     check,
     check_settings,
     fractions_of,
-    is_read,
     metadata_of,
     new_groups,
     read_labels,
@@ -68,7 +67,7 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
     if is_same or source.startswith(f"{out}/"):
         there = "there are the photos themselves" if is_same else f"the photos ({source}) stand in it"
         raise ValueError(f"--out {out}: {there}; give another folder")
-    if not is_read(config):
+    if not config.reads_images:
         return _list_images(config, source, out)
     before = folders.list_parts(out, "catalog")
     pictures, others = _list_pictures(source, out)

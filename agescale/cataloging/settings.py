@@ -21,11 +21,6 @@ from agescale.tables.catalogs import Catalog
 DEFAULT_AGE_GROUPS = "25-years"
 
 
-def is_read(config: CatalogConfig) -> bool:
-    """Whether every image is read, and not only listed."""
-    return config.inspect or config.layout != "unlabelled"
-
-
 def fractions_of(config: CatalogConfig, labels: Labels) -> splits.Fractions | None:
     """Shares of the splits of images whose label tells none: of folders without a val, those in train."""
     train, val, test = splits.parse_fractions(config.split)
@@ -50,16 +45,8 @@ def check(config: CatalogConfig) -> None:
     splits.parse_fractions(config.split)
     if config.age_groups:
         AgeGroups.parse(config.age_groups)
-    if (config.layout == "csv") != (config.csv is not None):
-        raise ValueError("--csv and --layout csv go together")
-    if config.pack < 0 or 0 < config.pack < images.MIN_SIDE:
+    if 0 < config.pack < images.MIN_SIDE:
         raise ValueError(f"--pack {config.pack}: pixels of the shorter side, at least {images.MIN_SIDE}, or 0")
-    if config.pack and not is_read(config):
-        raise ValueError("--pack reads every image: give --inspect with it, or leave it out")
-    if not 0 <= config.max_deleted_fraction <= 1:
-        raise ValueError(f"--max-deleted-fraction {config.max_deleted_fraction}: a share from 0 to 1")
-    if config.listing and is_read(config):
-        raise ValueError("--listing goes with --layout unlabelled, and without --inspect")
 
 
 CSV_COLUMNS = [f"{name}_column" for name in ("image", "label", "age", "split", "gender", "ethnicity", "subject")]

@@ -37,7 +37,6 @@ from agescale.store.outputs import check_unchanged
 from agescale.tables import folders, footers, predictions, schema, units
 from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions
-from agescale.tables.units import MAX_UNIT_ROWS
 
 MIN_PROCESS_ROWS = 500
 """A process takes about as long to start as a CPU takes to score so many images."""
@@ -159,10 +158,6 @@ def _estimate(num_rows: int, num_listed: int, num_images: int) -> int:
 
 def _check(config: ScoreConfig) -> None:
     """The user's mistakes that can be seen before anything is read."""
-    if config.unit_rows is not None and not 1 <= config.unit_rows <= MAX_UNIT_ROWS:
-        raise ValueError(f"--unit-rows {config.unit_rows}: from 1 to {MAX_UNIT_ROWS:,}")
-    if not 0 <= config.max_failed_fraction <= 1:
-        raise ValueError(f"--max-failed-fraction {config.max_failed_fraction}: a share from 0 to 1")
     for option, text, words in (("retry", config.retry, schema.STATUSES[1:]), ("split", config.split, schema.SPLITS)):
         unknown = [name for name in parse_names(text) if name not in words]
         if unknown:

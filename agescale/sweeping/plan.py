@@ -120,15 +120,6 @@ def config_of(config: SweepConfig, base: TrainConfig, trial: Trial) -> TrainConf
 
 def check(config: SweepConfig, base: TrainConfig, space: Space) -> Selected:
     """Plans a trial with each value of each setting. Returns the images; raises ValueError for a mistake."""
-    for name in ("epochs", "num_trials", "total_epochs", "grace_epochs", "max_concurrent"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: at least 1")
-    if config.reduction_factor <= 1 or (config.hours is not None and config.hours <= 0):
-        raise ValueError("--reduction-factor is more than 1, and --hours more than 0")
-    for item in config.weights:
-        if "=" not in item:
-            raise ValueError(f"--weights {item}: ENCODER=FILE is needed, such as torchvision/vgg16=vgg16.pth")
     if config.searcher == "grid":
         spaces.grid(space, config.seed)
     selected = training_plan.select(base, paths.join(config.out, trials.SWEEP_NAME))

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.stats import loguniform
 from sklearn.model_selection import ParameterGrid, ParameterSampler
 
-from agescale.config import EXECUTION_FIELDS, TrainConfig
+from agescale.config import EXECUTION_FIELDS, TrainConfig, option_of
 from agescale.training.finetuning import cap_epochs, format_phases, parse_phases
 
 Alternative = dict[str, Any]
@@ -239,7 +239,7 @@ def to_arguments(config: TrainConfig) -> list[str]:
             arguments.append(f"--{'' if value else 'no-'}{field.name.replace('_', '-')}")
         else:
             values = value if isinstance(value, tuple) else (value,)
-            arguments += [f"--{field.name.replace('_', '-')}", *map(str, values)]
+            arguments += [option_of(field.name), *map(str, values)]
     return arguments
 
 

@@ -49,8 +49,6 @@ class Compacted:
 def compact(config: CompactConfig) -> Compacted:
     """Writes ``config.out``, and ``config.out_predictions`` where there are predictions. Raises ValueError, before
     anything is written, where tables do not belong together or an --out is something else's."""
-    if bool(config.predictions) != bool(config.out_predictions):
-        raise ValueError("--predictions and --out-predictions go together")
     old, new = Catalog.open(config.catalog), paths.absolute(config.out)
     old.check_complete()
     predictions = Predictions.open(config.predictions) if config.predictions else None

@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from agescale.config import MAX_UNIT_ROWS
 from agescale.tables.catalogs import Catalog, Part
 
-MIN_UNIT_ROWS, MAX_UNIT_ROWS = 1000, 10_000
+MIN_UNIT_ROWS = 1000
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,6 @@ def select(config: TrainConfig, begun: str = "", known: Selected | None = None) 
     Where ``begun`` stands, the run.json or sweep.json beside which ``pin_images`` kept them, they are what it began
     with, whatever the catalog has become since. ``known`` are those of another run that differs in nothing of this.
     """
-    _check_ranges(config)
     if known is not None:
         return replace(known, run={"settings": _identity(config), "data": known.run["data"]})
     catalog = Catalog.open(config.catalog)
@@ -175,20 +174,6 @@ def build_plan(
         loaded=loaded,
     )
     return plan, splits, model
-
-
-def _check_ranges(config: TrainConfig) -> None:
-    """Raises ValueError for a number that cannot be, before anything else is looked at."""
-    shares = ("coarse_labels", "label_smoothing", "dropout", "ema_decay")
-    limits = dict.fromkeys(shares, (0.0, 1.0, "a share from 0 to 1"))
-    limits |= {"center_crop": (1e-6, 1.0, "a share above 0, at most 1")}
-    limits |= dict.fromkeys(("mixup", "auxiliary_weight", "weight_decay", "clip_norm"), (0.0, np.inf, "at least 0"))
-    limits |= dict.fromkeys(("num_workers", "batch_size", "patience", "image_size"), (1, np.inf, "at least 1"))
-    for name, (low, high, words) in limits.items():
-        if not low <= getattr(config, name) <= high:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)}: {words}")
-    if any(size < 1 for size in config.hidden):
-        raise ValueError(f"--hidden {' '.join(map(str, config.hidden))}: every layer has at least 1 unit")
 
 
 def _identity(config: TrainConfig) -> Settings:

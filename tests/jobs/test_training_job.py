@@ -161,7 +161,7 @@ MISTAKES = {
     "more blocks than there are": ({"phases": "last50:1@1e-3"}, "last50 is more than the"),
     "phases that are none": ({"phases": "all:0@1e-3"}, "phases: 'all:0@1e-3'"),
     "a learning rate of 0": ({"phases": "all:1@0"}, "phases: 'all:1@0'"),
-    "no epochs": ({"epochs": 0}, "at least one epoch"),
+    "no epochs": ({"epochs": 0}, "--epochs 0: at least 1"),
     "weights that are not there": ({"weights": "/nowhere/w.pth"}, "/nowhere/w.pth: not found"),
     "an odd batch": ({"batch_size": 33, "num_workers": 2}, "no multiple of --num-workers 2"),
     "more workers than the cluster holds": ({"num_workers": 64, "batch_size": 64}, "the cluster has"),

@@ -241,10 +241,6 @@ def test_settings_that_are_not_given_are_the_encoders_own():
         ),
         ("skip_cnn", {"dense": 64}, "--dense is a setting of cnn, but not of skip_cnn"),
         ("cnn", {"spatial_dropout": 0.0}, "--spatial-dropout is a setting of attention_cnn, but not of cnn"),
-        ("cnn", {"widths": (8, 0)}, "--widths: every width must be at least 1, not 0"),
-        ("cnn", {"dense": 0}, "--dense must be at least 1, not 0"),
-        ("attention_cnn", {"spatial_dropout": 1.0}, "--spatial-dropout must be at least 0 and below 1, not 1.0"),
-        ("attention_cnn", {"spatial_dropout": -0.1}, "--spatial-dropout must be at least 0 and below 1, not -0.1"),
     ],
 )
 def test_settings_that_do_not_fit_are_one_clear_line(name, settings, line):

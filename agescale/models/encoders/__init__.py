@@ -127,12 +127,6 @@ def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
         takers = [taker for taker, build in ENCODERS.items() if key in signature(build).parameters]
         if name not in takers:
             raise ValueError(f"--{key.replace('_', '-')} is a setting of {', '.join(takers)}, but not of {name}")
-    if min(settings.get("widths", (1,))) < 1:
-        raise ValueError(f"--widths: every width must be at least 1, not {min(settings['widths'])}")
-    if settings.get("dense", 1) < 1:
-        raise ValueError(f"--dense must be at least 1, not {settings['dense']}")
-    if not 0 <= settings.get("spatial_dropout", 0) < 1:
-        raise ValueError(f"--spatial-dropout must be at least 0 and below 1, not {settings['spatial_dropout']}")
 
 
 def _download(encoder: nn.Module, weights_name: str) -> Mapping[str, Tensor]:
