@@ -48,17 +48,25 @@ _terminated: list[int] = []
 
 
 def run_job(
-    job: Callable[[Config], None], config_type: type[Config], default: Config | None = None, epilog: str = ""
+    job: Callable[[Config], None],
+    config_type: type[Config],
+    default: Config | None = None,
+    more_help: Callable[[], None] | None = None,
 ) -> None:
-    """Parses ``config_type`` from the command line and runs ``job``; a user's mistake becomes one line and code 2."""
+    """Parses ``config_type`` from the command line and runs ``job``; a user's mistake becomes one line and code 2.
+    ``more_help`` prints what follows the settings in ``--help``."""
     terminal.guard_streams()
     signal.signal(signal.SIGTERM, _interrupt)
-    description = f"{config_type.__doc__}\n\n{epilog}".strip()
     if wrong := misnamed_option(config_type, sys.argv[1:]) or wrong_choice(config_type, sys.argv[1:]):
         refuse(wrong)
     if default is None and (lacking := missing_options(config_type, sys.argv[1:])):
         refuse(lacking)
-    config = parse(config_type, description, default)
+    try:
+        config = parse(config_type, default)
+    except SystemExit as ended:
+        if not ended.code and more_help:
+            more_help()
+        raise
     try:
         job(config)
     except KeyboardInterrupt:
@@ -78,7 +86,7 @@ def take_recipe(arguments: list[str]) -> TrainConfig | None:
         name = recipes.take_name(arguments)
     except ValueError as error:
         refuse(str(error))
-    return recipes.RECIPES[name] if name else None
+    return recipes.RECIPES[name].config if name else None
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -91,14 +99,14 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     listener(signal.SIGINT, frame)
 
 
-def parse(config_type: type[Config], description: str, default: Config | None) -> Config:
+def parse(config_type: type[Config], default: Config | None) -> Config:
     """The settings on the command line. One that cannot be is told in our one line, not in a box of tyro's: tyro makes
     settings that check nothing, and those that check themselves are made of these."""
     unchecked: Any = type(config_type.__name__, (config_type,), {"__post_init__": lambda self: None})
     if default is None:
-        parsed = tyro.cli(unchecked, description=description)
+        parsed = tyro.cli(unchecked, description=config_type.__doc__)
     else:
-        parsed = tyro.cli(unchecked, description=description, default=unchecked(**vars(default)))
+        parsed = tyro.cli(unchecked, description=config_type.__doc__, default=unchecked(**vars(default)))
     try:
         return config_type(**vars(parsed))
     except ValueError as error:

@@ -93,7 +93,7 @@ def machine() -> str:
 
 def measure(name: str, config: Config, weights: dict[str, str]) -> str:
     """One row of the table."""
-    recipe = recipes.RECIPES[name]
+    recipe = recipes.RECIPES[name].config
     out = f"{config.out}/{name}"
     source = f"{config.out}/autoencoder/run/best" if name == "autoencoder-finetune" else weights.get(recipe.encoder, "")
     budget = Budget() if config.full else TWO_CORES.get(name, Budget())
@@ -124,7 +124,8 @@ def judged(name: str, config: Config) -> dict[str, Any]:
 
 def baseline(name: str, config: Config) -> str:
     """The last row: what needs no model at all, in the five 25-year groups."""
-    if recipes.RECIPES[name].task == "reconstruction" or recipes.RECIPES[name].age_groups not in (None, "25-years"):
+    recipe = recipes.RECIPES[name].config
+    if recipe.task == "reconstruction" or recipe.age_groups not in (None, "25-years"):
         return ""
     constant = judged(name, config)["baselines"]
     median, majority = constant["median_age"], constant["majority_group"]

@@ -11,6 +11,7 @@ import sys
 from agescale.command_line import refuse, run_job, take_recipe
 from agescale.config import SweepConfig, TrainConfig
 from agescale.store import paths
+from agescale.sweeping import spaces
 from agescale.sweeping.driver import SweepResult, sweep
 
 NUM_SHOWN = 10
@@ -47,4 +48,4 @@ def table(result: SweepResult, objective: str) -> str:
 
 def run() -> None:
     base = take_recipe(sys.argv) or TrainConfig()
-    run_job(lambda config: main(config, base), SweepConfig)
+    run_job(lambda config: main(config, base), SweepConfig, more_help=spaces.print_spaces)

@@ -43,4 +43,4 @@ def drawn_catalog(out: str) -> str:
 
 
 def run() -> None:
-    run_job(main, TrainConfig, take_recipe(sys.argv), recipes.describe())
+    run_job(main, TrainConfig, take_recipe(sys.argv), recipes.print_recipes)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import runpy
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -23,6 +23,7 @@ from scipy.stats import loguniform
 from sklearn.model_selection import ParameterGrid, ParameterSampler
 
 from agescale.config import EXECUTION_FIELDS, TrainConfig, option_of
+from agescale.runtime import terminal
 from agescale.training.finetuning import cap_epochs, format_phases, parse_phases
 
 Alternative = dict[str, Any]
@@ -46,7 +47,6 @@ QUICK: Space = [
         "augmentation": ["none", "light"],
     }
 ]
-"""A small CNN from scratch, for drawn faces: minutes on a laptop."""
 
 ARCHITECTURES: Space = [
     {
@@ -66,7 +66,6 @@ ARCHITECTURES: Space = [
         "augmentation": ["light"],
     },
 ]
-"""Networks with initial weights of their own, networks from scratch, and three ways to tell an age."""
 
 FULL: Space = [
     *(
@@ -89,9 +88,35 @@ FULL: Space = [
         "augmentation": ["light", "heavy"],
     },
 ]
-"""Everything that changes what is learned; for GPUs."""
 
-SPACES: dict[str, Space] = {"quick": QUICK, "architectures": ARCHITECTURES, "full": FULL}
+
+@dataclass(frozen=True)
+class NamedSpace:
+    space: Space
+    purpose: str
+
+
+SPACES: dict[str, NamedSpace] = {
+    "quick": NamedSpace(QUICK, "a small CNN from scratch, for drawn faces: minutes on a laptop"),
+    "architectures": NamedSpace(
+        ARCHITECTURES, "networks with initial weights of their own, networks from scratch, three tasks"
+    ),
+    "full": NamedSpace(FULL, "everything that changes what is learned; for GPUs"),
+}
+
+
+def print_spaces() -> None:
+    """The spaces as a table, for ``--help``."""
+    print("\nSpaces, for --space:")
+    rows = []
+    for name, named in SPACES.items():
+        encoders = dict.fromkeys(encoder for each in named.space for encoder in each["encoder"])
+        sizes = sorted({size for each in named.space for size in each["image_size"]})
+        settings = dict.fromkeys(setting for each in named.space for setting in each)
+        varied = [each for each in settings if each not in ("encoder", "image_size")]
+        rows.append([name, f"{len(encoders)}", ", ".join(map(str, sizes)), f"{named.purpose} ({', '.join(varied)})"])
+    terminal.print_table(["space", "encoders", "pixels", "for (and the settings that it varies besides)"], rows)
+
 
 DISTRIBUTIONS = ("uniform", "loguniform", "reciprocal", "randint")
 """Of scipy.stats, those that every searcher can draw from; reciprocal is another name of loguniform."""
@@ -104,7 +129,7 @@ FIXED_FIELDS |= {"auxiliary", "center_crop", "epochs", "refit"}
 def load(name: str) -> Space:
     """The space of that name, or the SPACE of that Python file. Raises ValueError for anything else."""
     if name in SPACES:
-        return SPACES[name]
+        return SPACES[name].space
     if not name.endswith(".py"):
         raise ValueError(f"--space {name}: none of {', '.join(SPACES)}, and no Python file")
     if not Path(name).is_file():

@@ -107,7 +107,7 @@ def proposals_of(config: SweepConfig) -> Proposals:
     """As a sweep makes them when it begins or goes on."""
     known = trials.read_trials(config.out)
     curves = trials.read_curves(config.out, known)
-    return Proposals(config, spaces.SPACES["quick"], known, curves, search.build_scheduler(config))
+    return Proposals(config, spaces.SPACES["quick"].space, known, curves, search.build_scheduler(config))
 
 
 @pytest.mark.parametrize("searcher", ["optuna", "random"])
