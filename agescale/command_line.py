@@ -32,7 +32,7 @@ RUNS = Path("runs")
 """Where README.md's commands put what they train."""
 NUM_CHECKPOINTS_NAMED = 5
 OUT_OF_MEMORY = (
-    "a process of this job was ended for want of memory, again and again; give it more, or lower --num-workers or "
+    "a process of this job ran out of memory, repeatedly; give it more, or lower --num-workers or "
     "--batch-size; the same command continues"
 )
 

@@ -105,13 +105,13 @@ class DrawConfig(Checked):
     out: str
     """Folder to draw into."""
     layout: Literal["class_folders", "csv", "utkface", "unlabelled"] = "utkface"
-    """How the labels are told."""
+    """Where the labels are stored."""
     num_faces: Count = 600
     """Faces to draw."""
     seed: int = 0
     """Seed; the same one draws the same faces, byte for byte."""
     size: Count = 128
-    """Side of the pictures, pixels, more or less."""
+    """Approximate side of the pictures, pixels."""
     num_broken: CountOrZero = 4
     """Broken files among them, as real folders have."""
 
@@ -123,11 +123,11 @@ class CatalogConfig(Checked):
     source: str
     """Folder of images: a path or s3://bucket/prefix."""
     out: str
-    """Folder of the catalog. The same command again adds what is new, changed or gone, and takes labels that are others
-    by now."""
+    """Folder of the catalog. The same command again adds what is new, changed or gone, and updates labels that have
+    changed."""
     layout: Literal["class_folders", "csv", "utkface", "unlabelled"] = "unlabelled"
-    """How labels are told: one folder a class (perhaps in train, val and test), a CSV, UTKFace file names, or not at
-    all."""
+    """Where labels are: one folder per class (perhaps below train, val and test), a CSV, UTKFace file names, or nowhere
+    (unlabelled)."""
     csv: str | None = None
     """CSV of labels (layout csv); its image names are relative to --source."""
     image_column: str | None = None
@@ -159,13 +159,13 @@ class CatalogConfig(Checked):
     folder of them, the manifest.json of an S3 inventory in Parquet), in any order. Columns: uri, or bucket and key, or
     key or name (below --source); version, etag or e_tag; size or size_bytes, where known."""
     max_deleted_fraction: Share = 0.1
-    """Refuse, before any is noted as deleted, where more than this share of the catalog's images is not there any more:
-    a disk or a prefix may be away. A few may always go. 1: whatever is gone is deleted."""
+    """Refuse to mark images as deleted where more than this share of the catalog's images is missing: a disk or a
+    prefix may be unavailable. Up to 20 may always go. 1: never refuse."""
     repair: bool = False
     """Empty parts of the catalog that are damaged first, so that their images are listed anew."""
     lease: bool = True
-    """Keep other jobs out of --out meanwhile. --no-lease: do not, where the store cannot (it knows no writes on a
-    condition) and you do."""
+    """Lock --out against other jobs. --no-lease: do not, for a store without conditional writes, where you make sure
+    that no other job writes there."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -196,13 +196,13 @@ class TrainConfig(Checked):
     max_images: Count | None = None
     """Train, and validate, on at most so many images each, a stable random choice. Default: all."""
     coarse_labels: Share = 0.0
-    """Share of the exact training ages that are replaced by their age group, to see what coarse labels are worth; the
-    others alone: --where "age_high - age_low <= 1.001"."""
+    """Share of the exact training ages that are replaced by their age group, to see what coarse labels are worth. To
+    train on the remaining exact ages alone, add --where "age_high - age_low <= 1.001"."""
     gender_from: str = ""
-    """Predictions whose gender stands in where the catalog has none."""
+    """Predictions whose gender is used where the catalog has none."""
     refit: bool = False
-    """Learn from the validation images as well, and keep the last epoch: a last training with settings that were chosen
-    before. What it then says of the validation images says nothing."""
+    """Train on the validation images as well, and keep the last epoch: a final training with settings chosen before.
+    Its validation metrics are then meaningless."""
     encoder: str = "cnn"
     """Architecture: cnn, skip_cnn, attention_cnn, conv_autoencoder, or torchvision/NAME for any torchvision
     classification backbone."""
@@ -221,8 +221,8 @@ class TrainConfig(Checked):
     label_smoothing: Share = 0.0
     """Share of each class label that is spread over all classes (classification)."""
     weighting: Literal["none", "classes", "density", "ranks"] = "none"
-    """Weigh training images by the rarity of their age group, or of their age (LDS), or an ordinal task's thresholds by
-    the paper's importance."""
+    """Weight training images by the rarity of their age group (classes) or of their age (density: label distribution
+    smoothing), or an ordinal task's thresholds by their importance (ranks, as in the CORAL paper)."""
     auxiliary: tuple[Literal["gender", "ethnicity"], ...] = ()
     """Further heads that learn what the catalog knows of gender and ethnicity; missing labels are ignored."""
     auxiliary_weight: NotNegative = 0.2
@@ -237,7 +237,7 @@ class TrainConfig(Checked):
     data_license: str = ""
     """Licence of the training images, kept in the checkpoint for whoever deploys it."""
     image_size: Count = 96
-    """Side of the square that the model looks at, pixels."""
+    """Side of the model's square input, pixels."""
     center_crop: PositiveShare = 1.0
     """Share of the image's shorter side that is kept around its centre; 0.7 turns a wide crop into a tight one."""
     age_groups: str | None = None
@@ -252,21 +252,21 @@ class TrainConfig(Checked):
     epochs: Count | None = None
     """Cap on the epochs of all phases together."""
     batch_size: Count = 64
-    """Images a step over all workers together; each worker takes its share."""
+    """Global batch size: images per step over all workers together; each worker takes its share."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """Optimiser; sgd with Nesterov momentum 0.9."""
     schedule: Literal["cosine", "exponential", "constant"] = "cosine"
-    """Course of the learning rate in each phase after its warm-up; cosine and exponential end at 1e-6."""
+    """Learning-rate schedule of each phase after its warm-up; cosine and exponential end at 1e-6."""
     warmup_epochs: NotNegative = 0.5
     """Linear warm-up at the start of each phase, epochs."""
     weight_decay: NotNegative = 0.05
     """Weight decay, off for biases and norms; in adam and sgd it is an L2 penalty of half as much."""
     head_weight_decay: NotNegative | None = None
-    """Weight decay of the heads. Default: as everywhere."""
+    """Weight decay of the heads. Default: --weight-decay."""
     clip_norm: NotNegative = 1.0
-    """Largest norm of the gradient."""
+    """Gradient clipping: the largest norm. 0: no clipping."""
     ema_decay: Share = 0.998
-    """Decay a step of the averaged weights, which are validated and kept. 0: no averaging."""
+    """Decay per step of the exponential moving average (EMA) of the weights, which is validated and kept. 0: none."""
     augmentation: Literal["none", "light", "heavy"] = "light"
     """Random changes of training images, a fresh draw per image."""
     mixup: NotNegative = 0.0
@@ -288,8 +288,8 @@ class TrainConfig(Checked):
     """Keep decoded images in the object store between epochs; auto: if they fill under half of it. Not part of the
     run's identity."""
     lease: bool = True
-    """Keep other jobs out of --out meanwhile. --no-lease: do not, where the store cannot (it knows no writes on a
-    condition) and you do. Not part of the run's identity."""
+    """Lock --out against other jobs. --no-lease: do not, for a store without conditional writes, where you make sure
+    that no other job writes there. Not part of the run's identity."""
 
 
 @dataclass(frozen=True)
@@ -307,25 +307,25 @@ class SweepConfig(Checked):
     """Trials in all; more of them may be asked for later. Default: 20, or all points of a grid, or as many as
     --total-epochs allows."""
     epochs: Count = 10
-    """Most epochs of a trial."""
+    """Maximum epochs of a trial."""
     searcher: Literal["optuna", "random", "grid"] = "optuna"
-    """Who proposes trials: Optuna's TPE, which learns from those before, or the same random ones for the same seed, or
-    every point of a space of lists, in an order that the seed draws."""
+    """Search algorithm: optuna (TPE, which learns from earlier trials), random (the same trials for the same seed), or
+    grid (every point of a space of lists, shuffled by the seed)."""
     scheduler: Literal["asha", "none"] = "asha"
-    """Who stops trials: ASHA those that fall behind, or nobody."""
+    """Early stopping: asha stops trials that fall behind; none lets every trial finish."""
     grace_epochs: Count = 1
-    """Epochs that ASHA leaves to every trial."""
+    """Epochs that every trial gets before ASHA may stop it."""
     reduction_factor: MoreThanOne = 4.0
-    """Of so many trials ASHA lets one go on, at each of its levels, which are so many times apart."""
+    """ASHA's reduction factor: at each rung one of so many trials continues; rungs are as many times apart."""
     objective: Literal["mae", "worst_group_mae", "accuracy"] = "mae"
-    """What is sought on the validation split."""
+    """Metric of the validation split to optimise."""
     weights: tuple[str, ...] = ()
     """ENCODER=SOURCE of initial weights, such as torchvision/vgg16=IMAGENET1K_V1 or =vgg16.pth. Others start from
     random."""
     hours: Positive | None = None
-    """Stop after so many hours; the same command goes on. Default: no limit."""
+    """Stop after so many hours; the same command continues. Default: no limit."""
     total_epochs: Count | None = None
-    """Begin no further trial once all together have trained for so many epochs. Default: no limit."""
+    """Budget: start no new trial once all trials together have trained for so many epochs. Default: no limit."""
     refit: bool = False
     """Train the winner once more, on training and validation images together, into refit/."""
     where: str = ""
@@ -345,8 +345,8 @@ class SweepConfig(Checked):
     seed: int = 0
     """Seed of proposals and of every trial."""
     lease: bool = True
-    """Keep other jobs out of --out meanwhile. --no-lease: do not, where the store cannot (it knows no writes on a
-    condition) and you do."""
+    """Lock --out against other jobs. --no-lease: do not, for a store without conditional writes, where you make sure
+    that no other job writes there."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -372,21 +372,21 @@ class ScoreConfig(Checked):
     """Images of one forward pass."""
     split: str = ""
     """Only the images of these splits, such as test,val, to judge a model. Default: every image."""
-    mirror: bool = False
+    tta: bool = False
     """Average each prediction over the image and its mirror image: twice the work, a little more accurate."""
     num_workers: Count | None = None
     """Scoring processes. Default: one a GPU, else one a CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to score; auto takes GPUs where the cluster has them."""
     retry: str = ""
-    """Score these rows again too, by their status, such as unreachable,missing."""
+    """Statuses of rows to score again, such as unreachable,missing."""
     repair: bool = False
     """Verify the table first, and delete files that are damaged or wrong, so that their images are scored again."""
     max_failed_fraction: Share = 0.1
     """Share of the rows scored by this run that may fail; above it the table is complete, and the exit code 3."""
     lease: bool = True
-    """Keep other jobs out of --out meanwhile. --no-lease: do not, where the store cannot (it knows no writes on a
-    condition) and you do."""
+    """Lock --out against other jobs. --no-lease: do not, for a store without conditional writes, where you make sure
+    that no other job writes there."""
 
 
 @dataclass(frozen=True)
@@ -405,7 +405,7 @@ class PredictConfig(Checked):
     draw: str = ""
     """Folder for copies of the photos with age, interval and age group written below and a frame around what the model
     saw, and index.html with all of them. Default: none are made."""
-    mirror: bool = False
+    tta: bool = False
     """Average each prediction over the image and its mirror image: twice the work, a little more accurate."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to predict; auto takes a GPU where this machine has one."""
@@ -441,11 +441,11 @@ class TableConfig(Checked):
     where: str = ""
     """Only rows for which this pandas query over all these columns holds, such as "status == 'ok' and age < 25"."""
     age_groups: str | None = None
-    """Age groups with bounds, as in jobs/catalog.py, in which group and group_probability are told; they derive from
+    """Age groups with bounds, as in jobs/catalog.py, for group and group_probability; they derive from
     the predicted distributions. Default: the model's."""
     lease: bool = True
-    """Keep other jobs out of --out meanwhile. --no-lease: do not, where the store cannot (it knows no writes on a
-    condition) and you do."""
+    """Lock --out against other jobs. --no-lease: do not, for a store without conditional writes, where you make sure
+    that no other job writes there."""
 
 
 @dataclass(frozen=True)
@@ -494,8 +494,8 @@ class CompactConfig(Checked):
     out_predictions: str = ""
     """Folder of the same predictions, of the new catalog."""
     lease: bool = True
-    """Keep other jobs out of the new folders meanwhile. --no-lease: do not, where the store cannot (it knows no writes
-    on a condition) and you do."""
+    """Lock the new folders against other jobs. --no-lease: do not, for a store without conditional writes, where you
+    make sure that no other job writes there."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -516,7 +516,7 @@ class EvaluateConfig(Checked):
     against: str = ""
     """Predictions of another model, for the difference of the two on the faces that both have scored."""
     gender_from: str = ""
-    """Predictions whose gender stands in, for the breakdowns, where the catalog has none."""
+    """Predictions whose gender is used, for the breakdowns, where the catalog has none."""
     include_findings: bool = False
     """Judge rows with findings too (duplicates, conflicting labels)."""
     split: str = "test,val"

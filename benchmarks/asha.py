@@ -38,7 +38,7 @@ class AshaConfig:
     max_concurrent: int = 1
     """Trials at a time."""
     grace_epochs: int = SweepConfig.grace_epochs
-    """Epochs that ASHA leaves to every trial."""
+    """Epochs that every trial gets before ASHA may stop it."""
     reduction_factor: float = SweepConfig.reduction_factor
     """Of so many trials ASHA lets one go on, at each of its levels."""
     within: float = 0.02

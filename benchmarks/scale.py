@@ -133,7 +133,7 @@ def write_part(catalog: str, name: str, keys: range, version: str, replaces: boo
 
 
 def write_predictions(catalog: str, out: str, some_units: list[units.Unit]) -> None:
-    run = {"model": MODEL, "age_groups": GROUPS, "unit_rows": None, "split": "", "mirror": False}
+    run = {"model": MODEL, "age_groups": GROUPS, "unit_rows": None, "split": "", "tta": False}
     run |= {"catalog": catalog, "catalog_id": CATALOG_ID}
     for unit, rows in _rows_of(catalog, some_units):
         num_rows = len(rows)

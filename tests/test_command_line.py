@@ -25,7 +25,7 @@ DRAW = (sys.executable, "jobs/draw.py", "--num-faces", "6")
 def test_required_options_that_are_missing_are_named_in_one_line() -> None:
     said = missing_options(ScoreConfig, ["--checkpoint=x"])
     assert said == "--catalog, --out: missing (--help explains each setting)"
-    assert missing_options(ScoreConfig, ["--checkpoint", "x", "--catalog", "y", "--out=z", "--no-mirror"]) == ""
+    assert missing_options(ScoreConfig, ["--checkpoint", "x", "--catalog", "y", "--out=z", "--no-tta"]) == ""
 
 
 def test_a_missing_checkpoint_is_told_with_those_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_want_of_memory_is_one_line_however_deep_it_lies() -> None:
     error.__cause__ = ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.\n...")
     said = command_line.user_mistake(error)
     assert said is not None
-    assert "for want of memory" in said
+    assert "out of memory" in said
     assert "\n" not in said
 
 

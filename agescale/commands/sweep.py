@@ -24,16 +24,16 @@ def main(config: SweepConfig, base: TrainConfig) -> None:
     spent = f"{sum(counts)} epochs of at most {len(counts) * config.epochs}"
     print(f"{len(counts)} trials, {spent}; {result.disk_bytes / 2**20:,.0f} MiB on disk")
     if result.num_left:
-        print(f"{result.num_left} trials are not over, or not begun; the same command goes on")
+        print(f"{result.num_left} trials are unfinished or not started; the same command continues")
     if not result.command:
-        refuse("no trial came to a value; leaderboard.parquet says why", code=3)
+        refuse("no trial has a validation metric; leaderboard.parquet says why", code=3)
     print(f"report: {result.report}")
     print(f"checkpoint: {paths.join(paths.absolute(config.out), 'best')}")
     if result.refit:
         print(f"trained on validation images as well: {result.refit}")
-    print(f"again: {result.command}")
+    print(f"train the winner again: {result.command}")
     if any(row["status"] == "running" and row["reason"] for row in result.leaderboard):
-        refuse("the processes of some trials died again and again; leaderboard.parquet says why", code=3)
+        refuse("the processes of some trials kept dying; leaderboard.parquet says why", code=3)
 
 
 def table(result: SweepResult, objective: str) -> str:

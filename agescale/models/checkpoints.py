@@ -264,7 +264,7 @@ def read(uri: str) -> Checkpoint:
     except ValueError as error:
         raise ValueError(f"{uri}/{CONFIG_NAME}: damaged, not a checkpoint's JSON ({error})") from error
     if not isinstance(values, dict) or "format_version" not in values:
-        raise ValueError(f"{uri}/{CONFIG_NAME}: not that of a checkpoint of agescale")
+        raise ValueError(f"{uri}/{CONFIG_NAME}: not the config of an agescale checkpoint")
     if values["format_version"] != FORMAT_VERSION:
         raise ValueError(f"{uri}: checkpoint format {values['format_version']}, this agescale reads {FORMAT_VERSION}")
     try:
@@ -350,7 +350,7 @@ def read_file(uri: str, name: str, sha256: str | None) -> bytes:
     except StoreError as error:
         if error.status != "missing":
             raise
-        raise ValueError(f"{uri}/{name}: the checkpoint is damaged: this file, which it needs, is gone") from error
+        raise ValueError(f"{uri}/{name}: the checkpoint is damaged: this file is missing") from error
     if sha256 and objects.sha256(data) != sha256:
         raise ValueError(
             f"{uri}/{name}: the checkpoint is damaged: this file of {len(data):,} bytes is not the one that was "
@@ -390,9 +390,9 @@ def read_state_dict(uri: str, sha256: str = "") -> StateDict:
         try:
             tensors = safetensors.torch.load(data)
         except (SafetensorError, ValueError) as error:
-            raise ValueError(f"{uri}: damaged, or no file of safetensors ({' '.join(str(error).split())})") from error
+            raise ValueError(f"{uri}: damaged, or not a safetensors file ({' '.join(str(error).split())})") from error
         if not tensors:
-            raise ValueError(f"{uri}: no tensor in it")
+            raise ValueError(f"{uri}: contains no tensors")
         return _unwrapped(tensors)
     values: Any = tensors_in(uri, data)
     while isinstance(values, Mapping) and not any(isinstance(value, Tensor) for value in values.values()):

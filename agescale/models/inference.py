@@ -146,17 +146,17 @@ class Model:
         return Predictions(_results(rows, self._predictor), self._predictor.columns)
 
 
-def load(checkpoint: str | os.PathLike[str], device: str = "auto", mirror: bool = False) -> Model:
+def load(checkpoint: str | os.PathLike[str], device: str = "auto", tta: bool = False) -> Model:
     """The model of a checkpoint, such as ``runs/demo/run/best``: a folder that ``jobs/train.py`` wrote, as a path,
     ``file://`` or ``s3://`` URI.
 
-    ``device``: auto (a GPU where this machine has one), cpu, cuda or cuda:1. With ``mirror`` each prediction is the
+    ``device``: auto (a GPU where this machine has one), cpu, cuda or cuda:1. With ``tta`` each prediction is the
     average over the image and its mirror image: twice the work, a little more accurate.
 
     Raises ValueError where no checkpoint stands there, where it predicts no age, and for a device that is not there;
     StoreError where it cannot be read.
     """
-    return Model(Predictor(paths.absolute(os.fspath(checkpoint)), find_device(device), mirror))
+    return Model(Predictor(paths.absolute(os.fspath(checkpoint)), find_device(device), tta))
 
 
 def find_device(name: str) -> str:
@@ -310,15 +310,15 @@ class Scorer:
     fills, always of the same types. An image that is broken, or null, is a row that says so; only one that crashes its
     decoder ends the actor, as the jobs, which decode in processes of their own where that happens, do not let it.
 
-    ``checkpoint`` (which each process reads: an absolute path, or a URI), ``device`` and ``mirror`` are those of
+    ``checkpoint`` (which each process reads: an absolute path, or a URI), ``device`` and ``tta`` are those of
     ``agescale.load``, and so are its errors. Raises ValueError for a batch without that column, with other things in
     it, or with a column that would be written twice.
     """
 
     def __init__(
-        self, checkpoint: str | os.PathLike[str], column: str = "bytes", device: str = "auto", mirror: bool = False
+        self, checkpoint: str | os.PathLike[str], column: str = "bytes", device: str = "auto", tta: bool = False
     ) -> None:
-        self._predictor = Predictor(paths.absolute(os.fspath(checkpoint)), find_device(device), mirror)
+        self._predictor = Predictor(paths.absolute(os.fspath(checkpoint)), find_device(device), tta)
         self._column = column
 
     def __call__(self, batch: Mapping[str, npt.NDArray[Any]] | pa.Table) -> pa.Table:

@@ -40,11 +40,11 @@ def read_checkpoint(uri: str) -> Checkpoint:
 class Predictor:
     """``predictor(images)`` with uint8 RGB images (N, S, S, 3), S = ``spec.image_size``, gives columns of N values.
 
-    With ``mirror`` every prediction is the average over the image and its mirror image.
+    With ``tta`` every prediction is the average over the image and its mirror image.
     """
 
-    def __init__(self, checkpoint_uri: str, device: str = "cpu", mirror: bool = False) -> None:
-        self.mirror = mirror
+    def __init__(self, checkpoint_uri: str, device: str = "cpu", tta: bool = False) -> None:
+        self.tta = tta
         self.checkpoint = read_checkpoint(checkpoint_uri)
         self.spec = self.checkpoint.spec
         self.digest = self.checkpoint.digest
@@ -71,7 +71,7 @@ class Predictor:
             raise ValueError(f"this model takes uint8 images (N, {side}, {side}, 3), not {given}; {hint}")
         images_NHWC = np.require(images_NHWC, requirements=["C", "W"])  # a copy of what is read-only, which torch minds
         images_NCHW = torch.from_numpy(images_NHWC).to(self.device).permute(0, 3, 1, 2)
-        views = [images_NCHW, images_NCHW.flip(3)] if self.mirror else [images_NCHW]
+        views = [images_NCHW, images_NCHW.flip(3)] if self.tta else [images_NCHW]
         with torch.inference_mode(), self._autocast():
             outputs = [self.model(view_NCHW) for view_NCHW in views]
             columns = prediction_columns(

@@ -66,7 +66,7 @@ RAY_ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # Ray would run workers at nice 15; a job that somebody waits for is no background work
     "RAY_DATA_LOG_LEVEL": "ERROR",  # plans and their timings, line after line; they stand in Ray's own log files
     "PYTHONWARNINGS": "ignore:`ExecutionOptions.exclude_resources`",  # Ray's use of its own deprecated option
-    "RAY_task_oom_retries": "2",  # of a task that is ended for want of memory; else without end, and without a word
+    "RAY_task_oom_retries": "2",  # of a task that is ended when out of memory; else without end, and without a word
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # would show each line that a training process prints twice
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody drains this machine; it logs an error that is none
 }

@@ -91,7 +91,7 @@ def score(config: ScoreConfig) -> ScoreResult:
             start_ray()
             nodes.check_shared(folders.beside(out), catalog.uri, checkpoint_uri)
             workers = _workers(config, work)
-            card = {**checkpoint.card(), "mirror": config.mirror}
+            card = {**checkpoint.card(), "tta": config.tta}
             metadata = {"run": run, "checkpoint": checkpoint_uri, "model_card": card}
             scorer = UnitScorer(catalog, checkpoint_uri, out, metadata, config, workers)
             with progress:
@@ -176,7 +176,7 @@ def _begin(
         "catalog_id": catalog.id,
         "unit_rows": config.unit_rows or before.get("unit_rows"),
         "split": ",".join(sorted(parse_names(config.split))),
-        "mirror": config.mirror,
+        "tta": config.tta,
     }
     if before.get("catalog_id") == catalog.id:
         run["catalog"] = before["catalog"]  # the same one, wherever it lies now, or by whatever name

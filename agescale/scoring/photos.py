@@ -103,7 +103,7 @@ def predict(config: PredictConfig) -> PhotoResult:
         objects.check_writable(draw)
     if config.out:
         _check_out(paths.absolute(config.out), photos, paths.absolute(config.checkpoint))
-    predictor = Predictor(paths.absolute(config.checkpoint), find_device(config.device), config.mirror)
+    predictor = Predictor(paths.absolute(config.checkpoint), find_device(config.device), config.tta)
     with IsolatedImages() as decoder:
         sources = (Source(uri, version) for uri, version in photos.items())
         rows = predict_images(predictor, sources, BATCH_SIZE, decoder)

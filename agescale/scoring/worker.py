@@ -55,7 +55,7 @@ class ScoringActor:
         device = scorer.workers.device
         if device == "cpu":
             torch.set_num_threads(min(scorer.workers.num_threads, len(os.sched_getaffinity(0))))
-        self.predictor = Predictor(scorer.checkpoint, device, scorer.config.mirror)
+        self.predictor = Predictor(scorer.checkpoint, device, scorer.config.tta)
         if self.predictor.digest != scorer.metadata["run"]["model"]:
             raise ValueError(f"{scorer.checkpoint}: another model stands there since scoring began; run it again")
         spec = self.predictor.spec

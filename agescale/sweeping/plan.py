@@ -130,9 +130,11 @@ def check(config: SweepConfig, base: TrainConfig, space: Space) -> Selected:
         except (ValueError, TypeError) as error:
             raise ValueError(f"--space {config.space}: {json.dumps(point)}: {error}") from error
         if plan.metric != "mae" and config.objective != "accuracy":
-            raise ValueError(f"--space {config.space}: {json.dumps(point)} tells no ages; give --objective accuracy")
+            raise ValueError(f"--space {config.space}: {json.dumps(point)} predicts no ages; use --objective accuracy")
     if config.objective == "worst_group_mae" and not large_groups(read_splits(selected)[1], selected.age_groups):
-        raise ValueError(f"--objective worst_group_mae: no age group has {validation.FEW} faces to be judged by")
+        raise ValueError(
+            f"--objective worst_group_mae: no age group has the {validation.FEW} validation faces that it needs"
+        )
     return selected
 
 

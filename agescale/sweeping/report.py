@@ -99,7 +99,7 @@ def _verdicts(
 ) -> list[str]:
     """What was found, in a few sentences."""
     if not ranked:
-        return ["No trial has come to a value."]
+        return ["No trial has a validation metric."]
     title, _, style = OBJECTIVES[about["objective"]]
     best, baseline = values[0], about["baseline"]
     line = f"The {title} of trial {ranked[0]['number']} is {number(best, style)}"

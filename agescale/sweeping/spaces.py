@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
+import optuna
 from scipy.stats import loguniform
 from sklearn.model_selection import ParameterGrid, ParameterSampler
 
@@ -155,7 +156,7 @@ def check(space: Any, name: str) -> None:
                 raise ValueError(f"--space {name}: {setting!r} is {why}{hint}")
             if not (isinstance(values, list) and values) and not is_distribution(values):
                 raise ValueError(
-                    f"--space {name}: {setting}: {values!r} is no list, and no distribution of scipy.stats"
+                    f"--space {name}: {setting}: {values!r} is neither a list nor a scipy.stats distribution"
                 )
             if is_distribution(values) and values.dist.name not in DISTRIBUTIONS:
                 known_ones = ", ".join(DISTRIBUTIONS)
@@ -163,7 +164,7 @@ def check(space: Any, name: str) -> None:
             if is_distribution(values) and not all(map(math.isfinite, values.support())):
                 raise ValueError(f"--space {name}: {setting}: a distribution with two ends is needed")
         if "lr" in alternative and not all("{lr}" in text for text in alternative.get("phases", [""])):
-            raise ValueError(f"--space {name}: lr is for phases in which {{lr}} stands, as in {RATES}")
+            raise ValueError(f"--space {name}: lr needs phases that contain {{lr}}, such as {RATES}")
 
 
 def is_distribution(values: Any) -> bool:
@@ -207,15 +208,7 @@ def sample(space: Space, num: int, seed: int) -> list[Point]:
     return [_plain(point) for point in ParameterSampler(space, num, random_state=seed)]
 
 
-class Asked(Protocol):
-    """What asks for values one by one: a trial of Optuna."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
-    def suggest_int(self, name: str, low: int, high: int) -> int: ...
-    def suggest_categorical(self, name: str, choices: Any) -> Any: ...
-
-
-def suggest(space: Space, trial: Asked) -> Point:
+def suggest(space: Space, trial: optuna.Trial) -> Point:
     """A point of Optuna's choice. Values are named after their alternative, whose settings belong to it alone."""
     number = trial.suggest_categorical("alternative", list(range(len(space)))) if len(space) > 1 else 0
     point: Point = {}

@@ -85,7 +85,7 @@ class Trial:
     status: Status = "running"
     reason: str = ""
     num_parameters: int | None = None
-    num_halvings: int = 0  # of its batch, for want of memory
+    num_halvings: int = 0  # of its batch, which ran out of memory
 
     @property
     def name(self) -> str:
@@ -110,7 +110,7 @@ def read_trial(out: str, number: int) -> Trial:
     try:
         return Trial(**json.loads(objects.read_bytes(uri)))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{uri}: damaged, not what a trial is; {_another_instead(out, number)}") from error
+        raise ValueError(f"{uri}: damaged, not a valid record of a trial; {_another_instead(out, number)}") from error
 
 
 def _trial_uri(out: str, number: int) -> str:
@@ -149,7 +149,7 @@ def begin(out: str, sweep: Identity) -> None:
         before = dict(json.loads(objects.read_bytes(uri))) if objects.exists(uri) else new
     except (ValueError, TypeError) as error:
         hint = "delete it, and give the settings that the sweep began with"
-        raise ValueError(f"{uri}: damaged, not what a sweep is; {hint}") from error
+        raise ValueError(f"{uri}: damaged, not a valid record of a sweep; {hint}") from error
     check_unchanged(out, "another sweep", before, new)
     objects.write_bytes(uri, json.dumps(new, indent=1).encode())
 

@@ -13,7 +13,7 @@ from agescale.sweeping import trials
 from agescale.sweeping.plan import config_of
 from agescale.sweeping.trials import Status, Suggestion
 from agescale.training.driver import Shared, train
-from agescale.training.failures import Diverged, Impossible, OutOfMemory
+from agescale.training.failures import Diverged, InvalidSettings, OutOfMemory
 
 MIN_BATCH_SIZE = 4
 """Below it a trial for which memory does not suffice is given up."""
@@ -46,10 +46,10 @@ def run_trial(
                 trials.write_trial(out, replace(said, status="failed", reason=str(error)))
                 return
             trials.drop_run(out, said.number)
-            reason = f"batches of {half}, and not {half << said.num_halvings + 1}, for want of memory"
+            reason = f"out of memory: batches of {half} instead of {half << said.num_halvings + 1}"
             trials.write_trial(out, replace(said, num_halvings=said.num_halvings + 1, reason=reason))
             print(f"trial {said.name}: {reason}", flush=True)
-        except (Diverged, Impossible) as error:
+        except (Diverged, InvalidSettings) as error:
             status: Status = "diverged" if isinstance(error, Diverged) else "failed"
             trials.write_trial(out, replace(said, status=status, reason=str(error)))
             return

@@ -2,7 +2,7 @@
 can be told.
 
 Each file is a unit of a catalog (see ``units``) and appears whole or not at all; its metadata say what run it is of:
-model, age_groups, catalog and its id, unit_rows, split, mirror. Runs no model and writes nothing.
+model, age_groups, catalog and its id, unit_rows, split, tta. Runs no model and writes nothing.
 """
 
 from __future__ import annotations

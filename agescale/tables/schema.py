@@ -141,6 +141,9 @@ def read_metadata(schema: pa.Schema, kind: str) -> dict[str, Any]:
         )
     if (found_kind := found.pop("table", None)) != kind:
         raise ValueError(f"part of a table of {NOUNS.get(found_kind, 'another kind')}, not of {NOUNS[kind]}")
+    run = found.get("run", {})
+    if "mirror" in run:  # what older tables call test-time augmentation
+        run["tta"] = run.pop("mirror")
     return found
 
 

@@ -2,7 +2,7 @@
 
 A catalog in, row ranges and file names out. A unit's file is named after part, rows and model, and appears whole or not
 at all: that is how anybody knows what is done. Its metadata say what run it is of: model, age_groups, catalog and its
-id, unit_rows, split, mirror. Runs no model and writes nothing.
+id, unit_rows, split, tta. Runs no model and writes nothing.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from agescale.store.writers import Writer
 from agescale.tables.catalogs import Catalog
 from agescale.training import plan as training_plan
 from agescale.training import runs
-from agescale.training.failures import Diverged, Impossible, OutOfMemory, lasting_store_error, said_once
+from agescale.training.failures import Diverged, InvalidSettings, OutOfMemory, lasting_store_error, said_once
 from agescale.training.ingest import FaceDecoder, decoded_bytes, decoded_dataset, fits_in_object_store, held_faces
 from agescale.training.plan import Plan, Selected
 from agescale.training.worker import STALL_TIMEOUT_S, TrainLoopConfig, train_fn_per_worker
@@ -96,12 +96,12 @@ def train(
     try:
         plan, splits, model = training_plan.build_plan(config, selected, begins=progress is None)
     except ValueError as error:
-        raise Impossible(str(error)) from error
+        raise InvalidSettings(str(error)) from error
     with output.held(config.lease) as held:
         writer = Writer(held.claim)
         before, progress = progress, runs.begin(out, selected, writer, pins_images=shared is None)
         if progress is None and before is not None:
-            raise ValueError(f"{out}: what stood there is gone meanwhile; run the same command again")
+            raise ValueError(f"{out}: the run was deleted meanwhile; run the same command again")
         if progress is not None and progress.is_finished:
             return _say_finished(out, progress)
         if progress is not None:
@@ -236,7 +236,7 @@ def _dataset(
             dataset = held_faces(rows, decoder)
         num_images = int(dataset.count())
         if not num_images:
-            raise Impossible(
+            raise InvalidSettings(
                 f"none of the {len(rows):,} images of the {split} split can be read, {rows['uri'][0]} first"
             )
         if num_images < len(rows):

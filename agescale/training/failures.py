@@ -39,12 +39,12 @@ def said_once() -> Iterator[None]:
 
 
 class Diverged(ValueError):
-    """The loss is no number, or there is none."""
+    """The loss is NaN or infinite."""
 
 
 class OutOfMemory(ValueError):
     """A training process had not enough memory, of its GPU or of the machine."""
 
 
-class Impossible(ValueError):
+class InvalidSettings(ValueError):
     """No training can have these settings."""

@@ -33,8 +33,8 @@ def initial_model(
         return model, checkpoints.load_into(model, uri, config.weights_sha256)
     source = checkpoints.read_state_dict(uri, config.weights_sha256) if is_ours else config.weights
     missing, unexpected = load_backbone_weights(model.encoder, source)
-    taken = f"not there, so they stay random: {_name_some(missing)}" if missing else "all tensors of the encoder taken"
-    return model, f"{taken}; not used: {_name_some(unexpected)}" if unexpected else taken
+    taken = f"missing keys, left random: {_name_some(missing)}" if missing else "missing keys: none"
+    return model, f"{taken}; unexpected keys, not used: {_name_some(unexpected)}" if unexpected else taken
 
 
 def is_stored(weights: str) -> bool:

@@ -42,13 +42,15 @@ def check_same(out: str, run: Identity) -> Progress | None:
     uri, last = paths.join(out, RUN_NAME), paths.join(out, "last")
     if not objects.exists(uri):
         if checkpoints.exists(last):
-            raise ValueError(f"{last}: a checkpoint of a run whose {RUN_NAME} is gone; give another --out")
+            raise ValueError(f"{last}: a checkpoint of a run whose {RUN_NAME} is missing; give another --out")
         return None
     try:
         before = json.loads(objects.read_bytes(uri))
         known, data = DEFAULTS | before["settings"], before["data"]  # a setting may be newer than the run
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{uri}: damaged, not what a run is ({_one_line(error)}); give another --out") from error
+        raise ValueError(
+            f"{uri}: damaged, not a valid record of a run ({_one_line(error)}); give another --out"
+        ) from error
     new = run["settings"]
     is_longer = {name for name in new if known.get(name) != new[name]} <= {"phases", "epochs"}
     way = f"--weights {out}/best --out ANOTHER trains on from its best epoch" if is_longer else "give another --out"
@@ -198,7 +200,7 @@ def _check_next(last: str, progress: Progress) -> None:
     """Raises Held where another process, which this one's job has started in its place, is further."""
     epochs_done = checkpoints.read(last).progress.epochs_done if checkpoints.exists(last) else 0
     if epochs_done != progress.epochs_done - 1:
-        raise lease.Held(f"{last}: epoch {epochs_done} stands there, of another process; this one stops")
+        raise lease.Held(f"{last}: epoch {epochs_done} was written there by another process; this one stops")
 
 
 def _derive(out: str, writer: Writer) -> None:
@@ -227,7 +229,7 @@ def _fall_back(out: str, newest: Checkpoint, writer: Writer) -> Checkpoint:
     """Makes the last epoch the best one, where the weights of the best one are gone, and says so."""
     progress = newest.progress
     said = f"the weights of epoch {progress.best_epoch} are gone or damaged"
-    print(f"{out}/best: {said}; those of the last one, {newest.epoch}, replace them", flush=True)
+    print(f"{out}/best: {said}; replaced by those of the last epoch, {newest.epoch}", flush=True)
     history = (*progress.history[:-1], _marked(progress.history[-1], is_best=True))
     value = validation.value_of(progress.history[-1], progress.metric)
     progress = replace(

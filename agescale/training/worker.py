@@ -69,7 +69,7 @@ def train_fn_per_worker(loop: TrainLoopConfig) -> str | None:
         if epoch["val_loss"] is None:
             return "no image of the val split can be read"
         if not math.isfinite(epoch["train_loss"] + epoch["val_loss"]):  # the same on every process
-            return f"training diverged: epoch {epoch['epoch']}'s loss is not finite; lower the learning rate"
+            return f"training diverged: epoch {epoch['epoch']}'s loss is NaN or infinite; lower the learning rate"
         progress = runs.extend(progress, epoch, plan)
         if _rank() == 0:
             progress = runs.save(plan, progress, learner.judged.state_dict(), learner.state(), loop["writer"])

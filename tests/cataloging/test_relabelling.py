@@ -51,7 +51,7 @@ def score(catalog: str, out: str, splits: str = "") -> int:
     """What jobs/score.py would write; returns how many images were scored now."""
     parts, num_scored = Catalog.open(catalog).parts, 0
     run = {"model": MODEL, "age_groups": "25-years", "catalog": catalog, "catalog_id": "1", "unit_rows": 2}
-    run |= {"split": splits, "mirror": False}
+    run |= {"split": splits, "tta": False}
     superseded = catalogs.Superseded(catalog, parts)
     for unit in units.cut(parts, 2):
         name = unit.file_name(MODEL)

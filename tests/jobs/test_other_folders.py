@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
     build_catalog(CatalogConfig(str(tmp_path / "faces"), catalog))
     (part,) = Catalog.open(catalog).parts
     run = {"catalog": catalog, "catalog_id": Catalog.open(catalog).metadata["id"], "unit_rows": None, "split": ""}
-    run |= {"model": "beef", "age_groups": "25-years", "mirror": False}
+    run |= {"model": "beef", "age_groups": "25-years", "tta": False}
     said = schema.with_metadata("predictions", {"run": run, "statuses": {}, "gone": {}, "model_card": {}})
     unit = units.Unit(part.name, 0, part.num_rows)
     parquet.write_table(

@@ -68,7 +68,7 @@ def test_a_sweep_ends_with_a_winner_a_table_and_a_page(config: SweepConfig) -> N
     first, last = result.leaderboard
     assert (first["settings"]["lr"], first["status"], first["epochs"]) == (1e-3, "finished", 2)
     assert (last["settings"]["lr"], last["status"]) == (1e30, "diverged")
-    assert "loss is not finite" in last["reason"]
+    assert "loss is NaN or infinite" in last["reason"]
     assert checkpoints.read(f"{config.out}/best").spec.encoder == "cnn"
     assert "--widths 4 8" in result.command
     assert objects.exists(f"{config.out}/leaderboard.parquet")
@@ -158,7 +158,7 @@ def test_a_trial_without_enough_memory_begins_anew_with_half_the_batch_or_is_giv
         run_trial(number, config, BASE, (), None)
     assert tried[:3] == [(64, "all:2@0.008"), (32, "all:2@0.004"), (16, "all:2@0.002")]
     first, second = trials.read_trials(config.out)
-    assert (first.num_halvings, first.reason) == (2, "batches of 16, and not 64, for want of memory")
+    assert (first.num_halvings, first.reason) == (2, "out of memory: batches of 16 instead of 64")
     assert (second.status, second.reason) == ("failed", "out of memory with --batch-size 4")
     assert len(tried) == 3 + 5
 
@@ -247,12 +247,12 @@ def test_the_baseline_is_what_the_best_constant_reaches(
         ({"epochs": 0}, "--epochs 0: at least 1"),
         ({"num_trials": 0}, "--num-trials 0: at least 1"),
         ({"reduction_factor": 1.0}, "--reduction-factor 1.0: more than 1"),
-        ({"objective": "worst_group_mae"}, "no age group has 20 faces to be judged by"),
+        ({"objective": "worst_group_mae"}, "no age group has the 20 validation faces that it needs"),
         ({"space": "beta.py"}, "lr: beta is none of uniform, loguniform"),
         ({"space": "range.py"}, "--dropout 2.0: a share from 0 to 1"),
         ({"space": "nothing"}, "--space nothing: none of quick"),
         ({"weights": ("vgg16.pth",)}, "--weights vgg16.pth: ENCODER=SOURCE"),
-        ({"objective": "mae", "space": "classes.py"}, "tells no ages; give --objective accuracy"),
+        ({"objective": "mae", "space": "classes.py"}, "predicts no ages; use --objective accuracy"),
         ({"space": "encoder.py"}, "no encoder is called|unknown encoder|vgg99"),
         ({"space": "rate.py"}, "learning_rate"),
     ],

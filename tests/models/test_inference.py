@@ -200,8 +200,8 @@ def test_results_hold_what_the_table_of_predictions_would(model: agescale.Model,
 
 
 def test_with_mirror_results_are_those_of_the_job(checkpoint: str, folder: Path) -> None:
-    results = agescale.load(checkpoint, "cpu", mirror=True).predict(folder)
-    job = photos.predict(PredictConfig((str(folder),), checkpoint, mirror=True, device="cpu"))
+    results = agescale.load(checkpoint, "cpu", tta=True).predict(folder)
+    job = photos.predict(PredictConfig((str(folder),), checkpoint, tta=True, device="cpu"))
     names = ["uri", "status", "error", "age", "age_cdf", "group", "group_probability", "width", "height", "model"]
     assert results.to_arrow().select(names).to_pylist() == job.rows.select(names).to_pylist()
 

@@ -52,17 +52,17 @@ def test_batches_do_not_change_predictions(tmp_path: Path, images_NHWC: np.ndarr
 def test_with_mirror_an_image_and_its_mirror_image_are_of_one_age(tmp_path: Path, images_NHWC: np.ndarray) -> None:
     checkpoint = make_checkpoint(tmp_path, "distribution", "life-stages")
     flipped_NHWC = np.ascontiguousarray(images_NHWC[:, :, ::-1])
-    mirrored, plain = Predictor(checkpoint, mirror=True), Predictor(checkpoint)
+    mirrored, plain = Predictor(checkpoint, tta=True), Predictor(checkpoint)
     np.testing.assert_allclose(mirrored(images_NHWC)["age"], mirrored(flipped_NHWC)["age"], atol=1e-2)
     assert np.abs(plain(images_NHWC)["age"] - plain(flipped_NHWC)["age"]).max() > 1e-2
 
 
-@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("tta", [False, True])
 def test_auxiliary_heads_name_their_likeliest_class_with_its_probability(
-    tmp_path: Path, images_NHWC: np.ndarray, mirror: bool
+    tmp_path: Path, images_NHWC: np.ndarray, tta: bool
 ) -> None:
     checkpoint = make_checkpoint(tmp_path, "distribution", "life-stages", genders=("female", "male"))
-    columns = Predictor(checkpoint, mirror=mirror)(images_NHWC)
+    columns = Predictor(checkpoint, tta=tta)(images_NHWC)
     assert set(columns["gender"]) <= {"female", "male"}
     assert all(0.5 <= probability <= 1 for probability in columns["gender_probability"])
     assert "ethnicity" not in columns

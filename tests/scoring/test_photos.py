@@ -49,10 +49,10 @@ def predict_photos(checkpoint: str, *uris: str, **settings: Any) -> PhotoResult:
 
 def test_a_photo_gets_the_row_that_the_predictor_gives_it(tmp_path: Path, checkpoint: str) -> None:
     photo = draw_face(tmp_path / "face.png")
-    result = predict_photos(checkpoint, photo, mirror=True)
+    result = predict_photos(checkpoint, photo, tta=True)
     assert result.rows.schema.equals(schema.PREDICTIONS)
     (row,), (said,) = result.rows.to_pylist(), result.words
-    predictor = Predictor(checkpoint, mirror=True)
+    predictor = Predictor(checkpoint, tta=True)
     columns = predictor(images.load_face(Path(photo).read_bytes(), 32).pixels[None])
     assert row["age"] == pytest.approx(columns["age"][0], abs=1e-3)
     assert (row["uri"], row["face"], row["status"], row["model"]) == (photo, 0, "ok", predictor.digest)

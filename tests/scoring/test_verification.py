@@ -37,7 +37,7 @@ class Table:
     def __init__(self, folder: Path) -> None:
         self.catalog, self.out = str(folder / "catalog"), str(folder / "predictions")
         self.run: Row = {"model": MODEL, "age_groups": GROUPS, "catalog": self.catalog, "unit_rows": UNIT_ROWS}
-        self.run |= {"split": "", "mirror": False, "catalog_id": CATALOG_ID}
+        self.run |= {"split": "", "tta": False, "catalog_id": CATALOG_ID}
         uris = [f"/photos/{index:02d} ü.jpg" for index in range(NUM_ROWS)]
         self.list_again([{"uri": uri} for uri in uris[:5]], 1, number=0)
         self.list_again([{"uri": uri} for uri in uris[5:10]], 1, number=1)

@@ -131,7 +131,7 @@ def test_a_sweep_of_which_no_trial_has_a_value_says_so() -> None:
     failed = [row | nothing for row in rows]
     for leaderboard in (failed, []):
         page = report.render(ABOUT | {"num_trials": len(leaderboard)}, leaderboard, {}, "")
-        assert "No trial has come to a value." in Page(page).text
+        assert "No trial has a validation metric." in Page(page).text
         assert figures_of(page) == []
         assert "<pre>" not in page
         assert page.count("bad luck") == len(leaderboard)

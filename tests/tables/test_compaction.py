@@ -38,7 +38,7 @@ def list_again(folder: Path) -> Any:
 def score(catalog: str, out: str, but: str = "nothing") -> None:
     """What jobs/score.py would write: the current rows of each unit that has no file yet."""
     parts = Catalog.open(catalog).parts
-    run = {"model": MODEL, "age_groups": "25-years", "catalog": catalog, "unit_rows": 5, "split": "", "mirror": False}
+    run = {"model": MODEL, "age_groups": "25-years", "catalog": catalog, "unit_rows": 5, "split": "", "tta": False}
     run["catalog_id"] = Catalog.open(catalog).metadata["id"]
     superseded = catalogs.Superseded(catalog, parts)
     for unit in units.cut(parts, 5):

@@ -20,6 +20,11 @@ def test_metadata_and_types_survive_the_way_through_a_file(kind: str, tmp_path: 
     assert schema.read_metadata(read, kind) == values
 
 
+def test_an_older_table_says_mirror_of_what_is_tta() -> None:
+    old = schema.with_metadata("predictions", {"run": {"model": "beef", "mirror": True}})
+    assert schema.read_metadata(old, "predictions") == {"run": {"model": "beef", "tta": True}}
+
+
 @pytest.mark.parametrize(("step", "message"), [(1, r"newer agescale \(schema version 3,"), (-1, "older agescale")])
 def test_tables_of_another_version_are_refused(step: int, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "SCHEMA_VERSION", schema.SCHEMA_VERSION + step)

@@ -183,7 +183,7 @@ def test_a_process_that_was_started_again_and_lives_writes_no_more(out: str) -> 
         before = save_epoch(out, runs.begin(out, SELECTED, writer) or Progress(metric="mae"), writer)
         process(out, writer, begins=False)
         check_finished(out)
-        with pytest.raises(lease.Held, match="epoch 3 stands there, of another process"):
+        with pytest.raises(lease.Held, match="epoch 3 was written there by another process"):
             save_epoch(out, before, writer)
     check_finished(out)
 
@@ -330,7 +330,7 @@ def test_no_file_of_a_run_that_is_cut_anywhere_is_silently_taken(
                 if best.epoch == 2:
                     check_finished(str(out))
                 else:
-                    assert "the weights of epoch 2 are gone or damaged; those of the last one, 3, replace" in (
+                    assert "the weights of epoch 2 are gone or damaged; replaced by those of the last epoch, 3" in (
                         capsys.readouterr().out
                     )
                     torch.testing.assert_close(weights_in(str(out / "best")), weights_of(3)["w"])
@@ -339,7 +339,7 @@ def test_no_file_of_a_run_that_is_cut_anywhere_is_silently_taken(
 def test_a_run_without_what_it_is_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
     go_on(str(tmp_path), until=2)
     (tmp_path / "run.json").unlink()
-    with pytest.raises(ValueError, match=r"whose run\.json is gone; give another --out"):
+    with pytest.raises(ValueError, match=r"whose run\.json is missing; give another --out"):
         go_on(str(tmp_path))
 
 
