@@ -94,8 +94,8 @@ def test_every_value_of_every_setting_is_an_example() -> None:
 
 @pytest.mark.parametrize("name", spaces.SPACES)
 def test_our_own_spaces_hold_trainings(name: str) -> None:
-    spaces.check(spaces.SPACES[name], name)
-    for point in spaces.examples(spaces.SPACES[name]):
+    spaces.check(spaces.SPACES[name].space, name)
+    for point in spaces.examples(spaces.SPACES[name].space):
         config = spaces.to_config(TrainConfig(), point, epochs=10)
         assert sum(phase.epochs for phase in parse_phases(config.phases)) == 10
 
