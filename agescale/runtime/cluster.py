@@ -28,6 +28,7 @@ import ray
 import ray.data
 from ray._common.utils import get_default_ray_temp_dir, get_system_memory
 from ray._private import ray_constants, services
+from ray._private import worker as ray_worker
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.gcs_utils import create_gcs_channel
 from ray._private.utils import read_ray_address
@@ -73,6 +74,9 @@ RAY_ENVIRONMENT = {
 """Defaults for the cluster that a job starts for itself; what is set already stays."""
 
 
+LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
+
+
 def start_ray(min_cpus: float = 2, has_dashboard: bool = False) -> None:
     """Joins the cluster that RAY_ADDRESS or ``ray start`` names, else starts a local one.
 
@@ -87,7 +91,7 @@ def start_ray(min_cpus: float = 2, has_dashboard: bool = False) -> None:
         address = cluster_address()
         options = {"address": address} if address else _own_cluster(min_cpus, has_dashboard)
         try:
-            with _own_sigterm():
+            with _own_sigterm(), _quiet_core():
                 ray.init(logging_level="CRITICAL", **options)
         except Exception as error:  # Ray raises half a dozen types here, plain Exception among them
             raise ValueError(_failure(error, options)) from error
@@ -115,6 +119,36 @@ def _own_sigterm() -> Iterator[None]:
         listener(signal.SIGTERM, None)
     finally:
         signal.signal(signal.SIGTERM, listener)
+
+
+@contextlib.contextmanager
+def _quiet_core() -> Iterator[None]:
+    """Keeps Ray's C++ in this process from writing errors that are none among a job's lines: with each start of
+    scoring, that an actor of Ray Data has arguments in the object store (ray#53727). What does fail is raised. Its
+    level is read when this process connects; Ray's own processes have been started by then, and log as ever."""
+    connect = ray_worker.connect
+
+    def connect_quietly(*args: Any, **kwargs: Any) -> Any:
+        if LOG_LEVEL in os.environ:
+            return connect(*args, **kwargs)
+        os.environ[LOG_LEVEL] = "fatal"
+        stderr = os.dup(2)
+        with tempfile.TemporaryFile() as said:
+            os.dup2(said.fileno(), 2)  # where it tells that it has read its level
+            try:
+                return connect(*args, **kwargs)
+            finally:
+                os.dup2(stderr, 2)
+                os.close(stderr)
+                del os.environ[LOG_LEVEL]
+                said.seek(0)
+                os.write(2, b"".join(line for line in said if LOG_LEVEL.encode() not in line))
+
+    ray_worker.connect = connect_quietly
+    try:
+        yield
+    finally:
+        ray_worker.connect = connect
 
 
 def allocator_environment() -> dict[str, Any]:
