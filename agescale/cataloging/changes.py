@@ -20,23 +20,17 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale.cataloging import relabelling
-from agescale.cataloging.layouts import Labels
-from agescale.cataloging.parts import split_of, told
-from agescale.cataloging.relabelling import Relabelled
+from agescale.cataloging.comparison import CHANGES, compare, told_apart
 from agescale.faces import images
 from agescale.store import lease, listing, objects, parquet, paths
-from agescale.store.errors import StoreError
-from agescale.store.listing import Listed
-from agescale.store.objects import read_pool
-from agescale.tables import catalogs, folders, schema, splits
-from agescale.tables.catalogs import LISTED_GROUP_ROWS, Catalog, Part
+from agescale.tables import catalogs, folders, schema
+from agescale.tables.catalogs import LISTED_GROUP_ROWS, Part
 
 KNOWN_ROWS = 300_000
 """Rows of the catalog that are compared at once, where that many were deleted in a row: some 200 MB."""
@@ -45,7 +39,6 @@ COUNTS = ("num_rows", "num_new", "num_changed", "num_deleted", "num_ignored")
 RANGE = pa.schema([("number", pa.int64()), ("after", pa.string()), ("until", pa.string())])
 """A unit of listing: the relative paths of ``listing.pages``, and the number that the names of its parts begin with."""
 KNOWN = pa.schema([schema.CATALOG.field(name) for name in ("uri", "version", "deleted")])
-CHANGES = pa.schema([*listing.ROWS, schema.CATALOG.field("deleted")])
 
 
 BEGUN = re.compile(r"listing-(\d{5,})\.json")
@@ -91,17 +84,18 @@ def seal_begun(out: str, metadata: Mapping[str, Any]) -> None:
     ranges = [(number, each) for number, said in read_begun(out).items() for each in range(said["num_ranges"])]
     if ranges:
         with objects.read_pool() as pool:
-            list(pool.map(lambda each: _seal(out, part_prefix(*each), metadata), ranges))
+            list(pool.map(lambda each: _seal(out, metadata, *each), ranges))
 
 
-def _seal(out: str, prefix: str, metadata: Mapping[str, Any]) -> None:
+def _seal(out: str, metadata: Mapping[str, Any], number: int, range_number: int) -> None:
     """Puts an empty part behind the others of a range, unless one stands there."""
+    prefix = catalogs.part_prefix(number, range_number)
     empty = schema.CATALOG.empty_table().cast(schema.with_metadata("catalog", {**metadata, "replaces": False}))
     while True:
         names = [name for name in folders.list_parts(out, "catalog") if name.startswith(prefix)]
         if names and parquet.num_rows(paths.join(out, names[-1])) == 0:
             return
-        folders.write_new_part(out, f"{prefix}{len(names):06d}.parquet", empty)
+        folders.write_new_part(out, catalogs.part_name(number, len(names), range_number), empty)
 
 
 def end_listing(out: str, number: int) -> None:
@@ -147,11 +141,6 @@ def _emptied_folder(source: str, uri: str) -> str:
             return "" if os.listdir(folder) else folder
         folder = os.path.dirname(folder)
     return ""
-
-
-def part_prefix(number: int, range_number: int) -> str:
-    """What the names of the parts of a range of names begin with."""
-    return f"part-{number:05d}-{range_number:04d}"
 
 
 def no_images(source: str, num_others: int) -> ValueError:
@@ -205,12 +194,12 @@ class RangeLister:
         self, listed: Iterable[pa.Table], number: int, after: str = "", until: str | None = None
     ) -> Iterator[pa.Table]:
         """Takes the listing of a range, in the order of URIs, and yields how many rows of each window are what."""
-        prefix = part_prefix(self.generation, number)
+        prefix = catalogs.part_prefix(self.generation, number)
         names = [name for name in folders.list_parts(self.out, "catalog") if name.startswith(prefix)]
         written = [catalogs.ask_part(paths.join(self.out, name)) for name in names]
         if any(not part.num_rows for part in written):
             raise lease.taken_over(self.out)
-        new_names = (f"{prefix}{index:06d}.parquet" for index in itertools.count(len(written)))
+        new_names = (catalogs.part_name(self.generation, each, number) for each in itertools.count(len(written)))
         waiting = {False: CHANGES.empty_table(), True: CHANGES.empty_table()}  # by whether they replace known rows
         gone_names = (f"deleted-{prefix.removeprefix('part-')}{index:06d}.parquet" for index in itertools.count())
         all_gone = CHANGES.empty_table()
@@ -220,8 +209,8 @@ class RangeLister:
                 for start, end in _split(self.known, low, high):
                     here = pictures.filter((pc.field("uri") > start) & (pc.field("uri") <= end))
                     known = self._read(self.known, start, end, pool)
-                    new, changed, gone = _compare(here, catalogs.current(known))
-                    new, changed = (self._told_apart(rows, known) for rows in (new, changed))
+                    new, changed, gone = compare(here, catalogs.current(known))
+                    new, changed = (told_apart(rows, known, self.generation) for rows in (new, changed))
                     counts.update(num_new=len(new), num_changed=len(changed), num_deleted=len(gone))
                     before = self._read(written, start, end, pool)["uri"].combine_chunks()
                     new, changed, gone = (
@@ -256,7 +245,7 @@ class RangeLister:
         waiting, names = {True: CHANGES.empty_table()}, list[str]()
 
         def add() -> None:
-            names.append(f"{part_prefix(self.generation, number)}{len(names):06d}.parquet")
+            names.append(catalogs.part_name(self.generation, len(names), number))
             self._add_part(names[-1], waiting, replaces=True)
 
         with objects.read_pool() as pool:
@@ -303,15 +292,6 @@ class RangeLister:
         known = pool.map(lambda file: parquet.read_table(file, KNOWN.names, wanted), files)
         return pa.concat_tables([KNOWN.empty_table(), *(table.cast(KNOWN) for table in known)])
 
-    def _told_apart(self, rows: pa.Table, known: pa.Table) -> pa.Table:
-        """``rows``, where a version that the catalog has had before gets the number of this listing behind it.
-
-        A file that was put back, after it was deleted or overwritten, is another row: (uri, version) stays a key.
-        """
-        is_back = pc.is_in(catalogs.keys_of(rows), value_set=catalogs.keys_of(known))
-        numbered = pc.binary_join_element_wise(rows["version"], str(self.generation), "@")
-        return rows.set_column(1, CHANGES.field("version"), pc.if_else(is_back, numbered, rows["version"]))
-
     def _add_part(self, name: str, waiting: dict[bool, pa.Table], replaces: bool) -> None:
         """Writes the first of the rows that are ``waiting``, of those that replace known ones or of the others, as the
         next part, and takes them out of ``waiting``.
@@ -349,19 +329,6 @@ def _split(known: Sequence[Part], low: str, high: str) -> Iterator[tuple[str, st
     yield low, high
 
 
-def _compare(pictures: pa.Table, known: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """Rows (CHANGES) of images that are new, that have another version, and that are gone."""
-    position = pc.index_in(pictures["uri"], value_set=known["uri"].combine_chunks())
-    stored = pc.replace_substring_regex(known["version"], catalogs.LISTING_SUFFIX, "")
-    is_changed = pc.not_equal(pictures["version"], stored.take(position))  # null where it is new
-    listed = pictures.append_column("deleted", pa.repeat(False, len(pictures))).cast(CHANGES)
-    is_gone = pc.invert(pc.is_in(known["uri"], value_set=pictures["uri"].combine_chunks()))
-    uri, version = (known[name].filter(is_gone) for name in ("uri", "version"))
-    sizes, deleted = pa.nulls(len(uri), pa.int64()), pa.repeat(True, len(uri))
-    gone = pa.table([uri, version, sizes, deleted], schema=CHANGES)
-    return listed.filter(pc.is_null(position)), listed.filter(is_changed), gone
-
-
 def _check_order(uris: pa.ChunkedArray, before: str) -> None:
     """Raises ValueError where a listing is not in the order of URIs: what comes late would seem to be deleted."""
     if not len(uris):
@@ -373,66 +340,3 @@ def _check_order(uris: pa.ChunkedArray, before: str) -> None:
         if uri == last:
             raise ValueError(f"{uri}: listed twice; a listing names each image once")
         raise ValueError(f"{uri}: listed behind {last}, which is not the order of names; give a listing by --listing")
-
-
-READ_AGAIN = ("missing", "changed", "forbidden", "unreachable")
-"""What a store may have said of an image that it delivers now."""
-
-
-def known_rows(catalog: Catalog | None) -> dict[str, dict[str, Any]]:
-    """Current rows by URI; none where there is no catalog yet."""
-    columns = ["uri", "version", "read_error", "content_hash", *relabelling.TOLD]
-    return {row["uri"]: row for row in catalog.read(columns).to_pylist()} if catalog else {}
-
-
-def difference(
-    known: dict[str, dict[str, Any]],
-    pictures: list[Listed],
-    labels: Labels,
-    fractions: splits.Fractions | None,
-) -> tuple[list[Listed], list[Listed], list[dict[str, Any]], list[Relabelled]]:
-    """New and changed objects (which the store did not deliver the last time, and does now, among them), the rows of
-    deleted ones, and those whose source now tells other labels."""
-    new, changed, relabelled = [], [], []
-    failed = [item for item in pictures if _is_stores(known.get(item.uri, {}).get("read_error"))]
-    with read_pool() as pool:
-        answers = pool.map(_can_be_read, failed)
-        back = {item.uri for item, can_be_read in zip(failed, answers, strict=True) if can_be_read}
-    for item in pictures:
-        row = known.get(item.uri)
-        if row is None:
-            new.append(item)
-        elif catalogs.as_listed(row["version"]) != item.version or item.uri in back:
-            changed.append(item)
-        else:
-            now = told(labels.by_path[item.relative])
-            now["split"] = split_of(now, row["content_hash"], fractions)
-            if found := relabelling.compare(row, now):
-                relabelled.append(found)
-    listed = {item.uri for item in pictures}
-    gone = [row for uri, row in known.items() if uri not in listed]
-    return new, changed, gone, relabelled
-
-
-def _is_stores(read_error: str | None) -> bool:
-    return (read_error or "").partition(":")[0] in READ_AGAIN
-
-
-def _can_be_read(item: Listed) -> bool:
-    try:
-        objects.read_bytes(item.uri, item.version, item.size_bytes)
-    except StoreError as error:
-        if error.stops_the_job:
-            raise
-        return False
-    return True
-
-
-def told_apart(items: list[Listed], catalog: Catalog | None, generation: int) -> list[Listed]:
-    """``items``, where a version that the catalog has had before is another one, as in ``changes``."""
-    known = [catalog.read_part(part, ["uri", "version"]) for part in catalog.names] if catalog and items else []
-    had = {key for table in known for key in zip(table["uri"].to_pylist(), table["version"].to_pylist(), strict=True)}
-    return [
-        replace(item, version=f"{item.version}@{generation}") if (item.uri, item.version) in had else item
-        for item in items
-    ]

@@ -20,7 +20,7 @@ import ray.data
 
 from agescale.cataloging import changes, layouts, relabelling
 from agescale.cataloging import findings as quality
-from agescale.cataloging.changes import difference, known_rows, told_apart
+from agescale.cataloging.comparison import difference
 from agescale.cataloging.layouts import Labels
 from agescale.cataloging.parts import tombstones, units_of
 from agescale.cataloging.settings import (
@@ -100,7 +100,7 @@ def _add_images(
         repair(out, held)
     _remove_late_parts(out)
     catalog = Catalog.find(out)
-    parts, known = catalog.names if catalog else [], known_rows(catalog)
+    parts = catalog.names if catalog else []
     groups = age_groups_of(config, catalog)
     labels = read_labels(config, pictures, others, groups)
     settings = settings_of(config, labels.age_groups)
@@ -109,26 +109,27 @@ def _add_images(
     layouts.check_labelled(config.layout, labels)
 
     fractions = fractions_of(config, labels)
-    new, changed, gone, relabelled = difference(known, pictures, labels, fractions)
-    uris = (row["uri"] for row in gone)
-    changes.check_deleted(source, out, uris, len(gone), len(known), config.max_deleted_fraction)
+    found = difference(catalog, pictures, labels, fractions)
+    uris = found.gone["uri"].to_pylist()
+    changes.check_deleted(source, out, uris, len(uris), found.num_known, config.max_deleted_fraction)
     metadata = metadata_of(out, catalog, settings)
     generation = changes.begin_listing(out, metadata["id"], num_ranges=0)
-    units = units_of(told_apart(new, catalog, generation), labels, generation, first=0, replaces=False)
-    units += units_of(told_apart(changed, catalog, generation), labels, generation, first=len(units), replaces=True)
-    units += tombstones(gone, generation, len(units))
+    new, changed = found.told_apart(catalog, generation)
+    units = units_of(new, labels, generation, first=0, replaces=False)
+    units += units_of(changed, labels, generation, first=len(units), replaces=True)
+    units += tombstones(found.gone.to_pylist(), generation, len(units))
     if units:
         probes = [item.uri for item in pictures[:: math.ceil(len(pictures) / NUM_PROBES)]]
         writer = PartWriter(out, metadata, config.pack, fractions, held.claim, probes)
         start_ray()
         check_resources(1, cpus_per_worker=1, gpus_per_worker=0)
         nodes.check_shared(folders.beside(out), source)
-        with ImageProgress("cataloging", len(new) + len(changed) + len(gone)) as progress:
+        with ImageProgress("cataloging", len(new) + len(changed) + len(found.gone)) as progress:
             for _ in run_units(units, writer, progress, num_cpus=1):
                 held.check()
     parts += [unit["part"][0].as_py() for unit in units]
-    if relabelled or (settings != before and not units):
-        parts += relabelling.write_parts(out, relabelled, metadata, generation, len(units), held.prove)
+    if found.relabelled or (settings != before and not units):
+        parts += relabelling.write_parts(out, found.relabelled, metadata, generation, len(units), held.prove)
 
     grown = Catalog.open(out).only(parts)
     rows = grown.read([*quality.FACTS, "gender", "ethnicity"])
@@ -143,7 +144,7 @@ def _add_images(
     changes.end_listing(out, generation)
     rows = with_group_names(rows, labels.age_groups)
     group_names = labels.age_groups.names if labels.age_groups else ()
-    counts = (len(new), len(changed), len(gone), len(rows), len(others))
+    counts = (len(new), len(changed), len(found.gone), len(rows), len(others))
     ignored = Counter(PurePosixPath(name).suffix.lower() or "no ending" for name in others)
     return CatalogResult(
         *counts,
@@ -152,7 +153,7 @@ def _add_images(
         group_names=group_names,
         unused_columns=labels.unused_columns,
         ignored=dict(ignored.most_common()),
-        relabelled=tuple(relabelled),
+        relabelled=tuple(found.relabelled),
         new_groups=new_groups(before, settings),
     )
 

@@ -81,6 +81,6 @@ UNIT_FIELDS = ["part", "is_read", "replaces"]
 
 
 def _unit(rows: list[dict[str, Any]], generation: int, index: int, is_read: bool, replaces: bool) -> pa.Table:
-    part = f"part-{generation:05d}-{index:06d}.parquet"
+    part = catalogs.part_name(generation, index)
     of_unit = dict(zip(UNIT_FIELDS, (part, is_read, replaces), strict=True))
     return pa.Table.from_pylist([{**row, **of_unit} for row in rows], schema=UNIT_SCHEMA)

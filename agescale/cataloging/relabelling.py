@@ -83,7 +83,7 @@ def write_parts(
     def add(rows: pa.Table, moves: bool) -> None:
         prove()
         table_schema = schema.with_metadata("catalog", {**metadata, "replaces": moves, "relabels": not moves})
-        names.append(f"part-{generation:05d}-{first + len(names):06d}.parquet")
+        names.append(catalogs.part_name(generation, first + len(names)))
         folders.write_new_part(out, names[-1], rows.cast(table_schema), catalogs.ROW_GROUP_ROWS)
 
     for moves in (False, True):

@@ -262,6 +262,20 @@ def current(rows: pa.Table) -> pa.Table:
     return rows.filter(pc.invert(rows["deleted"]))
 
 
+def part_prefix(listing: int, range_number: int | None = None) -> str:
+    """What the names of the parts of a listing begin with, or of those of one of the ranges of names that it has."""
+    return f"part-{listing:05d}-" + ("" if range_number is None else f"{range_number:04d}")
+
+
+def part_name(listing: int, number: int, range_number: int | None = None) -> str:
+    """The name of a part, which sorts in the order of listings.
+
+    >>> part_name(12, 3), part_name(12, 3, range_number=1)
+    ('part-00012-000003.parquet', 'part-00012-0001000003.parquet')
+    """
+    return f"{part_prefix(listing, range_number)}{number:06d}.parquet"
+
+
 def listing_of(part: str) -> int:
     """The number of the listing that a part comes from.
 

@@ -90,7 +90,7 @@ def _write_catalog(old: Catalog, new: str, held: lease.Lease) -> None:
     standing = set(begun.names if begun else ())
     with ImageProgress("compacting", sum(part.num_rows for part in parts)) as progress:
         for number, group in enumerate(_groups(parts, catalogs.LISTED_PART_ROWS if was_listed else READ_PART_ROWS)):
-            name = f"part-{metadata['compacted']['listing']:05d}-{number:06d}.parquet"
+            name = catalogs.part_name(metadata["compacted"]["listing"], number)
             if name not in standing:
                 held.prove()
                 of_parts = [_current_rows(old.file(part.name), superseded) for part in group]
