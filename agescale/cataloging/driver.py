@@ -61,7 +61,8 @@ NUM_PROBES = 9
 
 def build_catalog(config: CatalogConfig) -> CatalogResult:
     """Lists ``config.source`` and brings the catalog at ``config.out`` up to date with it."""
-    source, out = paths.absolute(config.source), paths.absolute(config.out)
+    config = paths.with_absolute_uris(config)
+    source, out = config.source, config.out
     check(config)
     is_same = source == out or (not paths.is_remote(out) and os.path.realpath(source) == os.path.realpath(out))
     if is_same or source.startswith(f"{out}/"):
@@ -232,7 +233,7 @@ def _source_findings(source: str, config: CatalogConfig, pictures: list[Listed],
         used = {item.relative.split("/")[0] for item in pictures}
         for folder in sorted(set(objects.list_folders(source)) - used):
             uri = paths.join(source, folder)
-            has_catalog = f"{paths.absolute(config.out)}/".startswith(f"{uri}/")  # it may stand in its source
+            has_catalog = f"{config.out}/".startswith(f"{uri}/")  # it may stand in its source
             if not has_catalog and not listing.is_in_system_folder(f"{folder}/"):
                 row = {"uri": uri, "version": ""}
                 found.append(quality.finding(row, "empty_class", "the class folder holds no image"))

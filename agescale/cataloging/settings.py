@@ -12,7 +12,7 @@ from agescale.cataloging import changes, layouts
 from agescale.cataloging.layouts import Labels, LabelSource
 from agescale.config import CatalogConfig
 from agescale.faces import images
-from agescale.store import objects, paths
+from agescale.store import objects
 from agescale.store.listing import Listed
 from agescale.store.outputs import check_unchanged
 from agescale.tables import splits
@@ -55,9 +55,9 @@ CSV_COLUMNS = [f"{name}_column" for name in ("image", "label", "age", "split", "
 def settings_of(config: CatalogConfig, age_groups: AgeGroups | None) -> dict[str, Any]:
     """What has to stay while a catalog grows; the metadata of its parts keep it."""
     return {
-        "source": paths.absolute(config.source),
+        "source": config.source,
         "layout": config.layout,
-        "csv": config.csv and paths.absolute(config.csv),
+        "csv": config.csv,
         **{column: getattr(config, column) for column in CSV_COLUMNS},
         "split": ",".join(f"{share:g}" for share in splits.parse_fractions(config.split)),
         "pack": config.pack,
@@ -95,9 +95,9 @@ def read_labels(
 ) -> Labels:
     label_source = LabelSource(
         age_groups=groups,
-        root=paths.absolute(config.source),
+        root=config.source,
         other_files=others,
-        csv_bytes=objects.read_bytes(paths.absolute(config.csv)) if config.csv else None,
+        csv_bytes=objects.read_bytes(config.csv) if config.csv else None,
         **{column: getattr(config, column) for column in CSV_COLUMNS},
     )
     labels = layouts.LAYOUTS[config.layout]([item.relative for item in pictures], label_source)

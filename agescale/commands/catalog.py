@@ -17,6 +17,7 @@ from agescale.tables import catalogs, folders
 
 
 def main(config: CatalogConfig) -> None:
+    config = paths.with_absolute_uris(config)
     result = build_catalog(config)
     print_summary(result)
     as_csv = charts = ""
@@ -29,7 +30,7 @@ def main(config: CatalogConfig) -> None:
     if result.unused_columns:
         print(f"not used, though the CSV seems to tell it: {' '.join(result.unused_columns)}")
     print(f"findings: {catalogs.findings_uri(config.out)}{as_csv}{charts}")
-    print(f"catalog: {paths.absolute(config.out)}")
+    print(f"catalog: {config.out}")
 
 
 def write_charts(out: str, result: CatalogResult) -> list[str]:

@@ -13,14 +13,15 @@ from agescale.tables.compaction import compact
 
 
 def main(config: CompactConfig) -> None:
+    config = paths.with_absolute_uris(config)
     done = compact(config)
     (parts_before, parts), (rows_before, rows) = done.num_parts, done.num_rows
     words = f"{parts_before:,} parts -> {parts:,}, {rows_before:,} rows -> {rows:,}"
-    print(f"catalog: {paths.absolute(config.out)} ({words})")
+    print(f"catalog: {config.out} ({words})")
     if config.predictions:
         before, after = done.num_files
         words = f"{before:,} files -> {after:,}, {done.num_predicted:,} rows"
-        print(f"predictions: {paths.absolute(config.out_predictions)} ({words})")
+        print(f"predictions: {config.out_predictions} ({words})")
 
 
 def run() -> None:

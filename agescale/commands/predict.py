@@ -32,11 +32,12 @@ TITLES = {
 
 
 def main(config: PredictConfig) -> None:
+    config = paths.with_absolute_uris(config)
     form: Form = config.format or (formats.format_of(config.out) if config.out else "table")
     result = predict(config)
     if config.out:
-        objects.write_bytes(paths.absolute(config.out), to_bytes(result, form))
-        print(f"predictions: {paths.absolute(config.out)}")
+        objects.write_bytes(config.out, to_bytes(result, form))
+        print(f"predictions: {config.out}")
     elif form == "table":
         print_table(result)
     else:
@@ -44,7 +45,7 @@ def main(config: PredictConfig) -> None:
         print(formats.to_csv(result.told) if form == "csv" else formats.to_json(result.told, is_ascii), end="")
     if config.draw:  # beside data, of which standard output is to hold nothing else
         is_data = form != "table" and not config.out
-        print(f"pictures: {paths.absolute(config.draw)}", file=sys.stderr if is_data else sys.stdout)
+        print(f"pictures: {config.draw}", file=sys.stderr if is_data else sys.stdout)
     statuses = Counter(result.rows["status"].to_pylist())
     if not statuses["ok"]:
         counts = ", ".join(f"{count:,} {status}" for status, count in statuses.items())

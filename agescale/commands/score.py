@@ -12,12 +12,13 @@ from agescale.store import paths
 
 
 def main(config: ScoreConfig) -> None:
+    config = paths.with_absolute_uris(config)
     result = score(config)
     counts = ", ".join(f"{count:,} {status}" for status, count in result.by_status.items())
     print(f"scored {result.num_scored_now:,} images now, {result.images_per_s:g} images/s; the table has {counts}")
     if unreachable := result.by_status.get("unreachable"):
         print(f"{unreachable:,} images were unreachable; the same command with --retry unreachable tries them again")
-    print(f"predictions: {paths.absolute(config.out)}")
+    print(f"predictions: {config.out}")
     if result.failed_fraction > config.max_failed_fraction:
         refuse(
             f"{result.failed_fraction:.1%} of the images scored now have failed, over --max-failed-fraction "

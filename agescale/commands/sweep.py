@@ -18,6 +18,7 @@ NUM_SHOWN = 10
 
 
 def main(config: SweepConfig, base: TrainConfig) -> None:
+    config = paths.with_absolute_uris(config)
     result = sweep(config, base)
     print(table(result, config.objective))
     counts = [row["epochs"] for row in result.leaderboard]
@@ -28,7 +29,7 @@ def main(config: SweepConfig, base: TrainConfig) -> None:
     if not result.command:
         refuse("no trial has a validation metric; leaderboard.parquet says why", code=3)
     print(f"report: {result.report}")
-    print(f"checkpoint: {paths.join(paths.absolute(config.out), 'best')}")
+    print(f"checkpoint: {paths.join(config.out, 'best')}")
     if result.refit:
         print(f"trained on validation images as well: {result.refit}")
     print(f"train the winner again: {result.command}")

@@ -12,9 +12,10 @@ from agescale.tables.exports import export
 
 
 def main(config: TableConfig) -> None:
+    config = paths.with_absolute_uris(config)
     exported = export(config)
     missing = f"; {exported.num_not_scored:,} images are not scored yet" if exported.num_not_scored else ""
-    print(f"table: {paths.absolute(config.out)} ({exported.num_rows:,} rows{missing})")
+    print(f"table: {config.out} ({exported.num_rows:,} rows{missing})")
 
 
 def run() -> None:

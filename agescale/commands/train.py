@@ -21,11 +21,12 @@ from agescale.training.driver import train
 
 
 def main(config: TrainConfig) -> None:
+    out = paths.absolute(config.out)
     if config.catalog == "drawn":
         start_ray(has_dashboard=True)  # one for both
-        config = replace(config, catalog=drawn_catalog(paths.absolute(config.out)))
+        config = replace(config, catalog=drawn_catalog(out))
     progress = train(config)
-    print(f"checkpoint: {paths.join(paths.absolute(config.out), 'best')} (epoch {progress.best_epoch}, "
+    print(f"checkpoint: {paths.join(out, 'best')} (epoch {progress.best_epoch}, "
           f"validation {progress.metric} {progress.best_value:.3f})")  # fmt: skip
 
 

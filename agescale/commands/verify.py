@@ -16,6 +16,7 @@ from agescale.tables import folders
 
 
 def main(config: VerifyConfig) -> None:
+    config = paths.with_absolute_uris(config)
     try:
         found = verify(config)
     except Damaged as damaged:  # of the catalog: what it asks for cannot be told
@@ -30,7 +31,7 @@ def main(config: VerifyConfig) -> None:
         print(problem)
     if found.num_problems > len(found.problems):
         print(f"... and {found.num_problems - len(found.problems):,} more")
-    out = paths.absolute(config.predictions)
+    out = config.predictions
     num = found.num_problems
     refuse(f"{out}: not right, {num:,} problem{'s' * (num > 1)}; {'; '.join(remedies(found))}", code=3)
 

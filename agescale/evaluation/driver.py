@@ -45,15 +45,7 @@ class Evaluated:
 
 def evaluate(config: EvaluateConfig) -> Evaluated:
     """Writes the report. Raises ValueError, before anything is written, where there is nothing to judge."""
-    config = replace(
-        config,
-        catalog=paths.absolute(config.catalog),
-        predictions=paths.absolute(config.predictions),
-        against=config.against and paths.absolute(config.against),
-        gender_from=config.gender_from and paths.absolute(config.gender_from),
-        checkpoint=config.checkpoint and paths.absolute(config.checkpoint),
-        out=paths.absolute(config.out),
-    )
+    config = paths.with_absolute_uris(config)
     catalog = Catalog.open(config.catalog)
     report.claim(config.out, _occupied(config, catalog))
     catalog.check_complete()

@@ -74,9 +74,10 @@ class Probe:
 
 def preflight(config: PreflightConfig) -> list[Check]:
     """Tries one thing after the other; images only where all before them is right."""
+    config = paths.with_absolute_uris(config)
     start_ray()
-    inputs = tuple(paths.absolute(uri) for uri in (config.catalog, config.checkpoint) if uri)
-    outputs = tuple(paths.absolute(uri) for uri in config.out)
+    inputs = tuple(uri for uri in (config.catalog, config.checkpoint) if uri)
+    outputs = config.out
     began = time.time()
     answers = nodes.ask_all(describe, inputs, outputs)
     checks = [_cluster(config), *_nodes(answers, began, time.time())]

@@ -68,7 +68,8 @@ class ScoreResult:
 
 def score(config: ScoreConfig) -> ScoreResult:
     """Scores every unit of the catalog that has no file yet. Raises ValueError, before any work, where it cannot."""
-    out, checkpoint_uri = paths.absolute(config.out), paths.absolute(config.checkpoint)
+    config = paths.with_absolute_uris(config)
+    out, checkpoint_uri = config.out, config.checkpoint
     _check(config)
     checkpoint = read_checkpoint(checkpoint_uri)
     checkpoints.read_file(checkpoint_uri, checkpoint.weights_file, checkpoint.weights_sha256)  # or it is damaged

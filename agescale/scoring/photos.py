@@ -95,15 +95,15 @@ def predict(config: PredictConfig) -> PhotoResult:
 
     Raises ValueError or StoreError, before any work, where photos, checkpoint or settings are impossible.
     """
-    photos = find_photos(config.photos)
-    draw = paths.absolute(config.draw) if config.draw else ""
+    config = paths.with_absolute_uris(config)
+    photos, draw = find_photos(config.photos), config.draw
     if draw:
         _check_apart(draw, config.photos, photos)
         _check_copies(draw)
         objects.check_writable(draw)
     if config.out:
-        _check_out(paths.absolute(config.out), photos, paths.absolute(config.checkpoint))
-    predictor = Predictor(paths.absolute(config.checkpoint), find_device(config.device), config.tta)
+        _check_out(config.out, photos, config.checkpoint)
+    predictor = Predictor(config.checkpoint, find_device(config.device), config.tta)
     with IsolatedImages() as decoder:
         sources = (Source(uri, version) for uri, version in photos.items())
         rows = predict_images(predictor, sources, BATCH_SIZE, decoder)
@@ -129,7 +129,7 @@ def find_photos(uris: Sequence[str]) -> dict[str, str]:
 
 def _check_apart(draw: str, given: Sequence[str], photos: Iterable[str]) -> None:
     """Copies beside photos could replace one of them, and would be taken for photos the next time."""
-    is_below = any(f"{draw}/".startswith(f"{paths.absolute(uri)}/") for uri in given)
+    is_below = any(f"{draw}/".startswith(f"{uri}/") for uri in given)
     if is_below or any(paths.join(draw, paths.name_of(uri)) == uri for uri in photos):
         raise ValueError(f"--draw {draw}: there are the photos themselves; give another folder")
 

@@ -63,6 +63,7 @@ class Verification:
 def verify(config: VerifyConfig) -> Verification:
     """Reads every unit's file. Raises ValueError where there is no table or no complete catalog to hold it against,
     StoreError where the store does not let anybody read them."""
+    config = paths.with_absolute_uris(config)
     catalog, table = Catalog.open(config.catalog), Predictions.open(config.predictions)
     table.check_of(catalog)
     catalog.check_complete()

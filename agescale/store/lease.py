@@ -60,7 +60,7 @@ def hold(out: str, folder: str = "", is_wanted: bool = True) -> Iterator[Lease]:
     Lock and lease lie in ``folder``, by default in ``out`` itself. On S3 it may wait ``EXPIRES_S`` for a lease whose
     holder was killed, and says so on stderr. Without ``is_wanted`` nothing is taken, and all checks and proofs hold.
     """
-    lease = Lease(paths.absolute(out), folder, is_wanted)
+    lease = Lease(out, folder, is_wanted)
     if is_wanted:
         with _lease(lease) if paths.is_remote(lease.out) else _lock(lease):
             yield lease

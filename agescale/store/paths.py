@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from pathlib import PurePosixPath
+from typing import Any, TypeVar
+
+URI_SETTINGS = (
+    "against", "catalog", "checkpoint", "csv", "draw", "gender_from", "listing", "out", "out_predictions", "photos",
+    "predictions", "source",
+)  # fmt: skip
+"""Settings of jobs that name a place, or several."""
+Settings = TypeVar("Settings", bound=Any)
 
 
 def absolute(uri: str) -> str:
@@ -19,6 +28,16 @@ def absolute(uri: str) -> str:
     if not rest.strip("/"):
         raise ValueError(f"{uri}: the bucket's name is missing")
     return uri.rstrip("/")
+
+
+def with_absolute_uris(config: Settings) -> Settings:
+    """The settings of a job as all that comes behind takes them: what names a place is ``absolute``.
+
+    Each job begins with it, and nobody else asks.
+    """
+    given = {name: getattr(config, name) for name in URI_SETTINGS if getattr(config, name, None)}
+    made = {name: absolute(uri) if isinstance(uri, str) else tuple(map(absolute, uri)) for name, uri in given.items()}
+    return dataclasses.replace(config, **made)
 
 
 def join(uri: str, *names: str) -> str:

@@ -41,11 +41,10 @@ def with_absolute_paths(config: SweepConfig, base: TrainConfig) -> tuple[SweepCo
     """Settings as other processes need them, whose working directory is another one."""
     pairs = (item.partition("=") for item in config.weights)
     weights = tuple(f"{encoder}{sign}{initial_weights.absolute_weights(source)}" for encoder, sign, source in pairs)
-    catalog, out = paths.absolute(config.catalog), paths.absolute(config.out)
-    config = replace(config, catalog=catalog, out=out, weights=weights)
+    config = replace(paths.with_absolute_uris(config), weights=weights)
     base = replace(base, **{name: getattr(config, name) for name in SHARED_FIELDS})
-    gender_from = paths.absolute(base.gender_from) if base.gender_from else ""
-    return config, replace(base, gender_from=gender_from, weights=initial_weights.absolute_weights(base.weights))
+    base = paths.with_absolute_uris(base)
+    return config, replace(base, weights=initial_weights.absolute_weights(base.weights))
 
 
 def with_absolute_weights(space: Space) -> Space:

@@ -49,19 +49,20 @@ class Compacted:
 def compact(config: CompactConfig) -> Compacted:
     """Writes ``config.out``, and ``config.out_predictions`` where there are predictions. Raises ValueError, before
     anything is written, where tables do not belong together or an --out is something else's."""
-    old, new = Catalog.open(config.catalog), paths.absolute(config.out)
+    config = paths.with_absolute_uris(config)
+    old, new = Catalog.open(config.catalog), config.out
     old.check_complete()
     predictions = Predictions.open(config.predictions) if config.predictions else None
     if predictions:
         predictions.check_of(old)
-    out = paths.absolute(config.out_predictions) if predictions else ""
     with ExitStack() as stack:
-        held = [stack.enter_context(output.held(config.lease)) for output in _outputs(old, predictions, new, out)]
+        outputs = _outputs(old, predictions, new, config.out_predictions)
+        held = [stack.enter_context(output.held(config.lease)) for output in outputs]
         _write_catalog(old, new, held[0])
         compacted = Catalog.open(new)
         num_files, num_predicted = (0, 0), 0
         if predictions:
-            num_files, num_predicted = _write_predictions(predictions, compacted, out, held[1])
+            num_files, num_predicted = _write_predictions(predictions, compacted, config.out_predictions, held[1])
     num_rows = sum(part.num_rows for part in old.parts), sum(part.num_rows for part in compacted.parts)
     return Compacted((len(old.parts), len(compacted.parts)), num_rows, num_files, num_predicted)
 

@@ -58,8 +58,8 @@ class Exported:
 def export(config: TableConfig) -> Exported:
     """Writes the current rows of ``config.predictions`` to ``config.out``. Raises ValueError, before anything is
     written, for columns that there are not, and where catalog and predictions do not belong together."""
-    catalog, predictions = Catalog.open(config.catalog), Predictions.open(config.predictions)
-    out = paths.absolute(config.out)
+    config = paths.with_absolute_uris(config)
+    catalog, predictions, out = Catalog.open(config.catalog), Predictions.open(config.predictions), config.out
     predictions.check_of(catalog)
     catalog.check_complete()
     columns = _columns(config, out)

@@ -36,7 +36,7 @@ def beside(uri: str) -> str:
     >>> beside("s3://work/ages/")
     's3://work/ages.agescale'
     """
-    return paths.absolute(uri) + SUFFIX
+    return uri.rstrip("/") + SUFFIX
 
 
 def list_parts(uri: str, kind: str) -> list[str]:

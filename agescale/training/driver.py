@@ -82,7 +82,8 @@ def train(
     ``selected`` are the images of another run that differs in nothing of this. Raises ValueError, before anything is
     started, for settings that cannot work.
     """
-    out = paths.absolute(config.out)
+    config = paths.with_absolute_uris(config)
+    out = config.out
     if not config.catalog:
         raise ValueError("--catalog: missing; jobs/catalog.py makes one, and --catalog drawn draws faces to try it on")
     known = selected or (shared.selected if shared else None)
@@ -130,9 +131,10 @@ def _fit(
 ) -> None:
     """Runs Ray Train over what is left of the plan. Raises Diverged, OutOfMemory, and a lasting StoreError."""
     start_ray(min_cpus=config.num_workers * config.cpus_per_worker + 1, has_dashboard=True)
-    nodes.check_shared(plan.out, paths.absolute(config.catalog))
+    nodes.check_shared(plan.out, catalog.uri)
     scaling = _scaling(config)
     print(f"training on {config.num_workers} x {'GPU' if scaling.use_gpu else 'CPU'}", flush=True)
+
     datasets = {name: _dataset(config, catalog, split, name, shared) for name, split in splits.items()}
     labels = {name: {column: split[column].to_numpy() for column in LABEL_COLUMNS} for name, split in splits.items()}
     loop: TrainLoopConfig = {

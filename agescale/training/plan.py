@@ -165,7 +165,7 @@ def build_plan(
         raise ValueError(f"--batch-size {config.batch_size} is not a multiple of --num-workers {config.num_workers}")
     plan = Plan(
         config=config,
-        out=paths.absolute(config.out),
+        out=config.out,
         spec=spec,
         phases=phases,
         task_settings=task_settings,
@@ -178,7 +178,6 @@ def build_plan(
 
 def _identity(config: TrainConfig) -> Settings:
     values = {name: value for name, value in asdict(config).items() if name not in EXECUTION_FIELDS}
-    values["catalog"] = paths.absolute(config.catalog)
     return dict(json.loads(json.dumps(values)))
 
 

@@ -13,15 +13,19 @@ from agescale.commands import draw
 from agescale.config import (
     CatalogConfig,
     CompactConfig,
+    EvaluateConfig,
     PredictConfig,
     ScoreConfig,
     SweepConfig,
     TableConfig,
     TrainConfig,
+    VerifyConfig,
 )
+from agescale.evaluation.driver import evaluate
 from agescale.scoring import photos
 from agescale.scoring.driver import score
 from agescale.scoring.photos import predict
+from agescale.scoring.verification import verify
 from agescale.store import objects, parquet
 from agescale.sweeping.driver import sweep
 from agescale.synthetic import dataset
@@ -56,24 +60,24 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(job: str, folder: Path, out: str) -> None:
+def start(job: str, folder: Path | str, out: str) -> None:
     """Runs the job ``job`` on the folder's tables, with ``out`` in it."""
-    catalog, predictions, checkpoint = (str(folder / name) for name in ("catalog", "predictions", "checkpoint"))
-    to = str(folder / out)
+    catalog, predictions, checkpoint = (f"{folder}/{name}" for name in ("catalog", "predictions", "checkpoint"))
+    to, space = f"{folder}/{out}", f"{folder}/space.py".removeprefix("file://")
     if job == "catalog":
-        build_catalog(CatalogConfig(str(folder / "faces"), to))
+        build_catalog(CatalogConfig(f"{folder}/faces", to))
     elif job == "train":
         train(TrainConfig(catalog, to, task="reconstruction", image_size=32))
     elif job == "sweep":
-        sweep(SweepConfig(catalog, to, str(folder / "space.py")), TrainConfig())
+        sweep(SweepConfig(catalog, to, space), TrainConfig())
     elif job == "score":
         score(ScoreConfig(catalog, checkpoint, to))
     elif job == "draw":
         draw.main(synthetic_config(to))
     elif job == "predict":
-        predict(PredictConfig((str(folder / "faces"),), checkpoint, draw=to))
+        predict(PredictConfig((f"{folder}/faces",), checkpoint, draw=to))
     elif job == "predict to a file":
-        predict(PredictConfig((str(folder / "faces"),), checkpoint, out=f"{to}/ages.csv"))
+        predict(PredictConfig((f"{folder}/faces",), checkpoint, out=f"{to}/ages.csv"))
     elif job == "table":
         export(TableConfig(catalog, predictions, to))
     elif job == "table to a file":
@@ -81,7 +85,7 @@ def start(job: str, folder: Path, out: str) -> None:
     elif job == "compact":
         compact(CompactConfig(catalog, to))
     else:
-        compact(CompactConfig(catalog, str(folder / "new"), predictions, to))
+        compact(CompactConfig(catalog, f"{folder}/new", predictions, to))
 
 
 def synthetic_config(out: str) -> draw.DrawConfig:
@@ -115,6 +119,20 @@ def test_a_folder_that_is_something_elses_is_refused_before_anything_is_written(
     assert files_below(folder) == before
 
 
+@pytest.mark.parametrize("job", OUTS)
+def test_each_job_takes_uris_of_files(job: str, folder: Path) -> None:
+    """They are the same folders by other names: each is refused its own input, which it has to find for that."""
+    with pytest.raises(ValueError, match=rf"{folder}/.*give (another|a folder of)"):
+        start(job, f"file://{folder}", "faces" if job in ("catalog", "predict") else "catalog")
+
+
+def test_jobs_that_only_read_tables_take_uris_of_files(folder: Path) -> None:
+    catalog, predictions = f"file://{folder}/catalog", f"file://{folder}/predictions"
+    assert verify(VerifyConfig(catalog, predictions)).num_units == 1
+    with pytest.raises(ValueError, match=f"^{folder}/catalog: none of its images has a label to judge by"):
+        evaluate(EvaluateConfig(catalog, predictions, f"file://{folder}/judged"))
+
+
 def files_below(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -133,14 +151,14 @@ def test_a_run_or_a_sweep_that_was_killed_behind_its_first_file_is_known(tmp_pat
 def test_drawn_faces_and_copies_go_where_such_are(folder: Path) -> None:
     draw.main(synthetic_config(str(folder / "drawn")))
     draw.main(synthetic_config(str(folder / "drawn")))
-    predict(PredictConfig((str(folder / "faces"),), str(folder / "checkpoint"), draw=str(folder / "copies")))
+    predict(PredictConfig((f"{folder}/faces",), str(folder / "checkpoint"), draw=str(folder / "copies")))
     (folder / "copies" / "0001-photo-000000.jpg").unlink()
-    predict(PredictConfig((str(folder / "faces"),), str(folder / "checkpoint"), draw=str(folder / "copies")))
+    predict(PredictConfig((f"{folder}/faces",), str(folder / "checkpoint"), draw=str(folder / "copies")))
     assert (folder / "copies" / photos.PAGE_NAME).is_file()
     assert len(list((folder / "copies").glob("*.jpg"))) == 4
 
 
 def test_a_catalog_and_what_is_made_of_it_may_stand_among_the_photos(folder: Path) -> None:
     out = f"{folder}/faces/catalog"
-    build_catalog(CatalogConfig(str(folder / "faces"), out))
+    build_catalog(CatalogConfig(f"{folder}/faces", out))
     folders.output(f"{folder}/faces/ages", "predictions").check(Catalog.open(out).places)
