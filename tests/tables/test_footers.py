@@ -9,7 +9,8 @@ import pytest
 from fault_proxy import FaultProxy
 
 from agescale.store import client, objects, parquet, paths
-from agescale.tables import folders, footers, schema, units
+from agescale.tables import catalogs, folders, footers, schema, units
+from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions
 
 NUM_PARTS = 40
@@ -65,6 +66,34 @@ def test_a_start_on_a_store_asks_for_no_part_that_is_kept(s3: str, counter: Faul
         assert Predictions.find(table).counts == said
         asked = {key for operation, key in counter.requests if operation != "LIST"}
         assert asked == {f"/{table.removeprefix('s3://')}.agescale/{footers.NAME}"}
+        assert counter.num_requests("LIST") == 1
+    finally:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{counter.upstream.netloc}")
+        client._filesystem.cache_clear()
+
+
+def test_a_catalog_on_a_store_is_listed_once_and_each_thing_asked_once(
+    s3: str, counter: FaultProxy, monkeypatch: Any
+) -> None:
+    uri = f"{s3}/footers/catalog"
+    said = schema.with_metadata("catalog", {"id": "1", "settings": {"source": f"{s3}/photos", "pack": 64}})
+    for number in range(NUM_PARTS):
+        folders.write_new_part(uri, catalogs.part_name(1, number), said.empty_table())
+    parquet.write_table(catalogs.findings_uri(uri), schema.FINDINGS.empty_table())
+    Catalog.open(uri).keep_footers()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", counter.url)
+    client._filesystem.cache_clear()
+    try:
+        catalog = Catalog.open(uri)
+        for _ in range(2):
+            assert (len(catalog.parts), catalog.id, catalog.pack, catalog.age_groups) == (NUM_PARTS, "1", 64, None)
+            assert catalog.holds_packed(64, 1.0)
+            assert len(catalog.places) == 3
+            assert catalog.findings.num_rows == 0
+        key = f"/{uri.removeprefix('s3://')}"
+        read = {key for operation, key in counter.requests if operation == "GET"}
+        beside = {f"{key}.agescale/{name}" for name in (footers.NAME, catalogs.FINDINGS_NAME)}
+        assert read == {f"{key}/{catalog.names[-1]}", *beside}
         assert counter.num_requests("LIST") == 1
     finally:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{counter.upstream.netloc}")
