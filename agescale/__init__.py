@@ -10,6 +10,7 @@ From Python, without a job:
 ``docs/python.md`` has the rest. What is named here is loaded when it is first used: torch is not before a model is.
 """
 
+import logging
 import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,8 @@ def __dir__() -> list[str]:
     return list(__all__)
 
 
+if not os.access(os.path.expanduser("~"), os.W_OK | os.X_OK):
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # would say at length that it keeps its cache elsewhere
 for _descriptor in range(3):  # what is opened next would take the place of a standard stream that was closed
     try:
         os.fstat(_descriptor)

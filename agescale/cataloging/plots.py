@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Sequence
 
-if not os.access(os.path.expanduser("~"), os.W_OK | os.X_OK):
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # would say at length that it keeps its cache elsewhere
 import matplotlib as mpl
 import numpy as np
 import pyarrow as pa

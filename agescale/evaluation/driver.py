@@ -21,12 +21,12 @@ import pyarrow as pa
 
 from agescale.ages.groups import AgeGroups
 from agescale.config import EvaluateConfig
-from agescale.evaluation import judged, report
-from agescale.evaluation.errors import errors_of, table_of_errors
+from agescale.evaluation import arrays, report
+from agescale.evaluation.error_table import error_table
 from agescale.evaluation.gallery import galleries
-from agescale.evaluation.judge import judge
-from agescale.evaluation.report import Judgement, SplitResult
-from agescale.evaluation.rows import Rows, read_others, read_rows, splits_of
+from agescale.evaluation.joined import JoinedRows, read_others, read_rows, splits_of
+from agescale.evaluation.report import Judgement
+from agescale.evaluation.split_result import SplitResult, judge_split
 from agescale.models import checkpoints
 from agescale.models.tasks import TASKS
 from agescale.store import paths
@@ -53,7 +53,7 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
     metadata = predictions.metadata
     groups = _groups(config, catalog, predictions)
     names = list(groups.names) if groups else []
-    listed = judged.read_catalog(catalog, groups, _excluded(config, catalog))
+    listed = arrays.read_catalog(catalog, groups, _excluded(config, catalog))
     if not listed.has_labels:
         raise ValueError(
             f"{config.catalog}: none of its images has a label to judge by; name a catalog of labelled ones"
@@ -67,7 +67,7 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         rows = replace(rows, age_std_N=unknown_N, probability_N=unknown_N)
     splits = splits_of(config.split, rows)
     others = read_others(config, rows, groups)
-    results = [judge(name, rows, names, others) for name in splits]
+    results = [judge_split(name, rows, names, others) for name in splits]
     central = next((result for result in results if result.metrics["num_rows"]), None)
     if central is None:
         names_only = "" if predictions.says_ages else f"; the model knows the groups {', '.join(names)} and no ages"
@@ -91,9 +91,11 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         "report_split": central.name,
         "judged_on": dt.datetime.now(dt.UTC).date().isoformat(),
     }
-    about["unscored_splits"] = [name for name in rows.splits if name and not rows.said.is_ok_N[rows.is_in(name)].any()]
+    about["unscored_splits"] = [
+        name for name in rows.splits if name and not rows.predicted.is_ok_N[rows.is_in(name)].any()
+    ]
     ordered = [central, *(result for result in results if result is not central)]
-    index_E = errors_of(rows)
+    errors, num_errors = error_table(rows, names)
     judgement = Judgement(
         about=about,
         card=card,
@@ -101,8 +103,8 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         results=ordered,
         galleries=galleries(catalog, rows, central.name, names, float(card.get("center_crop") or 1.0)),
         group_counts=_group_counts(rows, names),
-        errors=table_of_errors(rows, names, index_E),
-        num_errors=len(index_E),
+        errors=errors,
+        num_errors=num_errors,
     )
     page = report.write_report(config.out, judgement)
     return Evaluated(page, _notes(about))
@@ -162,7 +164,7 @@ def _card_of_checkpoint(uri: str, digest: str | None) -> dict[str, Any]:
     return dict(checkpoint.card())
 
 
-def _group_counts(rows: Rows, names: list[str]) -> dict[str, list[int]]:
+def _group_counts(rows: JoinedRows, names: list[str]) -> dict[str, list[int]]:
     """Faces of each group by split, with or without a prediction; none where there are no groups."""
     is_known_N = ~rows.listed.is_excluded_N & (rows.outcomes.true_group_N >= 0)
     counted = {}

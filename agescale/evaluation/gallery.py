@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from agescale.evaluation import metrics
-from agescale.evaluation.report import Gallery, ShownFace
-from agescale.evaluation.rows import Rows, is_wrong, who_is_judged
+from agescale.evaluation.joined import JoinedRows, is_wrong, who_is_judged
 from agescale.faces import images
 from agescale.tables import packed
 from agescale.tables.catalogs import Catalog
@@ -21,7 +21,30 @@ FACE_PIXELS = 112
 MAX_NAME = 80
 
 
-def galleries(catalog: Catalog, rows: Rows, central: str, names: list[str], center_crop: float) -> list[Gallery]:
+@dataclass(frozen=True)
+class ShownFace:
+    """A face of the report. ``picture`` is a data URI, or None where the face cannot be read any more."""
+
+    name: str  # of its file below the source, with the folders
+    picture: str | None
+    true_age: float | None
+    age: float | None
+    age_std: float | None
+    true_group: str | None
+    group: str | None
+    group_probability: float | None
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Faces of one split to be shown; ``kind`` is one of ``report.GALLERIES``."""
+
+    kind: str
+    split: str
+    faces: Sequence[ShownFace]
+
+
+def galleries(catalog: Catalog, rows: JoinedRows, central: str, names: list[str], center_crop: float) -> list[Gallery]:
     """The worst faces of every split, that of the report first, and more of that one, as they look to the model."""
     splits = sorted((name or "unsplit" for name in rows.splits), key=lambda name: (name != central, name))
     chosen = [(kind, split, index) for split in splits for kind, index in _chosen(rows, split, names, split == central)]
@@ -36,7 +59,7 @@ def galleries(catalog: Catalog, rows: Rows, central: str, names: list[str], cent
     ]
 
 
-def _chosen(rows: Rows, split: str, names: list[str], is_central: bool) -> list[tuple[str, list[int]]]:
+def _chosen(rows: JoinedRows, split: str, names: list[str], is_central: bool) -> list[tuple[str, list[int]]]:
     """Positions of the faces of each kind to show of a split; "wrong" stands in for "worst" where there are no ages."""
     judged_N, _ = who_is_judged(rows, rows.is_in(None if split == "unsplit" else split))
     index_J, outcomes = np.flatnonzero(judged_N), rows.outcomes.where(judged_N)
@@ -67,9 +90,11 @@ def _pictures(catalog: str, rows: pa.Table, center_crop: float, use_packed: bool
     return found
 
 
-def _shown_face(rows: Rows, index: int, names: list[str], source: str, uri: str, picture: str | None) -> ShownFace:
+def _shown_face(
+    rows: JoinedRows, index: int, names: list[str], source: str, uri: str, picture: str | None
+) -> ShownFace:
     outcomes = rows.outcomes
-    true_group, said_group = outcomes.true_group_N[index], outcomes.predicted_group_N[index]
+    true_group, predicted_group = outcomes.true_group_N[index], outcomes.predicted_group_N[index]
     face = ShownFace(
         name=uri.removeprefix(source),
         picture=picture,
@@ -77,7 +102,7 @@ def _shown_face(rows: Rows, index: int, names: list[str], source: str, uri: str,
         age=_known(outcomes.predicted_age_N[index]),
         age_std=_known(rows.age_std_N[index]),
         true_group=names[true_group] if true_group >= 0 else None,
-        group=names[said_group] if said_group >= 0 else None,
+        group=names[predicted_group] if predicted_group >= 0 else None,
         group_probability=_known(rows.probability_N[index]),
     )
     return replace(face, name=face.name if len(face.name) <= MAX_NAME else f"…{face.name[1 - MAX_NAME :]}")

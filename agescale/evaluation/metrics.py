@@ -337,14 +337,14 @@ def decades(true_age_N: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return np.where(np.isnan(true_age_N), -1, np.nan_to_num(true_age_N) // 10).clip(max=10).astype(np.int64), names
 
 
-def agreement(true_N: np.ndarray, said_N: np.ndarray) -> dict[str, Any]:
+def agreement(true_N: np.ndarray, predicted_N: np.ndarray) -> dict[str, Any]:
     """How often an auxiliary head says the label: num_rows where both are known (>= 0), accuracy, 95 % Wilson interval.
 
     >>> agreement(np.array([0, 1, 1, -1]), np.array([0, 1, 0, 1]))["accuracy"]
     0.6666666666666666
     """
-    known_N = (true_N >= 0) & (said_N >= 0)
-    num_rows, num_right = int(known_N.sum()), int((true_N == said_N)[known_N].sum())
+    known_N = (true_N >= 0) & (predicted_N >= 0)
+    num_rows, num_right = int(known_N.sum()), int((true_N == predicted_N)[known_N].sum())
     accuracy = num_right / num_rows if num_rows else None
     return {"num_rows": num_rows, "accuracy": accuracy, "interval": list(wilson_interval(num_right, num_rows))}
 

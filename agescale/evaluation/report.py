@@ -14,27 +14,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
 
 from agescale.evaluation import plots
 from agescale.evaluation.age_gate import GATE_AGE
-from agescale.evaluation.metrics import LEAST, Outcomes
-from agescale.reports import figures as figures_module
+from agescale.evaluation.gallery import Gallery, ShownFace
+from agescale.evaluation.intervals import LEAST
+from agescale.evaluation.split_result import SplitResult
 from agescale.reports import formats
+from agescale.reports.figures import FEW
 from agescale.reports.page import UNKNOWN, inline, interval, number, percent, template, text
 from agescale.store import objects, paths
 from agescale.store.outputs import Output
 from agescale.tables import splits
 
-PAGE, METRICS = "report.html", "metrics.json"
+PAGE_NAME, METRICS_NAME, ERRORS_NAME = "report.html", "metrics.json", "errors.csv"
 MARKS = ("catalog", "predictions", "report_split")
 """What ``metrics.json`` says under "about", by which a report's folder is known."""
 TABLES = (
     "by_group", "by_decade", "by_gender", "by_ethnicity", "age_gate", "confusion", "left_out", "against", "errors"
 )  # fmt: skip
-FEW = figures_module.FEW
 
 HEADLINES = (
     ("mae", "Mean absolute error", "years off on average; lower is better", "median_age", "age"),
@@ -51,47 +51,6 @@ GALLERIES = {
     "sample": ("A sample of", "Drawn at random from the judged faces."),
 }
 """Title, which a split completes, and note of each kind of gallery."""
-ERRORS = "errors.csv"
-
-
-@dataclass(frozen=True)
-class SplitResult:
-    """Everything that was found out about one split; the rows of tables are those of ``metrics``."""
-
-    name: str
-    outcomes: Outcomes
-    metrics: dict[str, Any]
-    confusion: np.ndarray
-    by_group: list[dict[str, Any]]
-    breakdowns: dict[str, list[dict[str, Any]]]
-    worst: dict[str, dict[str, Any] | None]  # of each breakdown its worst part
-    gate: list[dict[str, Any]]
-    comparisons: dict[str, list[dict[str, Any]]]  # with another model, over "all" and part by part; {} = not asked for
-    not_scored: dict[str, int]
-    findings: dict[str, int]
-
-
-@dataclass(frozen=True)
-class ShownFace:
-    """A face of the report. ``picture`` is a data URI, or None where the face cannot be read any more."""
-
-    name: str  # of its file below the source, with the folders
-    picture: str | None
-    true_age: float | None
-    age: float | None
-    age_std: float | None
-    true_group: str | None
-    group: str | None
-    group_probability: float | None
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Faces of one split to be shown; ``kind`` is one of GALLERIES."""
-
-    kind: str
-    split: str
-    faces: Sequence[ShownFace]
 
 
 @dataclass(frozen=True)
@@ -118,7 +77,7 @@ def claim(out: str, others: Mapping[str, str]) -> None:
 
 def _is_report(out: str) -> bool:
     """Whether a report stands in ``out``, or the beginning of one: ``metrics.json`` is written first."""
-    uri = paths.join(out, METRICS)
+    uri = paths.join(out, METRICS_NAME)
     try:
         numbers = json.loads(objects.read_bytes(uri)) if objects.exists(uri) else None
     except ValueError:
@@ -131,17 +90,17 @@ def write_report(out: str, judged: Judgement) -> str:
     returns the page's URI. Tables of an earlier report that this one has not are deleted."""
     page = render(judged)
     numbers = {"about": dict(judged.about)} | {result.name: result.metrics for result in judged.results}
-    files = {METRICS: json.dumps(_rounded(numbers), indent=2, ensure_ascii=False, allow_nan=False).encode()}
+    files = {METRICS_NAME: json.dumps(_rounded(numbers), indent=2, ensure_ascii=False, allow_nan=False).encode()}
     files |= {name: text.encode() for name, text in _tables(judged.results, judged.group_names).items()}
     if judged.errors is not None and len(judged.errors):
-        files[ERRORS] = formats.to_bytes(judged.errors, "csv")
+        files[ERRORS_NAME] = formats.to_bytes(judged.errors, "csv")
     known = {f"{name}.csv" for name in TABLES}
     stale = known.intersection(objects.list_names(out, suffix=".csv")) - files.keys()
-    for name, data in (files | {PAGE: page.encode()}).items():
+    for name, data in (files | {PAGE_NAME: page.encode()}).items():
         objects.write_bytes(paths.join(out, name), data)
     for name in stale:
         objects.delete(paths.join(out, name))
-    return paths.join(out, PAGE)
+    return paths.join(out, PAGE_NAME)
 
 
 def render(judged: Judgement) -> str:
@@ -166,7 +125,7 @@ def render(judged: Judgement) -> str:
         galleries=[_gallery(gallery) for gallery in judged.galleries if gallery.faces],
         num_errors=judged.num_errors,
         num_listed=len(judged.errors) if judged.errors is not None else 0,
-        errors_name=ERRORS,
+        errors_name=ERRORS_NAME,
         group_counts=list(judged.group_counts),
         rows_of_groups=list(zip(group_names, zip(*judged.group_counts.values(), strict=True), strict=True))
         if judged.group_counts

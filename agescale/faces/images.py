@@ -43,6 +43,8 @@ FORMATS = tuple(
     name for name in ("JPEG", "PNG", "BMP", "DIB", "WEBP", "GIF", "TIFF", "AVIF", "HEIF") if name in Image.OPEN
 )
 
+MIN_SIDE = 8
+"""Pixels; an image with a shorter side is `tiny` (catalog) and `too_small` (predictions)."""
 MAX_PIXELS = 100_000_000
 """An image that claims more is `too_large`: four bytes a pixel of it would have to be held at once."""
 MAX_SCANNED_PIXELS = 50 * MAX_PIXELS
@@ -534,7 +536,3 @@ def upright_thumbnail(data: bytes, size: int) -> Image.Image:
     """A small picture for people to look at, whole, not cropped. Raises ImageError."""
     with _decoded(data, min_side=size) as upright:
         return ImageOps.contain(Image.fromarray(upright.pixels), (size, size))
-
-
-MIN_SIDE = 8
-"""Pixels; an image with a shorter side is `tiny` (catalog) and `too_small` (predictions)."""

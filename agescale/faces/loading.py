@@ -10,6 +10,9 @@ from agescale.store.errors import StoreError
 
 FaceOrError = Face | ImageError | StoreError
 
+LOOK_AHEAD = 256
+"""Images decoded or being read before they are asked for; at 224 px they hold 38 MB."""
+
 
 def load_one(
     uri: str,
@@ -27,7 +30,3 @@ def load_one(
         return decoder.load_face(picture, image_size, center_crop)
     except (ImageError, StoreError) as error:
         return error
-
-
-LOOK_AHEAD = 256
-"""Images decoded or being read before they are asked for; at 224 px they hold 38 MB."""

@@ -120,9 +120,9 @@ def _checkpoint(out: str) -> Standing:
 
 
 def _report(out: str) -> Standing:
-    uri = paths.join(out, report.METRICS)
+    uri = paths.join(out, report.METRICS_NAME)
     about = json.loads(objects.read_bytes(uri))["about"]
-    is_complete = objects.exists(paths.join(out, report.PAGE))
+    is_complete = objects.exists(paths.join(out, report.PAGE_NAME))
     return Standing(out, "report", is_complete, says=f"of {about['predictions']}", written_s_ago=objects.age_s(uri))
 
 
@@ -130,7 +130,7 @@ MARKS: dict[str, Callable[[str], Standing]] = {
     runs.RUN_NAME: _run,
     trials.SWEEP_NAME: _sweep,
     checkpoints.CONFIG_NAME: _checkpoint,
-    report.METRICS: _report,
+    report.METRICS_NAME: _report,
 }
 """What tells the kind of a folder by one file in it."""
 TABLES: dict[str, Callable[[str], Standing]] = {"predictions": _predictions, "catalog": _catalog}

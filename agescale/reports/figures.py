@@ -1,21 +1,15 @@
-"""One function a figure: numbers in, a matplotlib ``Figure`` out.
+"""What the figures of all stages share: style, colours, axes, and how a matplotlib ``Figure`` becomes a file or HTML.
 
-A figure becomes a file by ``to_png``, or a part of a page by ``to_svg``, whose ink follows the page's text colour in
-light and in dark. No ``pyplot``, no global state; computes no metric and reads no files.
-
-Legend of shapes: N rows, G groups, E epochs, A axes of one figure.
+Each stage draws its own in its ``plots.py``, one function a figure. A figure becomes a file by ``to_png``, or a part of
+a page by ``to_svg``, whose ink follows the page's text colour in light and in dark. No ``pyplot``, no global state.
 """
 
 from __future__ import annotations
 
 import io
-import logging
-import os
 import re
 from typing import Any
 
-if not os.access(os.path.expanduser("~"), os.W_OK | os.X_OK):
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # would say at length that it keeps its cache elsewhere
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

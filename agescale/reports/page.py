@@ -8,8 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from agescale.reports import figures as plots
-from agescale.reports.figures import Figure
+from agescale.reports.figures import Figure, to_svg
 
 UNKNOWN: tuple[Any, ...] = (None, "", [], {})
 """Values of a card that say nothing and are not shown."""
@@ -37,7 +36,7 @@ def template(name: str) -> Template:
 def inline(figures: Mapping[str, tuple[Figure, str]]) -> dict[str, Markup]:
     """Figures with their descriptions, by name, as parts of a page."""
     return {
-        name: Markup(plots.to_svg(figure, name, description))  # our own SVG, in which matplotlib escapes the texts
+        name: Markup(to_svg(figure, name, description))  # our own SVG, in which matplotlib escapes the texts
         for name, (figure, description) in figures.items()
     }
 

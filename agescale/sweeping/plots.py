@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import math
-import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-if not os.access(os.path.expanduser("~"), os.W_OK | os.X_OK):
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # would say at length that it keeps its cache elsewhere
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes

@@ -14,8 +14,10 @@ from html_page import Page, browse, needs_browser, width_in
 
 from agescale.ages.baselines import Constant
 from agescale.evaluation import age_gate, metrics, report
+from agescale.evaluation.gallery import Gallery, ShownFace
 from agescale.evaluation.metrics import Outcomes
-from agescale.evaluation.report import Gallery, Judgement, ShownFace, SplitResult
+from agescale.evaluation.report import Judgement
+from agescale.evaluation.split_result import SplitResult
 
 NAMES = ["child", "teenager", "adult", "senior"]
 ABOUT = {

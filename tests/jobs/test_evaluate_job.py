@@ -23,7 +23,7 @@ import pytest
 from agescale.ages import cdf
 from agescale.ages.groups import AgeGroups
 from agescale.config import EvaluateConfig
-from agescale.evaluation import errors as evaluation
+from agescale.evaluation import error_table
 from agescale.evaluation.driver import evaluate
 from agescale.faces import images
 from agescale.models import checkpoints
@@ -323,7 +323,7 @@ def test_the_worst_of_every_split_are_shown_with_their_folders_and_all_errors_ar
 
 
 def test_of_very_many_errors_the_table_has_the_worst(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "MAX_ERRORS", 3)
+    monkeypatch.setattr(error_table, "MAX_ERRORS", 3)
     rows = [image_row(i, "test", 30.0) for i in range(9)]
     judge(tmp_path, rows, [prediction(row, 30.0 + i) for i, row in enumerate(rows)])
     assert [row["error"] for row in errors_of(tmp_path)] == ["8", "7", "6"]

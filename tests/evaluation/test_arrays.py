@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 
 from agescale.ages.groups import AgeGroups
-from agescale.evaluation import judged
-from agescale.evaluation.judged import Names
+from agescale.evaluation import arrays
+from agescale.evaluation.arrays import Names
 from agescale.store import parquet
 from agescale.tables import catalogs, schema, units
 from agescale.tables.catalogs import Catalog
@@ -88,8 +88,8 @@ def made_up(folder: Path, seed: int) -> tuple[list[dict[str, Any]], list[dict[st
 def test_each_row_has_what_was_predicted_of_its_image(tmp_path: Path, seed: int) -> None:
     current, predictions = made_up(tmp_path, seed)
     catalog = Catalog.open(str(tmp_path / "catalog"))
-    listed = judged.read_catalog(catalog, GROUPS, catalog.excluded())
-    said = judged.read_predictions(Predictions.open(str(tmp_path / "ages")), listed, NAMES)
+    listed = arrays.read_catalog(catalog, GROUPS, catalog.excluded())
+    said = arrays.read_predictions(Predictions.open(str(tmp_path / "ages")), listed, NAMES)
     assert listed.places(np.arange(len(listed)))["uri"].to_pylist() == [row["uri"] for row in current]
     by_key: dict[tuple[str, str], dict[str, Any]] = {}
     for each in predictions:
@@ -122,12 +122,12 @@ def test_each_row_has_what_was_predicted_of_its_image(tmp_path: Path, seed: int)
 def test_a_row_takes_few_bytes_however_long_its_names_are(tmp_path: Path) -> None:
     made_up(tmp_path, seed=0)
     catalog = Catalog.open(str(tmp_path / "catalog"))
-    listed = judged.read_catalog(catalog, GROUPS, catalog.excluded())
-    said = judged.read_predictions(Predictions.open(str(tmp_path / "ages")), listed, NAMES)
-    arrays = [getattr(held, field.name) for held in (listed, said) for field in fields(held) if "_N" in field.name]
-    assert len(arrays) == 18
-    assert {array.dtype.kind for array in arrays} <= set("biuf")
-    assert sum(array.nbytes for array in arrays) < 100 * len(listed)
+    listed = arrays.read_catalog(catalog, GROUPS, catalog.excluded())
+    said = arrays.read_predictions(Predictions.open(str(tmp_path / "ages")), listed, NAMES)
+    columns = [getattr(held, field.name) for held in (listed, said) for field in fields(held) if "_N" in field.name]
+    assert len(columns) == 18
+    assert {array.dtype.kind for array in columns} <= set("biuf")
+    assert sum(array.nbytes for array in columns) < 100 * len(listed)
 
 
 def test_names_that_come_later_leave_the_codes_before_as_they_are() -> None:

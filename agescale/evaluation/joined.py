@@ -1,4 +1,7 @@
-"""The rows that are judged: a catalog and predictions joined, by split and by what is known of them."""
+"""A catalog and its predictions row by row, joined from their ``arrays``: what is true, and what was predicted.
+
+Decides what is compared: in which age groups, in which splits, and which of their rows are judged.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ import numpy as np
 
 from agescale.ages.groups import AgeGroups
 from agescale.config import EvaluateConfig, parse_names
-from agescale.evaluation import judged
-from agescale.evaluation.judged import Listed, Said
+from agescale.evaluation import arrays
+from agescale.evaluation.arrays import CatalogArrays, PredictionArrays
 from agescale.evaluation.metrics import Outcomes
 from agescale.tables import filters, schema
 from agescale.tables.predictions import Predictions
@@ -18,13 +21,13 @@ NOT_PREDICTED = "no prediction"
 
 
 @dataclass(frozen=True)
-class Rows:
+class JoinedRows:
     """All current rows of the catalog with what was predicted of each; arrays (N,), in the order of its parts and of
     the rows in them. What is drawn by chance (samples, persons) depends on it, and is the same every time."""
 
-    listed: Listed
+    listed: CatalogArrays
     outcomes: Outcomes
-    said: Said
+    predicted: PredictionArrays
     age_std_N: np.ndarray  # and
     probability_N: np.ndarray  # of the predicted group: NaN also where a model does not learn how sure it is
     parts: dict[str, tuple[np.ndarray, list[str]]]  # by gender and ethnicity: index into the names, -1 = unknown
@@ -40,69 +43,78 @@ class Rows:
         return [name for name in (*schema.SPLITS, None) if self.is_in(name).any()]
 
 
-def read_rows(config: EvaluateConfig, predictions: Predictions, listed: Listed, groups: AgeGroups | None) -> Rows:
-    said = _read_predictions(predictions, listed, groups)
+@dataclass(frozen=True)
+class OtherModel:
+    """What another model says of the same rows; arrays (N,)."""
+
+    is_ok_N: np.ndarray  # of which rows it says anything
+    outcomes: Outcomes
+
+
+def read_rows(
+    config: EvaluateConfig, predictions: Predictions, listed: CatalogArrays, groups: AgeGroups | None
+) -> JoinedRows:
+    predicted = _read_predictions(predictions, listed, groups)
     gender_N = listed.gender_N
     if config.gender_from:
-        other = judged.read_predictions(Predictions.open(config.gender_from), listed, [])
+        other = arrays.read_predictions(Predictions.open(config.gender_from), listed, [])
         names = np.array([*listed.genders.names, None], dtype=object)  # the index -1 is None
         ours, theirs = (names[code[code >= 0]].tolist() for code in (np.unique(gender_N), other.has_gender))
         filters.check_genders(bool((other.gender_N >= 0).any()), ours, theirs)
         gender_N = np.where(gender_N >= 0, gender_N, other.gender_N)
-    return Rows(
+    return JoinedRows(
         listed=listed,
-        outcomes=outcomes_of(listed, said, groups),
-        said=said,
-        age_std_N=said.age_std_N,
-        probability_N=said.probability_N,
+        outcomes=_outcomes(listed, predicted, groups),
+        predicted=predicted,
+        age_std_N=predicted.age_std_N,
+        probability_N=predicted.probability_N,
         parts={
             "gender": listed.genders.sorted(gender_N),
             "ethnicity": listed.ethnicities.sorted(listed.ethnicity_N),
         },
         heads={
-            "gender": (listed.gender_N, said.gender_N),
-            "ethnicity": (listed.ethnicity_N, said.ethnicity_N),
+            "gender": (listed.gender_N, predicted.gender_N),
+            "ethnicity": (listed.ethnicity_N, predicted.ethnicity_N),
         },
     )
 
 
-def _read_predictions(predictions: Predictions, listed: Listed, groups: AgeGroups | None) -> Said:
+def _read_predictions(predictions: Predictions, listed: CatalogArrays, groups: AgeGroups | None) -> PredictionArrays:
     """Their group is one of ``groups`` where these derive from what they say, else one of the model's."""
     has_others = groups is not None and groups != predictions.age_groups and predictions.says_ages
     names = list(groups.names) if groups else []
-    said = judged.read_predictions(predictions, listed, names, groups if has_others else None)
-    if not (said.status_N >= 0).any():
+    predicted = arrays.read_predictions(predictions, listed, names, groups if has_others else None)
+    if not (predicted.status_N >= 0).any():
         raise ValueError(f"{predictions.uri}: none of these predictions is of an image of {listed.catalog}")
-    return said
+    return predicted
 
 
-def outcomes_of(listed: Listed, said: Said, groups: AgeGroups | None) -> Outcomes:
+def _outcomes(listed: CatalogArrays, predicted: PredictionArrays, groups: AgeGroups | None) -> Outcomes:
     return Outcomes(
         true_age_N=listed.true_age_N,
-        predicted_age_N=np.where(said.is_ok_N, said.age_N, np.nan).astype(np.float64),
+        predicted_age_N=np.where(predicted.is_ok_N, predicted.age_N, np.nan).astype(np.float64),
         true_group_N=listed.true_group_N,
-        predicted_group_N=np.where(said.is_ok_N, said.group_N, -1).astype(np.int64),
+        predicted_group_N=np.where(predicted.is_ok_N, predicted.group_N, -1).astype(np.int64),
         unit_N=listed.unit_N,
         num_groups=len(groups.names) if groups else 0,
     )
 
 
-def read_others(config: EvaluateConfig, rows: Rows, groups: AgeGroups | None) -> tuple[np.ndarray, Outcomes] | None:
-    """Of which rows ``config.against`` says anything, and what, in the same ``groups`` where it can be told in them; of
-    other ones it says nothing that could be compared."""
+def read_others(config: EvaluateConfig, rows: JoinedRows, groups: AgeGroups | None) -> OtherModel | None:
+    """What ``config.against`` says, in the same ``groups`` where it can be told in them; else no groups to compare."""
     if not config.against:
         return None
     against = Predictions.open(config.against)
     own = against.age_groups
     view = groups if own and groups and groups.is_bounded and against.says_ages else own
-    said = _read_predictions(against, rows.listed, view)
-    outcomes = outcomes_of(rows.listed, said, view)
+    predicted = _read_predictions(against, rows.listed, view)
+    outcomes = _outcomes(rows.listed, predicted, view)
     if view != groups:
         outcomes = replace(outcomes, true_group_N=np.full(len(rows.listed), -1))
-    return said.is_ok_N, outcomes
+    return OtherModel(predicted.is_ok_N, outcomes)
 
 
-def splits_of(text: str, rows: Rows) -> list[str | None]:
+def splits_of(text: str, rows: JoinedRows) -> list[str | None]:
     """The asked splits that the catalog has, else the only one that there is."""
     asked = parse_names(text)
     if unknown := [name for name in asked if name not in schema.SPLITS]:
@@ -115,13 +127,13 @@ def splits_of(text: str, rows: Rows) -> list[str | None]:
     return found or list(there)
 
 
-def who_is_judged(rows: Rows, in_split_N: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
+def who_is_judged(rows: JoinedRows, in_split_N: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
     """The mask of judged rows, and counts, which add up: catalog = excluded + not scored + without label + judged."""
     can_compare_N = ~np.isnan(rows.outcomes.error_N) | (rows.outcomes.true_group_N >= 0)
     left_N, counts = in_split_N, {"num_catalog_rows": int(in_split_N.sum())}
     for name, keep_N in (
         ("num_excluded", ~rows.listed.is_excluded_N),
-        ("num_not_scored", rows.said.is_ok_N),
+        ("num_not_scored", rows.predicted.is_ok_N),
         ("num_without_label", can_compare_N),
     ):
         counts[name] = int((left_N & ~keep_N).sum())
@@ -129,7 +141,7 @@ def who_is_judged(rows: Rows, in_split_N: np.ndarray) -> tuple[np.ndarray, dict[
     return left_N, counts
 
 
-def is_wrong(rows: Rows) -> np.ndarray:
+def is_wrong(rows: JoinedRows) -> np.ndarray:
     """Where a known group is not the predicted one, (N,)."""
     outcomes = rows.outcomes
     return (outcomes.true_group_N >= 0) & (outcomes.true_group_N != outcomes.predicted_group_N)

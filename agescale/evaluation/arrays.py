@@ -53,7 +53,7 @@ class Names:
 
 
 @dataclass(frozen=True)
-class Listed:
+class CatalogArrays:
     """The current rows of a catalog; arrays (N,). Codes are indices, -1 = unknown."""
 
     catalog: str
@@ -89,7 +89,7 @@ class Listed:
         return pa.table({"uri": pa.array(uris, pa.string()), "part": parts, "row": pa.array(row_E, pa.int64())})
 
 
-def read_catalog(catalog: Catalog, groups: AgeGroups | None, excluded: pa.Table) -> Listed:
+def read_catalog(catalog: Catalog, groups: AgeGroups | None, excluded: pa.Table) -> CatalogArrays:
     """The current rows with their labels in ``groups``, where there are any; those ``excluded`` (column uri) marked."""
     genders, ethnicities, parts = Names(), Names(), Names()
     findings = catalog.findings.select(["uri", "kind"])
@@ -123,7 +123,7 @@ def read_catalog(catalog: Catalog, groups: AgeGroups | None, excluded: pa.Table)
                 counts.setdefault(split, Counter())[kind] += 1
     arrays = {name: _joined(held, name) for name in list(held[0])}
     subject_N = arrays.pop("subject")
-    return Listed(
+    return CatalogArrays(
         catalog=catalog.uri,
         part_names=parts.names,
         unit_N=metrics.units_of_subjects(_numbered(subject_N)),
@@ -157,7 +157,7 @@ def _numbered(hash_N: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Said:
+class PredictionArrays:
     """What was predicted of the first face of each of N rows. Codes are indices, -1 = nothing."""
 
     is_ok_N: np.ndarray
@@ -173,8 +173,8 @@ class Said:
 
 
 def read_predictions(
-    predictions: Predictions, listed: Listed, group_names: list[str], regroup: AgeGroups | None = None
-) -> Said:
+    predictions: Predictions, listed: CatalogArrays, group_names: list[str], regroup: AgeGroups | None = None
+) -> PredictionArrays:
     """What a table of predictions says of the ``listed`` rows: of an image that was scored twice what is "ok", where
     anything is. Of one model, whose metadata the files say alike; else raises ValueError.
 
@@ -210,7 +210,7 @@ def read_predictions(
             for name, values in numbers.items():
                 values[place[first]] = floats(rows[name])[first]
             is_ok_N[place[first]] = is_ok[first]
-    return Said(
+    return PredictionArrays(
         is_ok_N=is_ok_N,
         status_N=whole["status"],
         age_N=numbers["age"],

@@ -1,18 +1,24 @@
-"""The rows that are not quite right, the worst first, as a table."""
+"""The faces whose age or group is not quite the label's, the worst first, as a table."""
 
 from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
 
-from agescale.evaluation.rows import Rows, is_wrong, who_is_judged
+from agescale.evaluation.joined import JoinedRows, is_wrong, who_is_judged
 from agescale.tables import schema
 
 MAX_ERRORS = 1_000_000
-"""Rows of the table of errors: about what a spreadsheet holds."""
+"""JoinedRows of the table of errors: about what a spreadsheet holds."""
 
 
-def errors_of(rows: Rows) -> np.ndarray:
+def error_table(rows: JoinedRows, names: list[str]) -> tuple[pa.Table, int]:
+    """The first MAX_ERRORS of them, and how many there are."""
+    index_E = _worst_first(rows)
+    return _table(rows, names, index_E[:MAX_ERRORS]), len(index_E)
+
+
+def _worst_first(rows: JoinedRows) -> np.ndarray:
     """Positions of the faces of any split whose age or group is not quite the label's; the largest errors of the age
     first, then the wrong groups of which the model is surest."""
     compared_N, _ = who_is_judged(rows, np.ones(len(rows.listed), bool))
@@ -21,17 +27,18 @@ def errors_of(rows: Rows) -> np.ndarray:
     return index_E[np.lexsort((-np.nan_to_num(rows.probability_N[index_E]), -np.nan_to_num(np.abs(error_N[index_E]))))]
 
 
-def table_of_errors(rows: Rows, names: list[str], index_E: np.ndarray) -> pa.Table:
-    """A row for each of these faces, of which there may be too many for a table: the first MAX_ERRORS."""
-    index_E = index_E[:MAX_ERRORS]
+def _table(rows: JoinedRows, names: list[str], index_E: np.ndarray) -> pa.Table:
     probability_E = rows.probability_N[index_E].astype(np.float64)
-    ages, said = rows.outcomes.true_age_N[index_E], rows.outcomes.predicted_age_N[index_E]
+    ages, predicted = rows.outcomes.true_age_N[index_E], rows.outcomes.predicted_age_N[index_E]
     named = np.array([*names, None], dtype=object)  # the index -1 is None
-    groups, said_groups = named[rows.outcomes.true_group_N[index_E]], named[rows.outcomes.predicted_group_N[index_E]]
+    groups, predicted_groups = (
+        named[rows.outcomes.true_group_N[index_E]],
+        named[rows.outcomes.predicted_group_N[index_E]],
+    )
     labels = [group if np.isnan(age) else f"{age:g}" for age, group in zip(ages, groups, strict=True)]
     predictions = [
         group if np.isnan(age) or np.isnan(label) else f"{age:.1f}"
-        for label, age, group in zip(ages, said, said_groups, strict=True)
+        for label, age, group in zip(ages, predicted, predicted_groups, strict=True)
     ]
     return pa.table({
         "uri": rows.listed.places(index_E)["uri"],
@@ -40,6 +47,6 @@ def table_of_errors(rows: Rows, names: list[str], index_E: np.ndarray) -> pa.Tab
         "prediction": pa.array(predictions, pa.string()),
         "error": pa.array(np.round(rows.outcomes.error_N[index_E], 2), pa.float64(), from_pandas=True),
         "label_group": pa.array(groups, pa.string()),
-        "predicted_group": pa.array(said_groups, pa.string()),
+        "predicted_group": pa.array(predicted_groups, pa.string()),
         "group_probability": pa.array(np.round(probability_E, 3), pa.float64(), from_pandas=True),
     })  # fmt: skip
