@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from agescale.ages.labels import EXACT_YEARS, class_name, parse_range
+from agescale.ages.labels import class_name, is_exact, parse_range
 
 MAX_AGE = 100
 """The age distribution has a point for each year 0..MAX_AGE; the last bin, [100, infinity), is open."""
@@ -85,7 +85,7 @@ class AgeGroups:
         An exact age, an interval of one year, belongs where it starts: 24.3 to people aged 24.
         """
         index = self.index_of(low)
-        if index is None or high - low <= EXACT_YEARS:
+        if index is None or is_exact(low, high):
             return index
         group_high = self.groups[index].high
         return index if group_high is not None and high <= group_high else None
@@ -94,7 +94,7 @@ class AgeGroups:
         """Index of the group of a label: of its interval ``[low, high)`` where it has one, else of its class name."""
         if low is None or high is None:
             return self.names.index(name) if name in self.names else None
-        return self.index_of(low) if high - low <= EXACT_YEARS else self.index_of_interval(low, high)
+        return self.index_of(low) if is_exact(low, high) else self.index_of_interval(low, high)
 
     def bounds(self) -> list[tuple[int, float]]:
         """``[low, high)`` of every group, years. Raises ValueError where the groups have no bounds."""

@@ -11,6 +11,14 @@ import math
 import re
 import unicodedata
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EXACT_YEARS = 1.001
 """A label no wider than this is an exact age; float32 ages such as 12.3 may be a hair wider than a year."""
@@ -51,6 +59,32 @@ DATE = (
     rf"[0-9]{{1,2}}[-./ ]+(?:{MONTH})\.?(?:[-./ ]+[0-9]{{2,4}})?|(?:{MONTH})\.?[-./ ]+[0-9]{{1,4}}"
     r"|[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[ t].*)?|[0-9]{1,2}([./])[0-9]{1,2}\1[0-9]{2,4}"
 )
+
+
+@overload
+def is_exact(low: float, high: float) -> bool: ...
+@overload
+def is_exact(low: np.ndarray, high: np.ndarray) -> np.ndarray: ...
+@overload
+def is_exact(low: Tensor, high: Tensor) -> Tensor: ...
+
+
+def is_exact(low: Any, high: Any) -> Any:
+    """Whether a label ``[low, high)`` is an exact age; of arrays and tensors one by one, where NaN is none.
+
+    >>> is_exact(34.0, 35.0), is_exact(20.0, 30.0), is_exact(np.array([12.3, np.nan]), np.array([13.3, np.nan]))
+    (True, False, array([ True, False]))
+    """
+    return high - low <= EXACT_YEARS
+
+
+def has_exact_age(rows: pa.Table) -> pa.ChunkedArray:
+    """Whether the label of each row (``age_low``, ``age_high``) is an exact age; null where there is no age.
+
+    >>> has_exact_age(pa.table({"age_low": [34.0, 20.0, None], "age_high": [35.0, 30.0, None]})).to_pylist()
+    [True, False, None]
+    """
+    return pc.less_equal(pc.subtract(rows["age_high"], rows["age_low"]), EXACT_YEARS)
 
 
 def parse_age(text: str) -> tuple[float, float] | None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agescale.ages.groups import AgeGroups
-from agescale.ages.labels import EXACT_YEARS
+from agescale.ages.labels import has_exact_age, is_exact
 from agescale.tables.schema import FINDINGS
 
 FACTS = [
@@ -60,8 +60,7 @@ def _is_suspicious(rows: pa.Table, age_groups: AgeGroups | None, is_labelled_lay
         inside = pa.scalar(False)
         for low, high in age_groups.bounds():
             inside = pc.or_(inside, pc.and_(pc.greater_equal(rows["age_low"], low), pc.less(rows["age_low"], high)))
-        is_exact = pc.less_equal(pc.subtract(rows["age_high"], rows["age_low"]), EXACT_YEARS)
-        suspicious = pc.or_(suspicious, pc.fill_null(pc.invert(pc.and_(inside, is_exact)), False))
+        suspicious = pc.or_(suspicious, pc.fill_null(pc.invert(pc.and_(inside, has_exact_age(rows))), False))
     return suspicious
 
 
@@ -171,4 +170,4 @@ def say(row: Row) -> str:
         return row["group"] or "nothing"
     if math.isinf(high):
         return f"{low:g} and more"
-    return f"{low:g}" if high - low <= EXACT_YEARS else f"{low:g}-{high - 1:g}"
+    return f"{low:g}" if is_exact(low, high) else f"{low:g}-{high - 1:g}"

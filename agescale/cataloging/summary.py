@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from agescale.ages.few import ENOUGH_FACES
 from agescale.ages.groups import AgeGroups
 from agescale.cataloging.relabelling import Relabelled
-from agescale.tables import catalogs, schema, splits
+from agescale.tables import catalogs, schema
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,11 @@ def remarks(result: CatalogResult) -> list[str]:
     few = [
         f"{name} {by_group[name].get('val', 0)}"
         for name in result.group_names
-        if by_group[name].get("train") and by_group[name].get("val", 0) < splits.ENOUGH_VALIDATED
+        if by_group[name].get("train") and by_group[name].get("val", 0) < ENOUGH_FACES
     ]
     if few:
         found.append(
-            f"few validation images (under {splits.ENOUGH_VALIDATED}): {', '.join(few)}; which epoch is best "
+            f"few validation images (under {ENOUGH_FACES}): {', '.join(few)}; which epoch is best "
             "for them is mostly chance, a larger --split has more"
         )
     return found

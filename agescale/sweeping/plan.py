@@ -10,15 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from agescale.ages import few
+from agescale.ages.baselines import constant_predictor
 from agescale.ages.groups import AgeGroups
-from agescale.ages.labels import EXACT_YEARS
+from agescale.ages.labels import has_exact_age, is_exact
 from agescale.config import EXECUTION_FIELDS, SweepConfig, TrainConfig
 from agescale.store import paths
 from agescale.sweeping import spaces, trials
 from agescale.sweeping.spaces import Space
 from agescale.sweeping.trials import Identity, Trial
 from agescale.tables import catalogs
-from agescale.training import initial_weights, validation
+from agescale.training import initial_weights
 from agescale.training import plan as training_plan
 from agescale.training.finetuning import format_phases, parse_phases
 from agescale.training.plan import Selected
@@ -72,33 +74,34 @@ class Baseline(TypedDict):
 def baseline(config: SweepConfig, selected: Selected) -> Baseline | None:
     """What always the same answer reaches, the one that suits the training images best, by its name and value."""
     train, val = read_splits(selected)
+    constant = constant_predictor(_exact_ages(train), catalogs.group_indices(train, selected.age_groups))
+    age_N, group_N = _exact_ages(val), catalogs.group_indices(val, selected.age_groups)
     if config.objective == "accuracy":
-        known_N, judged_N = (catalogs.group_indices(rows, selected.age_groups) for rows in (train, val))
-        known_N, judged_N = known_N[known_N >= 0], judged_N[judged_N >= 0]
-        if not len(known_N) or not len(judged_N):
+        if constant.group is None or not (group_N >= 0).any():
             return None
-        largest = np.bincount(known_N).argmax()
-        name = f"always {selected.age_groups.names[largest]}"
-        return {"name": name, "value": float((judged_N == largest).mean())}
-    train, val = (rows.filter(_is_exact(rows)) for rows in (train, val))
-    if not len(train) or not len(val):
+        name = f"always {selected.age_groups.names[constant.group]}"
+        return {"name": name, "value": float((group_N[group_N >= 0] == constant.group).mean())}
+    is_known_N = ~np.isnan(age_N)
+    if constant.age is None or not is_known_N.any():
         return None
-    errors_N = np.abs(val["age_low"].to_numpy() - np.median(train["age_low"].to_numpy()))
-    value = errors_N.mean()
+    errors_N = np.abs(age_N - constant.age)
+    value = errors_N[is_known_N].mean()
     if config.objective == "worst_group_mae":
-        group_N = catalogs.group_indices(val, selected.age_groups)
-        value = max(errors_N[group_N == group].mean() for group in large_groups(val, selected.age_groups))
+        groups = large_groups(val, selected.age_groups)
+        value = max(errors_N[is_known_N & (group_N == group)].mean() for group in groups)
     return {"name": "always the median age", "value": float(value)}
 
 
 def large_groups(val: pa.Table, age_groups: AgeGroups) -> list[int]:
     """The age groups of which enough faces are validated that their error says something."""
-    groups, counts = np.unique(catalogs.group_indices(val.filter(_is_exact(val)), age_groups), return_counts=True)
-    return [int(group) for group, count in zip(groups, counts, strict=True) if group >= 0 and count >= validation.FEW]
+    groups, counts = np.unique(catalogs.group_indices(val.filter(has_exact_age(val)), age_groups), return_counts=True)
+    return [int(group) for group, count in zip(groups, counts, strict=True) if group >= 0 and count >= few.ENOUGH_FACES]
 
 
-def _is_exact(rows: pa.Table) -> pa.BooleanArray:
-    return pc.less_equal(pc.subtract(rows["age_high"], rows["age_low"]), EXACT_YEARS)
+def _exact_ages(rows: pa.Table) -> np.ndarray:
+    """Years, NaN for what is no exact age."""
+    low_N, high_N = (rows[name].to_numpy().astype(np.float64) for name in ("age_low", "age_high"))
+    return np.where(is_exact(low_N, high_N), low_N, np.nan)
 
 
 def config_of(config: SweepConfig, base: TrainConfig, trial: Trial) -> TrainConfig:
@@ -132,7 +135,7 @@ def check(config: SweepConfig, base: TrainConfig, space: Space) -> Selected:
             raise ValueError(f"--space {config.space}: {json.dumps(point)} predicts no ages; use --objective accuracy")
     if config.objective == "worst_group_mae" and not large_groups(read_splits(selected)[1], selected.age_groups):
         raise ValueError(
-            f"--objective worst_group_mae: no age group has the {validation.FEW} validation faces that it needs"
+            f"--objective worst_group_mae: no age group has the {few.ENOUGH_FACES} validation faces that it needs"
         )
     return selected
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agescale.ages.groups import AgeGroups
-from agescale.ages.labels import EXACT_YEARS
+from agescale.ages.labels import is_exact
 from agescale.config import EXECUTION_FIELDS, TrainConfig
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel, ModelSpec, auxiliary_classes, build_spec_task, describe_blocks
@@ -293,8 +293,9 @@ def _check_labels(task: Task, splits: Mapping[str, pa.Table]) -> str:
 
 def _label_counts(rows: pa.Table) -> tuple[int, int, int, int]:
     """Images with an exact age, with a wider range, in one of the groups (counted again), and without any label."""
-    width_N = rows["age_high"].to_numpy() - rows["age_low"].to_numpy()
-    is_aged_N, is_exact_N, is_grouped_N = ~np.isnan(width_N), width_N <= EXACT_YEARS, rows["group"].to_numpy() >= 0
+    low_N, high_N = rows["age_low"].to_numpy(), rows["age_high"].to_numpy()
+    is_aged_N, is_exact_N = ~np.isnan(high_N - low_N), is_exact(low_N, high_N)
+    is_grouped_N = rows["group"].to_numpy() >= 0
     counts = (is_exact_N, is_aged_N & ~is_exact_N, is_grouped_N, ~is_aged_N & ~is_grouped_N)
     return int(counts[0].sum()), int(counts[1].sum()), int(counts[2].sum()), int(counts[3].sum())
 

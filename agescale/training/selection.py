@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agescale.ages.groups import AgeGroups
-from agescale.ages.labels import EXACT_YEARS
+from agescale.ages.labels import is_exact
 from agescale.tables import catalogs, schema, splits
 from agescale.tables.catalogs import Catalog
 from agescale.tables.filters import check_genders
@@ -104,7 +104,7 @@ def coarsen_labels(rows: pa.Table, share: float, age_groups: AgeGroups) -> pa.Ta
     """
     bounds = age_groups.bounds()
     low_N, high_N = (rows[name].to_numpy().astype(np.float32) for name in ("age_low", "age_high"))
-    for index in np.flatnonzero((high_N - low_N <= EXACT_YEARS) & (_positions(rows, "coarse") < share)):
+    for index in np.flatnonzero(is_exact(low_N, high_N) & (_positions(rows, "coarse") < share)):
         group = age_groups.index_of(float(low_N[index]))
         if group is not None:
             low_N[index], high_N[index] = bounds[group]

@@ -12,18 +12,16 @@ from typing import cast, get_args
 import numpy as np
 from torch import Tensor
 
-from agescale.ages import cdf
+from agescale.ages import cdf, few
 from agescale.ages.cdf import DecodeRule
 from agescale.ages.groups import AgeGroups
-from agescale.ages.labels import EXACT_YEARS
+from agescale.ages.labels import is_exact
 from agescale.models.checkpoints import Epoch, Validation
 from agescale.models.tasks import Task
 
 DIRECTIONS = {"loss": "min", "mae": "min", "worst_group_mae": "min", "accuracy": "max"}
 """What is better in each metric, which history calls ``val_<metric>``: the smallest or the largest value."""
 RULES: tuple[DecodeRule, ...] = get_args(DecodeRule)
-FEW = 20
-"""Groups with fewer exact ages are none to be the worst: their error is mostly chance."""
 
 
 def sign(metric: str) -> int:
@@ -56,7 +54,7 @@ def judge(task: Task, age_groups: AgeGroups, outputs: Tensor, batch: Mapping[str
         return [*_hits(predicted_N, group_N), *nothing]
     cdf_NA = cdf.encode(prediction.age_probs_NA.cpu().numpy())
     low_N, high_N = batch["age_low"].cpu().numpy(), batch["age_high"].cpu().numpy()
-    is_exact_N = high_N - low_N <= EXACT_YEARS
+    is_exact_N = is_exact(low_N, high_N)
     error_RN = [np.abs(cdf.decode_age(cdf_NA, rule) - low_N) for rule in RULES]
     hits = (0.0, 0.0)
     if age_groups.is_bounded:
@@ -76,7 +74,7 @@ def summarise(sums: Tensor) -> Validation:
     """
     (loss, num_loss, num_groups, num_hits), by_part = sums[:4].tolist(), sums[4:].reshape(-1, 1 + len(RULES)).numpy()
     num_exact, best = by_part[0, 0], int(np.argmin(by_part[0, 1:]))
-    mae_of_groups = [float(part[1 + best] / part[0]) for part in by_part[1:] if part[0] >= FEW]
+    mae_of_groups = [float(part[1 + best] / part[0]) for part in by_part[1:] if part[0] >= few.ENOUGH_FACES]
     return {
         "val_loss": loss / num_loss if num_loss else loss or None,  # infinite where no output was a number
         "val_mae": float(by_part[0, 1 + best] / num_exact) if num_exact else None,

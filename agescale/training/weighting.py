@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from agescale.ages.groups import MAX_AGE
-from agescale.ages.labels import EXACT_YEARS
+from agescale.ages.labels import is_exact
 
 KERNEL = np.exp(-0.5 * (np.arange(-2, 3) / 2) ** 2)
 """Size 5, sigma 2 years."""
@@ -52,7 +52,7 @@ def label_density_weights(age_low_N: np.ndarray, age_high_N: np.ndarray) -> np.n
     [0.8450000286102295, 1.4639999866485596, 1.0, 1.0]
     """
     weight_N = np.ones(len(age_low_N))
-    is_exact_N = age_high_N - age_low_N <= EXACT_YEARS
+    is_exact_N = is_exact(age_low_N, age_high_N)
     if is_exact_N.any():
         age_N = _whole_years(age_low_N[is_exact_N])
         counts_A = np.bincount(age_N, minlength=MAX_AGE + 1)
@@ -75,7 +75,7 @@ def rank_weights(age_low_N: np.ndarray, age_high_N: np.ndarray) -> tuple[float, 
     >>> [round(weights[k - 1], 3) for k in (10, 25, 40, 41)]  # sqrt of 4/4, 2/4, 3/4, 4/4
     [1.0, 0.707, 0.866, 1.0]
     """
-    age_N = _whole_years(age_low_N[age_high_N - age_low_N <= EXACT_YEARS])
+    age_N = _whole_years(age_low_N[is_exact(age_low_N, age_high_N)])
     if not len(age_N):
         return (1.0,) * MAX_AGE
     reached_K = len(age_N) - np.bincount(age_N, minlength=MAX_AGE + 1).cumsum()[:-1]

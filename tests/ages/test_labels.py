@@ -5,10 +5,22 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
+import torch
 
+from agescale import config
 from agescale.ages.groups import AgeGroups
-from agescale.ages.labels import odd_one, parse_age, parse_interval, parse_range
+from agescale.ages.labels import (
+    EXACT_YEARS,
+    has_exact_age,
+    is_exact,
+    odd_one,
+    parse_age,
+    parse_interval,
+    parse_range,
+)
 
 DOCS = Path(__file__).parents[2] / "docs" / "catalog.md"
 
@@ -65,3 +77,18 @@ def test_what_is_no_interval_of_years_is_none(text: str) -> None:
 def test_dates_are_told_as_such(text: str) -> None:
     assert parse_interval(text) is None
     assert (odd_one(text) or "").startswith("a date")
+
+
+def test_an_exact_age_is_the_same_as_numbers_arrays_tensors_and_columns() -> None:
+    low_N = np.array([0.0, 12.3, 34.5, 20.0, 60.0, np.nan], np.float32)
+    high_N = np.array([1.0, 13.3, 35.5, 30.0, np.inf, np.nan], np.float32)
+    expected = [True, True, True, False, False, False]
+    assert is_exact(low_N, high_N).tolist() == expected
+    assert is_exact(torch.from_numpy(low_N), torch.from_numpy(high_N)).tolist() == expected
+    assert [is_exact(float(low), float(high)) for low, high in zip(low_N, high_N, strict=True)] == expected
+    rows = pa.table({"age_low": pa.array(low_N, from_pandas=True), "age_high": pa.array(high_N, from_pandas=True)})
+    assert has_exact_age(rows).to_pylist() == [*expected[:-1], None]
+
+
+def test_the_help_of_train_says_the_same_width() -> None:
+    assert f'"age_high - age_low <= {EXACT_YEARS}"' in Path(config.__file__).read_text()

@@ -16,6 +16,7 @@ from conftest import REPO, RunJob
 from ray.exceptions import RayTaskError
 from ray.tune.search import Searcher
 
+from agescale.ages import few
 from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig, SweepConfig, TrainConfig
 from agescale.models import checkpoints
@@ -29,7 +30,7 @@ from agescale.sweeping.trials import Trial
 from agescale.sweeping.worker import run_trial
 from agescale.synthetic import dataset
 from agescale.training import plan as training_plan
-from agescale.training import runs, validation
+from agescale.training import runs
 from agescale.training.failures import OutOfMemory
 
 SPACE = """
@@ -222,7 +223,7 @@ def test_a_full_disk_ends_the_sweep_and_the_silence_of_a_bucket_does_not(tmp_pat
 def test_the_baseline_is_what_the_best_constant_reaches(
     config: SweepConfig, objective: Literal["mae", "worst_group_mae", "accuracy"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validation, "FEW", 3)
+    monkeypatch.setattr(few, "ENOUGH_FACES", 3)
     selected = training_plan.select(replace(BASE, catalog=config.catalog))
     train, val = (selected.rows.filter(pc.equal(selected.rows["split"], split)) for split in ("train", "val"))
     baseline = sweep_plan.baseline(replace(config, objective=objective), selected)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from agescale.ages.groups import MAX_AGE
-from agescale.ages.labels import EXACT_YEARS
+from agescale.ages.labels import is_exact
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class AgeLabels:
         return AgeLabels(
             low_N=torch.where(is_labelled_N, low_N, 0.0).clamp(0, MAX_AGE),
             high_N=torch.where(is_labelled_N, high_N, torch.inf),
-            is_exact_N=is_labelled_N & (high_N - low_N <= EXACT_YEARS),
+            is_exact_N=is_labelled_N & is_exact(low_N, high_N),
             is_labelled_N=is_labelled_N,
         )
 
