@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agescale.ages.groups import AgeGroups
-from agescale.ages.labels import EXACT_YEARS
+from agescale.ages.labels import is_exact
 from agescale.evaluation import metrics
 from agescale.store import objects, parquet, paths
 from agescale.tables import catalogs, keys, schema
@@ -109,7 +109,7 @@ def read_catalog(catalog: Catalog, groups: AgeGroups | None, excluded: pa.Table)
             "row": rows["row"].to_numpy().astype(np.int32),
             "hash": keys.hashes_of(catalogs.keys_of(rows)),
             "split": split_N.astype(np.int8),
-            "true_age": np.where(high_N - low_N <= EXACT_YEARS, low_N, np.nan),
+            "true_age": np.where(is_exact(low_N, high_N), low_N, np.nan),
             "true_group": catalogs.group_indices(rows, groups) if groups else np.full(len(rows), -1),
             "subject": _hashes_or_0(rows["subject"]),
             "gender": genders.codes(rows["gender"]),

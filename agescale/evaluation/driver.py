@@ -13,6 +13,7 @@ and which faces are shown is decided here; the numbers come from ``metrics``. Ne
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,8 +25,8 @@ from agescale.config import EvaluateConfig
 from agescale.evaluation import arrays, report
 from agescale.evaluation.error_table import error_table
 from agescale.evaluation.gallery import galleries
-from agescale.evaluation.joined import JoinedRows, read_others, read_rows, splits_of
-from agescale.evaluation.report import Judgement
+from agescale.evaluation.joined import JoinedRows, read_other, read_rows, splits_of
+from agescale.evaluation.report import About, Judgement
 from agescale.evaluation.split_result import SplitResult, judge_split
 from agescale.models import checkpoints
 from agescale.models.tasks import TASKS
@@ -50,64 +51,89 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
     report.claim(config.out, _occupied(config, catalog))
     catalog.check_complete()
     predictions = Predictions.open(config.predictions)
-    metadata = predictions.metadata
     groups = _groups(config, catalog, predictions)
     names = list(groups.names) if groups else []
+    card = _card(config, predictions)
+    rows = _read_rows(config, catalog, predictions, groups, card)
+    results = _judge_splits(config, rows, names, groups, predictions)
+    about = About(
+        catalog=config.catalog,
+        source=catalog.settings.get("source"),
+        layout=catalog.settings.get("layout"),
+        predictions=config.predictions,
+        against=config.against or None,
+        checkpoint=config.checkpoint or predictions.metadata.get("checkpoint"),
+        model=predictions.metadata["run"]["model"],
+        age_groups=groups.format() if groups else None,
+        model_age_groups=predictions.metadata["run"]["age_groups"],
+        gender_from=config.gender_from or None,
+        include_findings=config.include_findings,
+        asked_splits=config.split,
+        report_split=results[0].name,
+        judged_on=dt.datetime.now(dt.UTC).date().isoformat(),
+        unscored_splits=_unscored_splits(rows),
+    )
+    errors, num_errors = error_table(rows, names)
+    center_crop = float(card.get("center_crop") or 1.0)
+    judgement = Judgement(
+        about=about,
+        card=card,
+        group_names=names,
+        results=results,
+        galleries=galleries(catalog, rows, results[0].name, names, center_crop),
+        group_counts=_group_counts(rows, names),
+        errors=errors,
+        num_errors=num_errors,
+    )
+    return Evaluated(report.write_report(config.out, judgement), _notes(about))
+
+
+def _card(config: EvaluateConfig, predictions: Predictions) -> dict[str, Any]:
+    """What the predictions say of their model, and the checkpoint that is to be described."""
+    if not config.checkpoint:
+        return predictions.model_card
+    return predictions.model_card | _card_of_checkpoint(config.checkpoint, predictions.metadata["run"]["model"])
+
+
+def _read_rows(
+    config: EvaluateConfig,
+    catalog: Catalog,
+    predictions: Predictions,
+    groups: AgeGroups | None,
+    card: Mapping[str, Any],
+) -> JoinedRows:
+    """The rows of both tables; of a model that does not learn how sure it is, without what it says of that."""
     listed = arrays.read_catalog(catalog, groups, _excluded(config, catalog))
     if not listed.has_labels:
         raise ValueError(
             f"{config.catalog}: none of its images has a label to judge by; name a catalog of labelled ones"
         )
-    card = predictions.model_card
-    if config.checkpoint:
-        card = card | _card_of_checkpoint(config.checkpoint, metadata["run"]["model"])
     rows = read_rows(config, predictions, listed, groups)
     if card.get("task") in TASKS and not TASKS[card["task"]].learns_spread:
         unknown_N = np.full(len(listed), np.nan)
         rows = replace(rows, age_std_N=unknown_N, probability_N=unknown_N)
+    return rows
+
+
+def _judge_splits(
+    config: EvaluateConfig, rows: JoinedRows, names: list[str], groups: AgeGroups | None, predictions: Predictions
+) -> list[SplitResult]:
+    """The asked splits, first the one that the report is about: the first in which any row is judged."""
     splits = splits_of(config.split, rows)
-    others = read_others(config, rows, groups)
-    results = [judge_split(name, rows, names, others) for name in splits]
-    central = next((result for result in results if result.metrics["num_rows"]), None)
+    other = read_other(config, rows, groups)
+    results = [judge_split(name, rows, names, other) for name in splits]
+    central = next((result for result in results if result.summary.num_rows), None)
     if central is None:
         names_only = "" if predictions.says_ages else f"; the model knows the groups {', '.join(names)} and no ages"
         raise ValueError("; ".join(_why_nothing(result) for result in results) + names_only)
     if config.against and not central.comparisons:
         raise ValueError(f"--against {config.against}: of the judged faces of {central.name} it has scored none")
+    return [central, *(result for result in results if result is not central)]
 
-    about = {
-        "catalog": config.catalog,
-        "source": catalog.settings.get("source"),
-        "layout": catalog.settings.get("layout"),
-        "predictions": config.predictions,
-        "against": config.against or None,
-        "checkpoint": config.checkpoint or metadata.get("checkpoint"),
-        "model": metadata["run"]["model"],
-        "age_groups": groups.format() if groups else None,
-        "model_age_groups": metadata["run"]["age_groups"],
-        "gender_from": config.gender_from or None,
-        "include_findings": config.include_findings,
-        "asked_splits": config.split,
-        "report_split": central.name,
-        "judged_on": dt.datetime.now(dt.UTC).date().isoformat(),
-    }
-    about["unscored_splits"] = [
-        name for name in rows.splits if name and not rows.predicted.is_ok_N[rows.is_in(name)].any()
-    ]
-    ordered = [central, *(result for result in results if result is not central)]
-    errors, num_errors = error_table(rows, names)
-    judgement = Judgement(
-        about=about,
-        card=card,
-        group_names=names,
-        results=ordered,
-        galleries=galleries(catalog, rows, central.name, names, float(card.get("center_crop") or 1.0)),
-        group_counts=_group_counts(rows, names),
-        errors=errors,
-        num_errors=num_errors,
-    )
-    page = report.write_report(config.out, judgement)
-    return Evaluated(page, _notes(about))
+
+def _unscored_splits(rows: JoinedRows) -> list[str]:
+    is_scored_N = rows.predicted.is_ok_N
+    return [name for name in rows.splits if name and not is_scored_N[rows.is_in(name)].any()]
 
 
 def _occupied(config: EvaluateConfig, catalog: Catalog) -> dict[str, str]:
@@ -123,8 +149,8 @@ def _occupied(config: EvaluateConfig, catalog: Catalog) -> dict[str, str]:
     return {uri: what for uri, what in places.items() if uri}
 
 
-def _notes(about: dict[str, Any]) -> list[str]:
-    judged, own = about["age_groups"], about["model_age_groups"]
+def _notes(about: About) -> list[str]:
+    judged, own = about.age_groups, about.model_age_groups
     return [] if judged == own else [f'age groups: {judged} (the model\'s own: --age-groups "{own}")']
 
 
@@ -149,10 +175,11 @@ def _excluded(config: EvaluateConfig, catalog: Catalog) -> pa.Table:
 
 
 def _why_nothing(result: SplitResult) -> str:
-    m = result.metrics
+    counts = result.counts
     return (
-        f"nothing to judge in {result.name}: of {m['num_catalog_rows']} rows {m['num_excluded']} are excluded by "
-        f"findings, {m['num_not_scored']} were not scored and {m['num_without_label']} have no label to compare with"
+        f"nothing to judge in {result.name}: of {counts.num_catalog_rows} rows {counts.num_excluded} are excluded by "
+        f"findings, {counts.num_not_scored} were not scored and "
+        f" {counts.num_without_label} have no label to compare with"
     )
 
 

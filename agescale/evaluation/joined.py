@@ -14,6 +14,7 @@ from agescale.config import EvaluateConfig, parse_names
 from agescale.evaluation import arrays
 from agescale.evaluation.arrays import CatalogArrays, PredictionArrays
 from agescale.evaluation.metrics import Outcomes
+from agescale.evaluation.records import Counts
 from agescale.tables import filters, schema
 from agescale.tables.predictions import Predictions
 
@@ -100,7 +101,7 @@ def _outcomes(listed: CatalogArrays, predicted: PredictionArrays, groups: AgeGro
     )
 
 
-def read_others(config: EvaluateConfig, rows: JoinedRows, groups: AgeGroups | None) -> OtherModel | None:
+def read_other(config: EvaluateConfig, rows: JoinedRows, groups: AgeGroups | None) -> OtherModel | None:
     """What ``config.against`` says, in the same ``groups`` where it can be told in them; else no groups to compare."""
     if not config.against:
         return None
@@ -127,18 +128,14 @@ def splits_of(text: str, rows: JoinedRows) -> list[str | None]:
     return found or list(there)
 
 
-def who_is_judged(rows: JoinedRows, in_split_N: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
+def who_is_judged(rows: JoinedRows, in_split_N: np.ndarray) -> tuple[np.ndarray, Counts]:
     """The mask of judged rows, and counts, which add up: catalog = excluded + not scored + without label + judged."""
     can_compare_N = ~np.isnan(rows.outcomes.error_N) | (rows.outcomes.true_group_N >= 0)
-    left_N, counts = in_split_N, {"num_catalog_rows": int(in_split_N.sum())}
-    for name, keep_N in (
-        ("num_excluded", ~rows.listed.is_excluded_N),
-        ("num_not_scored", rows.predicted.is_ok_N),
-        ("num_without_label", can_compare_N),
-    ):
-        counts[name] = int((left_N & ~keep_N).sum())
+    left_N, num_left_out = in_split_N, []
+    for keep_N in (~rows.listed.is_excluded_N, rows.predicted.is_ok_N, can_compare_N):
+        num_left_out.append(int((left_N & ~keep_N).sum()))
         left_N = left_N & keep_N
-    return left_N, counts
+    return left_N, Counts(int(in_split_N.sum()), *num_left_out)
 
 
 def is_wrong(rows: JoinedRows) -> np.ndarray:

@@ -1,9 +1,8 @@
 """How wrong are the predictions, and for whom: numbers in, numbers out.
 
 In: what is true and what was predicted, row by row (``Outcomes``). Out: errors of the age, scores of the groups (all of
-them from one confusion matrix), bootstrap intervals, baselines, breakdowns, and the age gate. Shares are 0..1, ages and
-errors are years, an error is predicted minus true (positive: predicted too old). A number that cannot be computed is
-NaN in arrays and None in the dictionaries. Reads no tables and draws nothing.
+them from one confusion matrix), bootstrap intervals, baselines and breakdowns, as ``records``. A number that cannot be
+computed is NaN in arrays and None in records. Reads no tables and draws nothing.
 
 Legend of shapes: N rows, G groups, U units that are resampled, B bootstrap replicates, K sums of a unit.
 """
@@ -13,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 
@@ -27,6 +25,17 @@ from agescale.evaluation.intervals import (
     ratio,
     resampled_sums,
     wilson_interval,
+)
+from agescale.evaluation.records import (
+    Agreement,
+    Baselines,
+    Comparison,
+    GroupScores,
+    MajorityGroup,
+    MedianAge,
+    PartScores,
+    Summary,
+    WorstPart,
 )
 
 CS_YEARS = 5
@@ -187,42 +196,47 @@ def constant_scores(outcomes: Outcomes, constant: Constant) -> dict[str, float]:
     )
 
 
-def summary(outcomes: Outcomes, constant: Constant, group_names: Sequence[str]) -> dict[str, Any]:
-    """``METRICS``, their ``intervals`` and the ``baselines`` for one set of rows, as plain numbers for JSON."""
-    baseline = constant_scores(outcomes, constant)
-    return {
-        "num_rows": len(outcomes),
-        "num_with_age": int((~np.isnan(outcomes.error_N)).sum()),
-        "num_with_group": int((outcomes.true_group_N >= 0).sum()),
+def summary(
+    outcomes: Outcomes,
+    constant: Constant,
+    group_names: Sequence[str],
+    age_labels_of: str = "train",
+    group_labels_of: str = "train",
+) -> Summary:
+    """``METRICS``, their ``intervals``, and the scores of ``constant``, which is that of the labels of some rows."""
+    baseline = plain(constant_scores(outcomes, constant))
+    if constant.group is None:
+        baseline |= dict.fromkeys(METRICS[3:])
+    group = None if constant.group is None else group_names[constant.group]
+    return Summary(
+        num_rows=len(outcomes),
+        num_with_age=int((~np.isnan(outcomes.error_N)).sum()),
+        num_with_group=int((outcomes.true_group_N >= 0).sum()),
         **plain(scores(outcomes)),
-        "intervals": intervals(outcomes),
-        "baselines": {
-            "median_age": {"age": constant.age} | plain({k: baseline[k] for k in METRICS[:3]}),
-            "majority_group": {"group": None if constant.group is None else group_names[constant.group]}
-            | plain({k: baseline[k] if constant.group is not None else math.nan for k in METRICS[3:]}),
-        },
-    }
+        intervals=intervals(outcomes),
+        baselines=Baselines(
+            MedianAge(age=constant.age, **{key: baseline[key] for key in METRICS[:3]}, labels_of=age_labels_of),
+            MajorityGroup(group=group, **{key: baseline[key] for key in METRICS[3:]}, labels_of=group_labels_of),
+        ),
+    )
 
 
-def by_group(outcomes: Outcomes, group_names: Sequence[str]) -> list[dict[str, Any]]:
-    """A row a group: support, num_predicted, precision, recall and its 95 % Wilson interval, f1, and the errors of the
-    age of those in it."""
+def by_group(outcomes: Outcomes, group_names: Sequence[str]) -> list[GroupScores]:
+    """A row a group."""
     counts_GH = confusion_matrix(outcomes.true_group_N, outcomes.predicted_group_N, outcomes.num_groups)
     of_groups = group_scores(counts_GH)
     rows = []
     for index, name in enumerate(group_names):
         prf = plain({key: float(of_groups[key][index]) for key in ("precision", "recall", "f1")})
         errors = plain(age_scores(outcomes.error_N[outcomes.true_group_N == index]))
-        counts = {"support": int(of_groups["support"][index]), "num_predicted": int(counts_GH[:, index].sum())}
-        num_right = int(counts_GH[index, index])
-        ends = dict(zip(("recall_low", "recall_high"), wilson_interval(num_right, counts["support"]), strict=True))
-        rows.append({"name": name, **counts, **prf, **ends, **errors})
+        support, num_predicted = int(of_groups["support"][index]), int(counts_GH[:, index].sum())
+        low, high = wilson_interval(int(counts_GH[index, index]), support)
+        rows.append(GroupScores(name, support, num_predicted, **prf, recall_low=low, recall_high=high, **errors))
     return rows
 
 
-def breakdown(outcomes: Outcomes, part_N: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
-    """A row for each part that occurs: its name, counts, errors, accuracy and their 95 % intervals, which parts of
-    fewer than ``LEAST`` units do not have.
+def breakdown(outcomes: Outcomes, part_N: np.ndarray, names: Sequence[str]) -> list[PartScores]:
+    """A row for each part that occurs; those of fewer than ``LEAST`` units have no intervals.
 
     ``part_N`` holds the index into ``names`` of each row's part, -1 where it has none.
     """
@@ -233,17 +247,16 @@ def breakdown(outcomes: Outcomes, part_N: np.ndarray, names: Sequence[str]) -> l
             continue
         values = plain(scores(part))
         bounds = intervals(part) if len(np.unique(part.unit_N)) >= LEAST else dict.fromkeys(METRICS)
-        row: dict[str, Any] = {"name": name, "num_rows": len(part)}
-        row["num_with_age"] = int((~np.isnan(part.error_N)).sum())
-        row["num_with_group"] = int((part.true_group_N >= 0).sum())
+        known: dict[str, float | None] = {}
         for key in ("mae", "bias", "cs_at_5", "accuracy"):
-            row[key] = values[key]
-            row[f"{key}_low"], row[f"{key}_high"] = bounds[key] or (None, None)
-        rows.append(row)
+            low, high = bounds[key] or (None, None)
+            known |= {key: values[key], f"{key}_low": low, f"{key}_high": high}
+        num_with_age, num_with_group = int((~np.isnan(part.error_N)).sum()), int((part.true_group_N >= 0).sum())
+        rows.append(PartScores(name, len(part), num_with_age, num_with_group, **known))
     return rows
 
 
-def worst_part(outcomes: Outcomes, part_N: np.ndarray, names: Sequence[str]) -> dict[str, Any] | None:
+def worst_part(outcomes: Outcomes, part_N: np.ndarray, names: Sequence[str]) -> WorstPart | None:
     """The part with the largest MAE, of those with at least ``LEAST`` ages, against all rows of the other parts.
 
     ``difference`` is its MAE minus ``mae_others``, with the interval of a bootstrap of that difference, in which units
@@ -256,9 +269,9 @@ def worst_part(outcomes: Outcomes, part_N: np.ndarray, names: Sequence[str]) -> 
     >>> none = np.full(18, -1)
     >>> outcomes = Outcomes(ages, ages + off, none, none, np.arange(18), 0)
     >>> worst = worst_part(outcomes, parts, ["young", "grown", "old"])
-    >>> worst["name"], worst["mae"], worst["bias"], worst["mae_others"], worst["too_few"]
+    >>> worst.name, worst.mae, worst.bias, worst.mae_others, worst.too_few
     ('young', 7.5, -2.5, 1.5, {'old': 2})
-    >>> 2 < worst["difference_low"] < worst["difference"] == 6 < worst["difference_high"] < 10
+    >>> 2 < worst.difference_low < worst.difference == 6 < worst.difference_high < 10
     True
     """
     has_age_N = ~np.isnan(outcomes.error_N) & (part_N >= 0)
@@ -272,20 +285,22 @@ def worst_part(outcomes: Outcomes, part_N: np.ndarray, names: Sequence[str]) -> 
     num_told = 1 if len(enough) == 2 and sizes.sum() == sizes[enough].sum() else len(enough)
     interval = interval_of_difference(size_N, is_worst_N, is_other_N, outcomes.unit_N, level=1 - 0.05 / num_told)
     others = np.flatnonzero((sizes > 0) & (np.arange(len(names)) != worst))
-    return {
-        "name": names[worst],
-        "others": names[others[0]] if len(others) == 1 else None,
-        "num_with_age": int(sizes[worst]),
-        "mae": float(size_N[is_worst_N].mean()),
-        "bias": float(outcomes.error_N[is_worst_N].mean()),
-        "mae_others": float(size_N[is_other_N].mean()),
-        "difference": float(size_N[is_worst_N].mean() - size_N[is_other_N].mean()),
-        **dict(zip(("difference_low", "difference_high"), interval or (None, None), strict=True)),
-        "too_few": {names[part]: int(sizes[part]) for part in np.flatnonzero((sizes > 0) & (sizes < LEAST)).tolist()},
-    }
+    low, high = interval or (None, None)
+    return WorstPart(
+        name=names[worst],
+        others=names[others[0]] if len(others) == 1 else None,
+        num_with_age=int(sizes[worst]),
+        mae=float(size_N[is_worst_N].mean()),
+        bias=float(outcomes.error_N[is_worst_N].mean()),
+        mae_others=float(size_N[is_other_N].mean()),
+        difference=float(size_N[is_worst_N].mean() - size_N[is_other_N].mean()),
+        difference_low=low,
+        difference_high=high,
+        too_few={names[part]: int(sizes[part]) for part in np.flatnonzero((sizes > 0) & (sizes < LEAST)).tolist()},
+    )
 
 
-def compared(outcomes: Outcomes, others: Outcomes, part_N: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+def compared(outcomes: Outcomes, others: Outcomes, part_N: np.ndarray, names: Sequence[str]) -> list[Comparison]:
     """A row for each part that occurs: MAE and accuracy of two models on the same N rows, and their difference.
 
     ``mae`` and ``accuracy`` are those of ``outcomes``, ``.._against`` those of ``others``, ``.._difference`` is the
@@ -296,7 +311,7 @@ def compared(outcomes: Outcomes, others: Outcomes, part_N: np.ndarray, names: Se
     >>> true_N, group_N, own = np.array([20.0, 40.0]), np.array([-1, -1]), np.arange(2)
     >>> one = Outcomes(true_N, np.array([21.0, 43.0]), group_N, group_N, own, 0)
     >>> row = compared(one, replace(one, predicted_age_N=np.array([25.0, 43.0])), np.zeros(2, int), ["all"])[0]
-    >>> row["mae"], row["mae_against"], row["mae_difference"]
+    >>> row.mae, row.mae_against, row.mae_difference
     (2.0, 4.0, -2.0)
     """
     size_N, other_size_N = np.abs(outcomes.error_N), np.abs(others.error_N)
@@ -308,21 +323,21 @@ def compared(outcomes: Outcomes, others: Outcomes, part_N: np.ndarray, names: Se
     for index, name in enumerate(names):
         if not (part_N == index).any():
             continue
-        row: dict[str, Any] = {"name": name, "num_rows": int((part_N == index).sum())}
-        for key, count, one_N, other_N in (
-            ("mae", "num_with_age", size_N, other_size_N),
-            ("accuracy", "num_with_group", right_N, other_right_N),
-        ):
+        known: dict[str, float | None] = {}
+        counts = []
+        for key, one_N, other_N in (("mae", size_N, other_size_N), ("accuracy", right_N, other_right_N)):
             known_N = (part_N == index) & ~np.isnan(one_N) & ~np.isnan(other_N)
             means = [
                 float(value_N[known_N].mean()) if known_N.any() else None
                 for value_N in (one_N, other_N, one_N - other_N)
             ]
-            row[count] = int(known_N.sum())
-            row |= dict(zip((key, f"{key}_against", f"{key}_difference"), means, strict=True))
-            interval = interval_of_mean((one_N - other_N)[known_N], outcomes.unit_N[known_N])
-            row[f"{key}_difference_low"], row[f"{key}_difference_high"] = interval or (None, None)
-        rows.append(row)
+            counts.append(int(known_N.sum()))
+            known |= dict(zip((key, f"{key}_against", f"{key}_difference"), means, strict=True))
+            low, high = interval_of_mean((one_N - other_N)[known_N], outcomes.unit_N[known_N]) or (None, None)
+            known |= {f"{key}_difference_low": low, f"{key}_difference_high": high}
+        num_with_age, num_with_group = counts
+        num_rows = int((part_N == index).sum())
+        rows.append(Comparison(name, num_rows, num_with_age, num_with_group=num_with_group, **known))
     return rows
 
 
@@ -337,16 +352,16 @@ def decades(true_age_N: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return np.where(np.isnan(true_age_N), -1, np.nan_to_num(true_age_N) // 10).clip(max=10).astype(np.int64), names
 
 
-def agreement(true_N: np.ndarray, predicted_N: np.ndarray) -> dict[str, Any]:
-    """How often an auxiliary head says the label: num_rows where both are known (>= 0), accuracy, 95 % Wilson interval.
+def agreement(true_N: np.ndarray, predicted_N: np.ndarray) -> Agreement:
+    """How often an auxiliary head says the label, of the rows where both are known (>= 0).
 
-    >>> agreement(np.array([0, 1, 1, -1]), np.array([0, 1, 0, 1]))["accuracy"]
+    >>> agreement(np.array([0, 1, 1, -1]), np.array([0, 1, 0, 1])).accuracy
     0.6666666666666666
     """
     known_N = (true_N >= 0) & (predicted_N >= 0)
     num_rows, num_right = int(known_N.sum()), int((true_N == predicted_N)[known_N].sum())
     accuracy = num_right / num_rows if num_rows else None
-    return {"num_rows": num_rows, "accuracy": accuracy, "interval": list(wilson_interval(num_right, num_rows))}
+    return Agreement(num_rows, accuracy, wilson_interval(num_right, num_rows))
 
 
 def cells(true_N: np.ndarray, predicted_N: np.ndarray, num_groups: int) -> np.ndarray:

@@ -12,7 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from agescale.reports.figures import ACCENT, FEW, INK, MUTED, SECOND, STYLE, WIDTH_IN, axes_of, legend_above
+from agescale.ages.few import ENOUGH_FACES
+from agescale.evaluation.records import PartScores
+from agescale.reports.figures import ACCENT, INK, MUTED, SECOND, STYLE, WIDTH_IN, axes_of, legend_above
 
 LOSSES = {"train_loss": "train", "val_loss": "val"}
 MAX_POINTS = 1500
@@ -48,24 +50,22 @@ def confusion(counts_GH: np.ndarray, names: Sequence[str]) -> Figure:
 
 
 @mpl.rc_context(STYLE)
-def error_by_part(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """MAE with its interval and, as a diamond, the bias of each row of ``metrics.breakdown``; few rows are hollow."""
-    rows = [row for row in rows if row["mae"] is not None]
-    figure, axes = axes_of(height=0.9 + 0.29 * max(len(rows), 2))
+def error_by_part(parts: Sequence[PartScores]) -> Figure:
+    """MAE with its interval and, as a diamond, the bias of each part; those with few faces are hollow."""
+    drawn = [(part, part.mae, part.bias) for part in parts if part.mae is not None and part.bias is not None]
+    figure, axes = axes_of(height=0.9 + 0.29 * max(len(drawn), 2))
     axes.grid(visible=False)
     axes.grid(visible=True, axis="x")
     axes.spines["left"].set_visible(False)
     axes.axvline(0, color=MUTED, linewidth=0.8)
-    for y, row in enumerate(rows):
-        fill = ACCENT if row["num_with_age"] >= FEW else "none"
-        if row["mae_low"] is not None:
-            axes.plot([row["mae_low"], row["mae_high"]], [y, y], color=ACCENT, linewidth=2.2, solid_capstyle="round")
-        axes.plot(row["mae"], y, "o", color=ACCENT, markerfacecolor=fill, markersize=6)
-        axes.plot(
-            row["bias"], y, "D", color=SECOND, markerfacecolor=SECOND if fill == ACCENT else "none", markersize=4.5
-        )
-    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="years")
-    axes.set_yticks(range(len(rows)), [f"{row['name']}  ({row['num_with_age']:,})" for row in rows])
+    for y, (part, mae, bias) in enumerate(drawn):
+        fill = ACCENT if part.num_with_age >= ENOUGH_FACES else "none"
+        if part.mae_low is not None and part.mae_high is not None:
+            axes.plot([part.mae_low, part.mae_high], [y, y], color=ACCENT, linewidth=2.2, solid_capstyle="round")
+        axes.plot(mae, y, "o", color=ACCENT, markerfacecolor=fill, markersize=6)
+        axes.plot(bias, y, "D", color=SECOND, markerfacecolor=SECOND if fill == ACCENT else "none", markersize=4.5)
+    axes.set(ylim=(len(drawn) - 0.5, -0.5), xlabel="years")
+    axes.set_yticks(range(len(drawn)), [f"{part.name}  ({part.num_with_age:,})" for part, *_ in drawn])
     axes.plot([], [], "o", color=ACCENT, markersize=6, label="mean absolute error")
     axes.plot([], [], "D", color=SECOND, markersize=4.5, label="bias")
     legend_above(axes)

@@ -11,23 +11,23 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
 from markupsafe import Markup
 
+from agescale.ages.few import ENOUGH_FACES
 from agescale.evaluation import plots
 from agescale.evaluation.age_gate import GATE_AGE
 from agescale.evaluation.gallery import Gallery, ShownFace
 from agescale.evaluation.intervals import LEAST
+from agescale.evaluation.records import Comparison, GroupScores, PartScores, Summary, WorstPart
 from agescale.evaluation.split_result import SplitResult
 from agescale.reports import formats
-from agescale.reports.figures import FEW
 from agescale.reports.page import UNKNOWN, inline, interval, number, percent, template, text
 from agescale.store import objects, paths
 from agescale.store.outputs import Output
-from agescale.tables import splits
 
 PAGE_NAME, METRICS_NAME, ERRORS_NAME = "report.html", "metrics.json", "errors.csv"
 MARKS = ("catalog", "predictions", "report_split")
@@ -36,12 +36,6 @@ TABLES = (
     "by_group", "by_decade", "by_gender", "by_ethnicity", "age_gate", "confusion", "left_out", "against", "errors"
 )  # fmt: skip
 
-HEADLINES = (
-    ("mae", "Mean absolute error", "years off on average; lower is better", "median_age", "age"),
-    ("cs_at_5", "CS@5", "of the ages at most 5 years off", "median_age", "age"),
-    ("accuracy", "Accuracy", "of the faces in the right group", "majority_group", "group"),
-    ("macro_f1", "Macro F1", "mean F1 of the groups, each counted alike", "majority_group", "group"),
-)
 BREAKDOWNS = {"decade": "decade of age", "gender": "gender", "ethnicity": "ethnicity"}
 LOOK = "Often the label is at fault: look before you blame the model."
 GALLERIES = {
@@ -54,10 +48,31 @@ GALLERIES = {
 
 
 @dataclass(frozen=True)
+class About:
+    """What was run on what, as ``metrics.json`` says it."""
+
+    catalog: str
+    source: str | None
+    layout: str | None
+    predictions: str
+    against: str | None
+    checkpoint: str | None
+    model: str  # digest
+    age_groups: str | None
+    model_age_groups: str | None
+    gender_from: str | None
+    include_findings: bool
+    asked_splits: str
+    report_split: str
+    judged_on: str
+    unscored_splits: list[str]
+
+
+@dataclass(frozen=True)
 class Judgement:
     """All that a report tells: what was run on what, the model's card, and what was found out, by split."""
 
-    about: Mapping[str, Any]
+    about: About
     card: Mapping[str, Any]
     group_names: Sequence[str]
     results: Sequence[SplitResult]  # the first is what the page is about
@@ -89,7 +104,7 @@ def write_report(out: str, judged: Judgement) -> str:
     """Writes all files into the folder ``out`` (a path or ``s3://``), ``metrics.json`` first and the page last, and
     returns the page's URI. Tables of an earlier report that this one has not are deleted."""
     page = render(judged)
-    numbers = {"about": dict(judged.about)} | {result.name: result.metrics for result in judged.results}
+    numbers = {"about": asdict(judged.about)} | {result.name: result.numbers() for result in judged.results}
     files = {METRICS_NAME: json.dumps(_rounded(numbers), indent=2, ensure_ascii=False, allow_nan=False).encode()}
     files |= {name: text.encode() for name, text in _tables(judged.results, judged.group_names).items()}
     if judged.errors is not None and len(judged.errors):
@@ -116,10 +131,10 @@ def render(judged: Judgement) -> str:
         num_parameters=card.get("num_parameters"),
         central=central,
         results=results,
-        has_ages=central.metrics["mae"] is not None,
-        has_groups=central.metrics["accuracy"] is not None,
-        headlines=[_headline(central, *headline) for headline in HEADLINES if central.metrics[headline[0]] is not None],
-        verdicts=verdicts(central, group_names),
+        has_ages=central.summary.mae is not None,
+        has_groups=central.summary.accuracy is not None,
+        headlines=_tiles(central.summary),
+        verdicts=verdicts(central),
         comparisons=[(BREAKDOWNS.get(key, ""), rows) for key, rows in central.comparisons.items()],
         breakdowns=[(BREAKDOWNS[key], key, rows) for key, rows in central.breakdowns.items() if rows],
         galleries=[_gallery(gallery) for gallery in judged.galleries if gallery.faces],
@@ -133,11 +148,10 @@ def render(judged: Judgement) -> str:
         few_validated=[
             f"{name} {count:,}"
             for name, num_learned, count in zip(group_names, learned, validated, strict=True)
-            if num_learned and count < splits.ENOUGH_VALIDATED
+            if num_learned and count < ENOUGH_FACES
         ],
-        enough_validated=splits.ENOUGH_VALIDATED,
         figures=_figures(central, card, group_names),
-        few=FEW,
+        few=ENOUGH_FACES,
         gate_age=GATE_AGE,
         interval=interval,
     )
@@ -149,155 +163,175 @@ def _gallery(gallery: Gallery) -> tuple[str, str, Sequence[ShownFace]]:
     return f"{title} {where}", note, gallery.faces
 
 
-def verdicts(result: SplitResult, group_names: Sequence[str]) -> list[str]:
+def verdicts(result: SplitResult) -> list[str]:
     """The answer in a few sentences: how wrong, better than nothing, and for whom it is worst."""
-    found, m = [], result.metrics
-    constant = m["baselines"]["median_age"]
-    if m["mae"] is not None:
-        line = f"The predicted age is {m['mae']:.1f} years off on average"
-        if constant["mae"] is not None:
-            line += f"; saying {constant['age']:g} of everybody would be {constant['mae']:.1f} off"
-            high = (m["intervals"]["mae"] or [0, m["mae"]])[1]
-            line += "." if high < constant["mae"] else ". So the model is not clearly better than that."
+    found, m = [], result.summary
+    constant = m.baselines.median_age
+    if m.mae is not None:
+        line = f"The predicted age is {m.mae:.1f} years off on average"
+        if constant.mae is not None:
+            line += f"; saying {constant.age:g} of everybody would be {constant.mae:.1f} off"
+            high = (m.intervals["mae"] or [0, m.mae])[1]
+            line += "." if high < constant.mae else ". So the model is not clearly better than that."
         found.append(line.rstrip(".") + ".")
         found += _worst_part("decade", result.worst.get("decade"))
         found.append(_bias(m, result.breakdowns.get("decade", [])))
-        if constant["cs_at_5"] is not None and m["cs_at_5"] < constant["cs_at_5"]:
+        if m.cs_at_5 is not None and constant.cs_at_5 is not None and m.cs_at_5 < constant.cs_at_5:
             found.append(
-                f"{percent(m['cs_at_5'])} of its ages are at most 5 years off, fewer than the "
-                f"{percent(constant['cs_at_5'])} of always saying {constant['age']:g}."
+                f"{percent(m.cs_at_5)} of its ages are at most 5 years off, fewer than the "
+                f"{percent(constant.cs_at_5)} of always saying {constant.age:g}."
             )
-    elif m["accuracy"] is not None:
+    elif m.accuracy is not None:
         found.append(
-            f"{percent(m['accuracy'])} of the faces are put into the right group; there are no exact ages to compare."
+            f"{percent(m.accuracy)} of the faces are put into the right group; there are no exact ages to compare."
         )
     found += [_comparison(row) for row in result.comparisons.get("all", [])]
     for key, worst in result.worst.items():
         found += _worst_part(key, worst) if key != "decade" else []
     found += _least_found(result.by_group)
-    minors = next((row for row in result.gate if row["name"] == f"all under {GATE_AGE}" and row["num_rows"]), None)
+    minors = next((band for band in result.gate if band.name == f"all under {GATE_AGE}" and band.num_rows), None)
     if minors:
         found.append(
-            f"{percent(minors['wrong'])} of the {minors['num_rows']:,} minors would pass as {GATE_AGE} or older"
-            f"{_few(minors['num_rows'], [minors['wrong_low'], minors['wrong_high']])}."
+            f"{percent(minors.wrong)} of the {minors.num_rows:,} minors would pass as {GATE_AGE} or older"
+            f"{_few(minors.num_rows, [minors.wrong_low, minors.wrong_high])}."
         )
-    for key, head in m.get("auxiliary", {}).items():
-        if head["num_rows"]:
-            of_accuracy = interval(head["interval"], "{:.1%}")
+    for key, head in result.auxiliary.items():
+        if head.num_rows:
+            of_accuracy = interval(head.interval, "{:.1%}")
             found.append(
-                f"The {key} that it says is the labelled one for {percent(head['accuracy'])} ({of_accuracy}) of "
-                f"{head['num_rows']:,} faces."
+                f"The {key} that it says is the labelled one for {percent(head.accuracy)} ({of_accuracy}) of "
+                f"{head.num_rows:,} faces."
             )
     return found
 
 
-def _worst_part(key: str, worst: Mapping[str, Any] | None) -> list[str]:
+def _worst_part(key: str, worst: WorstPart | None) -> list[str]:
     """For whom the ages are worst, how sure that is, and of whom nothing is known."""
     if worst is None:
         return []
-    who = f"people of {worst['name']}" if key == "decade" else f"{worst['name']} (by {BREAKDOWNS[key]})"
-    others = f"{worst['others'] or 'the others'} {worst['mae_others']:.1f}"
-    off = f"{worst['mae']:.1f} years off, {_side(worst['bias'])} on average"
-    if number(worst["mae"], "{:.1f}") == number(abs(worst["bias"]), "{:.1f}"):
-        off = _side(worst["bias"], "years ")
+    who = f"people of {worst.name}" if key == "decade" else f"{worst.name} (by {BREAKDOWNS[key]})"
+    others = f"{worst.others or 'the others'} {worst.mae_others:.1f}"
+    off = f"{worst.mae:.1f} years off, {_side(worst.bias)} on average"
+    if number(worst.mae, "{:.1f}") == number(abs(worst.bias), "{:.1f}"):
+        off = _side(worst.bias, "years ")
     line = f"Worst for {who}: {off}; {others}. "
-    few = f"These are only {worst['num_with_age']:,} faces. " if worst["num_with_age"] < FEW else ""
-    line += f"{few}The difference is {number(worst['difference'], '{:.1f}')} years"
-    if worst["difference_low"] is not None:
-        line += f" ({interval([worst['difference_low'], worst['difference_high']], '{:.1f}')})"
-    is_clear = worst["difference_low"] is not None and worst["difference_low"] > 0
+    few = f"These are only {worst.num_with_age:,} faces. " if worst.num_with_age < ENOUGH_FACES else ""
+    line += f"{few}The difference is {number(worst.difference, '{:.1f}')} years"
+    if worst.difference_low is not None:
+        line += f" ({interval([worst.difference_low, worst.difference_high], '{:.1f}')})"
+    is_clear = worst.difference_low is not None and worst.difference_low > 0
     line += ", hardly chance." if is_clear else ", which may be chance."
-    if worst["too_few"]:
-        counts = ", ".join(f"{name} ({count})" for name, count in worst["too_few"].items())
+    if worst.too_few:
+        counts = ", ".join(f"{name} ({count})" for name, count in worst.too_few.items())
         line += f" Too few faces to say anything: {counts}."
     return [line]
 
 
-def _bias(m: Mapping[str, Any], decades: Sequence[Mapping[str, Any]]) -> str:
+def _bias(m: Summary, decades: Sequence[PartScores]) -> str:
     """Whether ages are too old or too young, over all and, which may balance out, by decade of age."""
     biased = [
-        f"{row['name']} {number(row['bias'], '{:+.1f}')}"
+        f"{row.name} {number(row.bias, '{:+.1f}')}"
         for row in decades
-        if row["bias_low"] is not None and row["num_with_age"] >= LEAST and row["bias_low"] * row["bias_high"] > 0
+        if row.num_with_age >= LEAST and _is_clear(row.bias_low, row.bias_high)
     ]
-    bounds = m["intervals"]["bias"]
+    assert m.bias is not None, "known wherever the mean absolute error is"
+    bounds = m.intervals["bias"]
     ends = f" ({interval(bounds, '{:+.1f}')})" if bounds else ""
     is_balanced = bounds is not None and bounds[0] <= 0 <= bounds[1]
-    line = f"Over all it says {_side(m['bias'], 'years ')} on average{ends}"
+    line = f"Over all it says {_side(m.bias, 'years ')} on average{ends}"
     if biased:
         return f"{line}, {'but' if is_balanced else 'and'} by decade of age: {', '.join(biased)} years."
     return f"{line}, which may be chance." if is_balanced else f"{line}."
+
+
+def _is_clear(low: float | None, high: float | None) -> bool:
+    """Whether there is an interval, and zero is not in it."""
+    return low is not None and high is not None and low * high > 0
 
 
 def _side(bias: float, unit: str = "") -> str:
     return f"{abs(bias):.1f} {unit}too {'old' if bias > 0 else 'young'}"
 
 
-def _least_found(by_group: Sequence[Mapping[str, Any]]) -> list[str]:
+def _least_found(by_group: Sequence[GroupScores]) -> list[str]:
     """The group that is found least often."""
-    known = [row for row in by_group if row["support"] >= LEAST]
+    known = [(row.recall, row) for row in by_group if row.support >= LEAST and row.recall is not None]
     if len(known) < 2:
         return []
-    least = min(known, key=lambda row: row["recall"])
-    few = _few(least["support"], [least["recall_low"], least["recall_high"]])
-    return [
-        f"The group found least often is {least['name']}: {percent(least['recall'])} of its {least['support']:,}{few}."
-    ]
+    _, least = min(known, key=lambda recall_and_row: recall_and_row[0])
+    few = _few(least.support, [least.recall_low, least.recall_high])
+    return [f"The group found least often is {least.name}: {percent(least.recall)} of its {least.support:,}{few}."]
 
 
 def _few(num_rows: int, bounds: Sequence[float | None]) -> str:
     """What to add to the share of so many faces."""
-    return f" (few faces: {interval(bounds, '{:.1%}')})" if num_rows < FEW else ""
+    return f" (few faces: {interval(bounds, '{:.1%}')})" if num_rows < ENOUGH_FACES else ""
 
 
-def _comparison(row: Mapping[str, Any]) -> str:
+def _comparison(row: Comparison) -> str:
     """Whether this model is better than another one, over all the faces that both have scored."""
-    key = "mae" if row["mae"] is not None else "accuracy"
-    difference, low, high = (row[f"{key}_difference{end}"] for end in ("", "_low", "_high"))
-    if difference is None:
-        return f"Of the {row['num_rows']:,} faces that both models have scored none can be compared."
-    if key == "mae":
+    if row.mae_difference is not None:
+        difference, low, high, style = row.mae_difference, row.mae_difference_low, row.mae_difference_high, "{:+.2f}"
         side = "closer to" if difference < 0 else "further from"
-        said = f"its ages are {abs(difference):.2f} years {side} the truth than those of the other model"
-    else:
+        better = f"its ages are {abs(difference):.2f} years {side} the truth than those of the other model"
+    elif row.accuracy_difference is not None:
+        difference, low, high, style = (
+            row.accuracy_difference, row.accuracy_difference_low, row.accuracy_difference_high, "{:+.1%}"
+        )  # fmt: skip
         often = "more" if difference > 0 else "less"
-        said = f"its groups are {percent(abs(difference))} {often} often right than those of the other model"
-    is_clear = low is not None and low * high > 0
-    between = (
-        f" (difference {interval([low, high], '{:+.2f}' if key == 'mae' else '{:+.1%}')})" if low is not None else ""
-    )
-    doubt = "" if is_clear else ", which may be chance"
-    return f"On the {row['num_rows']:,} faces that both have scored {said}{between}{doubt}."
+        better = f"its groups are {percent(abs(difference))} {often} often right than those of the other model"
+    else:
+        return f"Of the {row.num_rows:,} faces that both models have scored none can be compared."
+    between = "" if low is None else f" (difference {interval([low, high], style)})"
+    doubt = "" if _is_clear(low, high) else ", which may be chance"
+    return f"On the {row.num_rows:,} faces that both have scored {better}{between}{doubt}."
 
 
-def _headline(result: SplitResult, key: str, title: str, meaning: str, baseline: str, what: str) -> dict[str, Any]:
-    values = result.metrics
-    constant = values["baselines"][baseline]
-    style = {"mae": "{:.2f}", "macro_f1": "{:.3f}"}.get(key, "{:.1%}")
-    said = constant[what]
-    return {
-        "title": title,
-        "meaning": meaning,
-        "value": number(values[key], style),
-        "interval": interval(values["intervals"][key], style),
-        "baseline": number(constant[key], style),
-        "baseline_is": "–" if said is None else f"always {said:g} years" if what == "age" else f"always “{said}”",
-    }
+@dataclass(frozen=True)
+class _Tile:
+    """A headline: a number, its interval, and what always the same answer scores."""
+
+    title: str
+    meaning: str
+    value: str
+    interval: str
+    baseline: str
+    baseline_is: str
+
+
+def _tiles(summary: Summary) -> list[_Tile]:
+    median, majority = summary.baselines.median_age, summary.baselines.majority_group
+    age = "–" if median.age is None else f"always {median.age:g} years"
+    group = "–" if majority.group is None else f"always “{majority.group}”"
+    years = "years off on average; lower is better"
+    near, right = "of the ages at most 5 years off", "of the faces in the right group"
+    mean = "mean F1 of the groups, each counted alike"
+    tiles = [
+        ("Mean absolute error", years, "{:.2f}", summary.mae, "mae", median.mae, age),
+        ("CS@5", near, "{:.1%}", summary.cs_at_5, "cs_at_5", median.cs_at_5, age),
+        ("Accuracy", right, "{:.1%}", summary.accuracy, "accuracy", majority.accuracy, group),
+        ("Macro F1", mean, "{:.3f}", summary.macro_f1, "macro_f1", majority.macro_f1, group),
+    ]
+    return [
+        _Tile(title, meaning, number(value, style), interval(summary.intervals[key], style), number(same, style), says)
+        for title, meaning, style, value, key, same, says in tiles
+        if value is not None
+    ]
 
 
 def _figures(result: SplitResult, card: Mapping[str, Any], group_names: Sequence[str]) -> dict[str, Markup]:
     """The page's figures by name; a figure without data is left out."""
     outcomes, figures = result.outcomes, {}
-    if result.metrics["mae"] is not None:
+    if result.summary.mae is not None:
         figures["scatter"] = (
             plots.predicted_against_true(outcomes.true_age_N, outcomes.predicted_age_N),
             "Predicted against true age",
         )
         figures["errors"] = plots.error_histogram(outcomes.error_N), "How often each error occurs"
-        for key, rows in result.breakdowns.items():
-            if any(row["mae"] is not None for row in rows):
-                figures[key] = plots.error_by_part(rows), f"Mean absolute error and bias by {BREAKDOWNS[key]}"
-    if result.metrics["accuracy"] is not None:
+        for key, parts in result.breakdowns.items():
+            if any(part.mae is not None for part in parts):
+                figures[key] = plots.error_by_part(parts), f"Mean absolute error and bias by {BREAKDOWNS[key]}"
+    if result.summary.accuracy is not None:
         figures["confusion"] = plots.confusion(result.confusion, group_names), "Confusion matrix"
         figures["groups"] = (
             plots.group_distribution(outcomes.true_group_N, outcomes.predicted_group_N, group_names),
@@ -317,15 +351,15 @@ def _rows_of_card(card: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _tables(results: Sequence[SplitResult], group_names: Sequence[str]) -> dict[str, str]:
     """The text of each CSV by its name; every table has the column ``split`` first."""
-    tables: dict[str, list[dict[str, Any]]] = {"by_group": [], "age_gate": [], "confusion": [], "left_out": []}
+    tables: dict[str, list[dict[str, object]]] = {"by_group": [], "age_gate": [], "confusion": [], "left_out": []}
     for result in results:
         split = {"split": result.name}
-        tables["by_group"] += [split | row for row in result.by_group]
-        tables["age_gate"] += [split | row for row in result.gate]
+        tables["by_group"] += [split | asdict(row) for row in result.by_group]
+        tables["age_gate"] += [split | asdict(band) for band in result.gate]
         for key, rows in result.breakdowns.items():
-            tables.setdefault(f"by_{key}", []).extend(split | row for row in rows)
-        for key, rows in result.comparisons.items():
-            tables.setdefault("against", []).extend(split | {"part": key} | row for row in rows)
+            tables.setdefault(f"by_{key}", []).extend(split | asdict(row) for row in rows)
+        for key, compared in result.comparisons.items():
+            tables.setdefault("against", []).extend(split | {"part": key} | asdict(row) for row in compared)
         for name, counts in zip(group_names, result.confusion.tolist(), strict=True):
             predicted = {
                 f"predicted {other}": count for other, count in zip([*group_names, "none"], counts, strict=True)
@@ -336,7 +370,7 @@ def _tables(results: Sequence[SplitResult], group_names: Sequence[str]) -> dict[
     return {f"{name}.csv": _csv(rows) for name, rows in tables.items() if rows}
 
 
-def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
+def _csv(rows: Iterable[Mapping[str, object]]) -> str:
     plain = [_rounded(row) for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(plain[0]), lineterminator="\n")

@@ -26,8 +26,6 @@ CSS_COLOURS = {
     SECOND: "var(--second)",
 }
 WIDTH_IN, WIDE_IN = 4.9, 10.2
-FEW = 30
-"""Parts with fewer rows are drawn hollow: their numbers are mostly chance."""
 
 STYLE: Any = {
     "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5,

@@ -8,9 +8,6 @@ from agescale.tables.schema import SPLITS
 
 Fractions = tuple[float, float, float]
 
-ENOUGH_VALIDATED = 20
-"""With fewer validation images of a class nobody can tell a better epoch from a luckier one."""
-
 
 def parse_fractions(text: str) -> Fractions:
     """Shares of train, val and test from ``"0.8,0.1,0.1"``. Raises ValueError unless they are three and sum to 1."""

@@ -14,6 +14,7 @@ from agescale.ages import baselines
 from agescale.ages.baselines import Constant
 from agescale.evaluation import age_gate, metrics
 from agescale.evaluation.metrics import Outcomes
+from agescale.evaluation.records import MajorityGroup
 
 
 def made_up(num_rows: int = 400, seed: int = 0, noise: float = 6.0) -> Outcomes:
@@ -83,9 +84,9 @@ def test_wide_labels_count_for_groups_only() -> None:
         np.array([30.0, np.nan]), np.array([33.0, 50.0]), np.array([1, 1]), np.array([1, 2]), np.arange(2), 3
     )
     result = metrics.summary(outcomes, Constant(30.0, 1), ["a", "b", "c"])
-    assert (result["num_rows"], result["num_with_age"], result["num_with_group"]) == (2, 1, 2)
-    assert (result["mae"], result["accuracy"]) == (3.0, 0.5)
-    assert result["baselines"]["median_age"]["mae"] == 0.0
+    assert (result.num_rows, result.num_with_age, result.num_with_group) == (2, 1, 2)
+    assert (result.mae, result.accuracy) == (3.0, 0.5)
+    assert result.baselines.median_age.mae == 0.0
 
 
 def test_nothing_known_is_null_and_no_warning() -> None:
@@ -95,12 +96,10 @@ def test_nothing_known_is_null_and_no_warning() -> None:
         result = metrics.summary(
             empty, baselines.constant_predictor(empty.true_age_N, empty.true_group_N), list("abcd")
         )
-    assert result["mae"] is None
-    assert result["accuracy"] is None
-    assert set(result["intervals"].values()) == {None}
-    assert result["baselines"]["majority_group"] == {
-        "group": None, "accuracy": None, "balanced_accuracy": None, "macro_f1": None
-    }  # fmt: skip
+    assert result.mae is None
+    assert result.accuracy is None
+    assert set(result.intervals.values()) == {None}
+    assert result.baselines.majority_group == MajorityGroup(None, None, None, None, labels_of="train")
 
 
 def test_baselines_say_the_same_of_everybody() -> None:
@@ -164,29 +163,29 @@ def test_breakdowns_add_up_to_the_whole() -> None:
     outcomes = made_up()
     part_N, names = metrics.decades(outcomes.true_age_N)
     rows = metrics.breakdown(outcomes, part_N, names)
-    assert [row["name"] for row in rows] == names[:8]
-    assert sum(row["num_rows"] for row in rows) == len(outcomes)
-    total = sum(row["mae"] * row["num_with_age"] for row in rows) / len(outcomes)
+    assert [row.name for row in rows] == names[:8]
+    assert sum(row.num_rows for row in rows) == len(outcomes)
+    total = sum(row.mae * row.num_with_age for row in rows) / len(outcomes)
     assert total == pytest.approx(metrics.scores(outcomes)["mae"])
-    assert all(row["mae_low"] <= row["mae"] <= row["mae_high"] for row in rows)
+    assert all(row.mae_low <= row.mae <= row.mae_high for row in rows)
 
 
 def test_rows_without_the_label_are_in_no_part_of_a_breakdown() -> None:
     rows = metrics.breakdown(made_up(30), np.repeat([0, -1], 15), ["female", "male"])
-    assert [(row["name"], row["num_rows"]) for row in rows] == [("female", 15)]
+    assert [(row.name, row.num_rows) for row in rows] == [("female", 15)]
 
 
 def test_the_gate_counts_minors_let_in_and_adults_turned_away() -> None:
     true_N = np.array([10.0, 17.0, 17.0, 18.0, 22.0, 50.0, np.nan])
     predicted_N = np.array([9.0, 18.0, 17.9, 17.0, 25.0, 49.0, 30.0])
-    rows = {row["name"]: row for row in age_gate.age_gate(true_N, predicted_N)}
-    assert rows["16-17"]["num_wrong"] == 1
-    assert rows["all under 18"]["wrong"] == pytest.approx(1 / 3)
-    assert rows["all 18 and over"]["wrong"] == pytest.approx(1 / 3)
-    assert rows["25-29"]["wrong"] is None
-    assert rows["0-12"]["wrong_high"] > 0.7  # none of one proves little
+    rows = {row.name: row for row in age_gate.age_gate(true_N, predicted_N)}
+    assert rows["16-17"].num_wrong == 1
+    assert rows["all under 18"].wrong == pytest.approx(1 / 3)
+    assert rows["all 18 and over"].wrong == pytest.approx(1 / 3)
+    assert rows["25-29"].wrong is None
+    assert rows["0-12"].wrong_high > 0.7  # none of one proves little
     bands = [row for name, row in rows.items() if not name.startswith("all")]
-    assert sum(row["num_rows"] for row in bands) == 6
+    assert sum(row.num_rows for row in bands) == 6
 
 
 def test_a_paired_difference_is_that_of_the_two_and_far_surer_than_either() -> None:
@@ -194,18 +193,18 @@ def test_a_paired_difference_is_that_of_the_two_and_far_surer_than_either() -> N
     shift_N = np.random.default_rng(1).normal(0.0, 1.0, len(one))
     other = replace(one, predicted_age_N=one.predicted_age_N + shift_N + 0.3 * np.sign(one.error_N))
     row = metrics.compared(one, other, np.zeros(len(one), int), ["all"])[0]
-    assert row["mae"] == pytest.approx(metrics.scores(one)["mae"])
-    assert row["mae_against"] == pytest.approx(metrics.scores(other)["mae"])
-    assert row["mae_difference"] == pytest.approx(row["mae"] - row["mae_against"])
+    assert row.mae == pytest.approx(metrics.scores(one)["mae"])
+    assert row.mae_against == pytest.approx(metrics.scores(other)["mae"])
+    assert row.mae_difference == pytest.approx(row.mae - row.mae_against)
     difference_N, rng = np.abs(one.error_N) - np.abs(other.error_N), np.random.default_rng(2)
     by_hand = [rng.choice(difference_N, len(difference_N)).mean() for _ in range(2000)]
-    bounds = [row["mae_difference_low"], row["mae_difference_high"]]
+    bounds = [row.mae_difference_low, row.mae_difference_high]
     assert bounds == pytest.approx(np.percentile(by_hand, (2.5, 97.5)), abs=0.02)
-    assert row["mae_difference_high"] < 0
+    assert row.mae_difference_high < 0
     intervals = [metrics.intervals(each)["mae"] for each in (one, other)]
     assert intervals[0][1] > intervals[1][0], "side by side their intervals overlap"
     both_ways = metrics.compared(other, one, np.zeros(len(one), int), ["all"])[0]
-    assert both_ways["accuracy_difference"] == pytest.approx(-row["accuracy_difference"])
+    assert both_ways.accuracy_difference == pytest.approx(-row.accuracy_difference)
 
 
 def test_a_comparison_counts_what_both_say_and_knows_what_it_cannot() -> None:
@@ -218,9 +217,9 @@ def test_a_comparison_counts_what_both_say_and_knows_what_it_cannot() -> None:
     )
     parts = np.where(silent_N, 0, 1)
     nothing, same = metrics.compared(one, other, parts, ["silent", "heard", "nobody"])
-    assert (nothing["num_rows"], nothing["num_with_age"], nothing["mae"], nothing["accuracy"]) == (10, 0, None, None)
-    assert (same["num_with_age"], same["mae_difference"], same["mae_difference_low"]) == (30, 0.0, None)
-    assert (same["num_with_group"], same["accuracy_difference"]) == (0, None)
+    assert (nothing.num_rows, nothing.num_with_age, nothing.mae, nothing.accuracy) == (10, 0, None, None)
+    assert (same.num_with_age, same.mae_difference, same.mae_difference_low) == (30, 0.0, None)
+    assert (same.num_with_group, same.accuracy_difference) == (0, None)
 
 
 def parts_of(num_faces: int, num_parts: int, seed: int, extra: float = 0.0) -> tuple[Outcomes, np.ndarray, list[str]]:
@@ -238,7 +237,7 @@ def test_the_worst_of_equal_parts_is_rarely_told_apart_and_one_that_is_worse_nea
     def is_clear(seed: int, extra: float) -> bool:
         worst = metrics.worst_part(*parts_of(200, num_parts, seed, extra))
         assert worst is not None
-        return bool(worst["difference_low"] > 0) and (not extra or worst["name"] == f"part {num_parts - 1}")
+        return bool(worst.difference_low > 0) and (not extra or worst.name == f"part {num_parts - 1}")
 
     assert sum(is_clear(seed, extra=0.0) for seed in range(60)) <= 8
     assert sum(is_clear(seed, extra=12.0) for seed in range(20)) >= 18
@@ -249,9 +248,9 @@ def test_a_difference_on_fewer_than_five_people_has_no_interval() -> None:
     others = replace(outcomes, predicted_age_N=outcomes.predicted_age_N + np.linspace(0, 3, 60))
     few, enough = (metrics.compared(outcomes.where(mask_N), others.where(mask_N), part_N[mask_N] * 0, names[:1])[0]
                    for mask_N in (np.arange(60) < 4, np.arange(60) < 5))  # fmt: skip
-    assert few["mae_difference"] is not None
-    assert few["mae_difference_low"] is few["mae_difference_high"] is None
-    assert enough["mae_difference_low"] < enough["mae_difference_high"]
+    assert few.mae_difference is not None
+    assert few.mae_difference_low is few.mae_difference_high is None
+    assert enough.mae_difference_low < enough.mae_difference_high
 
 
 def test_no_part_is_the_worst_of_one_or_of_too_few() -> None:
@@ -271,5 +270,5 @@ def test_the_pictures_of_one_person_stand_or_fall_together_in_a_difference() -> 
     assert alone is not None
     assert people is not None
     assert doubled is not None
-    assert doubled["difference_low"] == pytest.approx(alone["difference_low"], abs=0.3)
-    assert people["difference"] == alone["difference"]
+    assert doubled.difference_low == pytest.approx(alone.difference_low, abs=0.3)
+    assert people.difference == alone.difference

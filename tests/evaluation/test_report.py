@@ -16,19 +16,17 @@ from agescale.ages.baselines import Constant
 from agescale.evaluation import age_gate, metrics, report
 from agescale.evaluation.gallery import Gallery, ShownFace
 from agescale.evaluation.metrics import Outcomes
-from agescale.evaluation.report import Judgement
+from agescale.evaluation.records import Counts
+from agescale.evaluation.report import About, Judgement
 from agescale.evaluation.split_result import SplitResult
 
 NAMES = ["child", "teenager", "adult", "senior"]
-ABOUT = {
-    "catalog": "/data/catalog", "source": "s3://bucket/faces", "layout": "csv", "predictions": "/data/predictions",
-    "against": None,
-    "checkpoint": "runs/train/best", "model": "0123abcd",
-    "age_groups": "life-stages", "model_age_groups": "life-stages",
-    "gender_from": None,
-    "include_findings": False, "asked_splits": "test,val", "report_split": "test", "unscored_splits": [],
-    "judged_on": "2026-01-31",
-}  # fmt: skip
+ABOUT = About(
+    catalog="/data/catalog", source="s3://bucket/faces", layout="csv", predictions="/data/predictions", against=None,
+    checkpoint="runs/train/best", model="0123abcd", age_groups="life-stages", model_age_groups="life-stages",
+    gender_from=None, include_findings=False, asked_splits="test,val", report_split="test", judged_on="2026-01-31",
+    unscored_splits=[],
+)  # fmt: skip
 CARD = {
     "architecture": "cnn", "task": "distribution", "num_parameters": 1_234_567, "image_size": 96,
     "blocks": [["conv1", [32, 48, 48], 896]], "licences": {"data": "CC-BY"},
@@ -47,14 +45,13 @@ def made_up(num_rows: int = 300, has_ages: bool = True) -> Outcomes:
 
 def result(outcomes: Outcomes, name: str = "test") -> SplitResult:
     part_N = np.arange(len(outcomes)) % 2
-    counts = {"num_catalog_rows": len(outcomes), "num_excluded": 0, "num_not_scored": 0, "num_without_label": 0}
-    summary = metrics.summary(outcomes, Constant(33.0, 2), NAMES) | {"num_subjects": None}
-    for baseline in summary["baselines"].values():
-        baseline["labels_of"] = "train"
     return SplitResult(
         name=name,
         outcomes=outcomes,
-        metrics=counts | summary,
+        counts=Counts(len(outcomes), num_excluded=0, num_not_scored=0, num_without_label=0),
+        summary=metrics.summary(outcomes, Constant(33.0, 2), NAMES),
+        num_subjects=None,
+        auxiliary={},
         confusion=metrics.confusion_matrix(outcomes.true_group_N, outcomes.predicted_group_N, 4),
         by_group=metrics.by_group(outcomes, NAMES),
         breakdowns={
@@ -124,7 +121,7 @@ def test_names_from_the_data_are_escaped_everywhere() -> None:
     page = page_of(
         [bad],
         worst=[face(name=evil, group=evil, true_group=evil)],
-        about=ABOUT | {"source": evil},
+        about=replace(ABOUT, source=evil),
         card=CARD | {"architecture": evil},
         group_names=[evil, *NAMES[1:]],
         group_counts={"train": [1, 2, 3, 4]},
@@ -198,10 +195,10 @@ def test_an_empty_card_and_an_unreadable_face_do_not_stop_the_report() -> None:
 def test_verdicts_name_who_fares_worst_and_whether_that_may_be_chance() -> None:
     outcomes = made_up()
     worse_N = np.where(np.arange(len(outcomes)) % 2, outcomes.predicted_age_N + 12, outcomes.predicted_age_N)
-    lines = " ".join(report.verdicts(result(replace(outcomes, predicted_age_N=worse_N)), NAMES))
+    lines = " ".join(report.verdicts(result(replace(outcomes, predicted_age_N=worse_N))))
     said = r"Worst for male \(by gender\): 1\d\.\d years off, 1\d\.\d too old on average; female \d\.\d\."
     assert re.search(said + r" The difference is \d\.\d years \(\d\.\d to \d+\.\d\), hardly chance\.", lines)
-    alike = " ".join(report.verdicts(result(outcomes), NAMES))
+    alike = " ".join(report.verdicts(result(outcomes)))
     assert re.search(r"\(by gender\).*The difference is .* \(−\d\.\d to \d\.\d\), which may be chance", alike)
 
 
@@ -217,7 +214,7 @@ def of_decades(errors: dict[int, tuple[int, float]], spread: float = 3.0) -> Out
 
 def test_the_first_lines_name_the_worst_decade_with_its_count_however_few_its_faces_are() -> None:
     outcomes = of_decades({15: (7, 13.0), 25: (114, 0.0), 65: (11, -16.0), 85: (3, 9.0)})
-    first, second, third, *_ = report.verdicts(result(outcomes), NAMES)
+    first, second, third, *_ = report.verdicts(result(outcomes))
     assert re.match(r"The predicted age is \d\.\d years off on average", first)
     assert second.startswith("Worst for people of 60-69: 17.3 years too young; the others 3.3.")
     assert "These are only 11 faces. The difference is 14.1 years (12.2 to 15.8), hardly chance." in second
@@ -229,7 +226,7 @@ def test_the_first_lines_name_the_worst_decade_with_its_count_however_few_its_fa
 
 
 def test_a_worst_decade_that_differs_by_chance_is_said_to() -> None:
-    lines = " ".join(report.verdicts(result(of_decades(dict.fromkeys((15, 25, 35, 45), (40, 0.0)))), NAMES))
+    lines = " ".join(report.verdicts(result(of_decades(dict.fromkeys((15, 25, 35, 45), (40, 0.0))))))
     assert re.search(r"Worst for people of \d\d-\d\d: .* which may be chance\.", lines)
     assert re.search(r"Over all it says .* on average \(−\d\.\d to \+\d\.\d\), which may be chance\.", lines)
 
@@ -237,19 +234,18 @@ def test_a_worst_decade_that_differs_by_chance_is_said_to() -> None:
 def test_a_share_of_near_ages_below_that_of_one_constant_is_remarked() -> None:
     far = of_decades({25: (60, 7.0), 65: (20, 7.0)}, spread=0.1)
     judged = result(far)
-    assert judged.metrics["cs_at_5"] == 0
-    constant = judged.metrics["baselines"]["median_age"]
-    constant |= {"age": 25.0, "cs_at_5": 0.75}
+    assert judged.summary.cs_at_5 == 0
+    constant = replace(judged.summary.baselines.median_age, age=25.0, cs_at_5=0.75)
+    baselines = replace(judged.summary.baselines, median_age=constant)
+    judged = replace(judged, summary=replace(judged.summary, baselines=baselines))
     assert any(line.startswith("0.0 % of its ages are at most 5") for line in (
-        text.replace("\N{NO-BREAK SPACE}", " ") for text in report.verdicts(judged, NAMES)))  # fmt: skip
+        text.replace("\N{NO-BREAK SPACE}", " ") for text in report.verdicts(judged)))  # fmt: skip
 
 
 def test_a_model_that_beats_nothing_is_told_so() -> None:
     outcomes = made_up()
     shuffled_N = np.random.default_rng(1).permutation(outcomes.predicted_age_N)
-    assert "not clearly better" in " ".join(
-        report.verdicts(result(replace(outcomes, predicted_age_N=shuffled_N)), NAMES)
-    )
+    assert "not clearly better" in " ".join(report.verdicts(result(replace(outcomes, predicted_age_N=shuffled_N))))
 
 
 def test_a_comparison_says_who_is_better_and_how_sure_that_is() -> None:
@@ -258,24 +254,24 @@ def test_a_comparison_says_who_is_better_and_how_sure_that_is() -> None:
     text = Page(page_of([worse])).text
     assert "Against another model" in text
     assert "by gender" in text
-    difference = worse.comparisons["all"][0]["mae_difference"]
+    difference = worse.comparisons["all"][0].mae_difference
     said = f"On the 300 faces that both have scored its ages are {-difference:.2f} years closer to the truth"
-    (line,) = (line for line in report.verdicts(worse, NAMES) if line.startswith(said))
+    (line,) = (line for line in report.verdicts(worse) if line.startswith(said))
     assert re.search(r"than those of the other model \(difference −\d+\.\d\d to −\d+\.\d\d\)\.$", line)
     noise_N = np.random.default_rng(1).normal(0, 0.5, len(one))
     alike = compared_with(replace(one, predicted_age_N=one.predicted_age_N + noise_N))
-    assert any("to +0." in line and "which may be chance" in line for line in report.verdicts(alike, NAMES))
+    assert any("to +0." in line and "which may be chance" in line for line in report.verdicts(alike))
     same = compared_with(one)
-    assert any("0.00 years" in line and "may be chance" in line for line in report.verdicts(same, NAMES))
+    assert any("0.00 years" in line and "may be chance" in line for line in report.verdicts(same))
     groups = made_up(has_ages=False)
     wrong = compared_with(replace(groups, predicted_group_N=(groups.true_group_N + 1) % 4), groups)
-    assert any("more often right than those of the other" in line for line in report.verdicts(wrong, NAMES))
+    assert any("more often right than those of the other" in line for line in report.verdicts(wrong))
     assert "Against another model" not in Page(page_of()).text
 
 
 @pytest.mark.parametrize(("split", "warning"), [("train", "about the train split"), ("val", "may have been chosen")])
 def test_a_split_that_flatters_is_warned_about(split: str, warning: str) -> None:
-    page = page_of([result(made_up(), split)], about=ABOUT | {"asked_splits": split}, card={})
+    page = page_of([result(made_up(), split)], about=replace(ABOUT, asked_splits=split), card={})
     assert warning in Page(page).text
 
 
@@ -302,7 +298,7 @@ def test_a_browser_shows_headings_numbers_and_figures(tmp_path: Path) -> None:
     judged = result(made_up())
     page = Path(report.write_report(str(tmp_path), judgement([judged])))
     shown = Page(browse(page))
-    for part in ("How wrong are the ages, and for whom?", "For whom", "Groups", f"{judged.metrics['mae']:.2f}"):
+    for part in ("How wrong are the ages, and for whom?", "For whom", "Groups", f"{judged.summary.mae:.2f}"):
         assert part in shown.text
     assert shown.tags.count("svg") == 7
     assert [link for link in shown.references if not link.startswith(("#", "data:"))] == []
