@@ -11,7 +11,7 @@ N faces, A = 101 ages, G groups.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -158,7 +158,9 @@ def group_probabilities(cdf_NA: np.ndarray, groups: AgeGroups) -> np.ndarray:
     return below_NA[:, edges_G2[:, 1]] - below_NA[:, edges_G2[:, 0]]
 
 
-def prediction_columns(cdf_NA: np.ndarray, groups: AgeGroups | None, rule: DecodeRule = "median") -> dict[str, Any]:
+def prediction_columns(
+    cdf_NA: np.ndarray, groups: AgeGroups | None, rule: DecodeRule = "median"
+) -> dict[str, np.ndarray]:
     """The columns of a predictions table that derive from ``age_cdf``, each of length N.
 
     ``age`` and ``age_std`` in years (float32), ``group`` (names, object array) and ``group_probability`` (float32). The
@@ -177,7 +179,7 @@ def prediction_columns(cdf_NA: np.ndarray, groups: AgeGroups | None, rule: Decod
     }
 
 
-def group_columns(cdf_NA: np.ndarray, groups: AgeGroups | None) -> dict[str, Any]:
+def group_columns(cdf_NA: np.ndarray, groups: AgeGroups | None) -> dict[str, np.ndarray]:
     """Those of ``prediction_columns`` that depend on the age groups: of any groups, whatever the model was made for."""
     num_faces = len(cdf_NA)
     names: np.ndarray = np.full(num_faces, None, dtype=object)
