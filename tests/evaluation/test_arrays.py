@@ -11,33 +11,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from factories import MODEL, write_catalog, write_predictions
 
 from agescale.ages.groups import AgeGroups
 from agescale.evaluation import arrays
 from agescale.evaluation.arrays import Names
-from agescale.store import parquet
-from agescale.tables import catalogs, schema, units
+from agescale.tables import schema
 from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions
 
 GROUPS = AgeGroups.parse("young=0-29,old=30-")
 NAMES = list(GROUPS.names)
-MODEL = "beef"
-
-
-def write_catalog(uri: str, parts: dict[str, list[dict[str, Any]]], findings: list[dict[str, str]]) -> None:
-    for name, rows in parts.items():
-        metadata = {"id": "1", "settings": {}, "replaces": not name.startswith("part-00001")}
-        parquet.write_table(f"{uri}/{name}", pa.Table.from_pylist(rows, schema.with_metadata("catalog", metadata)), 256)
-    covered = schema.with_metadata("findings", {"id": "1", "parts": list(parts)})
-    parquet.write_table(catalogs.findings_uri(uri), pa.Table.from_pylist(findings, covered))
-
-
-def write_predictions(uri: str, files: list[list[dict[str, Any]]]) -> None:
-    for number, rows in enumerate(files):
-        metadata = {"run": {"model": MODEL, "age_groups": GROUPS.format()}, "model_card": {}}
-        name = units.Unit("part-00001-000000.parquet", 1000 * number, 1000 * number + 1000).file_name(MODEL)
-        parquet.write_table(f"{uri}/{name}", pa.Table.from_pylist(rows, schema.with_metadata("predictions", metadata)))
 
 
 def image(number: int, draw: random.Random, version: str = "1") -> dict[str, Any]:
@@ -79,8 +63,8 @@ def made_up(folder: Path, seed: int) -> tuple[list[dict[str, Any]], list[dict[st
     strangers = [image(number, draw) for number in range(900, 950)]
     asked = draw.choices([*first, *second, *again, *strangers], k=700)
     predictions = [prediction(row, draw, face=draw.choice([0, 0, 0, 1])) for row in asked]
-    files = [predictions[start : start + 200] for start in range(0, 700, 200)]
-    write_predictions(str(folder / "ages"), files)
+    for number, start in enumerate(range(0, 700, 200)):
+        write_predictions(str(folder / "ages"), predictions[start : start + 200], GROUPS.format(), number)
     return current, predictions
 
 

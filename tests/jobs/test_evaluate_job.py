@@ -15,9 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import factories
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from agescale.ages import cdf
@@ -28,13 +27,11 @@ from agescale.evaluation.driver import evaluate
 from agescale.faces import images
 from agescale.models import checkpoints
 from agescale.models.age_model import ModelSpec
-from agescale.store import objects, parquet
+from agescale.store import objects
 from agescale.synthetic import portraits
-from agescale.tables import catalogs, schema, units
 
 JOB = Path(__file__).parents[2] / "jobs" / "evaluate.py"
 GROUPS = "child=0-12,teenager=13-19,adult=20-59,senior=60-"
-PART = "part-00000-000000.parquet"
 CARD = {
     "architecture": "cnn",
     "task": "distribution",
@@ -60,26 +57,17 @@ def prediction(row: dict[str, Any], age: float | None, status: str = "ok", **fac
 
 
 def write_catalog(folder: Path, rows: list[dict], findings: list[tuple[str, str]] = (), **settings: Any) -> str:
-    folder.mkdir(parents=True)
     settings = {"source": "/pictures", "layout": "csv", "age_groups": GROUPS, "pack": 64} | settings
-    facts = {"id": "1", "settings": settings}
-    pq.write_table(pa.Table.from_pylist(rows, schema.with_metadata("catalog", facts)), folder / PART,
-                   row_group_size=256)  # fmt: skip
     found = [{"uri": uri, "version": "1", "kind": kind} for uri, kind in findings]
-    covered = schema.with_metadata("findings", {"id": "1", "parts": [PART]})
-    parquet.write_table(catalogs.findings_uri(str(folder)), pa.Table.from_pylist(found, covered))
-    return str(folder)
+    return factories.write_catalog(str(folder), {factories.PART: rows}, found, settings)
 
 
 def write_predictions(
     folder: Path, rows: list[dict], groups: str | None = GROUPS, number: int = 0, **facts: Any
 ) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    run = {"model": facts.pop("model", "beef"), "age_groups": groups}
-    metadata = {"run": run, "checkpoint": "runs/x/best", "model_card": CARD} | facts
-    name = units.Unit(PART, 1000 * number, 1000 * number + 1000).file_name(run["model"])
-    pq.write_table(pa.Table.from_pylist(rows, schema.with_metadata("predictions", metadata)), folder / name)
-    return str(folder)
+    return factories.write_predictions(
+        str(folder), rows, groups, number, **({"checkpoint": "runs/x/best", "model_card": CARD} | facts)
+    )
 
 
 def judge(

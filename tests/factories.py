@@ -1,0 +1,40 @@
+"""Tables made by hand, for what is to be tested without a listing and without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from agescale.store import parquet
+from agescale.tables import catalogs, schema, units
+
+Row = dict[str, Any]
+PART = "part-00001-000000.parquet"
+MODEL = "beef"
+ROWS_PER_UNIT = 1000
+
+
+def write_catalog(
+    uri: str, parts: Mapping[str, list[Row]], findings: Iterable[Row] = (), settings: Mapping[str, Any] | None = None
+) -> str:
+    """A complete catalog of these rows, by the name of their part; a listing after the first one replaces rows."""
+    for name, rows in parts.items():
+        facts = {"id": "1", "settings": dict(settings or {}), "replaces": not name.startswith("part-00001")}
+        table = pa.Table.from_pylist(rows, schema.with_metadata("catalog", facts))
+        parquet.write_table(f"{uri}/{name}", table, row_group_size=256)
+    covered = schema.with_metadata("findings", {"id": "1", "parts": list(parts)})
+    parquet.write_table(catalogs.findings_uri(uri), pa.Table.from_pylist(list(findings), covered))
+    return uri
+
+
+def write_predictions(
+    uri: str, rows: list[Row], age_groups: str | None, number: int = 0, model: str = MODEL, **facts: Any
+) -> str:
+    """One more file of predictions, by a model that was made for ``age_groups``."""
+    metadata = {"run": {"model": model, "age_groups": age_groups}, "model_card": {}} | facts
+    unit = units.Unit(PART, ROWS_PER_UNIT * number, ROWS_PER_UNIT * (number + 1))
+    table = pa.Table.from_pylist(rows, schema.with_metadata("predictions", metadata))
+    parquet.write_table(f"{uri}/{unit.file_name(model)}", table)
+    return uri
