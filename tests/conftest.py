@@ -49,14 +49,16 @@ def drawn_faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_checkpoint(folder: Path, task: str = "distribution", age_groups: str = "25-years", **settings: Any) -> str:
+def make_checkpoint(
+    folder: Path, task: str = "distribution", age_groups: str = "25-years", seed: int = 0, **settings: Any
+) -> str:
     """A checkpoint of a small model that has learned nothing, always the same."""
     import torch
 
     from agescale.models import checkpoints
     from agescale.models.age_model import AgeModel, ModelSpec
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = AgeModel(ModelSpec(encoder="cnn", task=task, age_groups=age_groups, image_size=32, **settings))
     checkpoints.save(str(folder), model.spec, model.state_dict(), checkpoints.Progress(), {})
     return str(folder)
@@ -83,6 +85,36 @@ def local_ray() -> Iterator[None]:
         )
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def ray_address(local_ray: None) -> str:
+    """HOST:PORT of ``local_ray``, for a job in a process of its own that has no need to start another one."""
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
+
+
+RAY_OF_ITS_OWN = """
+import os, sys, ray
+from agescale.runtime.cluster import ALLOCATOR
+os.environ.update(ALLOCATOR)
+ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False,
+         logging_level="WARNING")
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def ray_with_s3(s3: str) -> Iterator[str]:
+    """HOST:PORT of a Ray that knows the credentials of ``s3``, for several jobs in processes of their own."""
+    command = [sys.executable, "-c", RAY_OF_ITS_OWN]
+    with subprocess.Popen(command, cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.stdin.close()  # it ends by itself, and takes its processes with it
 
 
 @pytest.fixture(scope="session")

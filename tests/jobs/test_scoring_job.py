@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
-import torch
-from conftest import REPO
+from conftest import REPO, RunJob, make_checkpoint
 
 from agescale.ages import cdf
 from agescale.ages.groups import AgeGroups
@@ -27,7 +25,6 @@ from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig, ScoreConfig, VerifyConfig
 from agescale.faces import images
 from agescale.models import checkpoints
-from agescale.models.age_model import AgeModel, ModelSpec
 from agescale.runtime import resources
 from agescale.scoring import driver, plan, worker
 from agescale.scoring.driver import score
@@ -41,13 +38,6 @@ from agescale.tables.predictions import read_counts, stored_cdfs, summary_uri
 from agescale.tables.units import Unit
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-
-
-def make_checkpoint(folder: Path, seed: int = 0, age_groups: str = "25-years", task: str = "distribution") -> str:
-    torch.manual_seed(seed)
-    model = AgeModel(ModelSpec(encoder="cnn", task=task, age_groups=age_groups, image_size=32))
-    checkpoints.save(str(folder), model.spec, model.state_dict(), checkpoints.Progress(), {"data": "none"})
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -467,10 +457,10 @@ def test_a_second_job_on_the_same_output_stops_in_one_line(catalog: str, checkpo
 
 
 def test_more_failures_than_may_be_end_with_code_3_and_a_complete_table(
-    catalog: str, checkpoint: str, tmp_path: Path, run_job: Callable[..., Any]
+    catalog: str, checkpoint: str, tmp_path: Path, run_job: RunJob, ray_address: str
 ) -> None:
     arguments = ["--catalog", catalog, "--checkpoint", checkpoint, "--out", tmp_path / "out"]
-    ended = run_job("jobs/score.py", *arguments, "--max-failed-fraction", "0.01")
+    ended = run_job("jobs/score.py", *arguments, "--max-failed-fraction", "0.01", env={"RAY_ADDRESS": ray_address})
     assert ended.returncode == 3, ended.stdout + ended.stderr
     assert "over --max-failed-fraction 0.01" in ended.stderr.splitlines()[-1]
     assert objects.exists(summary_uri(str(tmp_path / "out")))
@@ -478,11 +468,12 @@ def test_more_failures_than_may_be_end_with_code_3_and_a_complete_table(
     assert score(config).failed_fraction == 0, "nothing was scored, so nothing failed"
 
 
-def test_what_nobody_reads_stops_nothing(catalog: str, checkpoint: str, tmp_path: Path) -> None:
+def test_what_nobody_reads_stops_nothing(catalog: str, checkpoint: str, tmp_path: Path, ray_address: str) -> None:
     arguments = ["--catalog", catalog, "--checkpoint", checkpoint, "--out", str(tmp_path / "out")]
     script = 'set -o pipefail; "$@" 2>&- | true'
     command = ["bash", "-c", script, "bash", sys.executable, "jobs/score.py", *arguments]
-    ended = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=240)
+    environment = os.environ | {"RAY_ADDRESS": ray_address}
+    ended = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=240, env=environment)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert objects.exists(summary_uri(str(tmp_path / "out")))
 
