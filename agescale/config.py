@@ -208,8 +208,8 @@ class TrainConfig(Checked):
     classification backbone."""
     widths: tuple[Count, ...] = ()
     """Filters of each convolution block of cnn, skip_cnn, attention_cnn, conv_autoencoder. Default: the encoder's."""
-    dense: Count | None = None
-    """Size of cnn's dense layer. Default: 512."""
+    num_features: Count | None = None
+    """Features of cnn: the size of its dense layer. Default: 512."""
     spatial_dropout: Annotated[float, Limits(0, 1 - _LEAST, "at least 0 and below 1")] | None = None
     """Probability of dropping a whole feature map in attention_cnn. Default: 0.1."""
     task: Literal["classification", "regression", "distribution", "ordinal", "reconstruction"] = "distribution"
@@ -242,8 +242,8 @@ class TrainConfig(Checked):
     """Share of the image's shorter side that is kept around its centre; 0.7 turns a wide crop into a tight one."""
     age_groups: str | None = None
     """Age groups as in jobs/catalog.py. Default: the catalog's."""
-    hidden: tuple[Count, ...] = ()
-    """Sizes of dense layers between features and output, such as 512."""
+    head_sizes: tuple[Count, ...] = ()
+    """Sizes of the head's dense layers, between features and output, such as 512."""
     dropout: Share = 0.2
     """Dropout before each dense layer, probability."""
     phases: str = "all:12@1e-3"

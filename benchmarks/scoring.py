@@ -53,7 +53,7 @@ def main(config: BenchConfig) -> None:
         folder = Path(name)
         num_faces = dataset.write_dataset(folder / "faces", "unlabelled", config.num_faces, size=200, num_broken=0)
         spec = ModelSpec("torchvision/mobilenet_v2", "distribution", "25-years", config.image_size)
-        checkpoints.save(str(folder / "checkpoint"), spec, AgeModel(spec).state_dict(), checkpoints.Progress(), {})
+        checkpoints.save(str(folder / "checkpoint"), spec, AgeModel(spec).state_dict(), checkpoints.RunProgress(), {})
         network = mobilenet_v2()
         network.classifier = nn.Linear(1280, 101)
         torch.save(network.state_dict(), folder / "weights.pt")

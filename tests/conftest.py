@@ -60,7 +60,7 @@ def make_checkpoint(
 
     torch.manual_seed(seed)
     model = AgeModel(ModelSpec(encoder="cnn", task=task, age_groups=age_groups, image_size=32, **settings))
-    checkpoints.save(str(folder), model.spec, model.state_dict(), checkpoints.Progress(), {})
+    checkpoints.save(str(folder), model.spec, model.state_dict(), checkpoints.RunProgress(), {})
     return str(folder)
 
 

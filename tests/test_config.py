@@ -20,7 +20,7 @@ MISTAKES: list[tuple[type[Checked], dict[str, Any], str]] = [
     (TrainConfig, {"mixup": -0.2}, "--mixup -0.2: at least 0"),
     (TrainConfig, {"max_images": 0}, "--max-images 0: at least 1"),
     (TrainConfig, {"widths": (8, 0)}, "--widths 8 0: at least 1"),
-    (TrainConfig, {"hidden": (0,)}, "--hidden 0: at least 1"),
+    (TrainConfig, {"head_sizes": (0,)}, "--head-sizes 0: at least 1"),
     (TrainConfig, {"spatial_dropout": 1.0}, "--spatial-dropout 1.0: at least 0 and below 1"),
     (TrainConfig, {"weight_decay": float("nan")}, "--weight-decay nan: a finite number"),
     (TrainConfig, {"task": "age"}, "--task age: one of classification, regression, distribution, ordinal, "

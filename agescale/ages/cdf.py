@@ -24,7 +24,7 @@ SCALE = 65535
 INTERVAL_SHARE = 0.8
 """Share of the predicted distribution that lies in the interval of ages that people are told."""
 
-DecodeRule = Literal["median", "mean", "mode"]
+PointEstimate = Literal["median", "mean", "mode"]
 """How a distribution becomes one age: the median is best for the mean absolute error, the mean for the squared one."""
 
 
@@ -130,10 +130,10 @@ def mode_age(cdf_NA: np.ndarray) -> np.ndarray:
     return age_probabilities(cdf_NA).argmax(axis=1).astype(np.float64)
 
 
-def decode_age(cdf_NA: np.ndarray, rule: DecodeRule) -> np.ndarray:
+def point_estimate(cdf_NA: np.ndarray, rule: PointEstimate) -> np.ndarray:
     """Age (N,) by ``rule``. Raises ValueError for an unknown one."""
-    if rule not in get_args(DecodeRule):
-        raise ValueError(f"decode rule {rule!r} is none of {', '.join(get_args(DecodeRule))}")
+    if rule not in get_args(PointEstimate):
+        raise ValueError(f"decode rule {rule!r} is none of {', '.join(get_args(PointEstimate))}")
     return {"median": median_age, "mean": mean_age, "mode": mode_age}[rule](cdf_NA)
 
 
@@ -159,7 +159,7 @@ def group_probabilities(cdf_NA: np.ndarray, groups: AgeGroups) -> np.ndarray:
 
 
 def prediction_columns(
-    cdf_NA: np.ndarray, groups: AgeGroups | None, rule: DecodeRule = "median"
+    cdf_NA: np.ndarray, groups: AgeGroups | None, rule: PointEstimate = "median"
 ) -> dict[str, np.ndarray]:
     """The columns of a predictions table that derive from ``age_cdf``, each of length N.
 
@@ -173,7 +173,7 @@ def prediction_columns(
     ([13.329999923706055], ['teenager'], [0.6000000238418579])
     """
     return {
-        "age": decode_age(cdf_NA, rule).astype(np.float32),
+        "age": point_estimate(cdf_NA, rule).astype(np.float32),
         "age_std": std(cdf_NA).astype(np.float32),
         **group_columns(cdf_NA, groups),
     }

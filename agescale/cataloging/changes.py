@@ -72,7 +72,7 @@ def _read_begun(uri: str) -> dict[str, Any]:
         return {"id": str(said["id"]), "num_ranges": int(said["num_ranges"])}
     except (ValueError, KeyError, TypeError) as error:
         hint = "where no other job lists into this catalog, delete it, and run the same command again"
-        raise ValueError(f"{uri}: damaged, not what a listing says when it begins; {hint}") from error
+        raise ValueError(f"{uri}: damaged, not a valid record of a listing; {hint}") from error
 
 
 def _begun_uri(out: str, number: int) -> str:
@@ -179,7 +179,7 @@ class RangeLister:
     source: str
     out: str
     metadata: dict[str, Any]  # of every part of the catalog
-    generation: int
+    listing_number: int
     known: Sequence[Part]  # of the listings before, oldest first
     part_rows: int
     claim: lease.Claim
@@ -194,12 +194,12 @@ class RangeLister:
         self, listed: Iterable[pa.Table], number: int, after: str = "", until: str | None = None
     ) -> Iterator[pa.Table]:
         """Takes the listing of a range, in the order of URIs, and yields how many rows of each window are what."""
-        prefix = catalogs.part_prefix(self.generation, number)
+        prefix = catalogs.part_prefix(self.listing_number, number)
         names = [name for name in folders.list_parts(self.out, "catalog") if name.startswith(prefix)]
         written = [catalogs.ask_part(paths.join(self.out, name)) for name in names]
         if any(not part.num_rows for part in written):
             raise lease.taken_over(self.out)
-        new_names = (catalogs.part_name(self.generation, each, number) for each in itertools.count(len(written)))
+        new_names = (catalogs.part_name(self.listing_number, each, number) for each in itertools.count(len(written)))
         waiting = {False: CHANGES.empty_table(), True: CHANGES.empty_table()}  # by whether they replace known rows
         gone_names = (f"deleted-{prefix.removeprefix('part-')}{index:06d}.parquet" for index in itertools.count())
         all_gone = CHANGES.empty_table()
@@ -210,7 +210,7 @@ class RangeLister:
                     here = pictures.filter((pc.field("uri") > start) & (pc.field("uri") <= end))
                     known = self._read(self.known, start, end, pool)
                     new, changed, gone = compare(here, catalogs.current(known))
-                    new, changed = (told_apart(rows, known, self.generation) for rows in (new, changed))
+                    new, changed = (told_apart(rows, known, self.listing_number) for rows in (new, changed))
                     counts.update(num_new=len(new), num_changed=len(changed), num_deleted=len(gone))
                     before = self._read(written, start, end, pool)["uri"].combine_chunks()
                     new, changed, gone = (
@@ -237,7 +237,7 @@ class RangeLister:
     def gone(self) -> Iterator[pa.Table]:
         """What is not there any more, as far as the ranges have been listed."""
         beside = folders.beside(self.out)
-        for name in objects.list_names(beside, prefix=f"deleted-{self.generation:05d}-"):
+        for name in objects.list_names(beside, prefix=f"deleted-{self.listing_number:05d}-"):
             yield parquet.read_table(paths.join(beside, name))
 
     def delete(self, number: int) -> None:
@@ -245,7 +245,7 @@ class RangeLister:
         waiting, names = {True: CHANGES.empty_table()}, list[str]()
 
         def add() -> None:
-            names.append(catalogs.part_name(self.generation, len(names), number))
+            names.append(catalogs.part_name(self.listing_number, len(names), number))
             self._add_part(names[-1], waiting, replaces=True)
 
         with objects.read_pool() as pool:

@@ -43,14 +43,14 @@ def compare(pictures: pa.Table, known: pa.Table) -> tuple[pa.Table, pa.Table, pa
     return listed.filter(pc.is_null(position)), listed.filter(is_changed), gone
 
 
-def told_apart(rows: pa.Table, known: pa.Table, generation: int) -> pa.Table:
+def told_apart(rows: pa.Table, known: pa.Table, listing_number: int) -> pa.Table:
     """``rows`` (uri, version, ...), where a version that the catalog has had before gets the number of this listing
     behind it.
 
     A file that was put back, after it was deleted or overwritten, is another row: (uri, version) stays a key.
     """
     is_back = pc.is_in(catalogs.keys_of(rows), value_set=catalogs.keys_of(known))
-    numbered = pc.binary_join_element_wise(rows["version"], str(generation), "@")
+    numbered = pc.binary_join_element_wise(rows["version"], str(listing_number), "@")
     return rows.set_column(1, rows.schema.field("version"), pc.if_else(is_back, numbered, rows["version"]))
 
 
@@ -64,16 +64,16 @@ class Difference:
     relabelled: list[Relabelled]
     num_known: int
 
-    def told_apart(self, catalog: Catalog | None, generation: int) -> tuple[list[Listed], list[Listed]]:
+    def told_apart(self, catalog: Catalog | None, listing_number: int) -> tuple[list[Listed], list[Listed]]:
         """What is new and what has changed, by versions as the listing of that number has to tell them."""
         if not catalog or not (self.new or self.changed):
             return self.new, self.changed
         known = pa.concat_tables(catalog.read_part(part, ["uri", "version"]) for part in catalog.names)
-        return _told_apart(self.new, known, generation), _told_apart(self.changed, known, generation)
+        return _told_apart(self.new, known, listing_number), _told_apart(self.changed, known, listing_number)
 
 
-def _told_apart(items: Sequence[Listed], known: pa.Table, generation: int) -> list[Listed]:
-    versions = told_apart(listing.to_table(list(items)), known, generation)["version"].to_pylist()
+def _told_apart(items: Sequence[Listed], known: pa.Table, listing_number: int) -> list[Listed]:
+    versions = told_apart(listing.to_table(list(items)), known, listing_number)["version"].to_pylist()
     return [replace(item, version=version) for item, version in zip(items, versions, strict=True)]
 
 

@@ -42,7 +42,7 @@ from agescale.runtime import nodes
 from agescale.runtime.cluster import start_ray
 from agescale.runtime.progress import ImageProgress
 from agescale.runtime.resources import check_resources
-from agescale.runtime.work import run_units
+from agescale.runtime.work import run_work
 from agescale.store import lease, listing, objects, parquet, paths
 from agescale.store.errors import Damaged
 from agescale.store.listing import Listed
@@ -66,7 +66,7 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
     check(config)
     is_same = source == out or (not paths.is_remote(out) and os.path.realpath(source) == os.path.realpath(out))
     if is_same or source.startswith(f"{out}/"):
-        there = "there are the photos themselves" if is_same else f"the photos ({source}) stand in it"
+        there = "there are the photos themselves" if is_same else f"it contains the photos ({source})"
         raise ValueError(f"--out {out}: {there}; give another folder")
     if not config.reads_images:
         return _list_images(config, source, out)
@@ -114,11 +114,11 @@ def _add_images(
     uris = found.gone["uri"].to_pylist()
     changes.check_deleted(source, out, uris, len(uris), found.num_known, config.max_deleted_fraction)
     metadata = metadata_of(out, catalog, settings)
-    generation = changes.begin_listing(out, metadata["id"], num_ranges=0)
-    new, changed = found.told_apart(catalog, generation)
-    units = units_of(new, labels, generation, first=0, replaces=False)
-    units += units_of(changed, labels, generation, first=len(units), replaces=True)
-    units += tombstones(found.gone.to_pylist(), generation, len(units))
+    listing_number = changes.begin_listing(out, metadata["id"], num_ranges=0)
+    new, changed = found.told_apart(catalog, listing_number)
+    units = units_of(new, labels, listing_number, first=0, replaces=False)
+    units += units_of(changed, labels, listing_number, first=len(units), replaces=True)
+    units += tombstones(found.gone.to_pylist(), listing_number, len(units))
     if units:
         probes = [item.uri for item in pictures[:: math.ceil(len(pictures) / NUM_PROBES)]]
         writer = PartWriter(out, metadata, config.pack, fractions, held.claim, probes)
@@ -126,11 +126,11 @@ def _add_images(
         check_resources(1, cpus_per_worker=1, gpus_per_worker=0)
         nodes.check_shared(folders.beside(out), source)
         with ImageProgress("cataloging", len(new) + len(changed) + len(found.gone)) as progress:
-            for _ in run_units(units, writer, progress, num_cpus=1):
+            for _ in run_work(units, writer, progress, num_cpus=1):
                 held.check()
     parts += [unit["part"][0].as_py() for unit in units]
     if found.relabelled or (settings != before and not units):
-        parts += relabelling.write_parts(out, found.relabelled, metadata, generation, len(units), held.prove)
+        parts += relabelling.write_parts(out, found.relabelled, metadata, listing_number, len(units), held.prove)
 
     grown = Catalog.open(out).only(parts)
     rows = grown.read([*quality.FACTS, "gender", "ethnicity"])
@@ -142,7 +142,7 @@ def _add_images(
     findings = _with_lines(findings, source, labels)
     objects.write_bytes(catalogs.findings_uri(out, "csv"), formats.to_bytes(findings, "csv"))
     _write_findings(grown, metadata, findings, held)
-    changes.end_listing(out, generation)
+    changes.end_listing(out, listing_number)
     rows = with_group_names(rows, labels.age_groups)
     group_names = labels.age_groups.names if labels.age_groups else ()
     counts = (len(new), len(changed), len(found.gone), len(rows), len(others))
@@ -192,7 +192,9 @@ def repair(out: str, held: lease.Lease) -> None:
         version = objects.version(catalog.file(name))
         empty = schema.CATALOG.empty_table().cast(schema.with_metadata("catalog", said))
         folders.replace_part(out, name, empty, str(version))
-        print(f"{name}: was damaged and is empty now; predictions of it: jobs/score.py with --repair", flush=True)
+        print(
+            f"{name}: was damaged, and has been emptied; score its images again with jobs/score.py --repair", flush=True
+        )
 
 
 def _is_whole(part: str) -> bool:
@@ -272,8 +274,10 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
         if ranges:
             nodes.check_shared(folders.beside(out), source)
         num_ranges = len(ranges) or 1
-        generation = changes.begin_listing(out, metadata["id"], num_ranges + 1)  # and one of what is deleted
-        lister = changes.RangeLister(source, out, metadata, generation, known, catalogs.LISTED_PART_ROWS, held.claim)
+        listing_number = changes.begin_listing(out, metadata["id"], num_ranges + 1)  # and one of what is deleted
+        lister = changes.RangeLister(
+            source, out, metadata, listing_number, known, catalogs.LISTED_PART_ROWS, held.claim
+        )
         with ImageProgress("cataloging", total=None) as progress:
             for summary in run_lister(lister, ranges, small or sorted_rows(files, source), progress):
                 held.check()
@@ -285,12 +289,12 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
         try:
             changes.check_deleted(source, out, gone, counts["num_deleted"], num_known, config.max_deleted_fraction)
         except ValueError:
-            changes.end_listing(out, generation)
+            changes.end_listing(out, listing_number)
             raise
         lister.delete(num_ranges)
         findings = schema.FINDINGS.empty_table()
         _write_findings(Catalog.open(out), metadata, findings, held)
-        changes.end_listing(out, generation)
+        changes.end_listing(out, listing_number)
     return CatalogResult(
         num_new=counts["num_new"],
         num_changed=counts["num_changed"],

@@ -417,7 +417,7 @@ def _csv_label(row: _Row, source: LabelSource, groups: AgeGroups | None) -> Labe
     if source.age_column and not is_missing(text):
         interval = parse_interval(text)
         odd = f": {odd_one(text)}" if odd_one(text) else ""
-        error_of_age = f"age {text!r} is no number from 0 to {OLDEST_YEARS}{odd}"
+        error_of_age = f"age {text!r} is not a number from 0 to {OLDEST_YEARS}{odd}"
         label = Label(float(interval[0]), float(interval[1])) if interval else Label(error=error_of_age)
     elif source.label_column and (not is_missing(text) or (groups is not None and class_name(text) in groups.names)):
         label = _class_label(text, groups)

@@ -71,7 +71,7 @@ def write_parts(
     out: str,
     relabelled: Sequence[Relabelled],
     metadata: Mapping[str, Any],
-    generation: int,
+    listing_number: int,
     first: int,
     prove: Callable[[], None],
 ) -> list[str]:
@@ -83,23 +83,23 @@ def write_parts(
     def add(rows: pa.Table, moves: bool) -> None:
         prove()
         table_schema = schema.with_metadata("catalog", {**metadata, "replaces": moves, "relabels": not moves})
-        names.append(catalogs.part_name(generation, first + len(names)))
+        names.append(catalogs.part_name(listing_number, first + len(names)))
         folders.write_new_part(out, names[-1], rows.cast(table_schema), catalogs.ROW_GROUP_ROWS)
 
     for moves in (False, True):
-        for rows in _tables(out, [each for each in relabelled if each.moves == moves], generation):
+        for rows in _tables(out, [each for each in relabelled if each.moves == moves], listing_number):
             add(rows, moves)
     if not relabelled:
         add(schema.CATALOG.empty_table(), moves=False)
     return names
 
 
-def _tables(out: str, relabelled: Sequence[Relabelled], generation: int) -> Iterator[pa.Table]:
+def _tables(out: str, relabelled: Sequence[Relabelled], listing_number: int) -> Iterator[pa.Table]:
     """Their rows with what is told now, PART_ROWS at a time; parts of the catalog are read one after the other."""
     held = [schema.CATALOG.empty_table()]
     ordered = sorted(relabelled, key=lambda each: (each.before["part"], each.before["row"]))
     for part, group in groupby(ordered, key=lambda each: each.before["part"]):
-        held.append(_copied(parquet.read_table(paths.join(out, part)), list(group), generation))
+        held.append(_copied(parquet.read_table(paths.join(out, part)), list(group), listing_number))
         rows = pa.concat_tables(held)
         while len(rows) >= PART_ROWS:
             yield rows.slice(0, PART_ROWS)
@@ -109,17 +109,17 @@ def _tables(out: str, relabelled: Sequence[Relabelled], generation: int) -> Iter
         yield held[0]
 
 
-def _copied(rows: pa.Table, relabelled: Sequence[Relabelled], generation: int) -> pa.Table:
+def _copied(rows: pa.Table, relabelled: Sequence[Relabelled], listing_number: int) -> pa.Table:
     rows = rows.replace_schema_metadata(None).take(np.array([each.before["row"] for each in relabelled]))
     columns = {name: [each.now[name] for each in relabelled] for name in TOLD}
     columns["listed_at"] = [dt.datetime.now(dt.UTC)] * len(relabelled)
-    columns["version"] = [_version(each, generation) for each in relabelled]
+    columns["version"] = [_version(each, listing_number) for each in relabelled]
     for name, values in columns.items():
         field = schema.CATALOG.field(name)
         rows = rows.set_column(rows.schema.get_field_index(name), field, pa.array(values, field.type))
     return rows
 
 
-def _version(relabelled: Relabelled, generation: int) -> str:
+def _version(relabelled: Relabelled, listing_number: int) -> str:
     version = str(relabelled.before["version"])
-    return f"{catalogs.as_listed(version)}@{generation}" if relabelled.moves else version
+    return f"{catalogs.as_listed(version)}@{listing_number}" if relabelled.moves else version

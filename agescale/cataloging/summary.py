@@ -59,11 +59,11 @@ def remarks(result: CatalogResult) -> list[str]:
             f"{name}=0-12" if index == 0 else f"{name}=..." for index, name in enumerate(result.group_names)
         )
         found.append(
-            "no image has an age, only the name of a class: models can learn these names and no ages; bounds for them, "
-            f'--age-groups "{names}", and the same command make them ages'
+            "no image has an age, only a class name: models can learn classes, but no ages; to give them ages, run the "
+            f'same command with --age-groups "{names}"'
         )
     if outside := count_by_kind(result.findings).get("outside_groups"):
-        found.append(f"{outside:,} images have an age or a range of ages that lies in none of the age groups")
+        found.append(f"{outside:,} images have an age or age range outside all age groups")
     by_group = count_by_group_and_split(result)
     few = [
         f"{name} {by_group[name].get('val', 0)}"
@@ -73,7 +73,7 @@ def remarks(result: CatalogResult) -> list[str]:
     if few:
         found.append(
             f"few validation images (under {ENOUGH_FACES}): {', '.join(few)}; which epoch is best "
-            "for them is mostly chance, a larger --split has more"
+            "for them is mostly chance; enlarge the validation share of --split"
         )
     return found
 
@@ -86,11 +86,11 @@ def _about_labels(result: CatalogResult) -> list[str]:
     found = [f"age groups: {result.new_groups}"] if result.new_groups else []
     changed = [each for each in result.relabelled if each.words]
     if changed:
-        found.append(f"other labels now, of images that were not read again: {len(changed):,}")
+        found.append(f"labels changed (images not read again): {len(changed):,}")
         found += [f"    {each.uri}: {each.words}" for each in changed[:NUM_IN_WORDS]]
         found += [f"    and {len(changed) - NUM_IN_WORDS:,} others"] if len(changed) > NUM_IN_WORDS else []
     if moved := sum(each.moves for each in result.relabelled):
-        found.append(f"of them in another split now, as their persons or splits say: {moved:,}; these are scored again")
+        found.append(f"of these, moved to another split by their subject or split: {moved:,}; scored again next")
     return found
 
 

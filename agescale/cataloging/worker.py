@@ -17,7 +17,7 @@ from agescale.faces.images import ImageError
 from agescale.faces.isolation import Decoder
 from agescale.runtime.cluster import start_ray
 from agescale.runtime.progress import ImageProgress
-from agescale.runtime.work import decoder, run_units
+from agescale.runtime.work import decoder, run_work
 from agescale.store import lease, listing, objects, paths
 from agescale.store.errors import StoreError
 from agescale.store.objects import read_pool
@@ -114,7 +114,7 @@ def check_store(probes: Sequence[str], failure: StoreError) -> None:
                 raise
         else:
             return
-    raise StoreError(failure.status, f"{failure}; no image that was tried could be read; is the source there?")
+    raise StoreError(failure.status, f"{failure}; none of the images tried could be read; is the source available?")
 
 
 def run_lister(
@@ -125,7 +125,7 @@ def run_lister(
         context = ray.data.DataContext.get_current().copy()
         context.target_max_block_size = 1  # else a task's summaries would come when it ends, and not as it goes on
         with ray.data.DataContext.current(context):
-            yield from run_units(units, lister, progress, num_cpus=1)
+            yield from run_work(units, lister, progress, num_cpus=1)
         return
     for window in lister.update(listed, number=0):
         (summary,) = window.to_pylist()

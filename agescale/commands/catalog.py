@@ -28,7 +28,7 @@ def main(config: CatalogConfig) -> None:
     for remark in remarks(result):
         print(terminal.printable(remark))
     if result.unused_columns:
-        print(f"not used, though the CSV seems to tell it: {' '.join(result.unused_columns)}")
+        print(f"columns not used, though they look like labels: {' '.join(result.unused_columns)}")
     print(f"findings: {catalogs.findings_uri(config.out)}{as_csv}{charts}")
     print(f"catalog: {config.out}")
 

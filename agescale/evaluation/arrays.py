@@ -64,7 +64,7 @@ class CatalogArrays:
     split_N: np.ndarray  # index into schema.SPLITS
     true_age_N: np.ndarray  # years, NaN = unknown
     true_group_N: np.ndarray
-    unit_N: np.ndarray  # as in metrics.Outcomes
+    cluster_N: np.ndarray  # as in metrics.Outcomes
     gender_N: np.ndarray  # index into genders
     ethnicity_N: np.ndarray
     is_excluded_N: np.ndarray
@@ -126,7 +126,7 @@ def read_catalog(catalog: Catalog, groups: AgeGroups | None, excluded: pa.Table)
     return CatalogArrays(
         catalog=catalog.uri,
         part_names=parts.names,
-        unit_N=metrics.units_of_subjects(_numbered(subject_N)),
+        cluster_N=metrics.clusters_of_subjects(_numbered(subject_N)),
         genders=genders,
         ethnicities=ethnicities,
         has_labels=has_labels,

@@ -30,7 +30,7 @@ def wilson_interval(num_hits: int, num_rows: int) -> tuple[float | None, float |
 def resampled_sums(
     columns: Iterable[np.ndarray],
     alike_N: np.ndarray,
-    unit_N: np.ndarray,
+    cluster_N: np.ndarray,
     num_replicates: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
@@ -39,29 +39,29 @@ def resampled_sums(
     Where each row is its own unit, rows that are ``alike`` (the same cell, the same error to 0.01 years) are drawn as
     one kind: a million rows stay cheap.
     """
-    unit_N = np.unique(unit_N, return_inverse=True)[1]
-    num_units = int(unit_N.max()) + 1
+    cluster_N = np.unique(cluster_N, return_inverse=True)[1]
+    num_units = int(cluster_N.max()) + 1
     num_alike_U = np.ones(num_units, dtype=np.int64)
-    if num_units == len(unit_N):
-        unit_N, num_alike_U = np.unique(alike_N, return_inverse=True, return_counts=True)[1:]
-    sums_UK = np.stack([np.bincount(unit_N, weights=column) for column in columns], axis=1) / num_alike_U[:, None]
+    if num_units == len(cluster_N):
+        cluster_N, num_alike_U = np.unique(alike_N, return_inverse=True, return_counts=True)[1:]
+    sums_UK = np.stack([np.bincount(cluster_N, weights=column) for column in columns], axis=1) / num_alike_U[:, None]
     chunk = max(1, 4_000_000 // len(sums_UK))
     sizes = [min(chunk, num_replicates - start) for start in range(0, num_replicates, chunk)]
     shares_U = num_alike_U / num_units
     return np.concatenate([rng.multinomial(num_units, shares_U, size=size) @ sums_UK for size in sizes])
 
 
-def interval_of_mean(value_N: np.ndarray, unit_N: np.ndarray) -> list[float] | None:
+def interval_of_mean(value_N: np.ndarray, cluster_N: np.ndarray) -> list[float] | None:
     """95 % bootstrap interval of a mean, None where the replicates agree or there are fewer than LEAST units."""
-    if len(np.unique(unit_N)) < LEAST:
+    if len(np.unique(cluster_N)) < LEAST:
         return None
     columns, alike_N = (np.ones(len(value_N)), value_N), np.rint(value_N * 100)
-    num_B, sum_B = resampled_sums(columns, alike_N, unit_N, NUM_REPLICATES, np.random.default_rng(0)).T
+    num_B, sum_B = resampled_sums(columns, alike_N, cluster_N, NUM_REPLICATES, np.random.default_rng(0)).T
     return percentiles(sum_B / num_B)
 
 
 def interval_of_difference(
-    value_N: np.ndarray, is_one_N: np.ndarray, is_other_N: np.ndarray, unit_N: np.ndarray, level: float
+    value_N: np.ndarray, is_one_N: np.ndarray, is_other_N: np.ndarray, cluster_N: np.ndarray, level: float
 ) -> list[float] | None:
     """Bootstrap interval of the mean value of some rows minus that of others, none of which is among the first."""
     either_N = is_one_N | is_other_N
@@ -69,7 +69,9 @@ def interval_of_difference(
     columns = (is_one_N, np.where(is_one_N, value_N, 0), is_other_N, np.where(is_other_N, value_N, 0))
     alike_N = 2 * np.rint(value_N * 100) + is_one_N
     rng = np.random.default_rng(0)
-    one_B, sum_B, other_B, other_sum_B = resampled_sums(columns, alike_N, unit_N[either_N], 4 * NUM_REPLICATES, rng).T
+    one_B, sum_B, other_B, other_sum_B = resampled_sums(
+        columns, alike_N, cluster_N[either_N], 4 * NUM_REPLICATES, rng
+    ).T
     difference_B = ratio(sum_B, one_B) - ratio(other_sum_B, other_B)
     return percentiles(difference_B[~np.isnan(difference_B)], level)
 

@@ -96,7 +96,7 @@ def _outcomes(listed: CatalogArrays, predicted: PredictionArrays, groups: AgeGro
         predicted_age_N=np.where(predicted.is_ok_N, predicted.age_N, np.nan).astype(np.float64),
         true_group_N=listed.true_group_N,
         predicted_group_N=np.where(predicted.is_ok_N, predicted.group_N, -1).astype(np.int64),
-        unit_N=listed.unit_N,
+        cluster_N=listed.cluster_N,
         num_groups=len(groups.names) if groups else 0,
     )
 

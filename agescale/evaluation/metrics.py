@@ -46,15 +46,15 @@ METRICS = ("mae", "bias", "cs_at_5", "accuracy", "balanced_accuracy", "macro_f1"
 class Outcomes:
     """What is true and what was predicted for N rows. Ages are years, NaN = unknown; groups are indices, -1 = unknown.
 
-    A predicted group of -1 beside a known true group counts as wrong. ``unit_N`` numbers what is resampled: rows with
-    the same number (the pictures of one person) stand or fall together.
+    A predicted group of -1 beside a known true group counts as wrong. ``cluster_N`` numbers what is resampled: rows
+    with the same number (the pictures of one person) stand or fall together.
     """
 
     true_age_N: np.ndarray
     predicted_age_N: np.ndarray
     true_group_N: np.ndarray
     predicted_group_N: np.ndarray
-    unit_N: np.ndarray
+    cluster_N: np.ndarray
     num_groups: int
 
     @property
@@ -69,10 +69,10 @@ class Outcomes:
         return replace(self, **arrays)
 
 
-def units_of_subjects(subject_N: np.ndarray) -> np.ndarray:
+def clusters_of_subjects(subject_N: np.ndarray) -> np.ndarray:
     """Unit of each row: the subject's number where it is known (>= 0), else a number of the row's own.
 
-    >>> units_of_subjects(np.array([7, -1, 7, -1])).tolist()
+    >>> clusters_of_subjects(np.array([7, -1, 7, -1])).tolist()
     [7, 9, 7, 11]
     """
     own_N = np.arange(len(subject_N)) + subject_N.max(initial=0) + 1
@@ -149,7 +149,7 @@ def intervals(outcomes: Outcomes, num_replicates: int = NUM_REPLICATES, seed: in
     has_age_N = ~np.isnan(outcomes.error_N)
     for names, has_N in ((METRICS[:3], has_age_N), (METRICS[3:], outcomes.true_group_N >= 0)):
         part = outcomes.where(has_N)
-        if len(np.unique(part.unit_N)) < 2:
+        if len(np.unique(part.cluster_N)) < 2:
             found |= dict.fromkeys(names)
             continue
         values = replicates(part, names, num_replicates, np.random.default_rng(seed))
@@ -164,13 +164,13 @@ def replicates(
     if names == METRICS[:3]:
         error_N, size_N = outcomes.error_N, np.abs(outcomes.error_N)
         columns = (np.ones(len(outcomes)), size_N, error_N, size_N <= CS_YEARS)
-        sums_BK = resampled_sums(columns, np.rint(error_N * 100), outcomes.unit_N, num_replicates, rng)
+        sums_BK = resampled_sums(columns, np.rint(error_N * 100), outcomes.cluster_N, num_replicates, rng)
         num_B, size_B, error_B, near_B = sums_BK.T
         return {"mae": size_B / num_B, "bias": error_B / num_B, "cs_at_5": near_B / num_B}
     cell_N = cells(outcomes.true_group_N, outcomes.predicted_group_N, outcomes.num_groups)
     num_cells = outcomes.num_groups * (outcomes.num_groups + 1)
     sums_BK = resampled_sums(
-        (cell_N == cell for cell in range(num_cells)), cell_N, outcomes.unit_N, num_replicates, rng
+        (cell_N == cell for cell in range(num_cells)), cell_N, outcomes.cluster_N, num_replicates, rng
     )
     of_groups = group_scores(sums_BK.reshape(-1, outcomes.num_groups, outcomes.num_groups + 1))
     return {name: of_groups[name] for name in names}
@@ -235,18 +235,18 @@ def by_group(outcomes: Outcomes, group_names: Sequence[str]) -> list[GroupScores
     return rows
 
 
-def breakdown(outcomes: Outcomes, part_N: np.ndarray, names: Sequence[str]) -> list[PartScores]:
+def breakdown(outcomes: Outcomes, subgroup_N: np.ndarray, names: Sequence[str]) -> list[PartScores]:
     """A row for each part that occurs; those of fewer than ``LEAST`` units have no intervals.
 
-    ``part_N`` holds the index into ``names`` of each row's part, -1 where it has none.
+    ``subgroup_N`` holds the index into ``names`` of each row's part, -1 where it has none.
     """
     rows = []
     for index, name in enumerate(names):
-        part = outcomes.where(part_N == index)
+        part = outcomes.where(subgroup_N == index)
         if not len(part):
             continue
         values = plain(scores(part))
-        bounds = intervals(part) if len(np.unique(part.unit_N)) >= LEAST else dict.fromkeys(METRICS)
+        bounds = intervals(part) if len(np.unique(part.cluster_N)) >= LEAST else dict.fromkeys(METRICS)
         known: dict[str, float | None] = {}
         for key in ("mae", "bias", "cs_at_5", "accuracy"):
             low, high = bounds[key] or (None, None)
@@ -256,34 +256,34 @@ def breakdown(outcomes: Outcomes, part_N: np.ndarray, names: Sequence[str]) -> l
     return rows
 
 
-def worst_part(outcomes: Outcomes, part_N: np.ndarray, names: Sequence[str]) -> WorstPart | None:
+def worst_subgroup(outcomes: Outcomes, subgroup_N: np.ndarray, names: Sequence[str]) -> WorstPart | None:
     """The part with the largest MAE, of those with at least ``LEAST`` ages, against all rows of the other parts.
 
     ``difference`` is its MAE minus ``mae_others``, with the interval of a bootstrap of that difference, in which units
     are drawn as in ``intervals``. The worst is looked for among several, so the interval is wider than one of 95 %
     (Bonferroni): where none differs, it holds zero in 95 of 100 cases. ``too_few`` counts the ages of the parts of
-    which nothing is said. None where there are no two parts to tell apart. ``part_N`` as in ``breakdown``.
+    which nothing is said. None where there are no two parts to tell apart. ``subgroup_N`` as in ``breakdown``.
 
     >>> ages = np.repeat([5.0, 25.0, 85.0], (8, 8, 2)); parts = np.repeat([0, 1, 2], (8, 8, 2))
     >>> off = np.tile([1.0, -2.0], 9) * np.where(parts == 0, 5, 1)
     >>> none = np.full(18, -1)
     >>> outcomes = Outcomes(ages, ages + off, none, none, np.arange(18), 0)
-    >>> worst = worst_part(outcomes, parts, ["young", "grown", "old"])
+    >>> worst = worst_subgroup(outcomes, parts, ["young", "grown", "old"])
     >>> worst.name, worst.mae, worst.bias, worst.mae_others, worst.too_few
     ('young', 7.5, -2.5, 1.5, {'old': 2})
     >>> 2 < worst.difference_low < worst.difference == 6 < worst.difference_high < 10
     True
     """
-    has_age_N = ~np.isnan(outcomes.error_N) & (part_N >= 0)
-    sizes = np.bincount(part_N[has_age_N], minlength=len(names))
+    has_age_N = ~np.isnan(outcomes.error_N) & (subgroup_N >= 0)
+    sizes = np.bincount(subgroup_N[has_age_N], minlength=len(names))
     enough = np.flatnonzero(sizes >= LEAST)
     if len(enough) == 0 or sizes.sum() - sizes[enough[0]] < LEAST:
         return None
     size_N = np.abs(outcomes.error_N)
-    worst = max(enough.tolist(), key=lambda part: size_N[has_age_N & (part_N == part)].mean())
-    is_worst_N, is_other_N = has_age_N & (part_N == worst), has_age_N & (part_N != worst)
+    worst = max(enough.tolist(), key=lambda part: size_N[has_age_N & (subgroup_N == part)].mean())
+    is_worst_N, is_other_N = has_age_N & (subgroup_N == worst), has_age_N & (subgroup_N != worst)
     num_told = 1 if len(enough) == 2 and sizes.sum() == sizes[enough].sum() else len(enough)
-    interval = interval_of_difference(size_N, is_worst_N, is_other_N, outcomes.unit_N, level=1 - 0.05 / num_told)
+    interval = interval_of_difference(size_N, is_worst_N, is_other_N, outcomes.cluster_N, level=1 - 0.05 / num_told)
     others = np.flatnonzero((sizes > 0) & (np.arange(len(names)) != worst))
     low, high = interval or (None, None)
     return WorstPart(
@@ -300,13 +300,13 @@ def worst_part(outcomes: Outcomes, part_N: np.ndarray, names: Sequence[str]) -> 
     )
 
 
-def compared(outcomes: Outcomes, others: Outcomes, part_N: np.ndarray, names: Sequence[str]) -> list[Comparison]:
+def compared(outcomes: Outcomes, others: Outcomes, subgroup_N: np.ndarray, names: Sequence[str]) -> list[Comparison]:
     """A row for each part that occurs: MAE and accuracy of two models on the same N rows, and their difference.
 
     ``mae`` and ``accuracy`` are those of ``outcomes``, ``.._against`` those of ``others``, ``.._difference`` is the
     first minus the second, with the 95 % interval of a bootstrap as in ``intervals``, but of the paired differences:
     a face that is hard for both models widens it by nothing. The MAE is over rows of which both say an age, the
-    accuracy over those whose group both know. ``part_N`` as in ``breakdown``.
+    accuracy over those whose group both know. ``subgroup_N`` as in ``breakdown``.
 
     >>> true_N, group_N, own = np.array([20.0, 40.0]), np.array([-1, -1]), np.arange(2)
     >>> one = Outcomes(true_N, np.array([21.0, 43.0]), group_N, group_N, own, 0)
@@ -321,22 +321,22 @@ def compared(outcomes: Outcomes, others: Outcomes, part_N: np.ndarray, names: Se
     )
     rows = []
     for index, name in enumerate(names):
-        if not (part_N == index).any():
+        if not (subgroup_N == index).any():
             continue
         known: dict[str, float | None] = {}
         counts = []
         for key, one_N, other_N in (("mae", size_N, other_size_N), ("accuracy", right_N, other_right_N)):
-            known_N = (part_N == index) & ~np.isnan(one_N) & ~np.isnan(other_N)
+            known_N = (subgroup_N == index) & ~np.isnan(one_N) & ~np.isnan(other_N)
             means = [
                 float(value_N[known_N].mean()) if known_N.any() else None
                 for value_N in (one_N, other_N, one_N - other_N)
             ]
             counts.append(int(known_N.sum()))
             known |= dict(zip((key, f"{key}_against", f"{key}_difference"), means, strict=True))
-            low, high = interval_of_mean((one_N - other_N)[known_N], outcomes.unit_N[known_N]) or (None, None)
+            low, high = interval_of_mean((one_N - other_N)[known_N], outcomes.cluster_N[known_N]) or (None, None)
             known |= {f"{key}_difference_low": low, f"{key}_difference_high": high}
         num_with_age, num_with_group = counts
-        num_rows = int((part_N == index).sum())
+        num_rows = int((subgroup_N == index).sum())
         rows.append(Comparison(name, num_rows, num_with_age, num_with_group=num_with_group, **known))
     return rows
 
@@ -344,8 +344,8 @@ def compared(outcomes: Outcomes, others: Outcomes, part_N: np.ndarray, names: Se
 def decades(true_age_N: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Part of each row for ``breakdown`` by decade of true age (-1 where the age is unknown), and the parts' names.
 
-    >>> part_N, names = decades(np.array([3.0, 39.0, 104.0, np.nan]))
-    >>> [names[part] for part in part_N[:3]], int(part_N[3])
+    >>> subgroup_N, names = decades(np.array([3.0, 39.0, 104.0, np.nan]))
+    >>> [names[part] for part in subgroup_N[:3]], int(subgroup_N[3])
     (['0-9', '30-39', '100+'], -1)
     """
     names = [f"{low}-{low + 9}" for low in range(0, 100, 10)] + ["100+"]

@@ -50,7 +50,7 @@ def confusion(counts_GH: np.ndarray, names: Sequence[str]) -> Figure:
 
 
 @mpl.rc_context(STYLE)
-def error_by_part(parts: Sequence[PartScores]) -> Figure:
+def error_by_subgroup(parts: Sequence[PartScores]) -> Figure:
     """MAE with its interval and, as a diamond, the bias of each part; those with few faces are hollow."""
     drawn = [(part, part.mae, part.bias) for part in parts if part.mae is not None and part.bias is not None]
     figure, axes = axes_of(height=0.9 + 0.29 * max(len(drawn), 2))

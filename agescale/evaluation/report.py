@@ -199,7 +199,7 @@ def verdicts(result: SplitResult) -> list[str]:
         if head.num_rows:
             of_accuracy = interval(head.interval, "{:.1%}")
             found.append(
-                f"The {key} that it says is the labelled one for {percent(head.accuracy)} ({of_accuracy}) of "
+                f"The predicted {key} is the labelled one for {percent(head.accuracy)} ({of_accuracy}) of "
                 f"{head.num_rows:,} faces."
             )
     return found
@@ -330,7 +330,7 @@ def _figures(result: SplitResult, card: Mapping[str, Any], group_names: Sequence
         figures["errors"] = plots.error_histogram(outcomes.error_N), "How often each error occurs"
         for key, parts in result.breakdowns.items():
             if any(part.mae is not None for part in parts):
-                figures[key] = plots.error_by_part(parts), f"Mean absolute error and bias by {BREAKDOWNS[key]}"
+                figures[key] = plots.error_by_subgroup(parts), f"Mean absolute error and bias by {BREAKDOWNS[key]}"
     if result.summary.accuracy is not None:
         figures["confusion"] = plots.confusion(result.confusion, group_names), "Confusion matrix"
         figures["groups"] = (

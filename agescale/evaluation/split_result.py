@@ -69,7 +69,7 @@ def judge_split(split: str | None, rows: JoinedRows, names: list[str], other: Ot
         confusion=metrics.confusion_matrix(outcomes.true_group_N, outcomes.predicted_group_N, len(names)),
         by_group=metrics.by_group(outcomes, names),
         breakdowns={key: metrics.breakdown(outcomes, *part) for key, part in parts.items()},
-        worst={key: metrics.worst_part(outcomes, *part) for key, part in parts.items()},
+        worst={key: metrics.worst_subgroup(outcomes, *part) for key, part in parts.items()},
         gate=gate if any(band.num_rows for band in gate) else [],
         comparisons=_compared(rows, other, judged_N) if other else {},
         not_scored=_not_scored(rows, in_split_N),
@@ -118,5 +118,5 @@ def _summary(rows: JoinedRows, judged: Outcomes, names: list[str]) -> Summary:
 
 def _num_shared_units(outcomes: Outcomes) -> int | None:
     """Number of persons (units), where any has more than one picture."""
-    num_units = len(np.unique(outcomes.unit_N))
+    num_units = len(np.unique(outcomes.cluster_N))
     return num_units if num_units < len(outcomes) else None

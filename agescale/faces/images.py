@@ -312,7 +312,7 @@ def _from_array(pixels: Pixels) -> Image.Image:
 def _unidentified(data: bytes) -> ImageError:
     name = _format_of(data)
     if name is None and data.startswith(GZIP_SIGNATURE):
-        return ImageError("unreadable", "packed by gzip, as its uploader's Content-Encoding may say; store it unpacked")
+        return ImageError("unreadable", "compressed by gzip, perhaps by its Content-Encoding: store it uncompressed")
     if name is None:
         return ImageError("unreadable", "not an image")
     if {"HEIC": "HEIF"}.get(name, name) in FORMATS:
@@ -473,7 +473,7 @@ def _to_rgb(image: Image.Image) -> Pixels:
         shift = 8 if np.asarray(image).max(initial=0) > 255 else 0
         convert = lambda strip: _high_byte(strip, shift)  # noqa: E731
     elif image.mode in ("F", "LAB", "HSV"):
-        raise ImageError("unsupported", f"pixels of the kind {image.mode} are not taken")
+        raise ImageError("unsupported", f"pixel mode {image.mode} is not supported")
     elif image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
         convert = lambda strip: np.asarray(strip.convert("RGB"))  # noqa: E731  (who wrote it knew of no transparency)
     elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from agescale.ages.cdf import DecodeRule
+from agescale.ages.cdf import PointEstimate
 from agescale.ages.groups import AgeGroups
 from agescale.models.encoders import Encoder, build_encoder
 from agescale.models.tasks import Task, build_task
@@ -28,9 +28,9 @@ class ModelSpec:
     image_size: int  # pixels, square
     loss: str = ""  # the task's variant; "" is its first
     widths: tuple[int, ...] = ()  # these three are the encoder's; () and None are its own defaults
-    dense: int | None = None
+    num_features: int | None = None
     spatial_dropout: float | None = None
-    hidden: tuple[int, ...] = ()
+    head_sizes: tuple[int, ...] = ()
     dropout: float = 0.0
     genders: tuple[str, ...] = ()  # what the auxiliary heads tell apart; () is no such head
     ethnicities: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ class ModelSpec:
     color_order: str = "RGB"
     mean: tuple[float, float, float] = IMAGENET_MEAN  # of pixels in 0..1
     std: tuple[float, float, float] = IMAGENET_STD
-    decode: DecodeRule = "median"  # the age that is reported of the distribution
+    decode: PointEstimate = "median"  # the age that is reported of the distribution
     calibration: None = None  # of the age interval; none yet
 
     @staticmethod
@@ -67,11 +67,15 @@ class AgeModel(nn.Module):
         super().__init__()
         self.spec = spec
         self.encoder = build_encoder(
-            spec.encoder, spec.image_size, widths=spec.widths, dense=spec.dense, spatial_dropout=spec.spatial_dropout
+            spec.encoder,
+            spec.image_size,
+            widths=spec.widths,
+            num_features=spec.num_features,
+            spatial_dropout=spec.spatial_dropout,
         )
         task = build_spec_task(spec)
         self.reads = task.reads
-        self.head = task.build_head(self.encoder, spec.hidden, spec.dropout)
+        self.head = task.build_head(self.encoder, spec.head_sizes, spec.dropout)
         num_features = cast(Encoder, self.encoder).num_features
         self.auxiliary = nn.ModuleDict(
             {column: nn.Linear(num_features, len(names)) for column, names in auxiliary_classes(spec).items()}

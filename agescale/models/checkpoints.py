@@ -27,7 +27,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from agescale.ages.cdf import DecodeRule
+from agescale.ages.cdf import PointEstimate
 from agescale.models.age_model import AgeModel, ModelSpec, build_spec_task
 from agescale.store import objects, paths, writers
 from agescale.store.errors import StoreError
@@ -50,7 +50,7 @@ class Validation(TypedDict):
     val_mae: float | None
     val_worst_group_mae: float | None
     val_accuracy: float | None
-    decode: DecodeRule
+    decode: PointEstimate
 
 
 class Epoch(Validation):
@@ -75,7 +75,7 @@ class LearnerState(TypedDict):
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """How far training is: epochs done, their history, the best metric, whether it is over.
 
     ``best_sha256`` is that of the weights file of the best epoch.
@@ -131,7 +131,7 @@ class Checkpoint:
     training_file: str | None = None
     training_sha256: str | None = None
     epoch: int = 0
-    progress: Progress = Progress()
+    progress: RunProgress = RunProgress()
     provenance: Provenance = field(default_factory=Provenance)
     holder: str = ""  # of the run, who wrote it
 
@@ -176,7 +176,7 @@ def save(
     uri: str,
     spec: ModelSpec,
     weights: StateDict,
-    progress: Progress,
+    progress: RunProgress,
     provenance: Provenance,
     training: LearnerState | None = None,
     writer: Writer | None = None,
@@ -284,7 +284,7 @@ def _from_json(values: dict[str, Any]) -> Checkpoint:
         training_file=values["training_file"],
         training_sha256=values.get("training_sha256"),
         epoch=values.get("epoch", 0),
-        progress=Progress(**{**progress, "history": tuple(progress["history"])}),
+        progress=RunProgress(**{**progress, "history": tuple(progress["history"])}),
         provenance=values["provenance"],
         holder=values.get("holder", ""),
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from agescale.ages import cdf
-from agescale.ages.cdf import DecodeRule
+from agescale.ages.cdf import PointEstimate
 from agescale.ages.groups import AgeGroups
 from agescale.faces.images import Face, Pixels
 from agescale.faces.loading import FaceOrError
@@ -135,7 +135,7 @@ def _mean(outputs: list[Tensor]) -> Tensor:
     return torch.stack(outputs).float().mean(dim=0)
 
 
-def prediction_columns(prediction: Prediction, age_groups: AgeGroups, decode: DecodeRule) -> dict[str, Any]:
+def prediction_columns(prediction: Prediction, age_groups: AgeGroups, decode: PointEstimate) -> dict[str, Any]:
     """The predictions table's columns of one batch, each derived from what is stored of it (see schema.PREDICTIONS)."""
     if prediction.age_probs_NA is not None:
         cdf_NA = cdf.encode(prediction.age_probs_NA.cpu().numpy())

@@ -83,7 +83,7 @@ class ImageProgress:
 
     @property
     def _waiting(self) -> str:
-        return f"waiting for images, {self._waited_s:.0f} s now" if self._waited_s >= LINE_EVERY_S else ""
+        return f"waiting for images for {self._waited_s:.0f} s" if self._waited_s >= LINE_EVERY_S else ""
 
     def _print_line(self) -> None:
         if self.is_quiet:

@@ -18,7 +18,7 @@ from agescale.faces.isolation import Decoder, IsolatedImages
 from agescale.runtime.progress import ImageProgress
 
 
-def run_units(
+def run_work(
     units: list[pa.Table], work: Callable[..., Any], progress: ImageProgress, **map_options: Any
 ) -> Iterator[dict[str, Any]]:
     """Runs ``work`` on every unit, one task each, and yields the summary row that each returns, as they end.
@@ -51,7 +51,7 @@ def decoder(work: str) -> Iterator[Decoder]:
     """
     with _noted(work) as num_deaths:
         if num_deaths >= HOPELESS_DEATHS:
-            hint = "its pictures are not to blame; is there memory enough? The same command continues"
+            hint = "decoding apart did not help; is there enough memory? The same command continues"
             raise ValueError(f"{work}: the process that makes it has died {num_deaths} times; {hint}")
         if num_deaths < MAX_DEATHS:
             yield images

@@ -28,7 +28,7 @@ from agescale.runtime import nodes
 from agescale.runtime.cluster import allocator_environment, start_ray
 from agescale.runtime.progress import ImageProgress
 from agescale.runtime.resources import WORKER_BYTES, check_resources, num_gpus, uses_gpu
-from agescale.runtime.work import run_units
+from agescale.runtime.work import run_work
 from agescale.scoring import verification
 from agescale.scoring.plan import Work, plan_work
 from agescale.scoring.worker import ScoringActor, UnitScorer, Workers
@@ -130,7 +130,7 @@ def _run(work: Work, scorer: UnitScorer, progress: ImageProgress, held: lease.Le
     standing, scored_now = dict(work.standing), Counter[str]()
     kept_at = time.monotonic()
     num_listed = 0
-    for task in run_units(work.tasks(num_workers), ScoringActor, progress, **options):
+    for task in run_work(work.tasks(num_workers), ScoringActor, progress, **options):
         held.check()
         standing |= json.loads(task["standing"])
         if time.monotonic() - kept_at > KEEP_S:

@@ -103,7 +103,7 @@ def verify(config: VerifyConfig) -> Verification:
         tell(_in_two_files(predictions, sorted(names & expected), count.twice()))
     if missing:
         tell(_without_row(superseded, missing))
-    tell([f"{name}: of no unit of this catalog and model" for name in sorted(names - expected)])
+    tell([f"{name}: belongs to no unit of this catalog and model" for name in sorted(names - expected)])
     tell(_wrong_summary(predictions, None if num_problems else by_status))
     counts = dict(by_status.most_common())
     ours = tuple(sorted(name for name in wrong & names if folders.PARTS["predictions"].fullmatch(name)))
@@ -238,7 +238,7 @@ def _other_columns(found: pa.Schema) -> str:
 def _wrong_metadata(metadata: dict[str, Any], by_status: dict[str, int], run: dict[str, Any]) -> list[str]:
     said = {**metadata.get("run", {}), "statuses": metadata.get("statuses")}
     return [
-        f"its metadata say {key} {said.get(key)}, and not {value}"
+        f"its metadata have {key} {said.get(key)} instead of {value}"
         for key, value in {**run, "statuses": by_status}.items()
         if said.get(key) != value
     ]

@@ -57,7 +57,7 @@ class ScoringActor:
             torch.set_num_threads(min(scorer.workers.num_threads, len(os.sched_getaffinity(0))))
         self.predictor = Predictor(scorer.checkpoint, device, scorer.config.tta)
         if self.predictor.digest != scorer.metadata["run"]["model"]:
-            raise ValueError(f"{scorer.checkpoint}: another model stands there since scoring began; run it again")
+            raise ValueError(f"{scorer.checkpoint}: the checkpoint was replaced meanwhile; run the same command again")
         spec = self.predictor.spec
         self.use_packed = scorer.catalog.holds_packed(spec.image_size, spec.center_crop)
         self.pool = read_pool()
@@ -91,7 +91,7 @@ class ScoringActor:
         has_none = bool(scored) and set(scored) <= STORE_STATUSES
         if has_none and not self.scorer.catalog.delivers_others(predictions["uri"]):
             status, error = predictions["status"][0].as_py(), predictions["error"][0].as_py()
-            hint = "no image that was tried could be read; is the source there? The same command continues"
+            hint = "none of the images tried could be read; is the source available? The same command continues"
             raise StoreError(status, f"{error}; {hint}")
         counts: Counts = {"statuses": scored, "gone": {}}
         if not folders.write_new_part(self.scorer.out, name, self._as_part(predictions, counts)):

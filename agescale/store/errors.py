@@ -53,4 +53,4 @@ def one_line(text: str) -> str:
 
 
 def changed(uri: str) -> StoreError:
-    return StoreError("changed", f"{uri}: another one than was listed")
+    return StoreError("changed", f"{uri}: changed since it was listed")

@@ -192,7 +192,7 @@ def _lease(lease: Lease) -> Iterator[None]:
         _take(lease)
         lease.check_store()
     except NoConditions:
-        raise _without_conditions(lease.out, "refuses all writes on a condition") from None
+        raise _without_conditions(lease.out, "refuses all conditional writes") from None
     thread = threading.Thread(target=lease.renew, name="agescale-lease", daemon=True)
     thread.start()
     try:
@@ -248,7 +248,11 @@ def _open_lock(lease: Lease) -> int:
         except BlockingIOError:
             raise _refusal(lease.out, _parsed(os.pread(handle, 10_000, 0))) from None
         except OSError as error:  # some network file systems have no locks
-            print(f"{lease.out}: no lock ({error.strerror}); let no other job write there", file=sys.stderr, flush=True)
+            print(
+                f"{lease.out}: no lock ({error.strerror}); let no other job write there",
+                file=sys.stderr,
+                flush=True,
+            )
         if is_ours and _is_at(path, handle):
             return handle
         if not is_ours and _is_at(path, handle):  # we hold it, so nobody else does

@@ -409,7 +409,7 @@ def read_rows(file: str, source: str) -> Iterator[pa.Table]:
         try:
             sizes = pa.nulls(len(batch), pa.int64()) if size is None else size.cast(pa.int64())
         except pa.ArrowInvalid as error:
-            raise ValueError(f"{file}: a size that is no number, in the rows from {first} on ({error})") from error
+            raise ValueError(f"{file}: a size that is not a number, in the rows from {first} on ({error})") from error
         yield pa.table([uri, version, sizes], schema=ROWS)
         first += len(batch)
 

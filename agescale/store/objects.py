@@ -84,7 +84,7 @@ def list_objects(uri: str, **arguments: Any) -> dict[str, Any]:
         answer = dict(filesystem(uri).call_s3("list_objects_v2", Bucket=bucket, **arguments))
         if reason := _why_no_listing(answer, arguments):
             hint = "; is AWS_ENDPOINT_URL right?" if "AWS_ENDPOINT_URL" in os.environ else ""
-            error = StoreError("unreachable", f"{uri}: the answer is no S3 listing ({reason}){hint}")
+            error = StoreError("unreachable", f"{uri}: the answer is not an S3 listing ({reason}){hint}")
             raise error from ResponseParserError(reason)  # which may pass
         return answer
 
@@ -125,7 +125,7 @@ def list_pages(uri: str, **arguments: Any) -> Iterator[dict[str, Any]]:
         last_key = contents[-1]["Key"] if contents else None
         names = names_in(answer)
         if again := before.intersection(names):
-            raise StoreError("unreachable", f"{uri}: the store tells {min(again)} on two pages of one listing")
+            raise StoreError("unreachable", f"{uri}: the store lists {min(again)} on two pages of one listing")
         yield answer
         if not answer["IsTruncated"]:
             return
@@ -135,7 +135,7 @@ def list_pages(uri: str, **arguments: Any) -> Iterator[dict[str, Any]]:
         elif names and not token:  # some stores give none
             arguments["StartAfter"] = max(f"{name}\U0010ffff" if name.endswith("/") else name for name in names)
         else:
-            raise StoreError("unreachable", f"{uri}: the store says that its listing goes on, and not where")
+            raise StoreError("unreachable", f"{uri}: the store's listing is truncated and has no continuation token")
 
 
 def age_s(uri: str) -> float | None:
@@ -246,7 +246,7 @@ def _read_file(uri: str, version: str, size_bytes: int | None) -> bytes:
     path = local_path(uri)
     with explained(uri):
         if not uri.startswith("/dev/") and not can_be_read(os.stat(path)):  # there shells put what they read
-            raise StoreError("missing", f"{uri}: a named pipe, a socket or a device, and no file")
+            raise StoreError("missing", f"{uri}: a named pipe, a socket or a device, not a file")
         with open(path, "rb") as file:
             before = file_version(os.fstat(file.fileno()))
             data = file.read()
@@ -376,7 +376,7 @@ def _write(uri: str, operation: str, **arguments: Any) -> dict[str, Any]:
     answer = dict(filesystem(uri).call_s3(operation, **arguments))
     if TOLD_OF_WRITES.get(operation, "ResponseMetadata") not in answer:
         hint = "; is AWS_ENDPOINT_URL right?" if "AWS_ENDPOINT_URL" in os.environ else ""
-        reason = f"the answer is none of S3 to a write{hint}"
+        reason = f"the answer to a write is not one of S3{hint}"
         raise StoreError("unreachable", f"{uri}: {reason}") from ResponseParserError(reason)
     return answer
 
@@ -583,7 +583,7 @@ def write_if(uri: str, data: bytes, expected_etag: str | None, num_attempts: int
             if answer and code_of(answer) in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"):
                 return None
             if answer and code_of(answer) == "NotImplemented":
-                raise NoConditions("unreachable", f"{uri}: the store knows no writes on a condition") from error
+                raise NoConditions("unreachable", f"{uri}: the store does not support conditional writes") from error
             raise
 
     return retried(uri, put, num_attempts)

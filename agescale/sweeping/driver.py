@@ -37,7 +37,7 @@ from agescale.sweeping.plan import (
     with_absolute_weights,
 )
 from agescale.sweeping.report import About
-from agescale.sweeping.search import MAX_FAILURES, Breaker, Progress, Proposals, build_scheduler
+from agescale.sweeping.search import MAX_FAILURES, Breaker, Proposals, TrialPrinter, build_scheduler
 from agescale.sweeping.trials import Row
 from agescale.sweeping.worker import train_driver_fn
 from agescale.tables.catalogs import Catalog
@@ -186,7 +186,7 @@ def _run(
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-                callbacks=[Progress(config, proposals)],
+                callbacks=[TrialPrinter(config, proposals)],
                 stop=Breaker(proposals, held),
             ),
         )

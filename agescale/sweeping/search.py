@@ -168,7 +168,7 @@ class Breaker(NotKept, tune.Stopper):
         return self.proposals.error is not None
 
 
-class Progress(NotKept, tune.Callback):
+class TrialPrinter(NotKept, tune.Callback):
     """A line for a trial's settings and for each epoch, and one where its processes die again and again."""
 
     def __init__(self, config: SweepConfig, proposals: Proposals) -> None:

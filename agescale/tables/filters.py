@@ -27,11 +27,9 @@ def mask_of(rows: pa.Table, where: str) -> pa.BooleanArray:
         is_kept = np.asarray(rows.to_pandas().eval(where, engine="python"))
     except (SyntaxError, NameError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(
-            f"--where {where!r}: {reason}; it may ask for {names}, and for missing ones by gender.isnull()"
-        ) from error
+        raise ValueError(f"--where {where!r}: {reason}; it may use {names}; missing values: gender.isnull()") from error
     if is_kept.dtype != bool or is_kept.shape != (len(rows),):
-        raise ValueError(f"--where {where!r} is no condition; it may ask for {names}")
+        raise ValueError(f"--where {where!r} is not a condition; it may use {names}")
     return pa.array(is_kept)
 
 

@@ -23,7 +23,7 @@ from agescale.config import TrainConfig
 from agescale.faces.augment import AUGMENTATIONS, source_size
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel
-from agescale.models.checkpoints import Progress
+from agescale.models.checkpoints import RunProgress
 from agescale.runtime import nodes, terminal
 from agescale.runtime.cluster import allocator_environment, start_ray
 from agescale.runtime.resources import WORKER_BYTES, check_resources, uses_gpu
@@ -76,7 +76,7 @@ def train(
     callbacks: tuple[ray.train.UserCallback, ...] = (),
     shared: Shared | None = None,
     selected: Selected | None = None,
-) -> Progress:
+) -> RunProgress:
     """Trains, or continues, or says that there is nothing left to do. Returns the progress of the finished run.
 
     ``selected`` are the images of another run that differs in nothing of this. Raises ValueError, before anything is
@@ -114,7 +114,7 @@ def train(
         return checkpoints.read(paths.join(out, "last")).progress
 
 
-def _say_finished(out: str, progress: Progress) -> Progress:
+def _say_finished(out: str, progress: RunProgress) -> RunProgress:
     print(f"{out}: this run is finished, after {progress.epochs_done} epochs; nothing to do")
     return progress
 

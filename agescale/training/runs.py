@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from agescale.config import TrainConfig
 from agescale.models import checkpoints
-from agescale.models.checkpoints import Checkpoint, Epoch, LearnerState, Progress, StateDict
+from agescale.models.checkpoints import Checkpoint, Epoch, LearnerState, RunProgress, StateDict
 from agescale.store import lease, objects, parquet, paths, writers
 from agescale.store.errors import Damaged, StoreError
 from agescale.store.outputs import check_unchanged
@@ -36,7 +36,7 @@ MAX_CLAIMS = 5
 DEFAULTS = json.loads(json.dumps(asdict(TrainConfig())))
 
 
-def check_same(out: str, run: Identity) -> Progress | None:
+def check_same(out: str, run: Identity) -> RunProgress | None:
     """The progress of the run in ``out``, None where it has not finished an epoch. Only reads. Raises ValueError where
     another run stands there."""
     uri, last = paths.join(out, RUN_NAME), paths.join(out, "last")
@@ -101,7 +101,7 @@ def is_over(out: str) -> bool:
     return kept.progress == newest.progress and kept.is_best and _is_history(out, newest.progress)
 
 
-def begin(out: str, selected: Selected, writer: Writer, pins_images: bool = True) -> Progress | None:
+def begin(out: str, selected: Selected, writer: Writer, pins_images: bool = True) -> RunProgress | None:
     """Says what the run is for the job that holds it, and takes it over. Returns what ``check_same`` does.
 
     A trial of a sweep pins no images: the sweep has done it.
@@ -118,7 +118,7 @@ def begin(out: str, selected: Selected, writer: Writer, pins_images: bool = True
     return checkpoints.read(last).progress if checkpoints.exists(last) else None
 
 
-def _check_whole(out: str, progress: Progress | None) -> None:
+def _check_whole(out: str, progress: RunProgress | None) -> None:
     """Raises ValueError where last/ is damaged, and removes a best/ that is, for last/ to take its place."""
     best = paths.join(out, "best")
     if progress is not None:
@@ -151,7 +151,7 @@ def _claim(folder: str, writer: Writer) -> None:
                 raise
 
 
-def next_phase(phases: tuple[Phase, ...], progress: Progress, patience: int) -> int | None:
+def next_phase(phases: tuple[Phase, ...], progress: RunProgress, patience: int) -> int | None:
     """Index of the phase of the next epoch, None after the last. A phase ends early when it brings nothing better."""
     if not progress.history:
         return 0
@@ -164,8 +164,8 @@ def next_phase(phases: tuple[Phase, ...], progress: Progress, patience: int) -> 
     return index + 1 if index + 1 < len(phases) else None
 
 
-def extend(progress: Progress, epoch: Epoch, plan: Plan) -> Progress:
-    """Progress with one more epoch."""
+def extend(progress: RunProgress, epoch: Epoch, plan: Plan) -> RunProgress:
+    """RunProgress with one more epoch."""
     value = validation.value_of(epoch, plan.metric)
     assert value is not None, f"{plan.metric} of epoch {epoch['epoch']}"
     sign = validation.sign(plan.metric)
@@ -182,7 +182,7 @@ def _marked(epoch: Epoch, is_best: bool) -> Epoch:
     return {**epoch, "is_best": is_best}
 
 
-def save(plan: Plan, progress: Progress, judged: StateDict, training: LearnerState, writer: Writer) -> Progress:
+def save(plan: Plan, progress: RunProgress, judged: StateDict, training: LearnerState, writer: Writer) -> RunProgress:
     """Writes last/, with the weights that were validated and what going on needs besides, then what derives from it.
     Returns the progress that it tells."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in judged.items()}
@@ -196,7 +196,7 @@ def save(plan: Plan, progress: Progress, judged: StateDict, training: LearnerSta
     return saved.progress
 
 
-def _check_next(last: str, progress: Progress) -> None:
+def _check_next(last: str, progress: RunProgress) -> None:
     """Raises Held where another process, which this one's job has started in its place, is further."""
     epochs_done = checkpoints.read(last).progress.epochs_done if checkpoints.exists(last) else 0
     if epochs_done != progress.epochs_done - 1:
@@ -250,11 +250,11 @@ HISTORY_SCHEMA = pa.schema(
 )  # fmt: skip
 
 
-def _as_history(progress: Progress) -> pa.Table:
+def _as_history(progress: RunProgress) -> pa.Table:
     return pa.Table.from_pylist(list(progress.history), schema=HISTORY_SCHEMA)
 
 
-def _is_history(out: str, progress: Progress) -> bool:
+def _is_history(out: str, progress: RunProgress) -> bool:
     uri = paths.join(out, HISTORY_NAME)
     try:
         return parquet.read_table(uri).equals(_as_history(progress))

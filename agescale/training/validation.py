@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from agescale.ages import cdf, few
-from agescale.ages.cdf import DecodeRule
+from agescale.ages.cdf import PointEstimate
 from agescale.ages.groups import AgeGroups
 from agescale.ages.labels import is_exact
 from agescale.models.checkpoints import Epoch, Validation
@@ -21,7 +21,7 @@ from agescale.models.tasks import Task
 
 DIRECTIONS = {"loss": "min", "mae": "min", "worst_group_mae": "min", "accuracy": "max"}
 """What is better in each metric, which history calls ``val_<metric>``: the smallest or the largest value."""
-RULES: tuple[DecodeRule, ...] = get_args(DecodeRule)
+RULES: tuple[PointEstimate, ...] = get_args(PointEstimate)
 
 
 def sign(metric: str) -> int:
@@ -55,7 +55,7 @@ def judge(task: Task, age_groups: AgeGroups, outputs: Tensor, batch: Mapping[str
     cdf_NA = cdf.encode(prediction.age_probs_NA.cpu().numpy())
     low_N, high_N = batch["age_low"].cpu().numpy(), batch["age_high"].cpu().numpy()
     is_exact_N = is_exact(low_N, high_N)
-    error_RN = [np.abs(cdf.decode_age(cdf_NA, rule) - low_N) for rule in RULES]
+    error_RN = [np.abs(cdf.point_estimate(cdf_NA, rule) - low_N) for rule in RULES]
     hits = (0.0, 0.0)
     if age_groups.is_bounded:
         hits = _hits(cdf.group_probabilities(cdf_NA, age_groups).argmax(axis=1), group_N)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from agescale.ages.groups import AgeGroups
 from agescale.models import checkpoints
-from agescale.models.checkpoints import Epoch, Progress, Validation
+from agescale.models.checkpoints import Epoch, RunProgress, Validation
 from agescale.runtime.progress import ImageProgress
 from agescale.store import paths
 from agescale.store.writers import Writer
@@ -101,11 +101,11 @@ def _set_up(loop: TrainLoopConfig) -> tuple[Learner, dict[str, Labels]]:
     return learner, labels
 
 
-def _restore(plan: Plan, learner: Learner) -> Progress:
+def _restore(plan: Plan, learner: Learner) -> RunProgress:
     """Brings the learner to where ``last/`` left it, and returns its progress."""
     last = paths.join(plan.out, "last")
     if not checkpoints.exists(last):
-        return Progress(metric=plan.metric)
+        return RunProgress(metric=plan.metric)
     checkpoint = checkpoints.read(last)
     progress = checkpoint.progress
     next_phase = runs.next_phase(plan.phases, progress, plan.config.patience)
@@ -114,7 +114,7 @@ def _restore(plan: Plan, learner: Learner) -> Progress:
     return progress
 
 
-def _run_epoch(loop: TrainLoopConfig, learner: Learner, labels: dict[str, Labels], progress: Progress) -> Epoch:
+def _run_epoch(loop: TrainLoopConfig, learner: Learner, labels: dict[str, Labels], progress: RunProgress) -> Epoch:
     """Trains and validates once more."""
     started = time.monotonic()
     plan, index, number = loop["plan"], learner.phase_index, progress.epochs_done + 1
@@ -208,7 +208,7 @@ def _wind_watchdog() -> None:
     faulthandler.dump_traceback_later(STALL_TIMEOUT_S, exit=True)
 
 
-def _print_epoch(plan: Plan, progress: Progress) -> None:
+def _print_epoch(plan: Plan, progress: RunProgress) -> None:
     entry = progress.history[-1]
     known = {"MAE": entry["val_mae"], "accuracy": entry["val_accuracy"], "loss": entry["val_loss"]}
     judged = ", ".join(f"{name} {value:.3f}" for name, value in known.items() if value is not None)

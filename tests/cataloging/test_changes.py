@@ -39,21 +39,23 @@ def part_names(out: Path) -> list[str]:
     return folders.list_parts(str(out), "catalog")
 
 
-def lister(out: Path, generation: int, part_rows: int) -> changes.RangeLister:
-    names = [name for name in part_names(out) if catalogs.listing_of(name) < generation]
+def lister(out: Path, listing_number: int, part_rows: int) -> changes.RangeLister:
+    names = [name for name in part_names(out) if catalogs.listing_of(name) < listing_number]
     known = [catalogs.ask_part(str(out / name)) for name in names]
-    return changes.RangeLister("/faces", str(out), METADATA, generation, known, part_rows, NOBODYS)
+    return changes.RangeLister("/faces", str(out), METADATA, listing_number, known, part_rows, NOBODYS)
 
 
-def update(out: Path, objects: Objects, generation: int, cuts: list[str] | None = None, part_rows: int = 3) -> Counter:
+def update(
+    out: Path, objects: Objects, listing_number: int, cuts: list[str] | None = None, part_rows: int = 3
+) -> Counter:
     counts: Counter[str] = Counter()
-    grow = lister(out, generation, part_rows)
+    grow = lister(out, listing_number, part_rows)
     ranges = zip(["", *(cuts or [])], [*(cuts or []), None], strict=True)
     for number, (after, until) in enumerate(ranges):
         for window in grow.update(pages(objects, after, until), number, after, until):
             counts.update(window.to_pylist()[0])
     grow.delete(number + 1)
-    changes.end_listing(str(out), generation)
+    changes.end_listing(str(out), listing_number)
     return counts
 
 
@@ -115,11 +117,11 @@ def test_whatever_happens_to_a_source_the_catalog_is_what_it_holds(
     monkeypatch.setattr(changes, "KNOWN_ROWS", draw.choice([4, 10, 1000]))
     names = [f"{folder}{number}.jpg" for folder in ("a/", "a-", "b/c/", "é/", "z") for number in range(9)]
     objects: Objects = {}
-    for generation in range(1, 7):
+    for listing_number in range(1, 7):
         cuts = sorted(draw.sample(["a-5", "a/", "b", "b/c/4.jpg", "zz"], draw.randrange(4)))
         before, share = objects, draw.choice([0.1, 0.5, 0.9])
         objects = {name: str(draw.randrange(3)) for name in names if draw.random() < share} or {"a/0.jpg": "0"}
-        counts = update(tmp_path, objects, generation, cuts, part_rows=draw.choice([1, 3, 7, 100]))
+        counts = update(tmp_path, objects, listing_number, cuts, part_rows=draw.choice([1, 3, 7, 100]))
         assert current(tmp_path) == objects
         both = set(before) & set(objects)
         assert counts == {
@@ -129,7 +131,7 @@ def test_whatever_happens_to_a_source_the_catalog_is_what_it_holds(
             "num_deleted": len(before) - len(both),
             "num_ignored": 0,
         }
-        parts = [part for part in part_names(tmp_path) if catalogs.listing_of(part) == generation]
+        parts = [part for part in part_names(tmp_path) if catalogs.listing_of(part) == listing_number]
         added = {part: rows_of(tmp_path, part) for part in parts}
         assert sum(map(len, added.values())) == sum(counts[name] for name in ("num_new", "num_changed", "num_deleted"))
         for part, rows in added.items():

@@ -127,7 +127,7 @@ def test_a_subject_in_two_splits_is_leaking() -> None:
 
 def test_labels_that_could_not_be_read_are_unlabelled_or_malformed() -> None:
     rows = [
-        {"uri": "a", **years(None), "label_error": "age 'old' is no number"},
+        {"uri": "a", **years(None), "label_error": "age 'old' is not a number"},
         {"uri": "b", "label_error": "malformed name; only its age is used"},
         {"uri": "c", **years(None)},
         {"uri": "d", **years(None), "group": "YOUNG"},

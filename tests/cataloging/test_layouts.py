@@ -258,7 +258,7 @@ def test_a_file_named_twice_keeps_a_label_only_where_both_agree() -> None:
 @pytest.mark.parametrize("age", ["-1", "121", "1e1", "inf", "old", "3O"])
 def test_an_age_that_is_none_is_told(age: str) -> None:
     label = read_csv(f"file_name,age\na.jpg,{age}\n", ["a.jpg"]).by_path["a.jpg"]
-    assert label == Label(error=f"age {age!r} is no number from 0 to 120")
+    assert label == Label(error=f"age {age!r} is not a number from 0 to 120")
 
 
 def test_a_row_without_a_label_is_told() -> None:
@@ -384,7 +384,7 @@ def test_a_column_of_ages_may_hold_ranges() -> None:
     labels = read_csv(text, [f"{name}.jpg" for name in "abcd"]).by_path
     assert list(labels.values())[:3] == [Label(0, 3), Label(71, math.inf), Label(34, 35)]
     assert labels["d.jpg"].error == (
-        "age '9-Mar' is no number from 0 to 120: a date, which spreadsheets make of ranges such as 3-9"
+        "age '9-Mar' is not a number from 0 to 120: a date, which spreadsheets make of ranges such as 3-9"
     )
 
 

@@ -97,7 +97,11 @@ def test_each_row_has_what_was_predicted_of_its_image(tmp_path: Path, seed: int)
         assert [*schema.SPLITS, None][listed.split_N[n]] == row["split"]
         assert listed.is_excluded_N[n] == (int(row["uri"][-8:-4]) % 7 == 0 and int(row["uri"][-8:-4]) < 300)
     subjects = [row["subject"] or f"own {n}" for n, row in enumerate(current)]
-    assert len(set(zip(subjects, listed.unit_N.tolist(), strict=True))) == len(set(subjects)) == len(set(listed.unit_N))
+    assert (
+        len(set(zip(subjects, listed.cluster_N.tolist(), strict=True)))
+        == len(set(subjects))
+        == len(set(listed.cluster_N))
+    )
     counted = {split: of_split["duplicate"] for split, of_split in listed.findings.items()}
     splits = [row["split"] for row, is_excluded in zip(current, listed.is_excluded_N, strict=True) if is_excluded]
     assert counted == {split: splits.count(split) for split in set(splits)}

@@ -136,14 +136,14 @@ def test_the_same_seed_gives_the_same_interval_in_any_order_of_rows() -> None:
 def test_many_pictures_of_few_people_give_a_wider_interval() -> None:
     people = made_up(40)
     repeated = people.where(np.repeat(np.arange(40), 10))
-    alone = metrics.Outcomes(**{**repeated.__dict__, "unit_N": np.arange(400)})
+    alone = metrics.Outcomes(**{**repeated.__dict__, "cluster_N": np.arange(400)})
     width = {name: np.diff(metrics.intervals(rows)["mae"])[0] for name, rows in (("people", repeated), ("rows", alone))}
     assert width["people"] == pytest.approx(width["rows"] * np.sqrt(10), rel=0.2)
 
 
 def test_a_single_unit_has_no_interval() -> None:
     one_person = made_up(20).where(np.arange(20))
-    one_person = metrics.Outcomes(**{**one_person.__dict__, "unit_N": np.zeros(20, dtype=int)})
+    one_person = metrics.Outcomes(**{**one_person.__dict__, "cluster_N": np.zeros(20, dtype=int)})
     assert set(metrics.intervals(one_person).values()) == {None}
 
 
@@ -161,8 +161,8 @@ def test_resampling_in_several_chunks_keeps_the_interval() -> None:
 
 def test_breakdowns_add_up_to_the_whole() -> None:
     outcomes = made_up()
-    part_N, names = metrics.decades(outcomes.true_age_N)
-    rows = metrics.breakdown(outcomes, part_N, names)
+    subgroup_N, names = metrics.decades(outcomes.true_age_N)
+    rows = metrics.breakdown(outcomes, subgroup_N, names)
     assert [row.name for row in rows] == names[:8]
     assert sum(row.num_rows for row in rows) == len(outcomes)
     total = sum(row.mae * row.num_with_age for row in rows) / len(outcomes)
@@ -225,17 +225,17 @@ def test_a_comparison_counts_what_both_say_and_knows_what_it_cannot() -> None:
 def parts_of(num_faces: int, num_parts: int, seed: int, extra: float = 0.0) -> tuple[Outcomes, np.ndarray, list[str]]:
     """Errors of the same kind in every part, but for ``extra`` years in the last one."""
     rng = np.random.default_rng(seed)
-    part_N = rng.integers(0, num_parts, num_faces)
-    said_N = 40 + rng.normal(0, 6, num_faces) + np.where(part_N == num_parts - 1, extra, 0)
+    subgroup_N = rng.integers(0, num_parts, num_faces)
+    said_N = 40 + rng.normal(0, 6, num_faces) + np.where(subgroup_N == num_parts - 1, extra, 0)
     none = np.full(num_faces, -1)
     outcomes = Outcomes(np.full(num_faces, 40.0), said_N, none, none, np.arange(num_faces), 0)
-    return outcomes, part_N, [f"part {index}" for index in range(num_parts)]
+    return outcomes, subgroup_N, [f"part {index}" for index in range(num_parts)]
 
 
 @pytest.mark.parametrize("num_parts", [2, 5])
 def test_the_worst_of_equal_parts_is_rarely_told_apart_and_one_that_is_worse_nearly_always(num_parts: int) -> None:
     def is_clear(seed: int, extra: float) -> bool:
-        worst = metrics.worst_part(*parts_of(200, num_parts, seed, extra))
+        worst = metrics.worst_subgroup(*parts_of(200, num_parts, seed, extra))
         assert worst is not None
         return bool(worst.difference_low > 0) and (not extra or worst.name == f"part {num_parts - 1}")
 
@@ -244,9 +244,9 @@ def test_the_worst_of_equal_parts_is_rarely_told_apart_and_one_that_is_worse_nea
 
 
 def test_a_difference_on_fewer_than_five_people_has_no_interval() -> None:
-    outcomes, part_N, names = parts_of(60, 2, seed=0)
+    outcomes, subgroup_N, names = parts_of(60, 2, seed=0)
     others = replace(outcomes, predicted_age_N=outcomes.predicted_age_N + np.linspace(0, 3, 60))
-    few, enough = (metrics.compared(outcomes.where(mask_N), others.where(mask_N), part_N[mask_N] * 0, names[:1])[0]
+    few, enough = (metrics.compared(outcomes.where(mask_N), others.where(mask_N), subgroup_N[mask_N] * 0, names[:1])[0]
                    for mask_N in (np.arange(60) < 4, np.arange(60) < 5))  # fmt: skip
     assert few.mae_difference is not None
     assert few.mae_difference_low is few.mae_difference_high is None
@@ -254,19 +254,19 @@ def test_a_difference_on_fewer_than_five_people_has_no_interval() -> None:
 
 
 def test_no_part_is_the_worst_of_one_or_of_too_few() -> None:
-    outcomes, part_N, names = parts_of(60, 2, seed=0)
-    assert metrics.worst_part(outcomes, np.zeros_like(part_N), names) is None
-    assert metrics.worst_part(outcomes.where(part_N < 2), np.where(np.arange(60) < 4, 1, 0), names) is None
-    assert metrics.worst_part(replace(outcomes, predicted_age_N=np.full(60, np.nan)), part_N, names) is None
+    outcomes, subgroup_N, names = parts_of(60, 2, seed=0)
+    assert metrics.worst_subgroup(outcomes, np.zeros_like(subgroup_N), names) is None
+    assert metrics.worst_subgroup(outcomes.where(subgroup_N < 2), np.where(np.arange(60) < 4, 1, 0), names) is None
+    assert metrics.worst_subgroup(replace(outcomes, predicted_age_N=np.full(60, np.nan)), subgroup_N, names) is None
 
 
 def test_the_pictures_of_one_person_stand_or_fall_together_in_a_difference() -> None:
-    outcomes, part_N, names = parts_of(200, 2, seed=0, extra=4.0)
-    alone = metrics.worst_part(outcomes, part_N, names)
-    people = metrics.worst_part(replace(outcomes, unit_N=np.arange(200) % 8), part_N, names)
-    doubled = metrics.worst_part(
+    outcomes, subgroup_N, names = parts_of(200, 2, seed=0, extra=4.0)
+    alone = metrics.worst_subgroup(outcomes, subgroup_N, names)
+    people = metrics.worst_subgroup(replace(outcomes, cluster_N=np.arange(200) % 8), subgroup_N, names)
+    doubled = metrics.worst_subgroup(
         Outcomes(*(np.tile(getattr(outcomes, name), 2) for name in ("true_age_N", "predicted_age_N", "true_group_N",
-                 "predicted_group_N", "unit_N")), num_groups=0), np.tile(part_N, 2), names)  # fmt: skip
+                 "predicted_group_N", "cluster_N")), num_groups=0), np.tile(subgroup_N, 2), names)  # fmt: skip
     assert alone is not None
     assert people is not None
     assert doubled is not None

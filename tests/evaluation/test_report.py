@@ -44,7 +44,7 @@ def made_up(num_rows: int = 300, has_ages: bool = True) -> Outcomes:
 
 
 def result(outcomes: Outcomes, name: str = "test") -> SplitResult:
-    part_N = np.arange(len(outcomes)) % 2
+    subgroup_N = np.arange(len(outcomes)) % 2
     return SplitResult(
         name=name,
         outcomes=outcomes,
@@ -56,12 +56,12 @@ def result(outcomes: Outcomes, name: str = "test") -> SplitResult:
         by_group=metrics.by_group(outcomes, NAMES),
         breakdowns={
             "decade": metrics.breakdown(outcomes, *metrics.decades(outcomes.true_age_N)),
-            "gender": metrics.breakdown(outcomes, part_N, ["female", "male"]),
+            "gender": metrics.breakdown(outcomes, subgroup_N, ["female", "male"]),
             "ethnicity": [],
         },
         worst={
-            "decade": metrics.worst_part(outcomes, *metrics.decades(outcomes.true_age_N)),
-            "gender": metrics.worst_part(outcomes, part_N, ["female", "male"]),
+            "decade": metrics.worst_subgroup(outcomes, *metrics.decades(outcomes.true_age_N)),
+            "gender": metrics.worst_subgroup(outcomes, subgroup_N, ["female", "male"]),
             "ethnicity": None,
         },
         gate=age_gate.age_gate(outcomes.true_age_N, outcomes.predicted_age_N),
@@ -228,7 +228,7 @@ def test_the_first_lines_name_the_worst_decade_with_its_count_however_few_its_fa
 def test_a_worst_decade_that_differs_by_chance_is_said_to() -> None:
     lines = " ".join(report.verdicts(result(of_decades(dict.fromkeys((15, 25, 35, 45), (40, 0.0))))))
     assert re.search(r"Worst for people of \d\d-\d\d: .* which may be chance\.", lines)
-    assert re.search(r"Over all it says .* on average \(−\d\.\d to \+\d\.\d\), which may be chance\.", lines)
+    assert re.search(r"Overall its ages are .* on average \(−\d\.\d to \+\d\.\d\), which may be chance\.", lines)
 
 
 def test_a_share_of_near_ages_below_that_of_one_constant_is_remarked() -> None:

@@ -111,7 +111,11 @@ JPEG = encode(NOISE, "JPEG")
 
 BAD = {
     "zero bytes": (b"", "unreadable", "empty"),
-    "packed": (gzip.compress(b"whatever"), "unreadable", "packed by gzip, as its uploader's Content-Encoding may say"),
+    "packed": (
+        gzip.compress(b"whatever"),
+        "unreadable",
+        "compressed by gzip, perhaps by its Content-Encoding",
+    ),
     "text named .jpg": (b"this is no picture at all", "unreadable", "not an image"),
     "truncated JPEG": (JPEG[: len(JPEG) // 2], "unreadable", "truncated"),
     "JPEG header alone": (JPEG[:20], "unreadable", "."),

@@ -36,7 +36,7 @@ class Night:
             objects.write_bytes(f"{self.source}/{number:04d}.jpg", path.read_bytes())
         torch.manual_seed(0)
         model = AgeModel(ModelSpec(encoder="cnn", task="distribution", age_groups="25-years", image_size=64))
-        checkpoints.save(f"{folder}/model", model.spec, model.state_dict(), checkpoints.Progress(), {"data": "none"})
+        checkpoints.save(f"{folder}/model", model.spec, model.state_dict(), checkpoints.RunProgress(), {"data": "none"})
 
     def listing(self, name: str = "") -> list[str]:
         return ["jobs/catalog.py", "--source", self.source, "--out", f"{self.folder}/catalog{name}"]
@@ -134,7 +134,7 @@ def be_away(night: Night, tmp_path: Path) -> None:
     run(*night.listing())
     before = night.num_files()
     Path(night.source).rename(tmp_path / "away")
-    assert "is the source there" in run(*night.scoring(), code=2)
+    assert "is the source available" in run(*night.scoring(), code=2)
     assert "no such folder" in run(*night.listing(), code=2)
     Path(night.source).mkdir()  # as an empty mount point
     assert "no images there" in run(*night.listing(), code=2)

@@ -46,7 +46,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory, s3: str) -> str:
     run("jobs/catalog.py", "--source", f"{s3}/chaos/faces", "--out", f"{s3}/chaos/catalog")
     torch.manual_seed(0)
     model = AgeModel(ModelSpec(encoder="cnn", task="distribution", age_groups="25-years", image_size=64))
-    checkpoints.save(f"{s3}/chaos/model", model.spec, model.state_dict(), checkpoints.Progress(), {"data": "none"})
+    checkpoints.save(f"{s3}/chaos/model", model.spec, model.state_dict(), checkpoints.RunProgress(), {"data": "none"})
     return f"{s3}/chaos/catalog"
 
 

@@ -83,7 +83,7 @@ def test_a_write_that_somebody_else_has_answered_is_done_again_and_then_told(
     monkeypatch.setattr(client, "NUM_ATTEMPTS", 2)
     proxy.fraction = 1
     for write in (objects.write_bytes, objects.write_new):
-        with pytest.raises(StoreError, match=r"never: the answer is none of S3 to a write; is AWS_ENDPOINT_URL right"):
+        with pytest.raises(StoreError, match=r"the answer to a write is not one of S3; is AWS_ENDPOINT_URL right"):
             write(f"{folder}/never", b"")
     proxy.fraction = 0
     assert not objects.exists(f"{folder}/never")
@@ -98,7 +98,7 @@ def test_what_is_no_listing_is_asked_again_and_then_told(kind: str, folder: str,
     proxy.fraction = 1
     for read in (listing.list_files, objects.list_names):
         with pytest.raises(
-            StoreError, match=r"the answer is no S3 listing \(.*\); is AWS_ENDPOINT_URL right\?"
+            StoreError, match=r"the answer is not an S3 listing \(.*\); is AWS_ENDPOINT_URL right\?"
         ) as told:
             read(f"{folder}/images")
         assert told.value.status == "unreachable"
@@ -313,7 +313,7 @@ def test_an_object_that_is_kept_from_us_is_a_row_and_a_store_that_keeps_all_is_n
         assert ("check the credentials" in told) == (kind == "denied")
         assert set(read.values()) <= {"unreadable: not an image"}
     proxy.only = ".jpg"
-    with pytest.raises(StoreError, match=r"/000\.jpg: .*; no image that was tried could be read"):
+    with pytest.raises(StoreError, match=r"/000\.jpg: .*; none of the images tried could be read"):
         writer._read(rows[:3], images)
 
 

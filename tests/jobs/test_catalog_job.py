@@ -202,7 +202,7 @@ def test_a_picture_that_was_replaced_while_it_was_cataloged_is_read_the_next_tim
             path.touch()
         build(source, out, layout="utkface")
     errors = {row["uri"]: row["read_error"] or "" for row in rows_of(out)}
-    told = "changed: {0}: another one than was listed".format
+    told = "changed: {0}: changed since it was listed".format
     assert [errors[str(path)] for path in (replaced, put_back)] == [told(replaced), told(put_back)]
     os.utime(put_back, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert build(source, out, layout="utkface").num_changed == 2
@@ -384,7 +384,7 @@ def test_a_late_part_of_a_job_that_was_thought_dead_is_refused_or_removed(
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(driver, "run_units", die)
+        patch.setattr(driver, "run_work", die)
         with pytest.raises(ZeroDivisionError):
             build(source, out, layout="utkface")
     build(source, out, layout="utkface")
@@ -436,9 +436,9 @@ def test_labels_of_another_csv_are_taken_and_nothing_is_read_again(
     why = f"subject {subject} -> {subject}-b, ethnicity nothing -> {ethnicity}, split {split} -> {other_split}"
     assert words[moved] == why
     told = summary.remarks(result)
-    assert f"other labels now, of images that were not read again: {len(after)}" in told
+    assert f"labels changed (images not read again): {len(after)}" in told
     assert f"    and {len(after) - 10} others" in told
-    assert "of them in another split now, as their persons or splits say: 1; these are scored again" in told
+    assert "of these, moved to another split by their subject or split: 1; scored again next" in told
     assert {row["kind"]: row for row in result.findings.to_pylist()}["missing_file"]["uri"].endswith("/faces/gone.jpg")
     settings = {"csv": str(labels), **CSV, "ethnicity_column": "ethnicity"}
     assert build(drawn_faces / "csv", out, **settings).relabelled == ()
@@ -545,7 +545,7 @@ def test_findings_about_a_csv_name_its_lines(drawn_faces: Path, local_ray: None,
     lines = {paths.name_of(row["uri"]): row["line"] for row in result.findings.to_pylist()}
     assert lines == {"b.jpg": 3, "c.jpg": None, "d.jxl": 4, "C.jpg": 5}
     date = "a date, which spreadsheets make of ranges such as 3-9"
-    assert found["b.jpg", "unlabelled"] == f"age '9-Mar' is no number from 0 to 120: {date}"
+    assert found["b.jpg", "unlabelled"] == f"age '9-Mar' is not a number from 0 to 120: {date}"
     assert found["c.jpg", "unlabelled"] == "the CSV has no row for it"
     assert found["d.jxl", "missing_file"] == "line 4 of the CSV names it, and its format is not taken"
     why = "line 5 of the CSV names it, and it is not there; 'c.jpg' is, the same but for upper and lower case"
@@ -740,14 +740,14 @@ def test_a_class_with_few_validation_images_is_remarked_with_its_count() -> None
 
 def test_that_no_image_has_an_age_is_said_with_what_gives_the_names_bounds() -> None:
     (remark,) = remarks(found({"child": ENOUGH, "adult": ENOUGH}, age=None))
-    assert remark.startswith("no image has an age, only the name of a class")
+    assert remark.startswith("no image has an age, only a class name")
     assert '--age-groups "child=0-12,adult=..."' in remark
 
 
 def test_ages_that_the_groups_leave_out_are_remarked() -> None:
     rows = [{"uri": f"{index}.jpg", "version": "", "kind": "outside_groups"} for index in range(3)]
     result = replace(found({"child": ENOUGH}, 11.0), findings=pa.Table.from_pylist(rows, schema.FINDINGS))
-    assert remarks(result) == ["3 images have an age or a range of ages that lies in none of the age groups"]
+    assert remarks(result) == ["3 images have an age or age range outside all age groups"]
 
 
 def test_ages_are_drawn_only_where_there_are_any(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_a_predicted_gender_is_judged_by_its_label_where_there_is_one(tmp_path: 
     head = judge(tmp_path, rows, said)["test"]["auxiliary"]["gender"]
     assert (head["num_rows"], head["accuracy"]) == (6, 0.5)
     assert head["interval"][0] < 0.5 < head["interval"][1]
-    assert "The gender that it says is the labelled one for 50.0" in (tmp_path / "report" / "report.html").read_text()
+    assert "The predicted gender is the labelled one for 50.0" in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_without_such_a_head_nothing_is_said_of_it(tmp_path: Path) -> None:
@@ -348,7 +348,9 @@ def test_a_training_split_that_was_not_scored_is_named(tmp_path: Path) -> None:
 
 def test_the_checkpoint_describes_a_model_that_the_predictions_do_not(tmp_path: Path) -> None:
     spec = ModelSpec("torchvision/resnet18", "distribution", GROUPS, image_size=96)
-    checkpoint = checkpoints.save(str(tmp_path / "best"), spec, {}, checkpoints.Progress(), {"data_license": "CC-BY"})
+    checkpoint = checkpoints.save(
+        str(tmp_path / "best"), spec, {}, checkpoints.RunProgress(), {"data_license": "CC-BY"}
+    )
     catalog = write_catalog(tmp_path / "catalog", ROWS)
     predictions = write_predictions(tmp_path / "predictions", of(ROWS), model_card=None, model=checkpoint.digest)
     config = EvaluateConfig(catalog, predictions, str(tmp_path / "out"), checkpoint=str(tmp_path / "best"))

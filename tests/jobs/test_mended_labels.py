@@ -77,7 +77,7 @@ def test_labels_are_mended_without_reading_or_scoring_anything_again(tmp_path: P
     write_csv(labels, right)
     said = run("catalog", *command)
     assert re.search(r"relabelled\W+3\W", said)
-    assert "other labels now, of images that were not read again: 3" in said
+    assert "labels changed (images not read again): 3" in said
     assert f"{photos}/{right[5]['file_name']}: nothing -> {right[5]['age']}" in said
     assert f"{photos}/{right[11]['file_name']}: gender fmale -> {right[11]['gender']}" in said
     assert folders.list_parts(catalog, "catalog")[:-1] == parts

@@ -50,7 +50,7 @@ def bucket(s3: str, faces: list[bytes], tmp_path: Path) -> str:
         list(pool.map(lambda n: objects.write_bytes(uris[n], faces[n % len(faces)]), range(NUM_OBJECTS)))
     torch.manual_seed(0)
     model = AgeModel(ModelSpec(encoder="cnn", task="distribution", age_groups="25-years", image_size=32))
-    checkpoints.save(f"{folder}/model", model.spec, model.state_dict(), checkpoints.Progress(), {"data": "none"})
+    checkpoints.save(f"{folder}/model", model.spec, model.state_dict(), checkpoints.RunProgress(), {"data": "none"})
     return folder
 
 

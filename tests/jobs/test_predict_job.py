@@ -24,7 +24,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = str(tmp_path_factory.mktemp("predict") / "checkpoint")
     torch.manual_seed(0)
     model = AgeModel(ModelSpec(encoder="cnn", task="distribution", age_groups="25-years", image_size=32))
-    checkpoints.save(folder, model.spec, model.state_dict(), checkpoints.Progress(), {})
+    checkpoints.save(folder, model.spec, model.state_dict(), checkpoints.RunProgress(), {})
     return folder
 
 

@@ -37,7 +37,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dataset.write_dataset(demo / "faces", "utkface", num_faces=NUM_FACES, size=48)
     torch.manual_seed(0)
     model = AgeModel(ModelSpec(encoder="cnn", task="distribution", age_groups="25-years", image_size=32))
-    checkpoints.save(str(demo / "run" / "best"), model.spec, model.state_dict(), checkpoints.Progress(), {})
+    checkpoints.save(str(demo / "run" / "best"), model.spec, model.state_dict(), checkpoints.RunProgress(), {})
     build_catalog(CatalogConfig(source=str(demo / "faces"), layout="utkface", out=str(demo / "catalog")))
     where = {"catalog": str(demo / "catalog"), "checkpoint": str(demo / "run" / "best")}
     score(ScoreConfig(**where, out=str(demo / "predictions")))

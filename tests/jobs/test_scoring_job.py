@@ -345,7 +345,7 @@ def test_a_source_that_is_away_makes_no_table_of_missing_images(checkpoint: str,
     build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=catalog))
     (tmp_path / "faces").rename(tmp_path / "unmounted")
     config = ScoreConfig(catalog, checkpoint, out, unit_rows=4)
-    with pytest.raises(StoreError, match="not found; no image that was tried could be read; is the source there"):
+    with pytest.raises(StoreError, match="not found; none of the images tried could be read; is the source available"):
         score(config)
     assert objects.list_names(out) == []
     (tmp_path / "unmounted").rename(tmp_path / "faces")

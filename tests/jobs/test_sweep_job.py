@@ -25,7 +25,7 @@ from agescale.store.errors import StoreError
 from agescale.sweeping import plan as sweep_plan
 from agescale.sweeping import search, spaces, trials, worker
 from agescale.sweeping.driver import sweep
-from agescale.sweeping.search import Progress, Proposals
+from agescale.sweeping.search import Proposals, TrialPrinter
 from agescale.sweeping.trials import Trial
 from agescale.sweeping.worker import run_trial
 from agescale.synthetic import dataset
@@ -136,7 +136,7 @@ def test_no_trial_begins_once_the_epochs_are_spent(tmp_path: Path) -> None:
     proposals.suggest("first")
     for epoch in (1, 2, 3):
         assert proposals.num_left == 2
-        Progress(config, proposals).on_trial_result(0, [], "trial", {"epoch": epoch})
+        TrialPrinter(config, proposals).on_trial_result(0, [], "trial", {"epoch": epoch})
     assert proposals.num_left == 0
     assert proposals.suggest("second") == Searcher.FINISHED
 
@@ -213,7 +213,7 @@ def test_a_full_disk_ends_the_sweep_and_the_silence_of_a_bucket_does_not(tmp_pat
     proposals = proposals_of(config)
     error = StoreError("unreachable", f"{uri}/last/weights.pt: that did not work")
     trial = SimpleNamespace(get_pickled_error=lambda: RayTaskError("train", "Traceback", error).as_instanceof_cause())
-    Progress(config, proposals).on_trial_recover(0, [], trial)
+    TrialPrinter(config, proposals).on_trial_recover(0, [], trial)
     assert proposals.error is (error if lasts else None)
     with lease.hold(config.out) as held:
         assert search.Breaker(proposals, held).stop_all() == lasts
@@ -289,7 +289,7 @@ def test_a_sweep_goes_on_with_the_images_that_it_began_with(config: SweepConfig,
 
 
 def test_each_trial_tells_its_number_and_settings_as_it_starts(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Progress(SweepConfig("catalog", "sweep"), SimpleNamespace(budget=SimpleNamespace(num_trials=6)))  # type: ignore[arg-type]
+    progress = TrialPrinter(SweepConfig("catalog", "sweep"), SimpleNamespace(budget=SimpleNamespace(num_trials=6)))  # type: ignore[arg-type]
     progress.on_trial_start(0, [], TuneTrial())
     assert capsys.readouterr().out == "trial-0001: 2 of 6, encoder cnn, lr 0.001\n"
 

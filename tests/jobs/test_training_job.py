@@ -28,7 +28,7 @@ from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig, ScoreConfig, TrainConfig
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel
-from agescale.models.checkpoints import Progress
+from agescale.models.checkpoints import RunProgress
 from agescale.scoring.driver import score
 from agescale.store import lease, listing, objects, parquet
 from agescale.store.errors import StoreError
@@ -168,7 +168,7 @@ MISTAKES = {
     ),
     "a filter that is none": ({"where": "gendre == 'male'"}, "--where .gendre == 'male'.: name 'gendre'"),
     "a number below 0": ({"mixup": -0.2}, "--mixup -0.2: at least 0"),
-    "a layer of nothing": ({"hidden": (0,)}, "--hidden 0"),
+    "a layer of nothing": ({"head_sizes": (0,)}, "--head-sizes 0"),
     "no image at all": ({"max_images": 0}, "--max-images 0"),
     "a run for its checkpoint": ({"weights": "/nowhere/run"}, "/nowhere/run: no checkpoint there"),
     "a checksum of what has none": (
@@ -407,7 +407,7 @@ def test_a_refit_learns_from_validation_images_and_keeps_the_last_epoch(config: 
     selected = training_plan.select(config)
     plan, splits, _ = training_plan.build_plan(replace(config, refit=True, phases="all:3@1e-3"), selected)
     assert len(splits["train"]) == len(selected.rows) > len(splits["val"]) > 0
-    progress = Progress(metric=plan.metric)
+    progress = RunProgress(metric=plan.metric)
     for epoch, value in ((1, 5.0), (2, 4.0), (3, 6.0)):
         entry = {"epoch": epoch, "phase_index": 0, f"val_{plan.metric}": value}
         progress = runs.extend(progress, entry, plan)

@@ -14,10 +14,10 @@ import torch
 
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel, ModelSpec, describe_blocks
-from agescale.models.checkpoints import Progress
+from agescale.models.checkpoints import RunProgress
 from agescale.store import objects
 
-SPEC = ModelSpec(encoder="cnn", task="distribution", age_groups="life-stages", image_size=32, hidden=(16,))
+SPEC = ModelSpec(encoder="cnn", task="distribution", age_groups="life-stages", image_size=32, head_sizes=(16,))
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def model() -> AgeModel:
 
 
 def save(folder: Path, model: AgeModel, **changes: object) -> checkpoints.Checkpoint:
-    values = {"progress": Progress(epochs_done=1, history=({"epoch": 1},)), "provenance": {"data": "d"}, **changes}
+    values = {"progress": RunProgress(epochs_done=1, history=({"epoch": 1},)), "provenance": {"data": "d"}, **changes}
     return checkpoints.save(str(folder), model.spec, model.state_dict(), **values)  # type: ignore[arg-type]
 
 
@@ -93,7 +93,7 @@ def test_dying_between_the_files_leaves_the_old_checkpoint(
 
 def test_the_digest_names_what_is_computed_and_not_how_training_went(tmp_path: Path, model: AgeModel) -> None:
     first = save(tmp_path, model)
-    checkpoints.update(str(tmp_path), progress=Progress(epochs_done=9, is_finished=True))
+    checkpoints.update(str(tmp_path), progress=RunProgress(epochs_done=9, is_finished=True))
     again = checkpoints.read(str(tmp_path))
     assert again.progress.is_finished
     assert again.digest == first.digest
@@ -235,7 +235,7 @@ def test_a_model_starts_from_a_checkpoint_with_its_head_where_that_is_of_the_sam
 
 def test_a_larger_network_of_the_same_family_is_another_architecture(tmp_path: Path) -> None:
     larger = AgeModel(replace(SPEC, encoder="torchvision/resnet34"))
-    checkpoints.save(str(tmp_path), larger.spec, larger.state_dict(), Progress(), {})
+    checkpoints.save(str(tmp_path), larger.spec, larger.state_dict(), RunProgress(), {})
     with pytest.raises(ValueError, match="a checkpoint of torchvision/resnet34"):
         checkpoints.load_into(AgeModel(replace(SPEC, encoder="torchvision/resnet18")), str(tmp_path))
 

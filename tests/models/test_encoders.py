@@ -211,7 +211,7 @@ def test_cnn_computes_each_image_alone_even_in_training(images_NCHW):
 
 
 def test_settings_shape_our_encoders():
-    cnn = build_encoder("cnn", 32, widths=(4, 8), dense=10)
+    cnn = build_encoder("cnn", 32, widths=(4, 8), num_features=10)
     assert [type(block[0]) for block in cnn.blocks()] == [nn.Conv2d, nn.Conv2d, nn.Flatten]
     assert cnn.num_features == 10
     assert cnn(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
@@ -227,7 +227,7 @@ def test_settings_shape_our_encoders():
 def test_settings_that_are_not_given_are_the_encoders_own():
     for name in ENCODERS:
         own = {key: tensor.shape for key, tensor in ENCODERS[name](32).state_dict().items()}
-        built = build_encoder(name, 32, widths=(), dense=None, spatial_dropout=None)
+        built = build_encoder(name, 32, widths=(), num_features=None, spatial_dropout=None)
         assert {key: tensor.shape for key, tensor in built.state_dict().items()} == own
 
 
@@ -239,7 +239,7 @@ def test_settings_that_are_not_given_are_the_encoders_own():
             {"widths": (8, 8)},
             "--widths is a setting of cnn, skip_cnn, attention_cnn, conv_autoencoder, but not of torchvision/resnet50",
         ),
-        ("skip_cnn", {"dense": 64}, "--dense is a setting of cnn, but not of skip_cnn"),
+        ("skip_cnn", {"num_features": 64}, "--num-features is a setting of cnn, but not of skip_cnn"),
         ("cnn", {"spatial_dropout": 0.0}, "--spatial-dropout is a setting of attention_cnn, but not of cnn"),
     ],
 )

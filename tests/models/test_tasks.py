@@ -97,10 +97,10 @@ def test_every_task_keeps_the_contract(name):
     assert all(build_task(name, GROUPS, loss).loss_name == loss for loss in task.losses)
 
 
-@pytest.mark.parametrize("hidden", [(), (32, 16)])
-def test_head_loss_and_decode_fit_together(task, hidden):
+@pytest.mark.parametrize("head_sizes", [(), (32, 16)])
+def test_head_loss_and_decode_fit_together(task, head_sizes):
     torch.manual_seed(0)
-    head = task.build_head(encoder_of(24), hidden, 0.2)
+    head = task.build_head(encoder_of(24), head_sizes, 0.2)
     outputs = head(torch.randn(4, 24))
     loss_N, weight_N = task.loss(outputs, batch_of(*LABELS))
     assert loss_N.shape == weight_N.shape == (4,)

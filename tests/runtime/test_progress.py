@@ -26,5 +26,5 @@ def test_a_job_in_which_nothing_ends_says_that_it_waits(
         printed.clear()
         assert printed.wait(30)
     *lines, last = capsys.readouterr().out.splitlines()
-    assert any(line.endswith("1 failed, waiting for images, 0 s now") for line in lines)
+    assert any(line.endswith("1 failed, waiting for images for 0 s") for line in lines)
     assert "waiting" not in last, "it has ended"

@@ -94,7 +94,7 @@ def test_more_photos_than_a_batch_keep_their_order(
 def test_a_folder_stands_for_the_images_below_it_and_none_is_taken_twice(tmp_path: Path, checkpoint: str) -> None:
     inside = [draw_face(tmp_path / "faces" / name) for name in ("a.jpg", "b/c.PNG", "b/d.jpg")]
     (tmp_path / "faces" / "notes.txt").write_text("no photo")
-    (tmp_path / "faces" / ".hidden.jpg").write_bytes(b"")
+    (tmp_path / "faces" / ".head_sizes.jpg").write_bytes(b"")
     beside = draw_face(tmp_path / "named without an extension", format="PNG")
     rows = predict_photos(checkpoint, beside, inside[1], str(tmp_path / "faces") + "/").rows
     assert rows["uri"].to_pylist() == [beside, inside[1], inside[0], inside[2]]
@@ -272,7 +272,7 @@ def test_gender_is_told_where_the_model_has_that_head(tmp_path: Path) -> None:
 def test_a_checkpoint_that_predicts_no_age_is_refused_in_one_line(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = AgeModel(ModelSpec("conv_autoencoder", "reconstruction", "25-years", image_size=32))
-    checkpoints.save(str(tmp_path / "auto"), model.spec, model.state_dict(), checkpoints.Progress(), {})
+    checkpoints.save(str(tmp_path / "auto"), model.spec, model.state_dict(), checkpoints.RunProgress(), {})
     with pytest.raises(ValueError, match="its task, reconstruction, predicts no age") as caught:
         predict_photos(str(tmp_path / "auto"), draw_face(tmp_path / "face.jpg"))
     assert "\n" not in str(caught.value)

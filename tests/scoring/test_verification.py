@@ -167,9 +167,9 @@ def test_another_version_of_an_image_is_a_row_too_many_and_one_missing(table: Ta
 @pytest.mark.parametrize(
     ("metadata", "problem"),
     [
-        ({"model": "beef"}, "its metadata say model beef, and not 3ab5"),
-        ({"age_groups": "YOUNG,OLD"}, f"its metadata say age_groups YOUNG,OLD, and not {GROUPS}"),
-        ({"statuses": {"ok": 3}}, "its metadata say statuses {'ok': 3}, and not {'ok': 2, 'unreadable': 1}"),
+        ({"model": "beef"}, "its metadata have model beef instead of 3ab5"),
+        ({"age_groups": "YOUNG,OLD"}, f"its metadata have age_groups YOUNG,OLD instead of {GROUPS}"),
+        ({"statuses": {"ok": 3}}, "its metadata have statuses {'ok': 3} instead of {'ok': 2, 'unreadable': 1}"),
     ],
 )
 def test_metadata_that_say_something_else_are_told(metadata: Row, problem: str, table: Table) -> None:
@@ -246,7 +246,9 @@ def test_files_of_no_unit_are_told(table: Table) -> None:
     orphans = [THIRD_UNIT.file_name("beef"), Unit(THIRD_UNIT.part, 0, 2).file_name(MODEL), "part-0.parquet"]
     for name in orphans:
         scored.with_name(name).write_bytes(scored.read_bytes())
-    assert table.verify().problems == tuple(f"{name}: of no unit of this catalog and model" for name in sorted(orphans))
+    assert table.verify().problems == tuple(
+        f"{name}: belongs to no unit of this catalog and model" for name in sorted(orphans)
+    )
 
 
 def test_a_run_that_did_not_end_or_counted_something_else_is_told(table: Table) -> None:

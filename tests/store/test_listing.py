@@ -267,7 +267,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     others = [item for item in listed if not item.version]
     assert names_of(others) == ["device.jpg", "gone.jpg", "loop.jpg", "pipe.jpg", "pool.jpg"]
     for name in ("device.jpg", "pipe.jpg"):
-        with pytest.raises(StoreError, match=r"a named pipe, a socket or a device, and no file$"):
+        with pytest.raises(StoreError, match=r"a named pipe, a socket or a device, not a file$"):
             objects.read_bytes(str(source / name))
 
 
@@ -295,7 +295,7 @@ def test_pipes_sockets_and_devices_are_no_files(tmp_path: Path) -> None:
     versions = {item.relative: bool(item.version) for item in listing.list_files(str(tmp_path))}
     assert versions == {"a.jpg": True, "linked.jpg": False, "pipe.jpg": False, "s.jpg": False}
     for name in ("pipe.jpg", "linked.jpg", "s.jpg"):
-        with pytest.raises(StoreError, match="a named pipe, a socket or a device, and no file") as caught:
+        with pytest.raises(StoreError, match="a named pipe, a socket or a device, not a file") as caught:
             objects.read_bytes(str(tmp_path / name))
         assert caught.value.status == "missing"
 
@@ -352,7 +352,7 @@ def test_the_manifest_of_an_inventory_names_its_files(tmp_path: Path) -> None:
         ("uri,etag\na.jpg,1\n,2\n", "row 2 has no URI"),
         ("name,etag\na.jpg,1\n,2\n", "row 2 has no URI"),
         ('uri,etag\na.jpg,""\n', "row 1 has no version"),
-        ("uri,etag,size\na.jpg,1,big\n", "a size that is no number"),
+        ("uri,etag,size\na.jpg,1,big\n", "a size that is not a number"),
         ("uri,etag\na.jpg,1,2,3\n", "Expected 2 columns, got 4"),
     ],
 )

@@ -22,7 +22,7 @@ from agescale.ages.groups import AgeGroups
 from agescale.config import TrainConfig
 from agescale.models import checkpoints
 from agescale.models.age_model import ModelSpec
-from agescale.models.checkpoints import Progress
+from agescale.models.checkpoints import RunProgress
 from agescale.store import lease, objects, parquet, writers
 from agescale.store.writers import Writer
 from agescale.tables.catalogs import Catalog
@@ -61,7 +61,7 @@ def weights_of(epoch: int) -> dict[str, torch.Tensor]:
     return {"w": torch.full((100,), float(epoch))}
 
 
-def save_epoch(out: str, progress: Progress, writer: Writer) -> Progress:
+def save_epoch(out: str, progress: RunProgress, writer: Writer) -> RunProgress:
     """What a training process does after each epoch."""
     plan, epoch = plan_of(out), progress.epochs_done + 1
     entry: dict[str, Any] = {
@@ -82,7 +82,7 @@ def held(out: str) -> Iterator[Writer]:
 def go_on(out: str, until: int = len(MAES)) -> None:
     """One job: takes the run over, and trains up to an epoch."""
     with held(out) as writer:
-        progress = runs.begin(out, SELECTED, writer) or Progress(metric="mae")
+        progress = runs.begin(out, SELECTED, writer) or RunProgress(metric="mae")
         while progress.epochs_done < until:
             progress = save_epoch(out, progress, writer)
 
@@ -172,7 +172,7 @@ def process(out: str, writer: Writer, begins: bool) -> None:
         runs.begin(out, SELECTED, writer)
     runs.take_over(out, writer)
     last = f"{out}/last"
-    progress = checkpoints.read(last).progress if checkpoints.exists(last) else Progress(metric="mae")
+    progress = checkpoints.read(last).progress if checkpoints.exists(last) else RunProgress(metric="mae")
     while progress.epochs_done < len(MAES):
         progress = save_epoch(out, progress, writer)
 
@@ -180,7 +180,7 @@ def process(out: str, writer: Writer, begins: bool) -> None:
 def test_a_process_that_was_started_again_and_lives_writes_no_more(out: str) -> None:
     """Both are of the job that holds the run: the first one seemed dead, with its machine away."""
     with held(out) as writer:
-        before = save_epoch(out, runs.begin(out, SELECTED, writer) or Progress(metric="mae"), writer)
+        before = save_epoch(out, runs.begin(out, SELECTED, writer) or RunProgress(metric="mae"), writer)
         process(out, writer, begins=False)
         check_finished(out)
         with pytest.raises(lease.Held, match="epoch 3 was written there by another process"):
@@ -208,7 +208,7 @@ def test_what_killed_writers_left_goes_with_the_next_holder(tmp_path: Path) -> N
 
 def test_who_has_lost_the_run_writes_and_removes_nothing(out: str) -> None:
     with held(out) as first:
-        progress = save_epoch(out, runs.begin(out, SELECTED, first) or Progress(metric="mae"), first)
+        progress = save_epoch(out, runs.begin(out, SELECTED, first) or RunProgress(metric="mae"), first)
     with held(out) as second:
         again = runs.begin(out, SELECTED, second)
         assert again == progress
@@ -236,7 +236,7 @@ def test_a_process_that_stood_still_at_a_write_after_its_proof_spoils_nothing_on
     """It has proved its lease; then another job takes the run over and trains on; then it wakes up and writes."""
     out = out_on_s3
     with held(out) as first:
-        progress = save_epoch(out, runs.begin(out, SELECTED, first) or Progress(metric="mae"), first)
+        progress = save_epoch(out, runs.begin(out, SELECTED, first) or RunProgress(metric="mae"), first)
     _give_back_to(out, first)
     states: list[dict[str, bytes]] = []
 
@@ -261,7 +261,7 @@ def _give_back_to(out: str, writer: Writer) -> None:
     assert objects.write_if(f"{out}/{lease.LEASE_NAME}", f'{{"id": "{writer.holder}"}}'.encode(), None)
 
 
-def outlive(out: str, progress: Progress, writer: Writer) -> None:
+def outlive(out: str, progress: RunProgress, writer: Writer) -> None:
     with suppress(lease.Held):
         save_epoch(out, progress, writer)
 
@@ -272,7 +272,7 @@ def test_on_disk_the_next_holder_waits_for_a_process_amid_its_writes(
     monkeypatch.setattr(writers, "POLL_S", 0.01)
     out = str(tmp_path / "run")
     with held(out) as first:
-        progress = save_epoch(out, runs.begin(out, SELECTED, first) or Progress(metric="mae"), first)
+        progress = save_epoch(out, runs.begin(out, SELECTED, first) or RunProgress(metric="mae"), first)
     is_paused, goes_on = threading.Event(), threading.Event()
 
     def pause(what: str, uri: str) -> None:

@@ -45,7 +45,7 @@ def test_ages_are_judged_as_they_will_be_scored() -> None:
     assert (num_exact, num_groups) == (3, 3)
     cdf_NA = cdf.encode(outputs.softmax(1).numpy())
     for rule, error in zip(validation.RULES, errors, strict=True):
-        assert error == pytest.approx(np.abs(cdf.decode_age(cdf_NA, rule) - [10, 40, 70]).sum())
+        assert error == pytest.approx(np.abs(cdf.point_estimate(cdf_NA, rule) - [10, 40, 70]).sum())
 
 
 def test_the_rule_with_the_smallest_error_is_kept() -> None:

@@ -61,7 +61,7 @@ def build_encoder(
     name: str,
     image_size: int,
     widths: tuple[int, ...] = (),
-    dense: int | None = None,
+    num_features: int | None = None,
     spatial_dropout: float | None = None,
 ) -> nn.Module:
     """The encoder ``name`` (an ``Encoder``), randomly initialised, for square images of ``image_size`` pixels.
@@ -70,7 +70,7 @@ def build_encoder(
     Raises ValueError, in one line, for an unknown name, for a setting that the encoder does not have or cannot be, and
     for an image size that the network cannot take.
     """
-    given = {"widths": widths or None, "dense": dense, "spatial_dropout": spatial_dropout}
+    given = {"widths": widths or None, "num_features": num_features, "spatial_dropout": spatial_dropout}
     settings = {key: value for key, value in given.items() if value is not None}
     if name in ENCODERS:
         _check_settings(name, settings)

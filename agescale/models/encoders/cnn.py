@@ -16,25 +16,25 @@ NUM_FEATURES = 512
 
 
 class Cnn(nn.Module):
-    """Images (N, 3, S, S) to features (N, dense), S = ``image_size`` pixels. No batch norm, no dropout.
+    """Images (N, 3, S, S) to features (N, num_features), S = ``image_size`` pixels. No batch norm, no dropout.
 
     ``widths`` are the filters of the convolution blocks, each of which halves the map, so S is at least 2**depth.
 
     >>> Cnn(64).num_features
     512
-    >>> [sum(p.numel() for p in block.parameters()) for block in Cnn(64, widths=(4, 8), dense=10).blocks()]
+    >>> [sum(p.numel() for p in block.parameters()) for block in Cnn(64, widths=(4, 8), num_features=10).blocks()]
     [112, 296, 20490]
     """
 
-    def __init__(self, image_size: int, widths: tuple[int, ...] = WIDTHS, dense: int = NUM_FEATURES) -> None:
+    def __init__(self, image_size: int, widths: tuple[int, ...] = WIDTHS, num_features: int = NUM_FEATURES) -> None:
         super().__init__()
         map_size = image_size // 2 ** len(widths)
         if map_size < 1:
             raise ValueError(f"cnn cannot take {image_size} px images: it needs at least {2 ** len(widths)} px")
-        self.num_features = dense
+        self.num_features = num_features
         inputs = (3, *widths[:-1])
         self.convs = nn.Sequential(*(_conv_block(i, o) for i, o in zip(inputs, widths, strict=True)))
-        self.dense = nn.Sequential(nn.Flatten(), nn.Linear(widths[-1] * map_size**2, dense), nn.ReLU())
+        self.dense = nn.Sequential(nn.Flatten(), nn.Linear(widths[-1] * map_size**2, num_features), nn.ReLU())
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -48,8 +48,8 @@ class Task(Protocol):
     def loss_name(self) -> str:
         """The one of ``losses`` that it learns by."""
 
-    def build_head(self, encoder: nn.Module, hidden: tuple[int, ...], dropout: float) -> nn.Module:
-        """What it ``reads`` of the encoder to outputs, through dense layers of the ``hidden`` sizes."""
+    def build_head(self, encoder: nn.Module, head_sizes: tuple[int, ...], dropout: float) -> nn.Module:
+        """What it ``reads`` of the encoder to outputs, through dense layers of the ``head_sizes`` sizes."""
 
     def loss(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Float32 losses (N,) and weights (N,), 0 (and loss 0) for images whose label cannot be used.

@@ -47,8 +47,8 @@ class Classification:
     learns_spread: ClassVar[bool] = True
     metric: ClassVar[str] = "accuracy"
 
-    def build_head(self, encoder: nn.Module, hidden: tuple[int, ...], dropout: float) -> nn.Module:
-        return dense_head(encoder, hidden, dropout, len(self.age_groups))
+    def build_head(self, encoder: nn.Module, head_sizes: tuple[int, ...], dropout: float) -> nn.Module:
+        return dense_head(encoder, head_sizes, dropout, len(self.age_groups))
 
     def loss(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Cross-entropy in nats per image (N,), and 1 for images with a group, 0 for the others, whose loss is 0."""

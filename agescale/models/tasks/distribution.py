@@ -61,8 +61,8 @@ class Distribution:
     learns_spread: ClassVar[bool] = True
     metric: ClassVar[str] = "mae"
 
-    def build_head(self, encoder: nn.Module, hidden: tuple[int, ...], dropout: float) -> nn.Module:
-        return dense_head(encoder, hidden, dropout, MAX_AGE + 1)
+    def build_head(self, encoder: nn.Module, head_sizes: tuple[int, ...], dropout: float) -> nn.Module:
+        return dense_head(encoder, head_sizes, dropout, MAX_AGE + 1)
 
     def loss(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Loss per image (N,), and 1 for images with an age or a range, 0 for the others, whose loss is 0."""

@@ -11,9 +11,9 @@ Reads = Literal["features", "feature_map"]
 
 
 def dense_head(
-    encoder: nn.Module, hidden: tuple[int, ...], dropout: float, num_outputs: int, bias: bool = True
+    encoder: nn.Module, head_sizes: tuple[int, ...], dropout: float, num_outputs: int, bias: bool = True
 ) -> nn.Sequential:
-    """Dense ReLU layers of the ``hidden`` sizes, dropout after each (or alone), and a linear layer to the outputs.
+    """Dense ReLU layers of the ``head_sizes`` sizes, dropout after each (or alone), and a linear layer to the outputs.
 
     ``encoder`` says its ``num_features``; ``bias`` is that of the last layer.
 
@@ -25,8 +25,8 @@ def dense_head(
     ['Linear', 'ReLU', 'Dropout', 'Linear']
     """
     num_features = cast(int, encoder.num_features)
-    layers: list[nn.Module] = [] if hidden else [nn.Dropout(dropout)]
-    for size in hidden:
+    layers: list[nn.Module] = [] if head_sizes else [nn.Dropout(dropout)]
+    for size in head_sizes:
         layers += [nn.Linear(num_features, size), nn.ReLU(), nn.Dropout(dropout)]
         num_features = size
     return nn.Sequential(*layers, nn.Linear(num_features, num_outputs, bias=bias))

@@ -63,10 +63,10 @@ class Ordinal:
     def __post_init__(self) -> None:
         assert len(self.rank_weights) in (0, NUM_THRESHOLDS), len(self.rank_weights)
 
-    def build_head(self, encoder: nn.Module, hidden: tuple[int, ...], dropout: float) -> nn.Module:
+    def build_head(self, encoder: nn.Module, head_sizes: tuple[int, ...], dropout: float) -> nn.Module:
         if self.loss_name == "coral":
-            return dense_head(encoder, hidden, dropout, 1, bias=False).append(Thresholds())
-        head = dense_head(encoder, hidden, dropout, NUM_THRESHOLDS)
+            return dense_head(encoder, head_sizes, dropout, 1, bias=False).append(Thresholds())
+        head = dense_head(encoder, head_sizes, dropout, NUM_THRESHOLDS)
         reached_K = _first_logits().sigmoid()
         conditional_K = reached_K / torch.cat([torch.ones(1), reached_K[:-1]])
         with torch.no_grad():

@@ -33,8 +33,8 @@ class Reconstruction:
     learns_spread: ClassVar[bool] = False
     metric: ClassVar[str] = "loss"
 
-    def build_head(self, encoder: nn.Module, hidden: tuple[int, ...], dropout: float) -> nn.Module:
-        """The encoder's own decoder; ``hidden`` and ``dropout`` do not apply. ValueError where it has none."""
+    def build_head(self, encoder: nn.Module, head_sizes: tuple[int, ...], dropout: float) -> nn.Module:
+        """The encoder's own decoder; ``head_sizes`` and ``dropout`` do not apply. ValueError where it has none."""
         if not hasattr(encoder, "build_decoder"):
             raise ValueError("reconstruction needs an encoder with a decoder: conv_autoencoder")
         return cast(nn.Module, cast(Any, encoder).build_decoder())

@@ -52,8 +52,8 @@ class Regression:
     learns_spread: ClassVar[bool] = False
     metric: ClassVar[str] = "mae"
 
-    def build_head(self, encoder: nn.Module, hidden: tuple[int, ...], dropout: float) -> nn.Module:
-        head = dense_head(encoder, hidden, dropout, 1)
+    def build_head(self, encoder: nn.Module, head_sizes: tuple[int, ...], dropout: float) -> nn.Module:
+        head = dense_head(encoder, head_sizes, dropout, 1)
         nn.init.zeros_(cast(nn.Linear, head[-1]).bias)
         return head
 
