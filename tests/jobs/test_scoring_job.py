@@ -365,7 +365,7 @@ def test_a_zombie_does_not_replace_what_its_successor_has_written(
     actor = worker.ScoringActor(unit_scorer(catalog, checkpoint, str(out)))
     monkeypatch.setattr(objects, "exists", lambda uri: False)  # it looked before the other one wrote
     monkeypatch.setattr(objects, "read_bytes", unreachable)
-    monkeypatch.setattr(catalogs, "can_be_read", lambda *_: True)
+    monkeypatch.setattr(Catalog, "delivers_others", lambda *_: True)
     row = {"output": path.name, "num_retried": 0, **vars(unit)}
     (ended,) = actor(pa.Table.from_pylist([row])).to_pylist()
     assert path.read_bytes() == before
