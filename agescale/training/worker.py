@@ -18,6 +18,7 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.experimental import tqdm_ray
+from ray.util import metrics
 from torch import Tensor
 
 from agescale.ages.groups import AgeGroups
@@ -74,8 +75,9 @@ def train_fn_per_worker(loop: TrainLoopConfig) -> str | None:
         if _rank() == 0:
             progress = runs.save(plan, progress, learner.judged.state_dict(), learner.state(), loop["writer"])
             _print_epoch(plan, progress)
-        metrics = {key: value for key, value in epoch.items() if isinstance(value, int | float)}
-        ray.train.report({**metrics, "best_value": progress.best_value})
+            _export(epoch)
+        numbers = {key: value for key, value in epoch.items() if isinstance(value, int | float)}
+        ray.train.report({**numbers, "best_value": progress.best_value})
     return None
 
 
@@ -219,6 +221,17 @@ def _print_epoch(plan: Plan, progress: RunProgress) -> None:
         f"{entry['images_per_s']:.0f} images/s, {entry['seconds']:.0f} s, {left_s / 60:.1f} min left at most",
         flush=True,
     )
+
+
+def _export(epoch: Epoch) -> None:
+    """Sets what Prometheus reads of a training."""
+    metrics.Gauge("agescale_epoch", "Epochs of a training that have ended").set(epoch["epoch"])
+    metrics.Gauge("agescale_images_per_s", "Images a second in the last epoch of a training").set(epoch["images_per_s"])
+    judged = {"mae": epoch["val_mae"], "accuracy": epoch["val_accuracy"], "loss": epoch["val_loss"]}
+    gauge = metrics.Gauge("agescale_validation_metric", "On the validation split, after each epoch", ("metric",))
+    for name, value in judged.items():
+        if value is not None:
+            gauge.set(value, {"metric": name})
 
 
 class _TerminalBar:
