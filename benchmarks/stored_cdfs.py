@@ -23,7 +23,7 @@ def main() -> None:
     ages_A = np.arange(cdf.NUM_AGES)
     mean_N1 = generator.uniform(0, 90, (NUM_ROWS, 1))
     probs_NA = np.exp(-0.5 * ((ages_A - mean_N1) / generator.uniform(2, 12, (NUM_ROWS, 1))) ** 2)
-    cdf_NA = cdf.encode(probs_NA * generator.uniform(0.8, 1.2, probs_NA.shape))
+    cdf_NA = cdf.quantize(probs_NA * generator.uniform(0.8, 1.2, probs_NA.shape))
     offsets = pa.array(np.arange(NUM_ROWS + 1) * cdf.NUM_AGES, pa.int32())
     columns = {
         "202 bytes": pa.FixedSizeBinaryArray.from_buffers(pa.binary(202), NUM_ROWS, [None, pa.py_buffer(cdf_NA)]),

@@ -28,13 +28,13 @@ PointEstimate = Literal["median", "mean", "mode"]
 """How a distribution becomes one age: the median is best for the mean absolute error, the mean for the squared one."""
 
 
-def encode(age_probs_NA: np.ndarray) -> np.ndarray:
+def quantize(age_probs_NA: np.ndarray) -> np.ndarray:
     """Probabilities (N, 101) of the age bins as the stored CDF (N, 101), uint16, never falling, from 0.
 
     Rows are brought to the sum 1 first. Raises ValueError where a row is no distribution (NaN, negative, all zero).
 
     >>> probs = np.zeros((1, 101)); probs[0, 34] = 0.5; probs[0, 35] = 0.5
-    >>> encode(probs)[0, 33:38].tolist()
+    >>> quantize(probs)[0, 33:38].tolist()
     [0, 0, 32768, 65535, 65535]
     """
     probs_NA = np.asarray(age_probs_NA, dtype=np.float64)
@@ -48,7 +48,7 @@ def encode(age_probs_NA: np.ndarray) -> np.ndarray:
     return np.rint(np.minimum(below_NA, 1.0) * SCALE).astype(np.uint16)
 
 
-def decode(cdf_NA: np.ndarray) -> np.ndarray:
+def dequantize(cdf_NA: np.ndarray) -> np.ndarray:
     """The stored CDF as float64 P(age < k years), k = 0..100, shape (N, 101)."""
     cdf_NA = np.asarray(cdf_NA)
     assert cdf_NA.shape == (len(cdf_NA), NUM_AGES), f"a stored CDF is (N, {NUM_AGES}), not {cdf_NA.shape}"
@@ -57,7 +57,7 @@ def decode(cdf_NA: np.ndarray) -> np.ndarray:
 
 def age_probabilities(cdf_NA: np.ndarray) -> np.ndarray:
     """Probability of each age bin, float64 (N, 101), each row with the sum 1."""
-    return np.diff(decode(cdf_NA), axis=1, append=1.0)
+    return np.diff(dequantize(cdf_NA), axis=1, append=1.0)
 
 
 def probability_under(cdf_NA: np.ndarray, age_years: float) -> np.ndarray:
@@ -65,13 +65,13 @@ def probability_under(cdf_NA: np.ndarray, age_years: float) -> np.ndarray:
     two. Under 18 are those who have not had their 18th birthday. Raises ValueError for another age.
 
     >>> probs = np.zeros((1, 101)); probs[0, 17] = 0.2; probs[0, 18] = 0.8
-    >>> [round(float(probability_under(encode(probs), age)[0]), 3) for age in (17, 18, 18.5, 19)]
+    >>> [round(float(probability_under(quantize(probs), age)[0]), 3) for age in (17, 18, 18.5, 19)]
     [0.0, 0.2, 0.6, 1.0]
     """
     if not 0 <= age_years <= MAX_AGE:
         raise ValueError(f"an age from 0 to {MAX_AGE} years, not {age_years}")
     birthday = min(int(age_years), MAX_AGE - 1)
-    below_NA = decode(cdf_NA)
+    below_NA = dequantize(cdf_NA)
     since = age_years - birthday
     return (1 - since) * below_NA[:, birthday] + since * below_NA[:, birthday + 1]
 
@@ -79,7 +79,7 @@ def probability_under(cdf_NA: np.ndarray, age_years: float) -> np.ndarray:
 def quantile_age(cdf_NA: np.ndarray, q: float) -> np.ndarray:
     """Age (N,) in years below which lies the share ``q``, 0 < q < 1, of the mass; see ``median_age`` for the scale."""
     assert 0 < q < 1, q
-    below_NA = decode(cdf_NA)
+    below_NA = dequantize(cdf_NA)
     bins_N1 = (below_NA < q).sum(axis=1, keepdims=True) - 1  # the bin in which the CDF reaches q; its mass is > 0
     below_N = np.take_along_axis(below_NA, bins_N1, axis=1)[:, 0]
     mass_N = np.take_along_axis(age_probabilities(cdf_NA), bins_N1, axis=1)[:, 0]
@@ -90,13 +90,13 @@ def median_age(cdf_NA: np.ndarray) -> np.ndarray:
     """Median age (N,): linear inside the bin, less the half year between a birthday and the middle of its year.
 
     >>> one = np.zeros((1, 101)); one[0, 34] = 1
-    >>> median_age(encode(one))
+    >>> median_age(quantize(one))
     array([34.])
 
     A quarter in bin 20 and three quarters in bin 30: a third of bin 30 lies below the median, 30 + 1/3 - 1/2.
 
     >>> two = np.zeros((1, 101)); two[0, 20] = 0.25; two[0, 30] = 0.75
-    >>> median_age(encode(two)).round(3)
+    >>> median_age(quantize(two)).round(3)
     array([29.833])
     """
     return quantile_age(cdf_NA, 0.5)
@@ -108,7 +108,7 @@ def central_interval(cdf_NA: np.ndarray, share: float) -> tuple[np.ndarray, np.n
     It is what the model says of its own doubt, not calibrated. Of twenty equally likely years a tenth is two years:
 
     >>> even = np.zeros((1, 101)); even[0, 20:40] = 0.05
-    >>> low_N, high_N = central_interval(encode(even), 0.8)
+    >>> low_N, high_N = central_interval(quantize(even), 0.8)
     >>> low_N.round(2), high_N.round(2)
     (array([21.5]), array([37.5]))
     """
@@ -119,7 +119,7 @@ def mean_age(cdf_NA: np.ndarray) -> np.ndarray:
     """Mean age (N,), each bin counted as the label that it is.
 
     >>> two = np.zeros((1, 101)); two[0, 20] = 0.25; two[0, 30] = 0.75
-    >>> mean_age(encode(two)).round(3), std(encode(two)).round(3), mode_age(encode(two))
+    >>> mean_age(quantize(two)).round(3), std(quantize(two)).round(3), mode_age(quantize(two))
     (array([27.5]), array([4.33]), array([30.]))
     """
     return age_probabilities(cdf_NA) @ np.arange(NUM_AGES, dtype=np.float64)
@@ -150,10 +150,10 @@ def group_probabilities(cdf_NA: np.ndarray, groups: AgeGroups) -> np.ndarray:
     Raises ValueError where the groups have names only.
 
     >>> probs = np.zeros((1, 101)); probs[0, 12] = 0.2; probs[0, 13] = 0.5; probs[0, 70] = 0.3
-    >>> group_probabilities(encode(probs), AgeGroups.parse("child=0-12,adult=13-59,senior=60-")).round(3)
+    >>> group_probabilities(quantize(probs), AgeGroups.parse("child=0-12,adult=13-59,senior=60-")).round(3)
     array([[0.2, 0.5, 0.3]])
     """
-    below_NA = np.append(decode(cdf_NA), np.ones((len(cdf_NA), 1)), axis=1)  # the column 101 stands for infinity
+    below_NA = np.append(dequantize(cdf_NA), np.ones((len(cdf_NA), 1)), axis=1)  # the column 101 stands for infinity
     edges_G2 = np.array([(low, min(high, MAX_AGE + 1)) for low, high in groups.bounds()], dtype=np.int64)
     return below_NA[:, edges_G2[:, 1]] - below_NA[:, edges_G2[:, 0]]
 
@@ -168,7 +168,7 @@ def prediction_columns(
     leave out all ages that have any mass, and everywhere where ``groups`` is None or has names only.
 
     >>> probs = np.zeros((1, 101)); probs[0, 12] = 0.4; probs[0, 13:18] = 0.12
-    >>> columns = prediction_columns(encode(probs), AgeGroups.parse("child=0-12,teenager=13-19"))
+    >>> columns = prediction_columns(quantize(probs), AgeGroups.parse("child=0-12,teenager=13-19"))
     >>> columns["age"].round(2).tolist(), columns["group"].tolist(), columns["group_probability"].round(2).tolist()
     ([13.329999923706055], ['teenager'], [0.6000000238418579])
     """

@@ -76,7 +76,7 @@ class Prediction:
     @property
     def cdf(self) -> npt.NDArray[np.float64] | None:
         """P(age < k years) for k = 0..100, shape (101,)."""
-        return None if self.age_cdf is None else age_cdf.decode(self.age_cdf[None])[0]
+        return None if self.age_cdf is None else age_cdf.dequantize(self.age_cdf[None])[0]
 
     def probability_under(self, age_years: float) -> float:
         """P(age < age_years), 0 <= age_years <= 100: ``probability_under(18)`` that the birthday is still to come.

@@ -75,7 +75,7 @@ class Predictor:
         with torch.inference_mode(), self._autocast():
             outputs = [self.model(view_NCHW) for view_NCHW in views]
             columns = prediction_columns(
-                self.task.decode(_mean([each.task for each in outputs])), self.age_groups, self.spec.decode
+                self.task.predict(_mean([each.task for each in outputs])), self.age_groups, self.spec.decode
             )
             for column, names in self.classes.items():
                 probs_NK = _mean([each.auxiliary[column] for each in outputs]).softmax(dim=1)
@@ -138,7 +138,7 @@ def _mean(outputs: list[Tensor]) -> Tensor:
 def prediction_columns(prediction: Prediction, age_groups: AgeGroups, decode: PointEstimate) -> dict[str, Any]:
     """The predictions table's columns of one batch, each derived from what is stored of it (see schema.PREDICTIONS)."""
     if prediction.age_probs_NA is not None:
-        cdf_NA = cdf.encode(prediction.age_probs_NA.cpu().numpy())
+        cdf_NA = cdf.quantize(prediction.age_probs_NA.cpu().numpy())
         columns = cdf.prediction_columns(cdf_NA, age_groups, decode)
         return {"age_cdf": list(cdf_NA.astype(np.int32)), **columns}
     assert prediction.group_probs_NG is not None

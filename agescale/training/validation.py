@@ -46,13 +46,13 @@ def judge(task: Task, age_groups: AgeGroups, outputs: Tensor, batch: Mapping[str
     nothing = [0.0] * (1 + len(RULES)) * parts
     if not task.predicts_age:
         return [0.0, 0.0, *nothing]
-    prediction = task.decode(outputs)
+    prediction = task.predict(outputs)
     group_N = batch["group"].cpu().numpy()
     if prediction.age_probs_NA is None:
         assert prediction.group_probs_NG is not None
         predicted_N = prediction.group_probs_NG.argmax(dim=1).cpu().numpy()
         return [*_hits(predicted_N, group_N), *nothing]
-    cdf_NA = cdf.encode(prediction.age_probs_NA.cpu().numpy())
+    cdf_NA = cdf.quantize(prediction.age_probs_NA.cpu().numpy())
     low_N, high_N = batch["age_low"].cpu().numpy(), batch["age_high"].cpu().numpy()
     is_exact_N = is_exact(low_N, high_N)
     error_RN = [np.abs(cdf.point_estimate(cdf_NA, rule) - low_N) for rule in RULES]

@@ -403,7 +403,7 @@ def told_in(rows: list[dict], groups: str) -> list[dict]:
     """What one and the same model says of each of ``rows``, scored for these groups: never quite the truth."""
     probs_NA = np.random.default_rng(0).dirichlet(np.ones(101), len(rows)) + 3 * np.eye(101)[[
         (3 * index) % 101 for index in range(len(rows))]]  # fmt: skip
-    cdf_NA = cdf.encode(probs_NA)
+    cdf_NA = cdf.quantize(probs_NA)
     columns = cdf.prediction_columns(cdf_NA, AgeGroups.parse(groups))
     keys = ("age", "age_std", "group", "group_probability")
     return [

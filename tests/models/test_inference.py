@@ -192,7 +192,7 @@ def test_results_hold_what_the_table_of_predictions_would(model: agescale.Model,
     stored = np.stack(columns["age_cdf"])
     assert result.cdf is not None
     assert (result.cdf.shape, result.cdf.dtype) == ((101,), np.float64)
-    np.testing.assert_array_equal(result.cdf, cdf.decode(stored)[0])
+    np.testing.assert_array_equal(result.cdf, cdf.dequantize(stored)[0])
     assert all(result.probability_under(age) == result.cdf[age] for age in range(101))
     assert result.interval == tuple(float(age[0]) for age in cdf.central_interval(stored, 0.8))
     with pytest.raises(ValueError, match="from 0 to 100 years, not 101"):

@@ -108,7 +108,7 @@ def test_head_loss_and_decode_fit_together(task, head_sizes):
     assert weight_N[3] == loss_N[3] == 0
     (loss_N.sum() / weight_N.sum()).backward()
     assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
-    probs_NA = task.decode(outputs).age_probs_NA
+    probs_NA = task.predict(outputs).age_probs_NA
     assert probs_NA.shape == (4, 101)
     torch.testing.assert_close(probs_NA.sum(dim=1), torch.ones(4))
 
@@ -144,7 +144,7 @@ def test_low_precision_and_extreme_outputs_stay_finite(task):
         assert loss_N.isfinite().all()
         loss_N.sum().backward()
         assert outputs.grad.isfinite().all()
-        probs_NA = task.decode(outputs).age_probs_NA
+        probs_NA = task.predict(outputs).age_probs_NA
         assert probs_NA.dtype == torch.float32
         assert (probs_NA >= 0).all()
         torch.testing.assert_close(probs_NA.sum(dim=1), torch.ones(4))
@@ -154,9 +154,9 @@ def test_automatic_low_precision_around_it_changes_nothing(task):
     outputs = torch.randn(4, num_outputs_of(task), generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss_N, _ = task.loss(outputs, batch_of(*LABELS))
-        probs_NA = task.decode(outputs).age_probs_NA
+        probs_NA = task.predict(outputs).age_probs_NA
     assert torch.equal(loss_N, task.loss(outputs, batch_of(*LABELS))[0])
-    assert torch.equal(probs_NA, task.decode(outputs).age_probs_NA)
+    assert torch.equal(probs_NA, task.predict(outputs).age_probs_NA)
 
 
 def test_everything_happens_on_the_outputs_device(task):
@@ -164,7 +164,7 @@ def test_everything_happens_on_the_outputs_device(task):
     loss_N, weight_N = task.loss(outputs, {key: tensor.to("meta") for key, tensor in batch_of(*LABELS).items()})
     assert loss_N.is_meta
     assert weight_N.is_meta
-    assert task.decode(outputs).age_probs_NA.is_meta
+    assert task.predict(outputs).age_probs_NA.is_meta
 
 
 def test_unknown_task_is_one_line():
@@ -193,18 +193,18 @@ def test_label_smoothing_mixes_in_the_uniform_distribution():
 def test_decoded_ages_keep_the_probability_of_every_group():
     groups = AgeGroups.parse("child=0-12,adult=20-59,senior=60-")  # with a gap at 13-19
     probs_NG = torch.tensor([[0.2, 0.5, 0.3], [0.0, 0.0, 1.0]])
-    probs_NA = Classification(groups).decode(probs_NG.log()).age_probs_NA
+    probs_NA = Classification(groups).predict(probs_NG.log()).age_probs_NA
     for index, (low, high) in enumerate(groups.bounds()):
         torch.testing.assert_close(probs_NA[:, low : int(min(high, 101))].sum(1), probs_NG[:, index])
     assert (probs_NA[:, 13:20] == 0).all()
     assert probs_NA[1, 60:].min() == pytest.approx(1 / 41) == probs_NA[1, 100].item()
-    hundred = Classification(GROUPS).decode(torch.tensor([[0.0, 0, 0, 0, 50]])).age_probs_NA
+    hundred = Classification(GROUPS).predict(torch.tensor([[0.0, 0, 0, 0, 50]])).age_probs_NA
     assert hundred[0, 100] == pytest.approx(1.0)
 
 
 def test_groups_without_bounds_decode_to_group_probabilities():
     task = Classification(AgeGroups.parse("YOUNG,MIDDLE,OLD"))
-    prediction = task.decode(torch.zeros(2, 3))
+    prediction = task.predict(torch.zeros(2, 3))
     assert prediction.age_probs_NA is None
     torch.testing.assert_close(prediction.group_probs_NG, torch.full((2, 3), 1 / 3))
 
@@ -346,7 +346,7 @@ def test_regression_pulls_towards_a_range_from_outside_only():
 
 def test_regression_is_stored_so_that_every_rule_reports_its_age():
     ages = torch.cat([torch.arange(0, 100.01, 0.03, dtype=torch.float64), torch.tensor([-7, 33.5, 100, 140.0])])
-    cdf_NA = cdf.encode(Regression().decode(((ages - 40) / 20)[:, None]).age_probs_NA.numpy())
+    cdf_NA = cdf.quantize(Regression().predict(((ages - 40) / 20)[:, None]).age_probs_NA.numpy())
     expected_N = ages.clamp(0, 100).numpy()
     assert np.abs(cdf.median_age(cdf_NA) - expected_N).max() < 0.001
     assert np.abs(cdf.mean_age(cdf_NA) - expected_N).max() < 0.09
@@ -396,7 +396,7 @@ def test_corn_agrees_with_its_authors():
 def test_decoded_ages_agree_with_the_authors():
     for loss_name, logits_NK in (("coral", random_logits().sort(dim=1, descending=True).values),
                                  ("corn", random_logits() + 4)):  # fmt: skip
-        probs_NA = Ordinal(loss_name=loss_name).decode(logits_NK).age_probs_NA
+        probs_NA = Ordinal(loss_name=loss_name).predict(logits_NK).age_probs_NA
         is_reached_NK = 1 - probs_NA.cumsum(dim=1)[:, :-1] > 0.5
         theirs = corn_label_from_logits(logits_NK) if loss_name == "corn" else proba_to_label(logits_NK.sigmoid())
         assert is_reached_NK.sum(dim=1).tolist() == theirs.tolist()
@@ -444,7 +444,7 @@ def test_coral_asks_only_what_a_label_answers(low, high, yes, no):
 def test_corn_costs_minus_the_log_of_the_labels_probability(low, high, bins):
     logits_NK, task = random_logits(1) + 4, Ordinal(loss_name="corn")
     loss_N, weight_N = task.loss(logits_NK, batch_of((low, high, -1)))
-    probability = task.decode(logits_NK.double()).age_probs_NA[0, list(bins)].sum()
+    probability = task.predict(logits_NK.double()).age_probs_NA[0, list(bins)].sum()
     assert loss_N.item() * 100 == pytest.approx(-math.log(probability), rel=1e-3, abs=1e-4)
     assert weight_N.item() == 1
 
@@ -464,11 +464,11 @@ def test_rank_weights_weigh_the_questions():
 def test_an_ordinal_head_is_born_with_a_sensible_distribution(loss_name):
     torch.manual_seed(0)
     head = Ordinal(loss_name=loss_name).build_head(encoder_of(256), (), 0.0)
-    probs_NA = Ordinal(loss_name=loss_name).decode(head(torch.zeros(1, 256))).age_probs_NA
+    probs_NA = Ordinal(loss_name=loss_name).predict(head(torch.zeros(1, 256))).age_probs_NA
     reached_A = 1 - probs_NA[0].cumsum(0)
     for k in (1, 20, 40, 100):
         assert reached_A[k - 1].item() == pytest.approx(1 / (1 + math.exp((k - 40) / 10)), abs=1e-4)
-    assert cdf.median_age(cdf.encode(probs_NA.detach().numpy()))[0] == pytest.approx(39.5, abs=0.1)
+    assert cdf.median_age(cdf.quantize(probs_NA.detach().numpy()))[0] == pytest.approx(39.5, abs=0.1)
 
 
 def test_coral_shares_one_weight_vector():
@@ -481,7 +481,7 @@ def test_coral_shares_one_weight_vector():
 
 @pytest.mark.parametrize("loss_name", Ordinal.losses)
 def test_decoded_probabilities_never_rise_with_the_threshold(loss_name):
-    probs_NA = Ordinal(loss_name=loss_name).decode(random_logits(50) * 3).age_probs_NA
+    probs_NA = Ordinal(loss_name=loss_name).predict(random_logits(50) * 3).age_probs_NA
     assert (probs_NA >= 0).all()
     torch.testing.assert_close(probs_NA.sum(dim=1), torch.ones(50))
 
@@ -515,7 +515,7 @@ def test_reconstruction_needs_a_decoder_and_predicts_no_age():
     with pytest.raises(ValueError, match=r"^reconstruction needs an encoder with a decoder: conv_autoencoder$"):
         task.build_head(encoder_of(8), (), 0.0)
     with pytest.raises(AssertionError, match="predicts no age"):
-        task.decode(torch.zeros(1, 3, 8, 8))
+        task.predict(torch.zeros(1, 3, 8, 8))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -537,8 +537,8 @@ def test_a_toy_problem_is_learned_from_ages_and_ranges_together(name, loss):
         loss_N, weight_N = task.loss(head(features_NF), {"age_low": low_N, "age_high": high_N})
         (loss_N.sum() / weight_N.sum()).backward()
         optimizer.step()
-    probs_NA = task.decode(head(features_NF).detach()).age_probs_NA
-    predicted_N = torch.from_numpy(cdf.median_age(cdf.encode(probs_NA.numpy())))
+    probs_NA = task.predict(head(features_NF).detach()).age_probs_NA
+    predicted_N = torch.from_numpy(cdf.median_age(cdf.quantize(probs_NA.numpy())))
     assert (predicted_N - age_N)[is_exact_N].abs().mean() < 2
     missed_N = torch.maximum(low_N - predicted_N, predicted_N - (high_N - 1)).clamp(min=0)
     assert missed_N.max() < 4

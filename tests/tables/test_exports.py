@@ -49,7 +49,7 @@ def predict(row: dict[str, Any]) -> dict[str, Any]:
     age = AGES.get(row["uri"].removeprefix("s3://photos/in/"))
     if age is None:
         return row | {"status": "missing", "error": "@not found"}
-    cdf = age_cdf.encode(np.eye(101)[[age]])[0].astype(np.int32)
+    cdf = age_cdf.quantize(np.eye(101)[[age]])[0].astype(np.int32)
     age += row["version"] == "0"
     return row | {"status": "ok", "age": float(age), "group": "x", "age_cdf": cdf}
 

@@ -49,7 +49,7 @@ def predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cdf(age: float) -> np.ndarray:
-    return age_cdf.encode(np.eye(101)[[int(age)]])[0].astype(np.int32)
+    return age_cdf.quantize(np.eye(101)[[int(age)]])[0].astype(np.int32)
 
 
 def row(number: int, **values: Any) -> dict[str, Any]:

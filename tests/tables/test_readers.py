@@ -39,7 +39,7 @@ def predicted(name: str, age: int | None) -> dict[str, Any]:
     row = {"uri": f"/photos/{name}", "version": "1", "face": 0, "model": "beef", "scored_at": dt.datetime.now(dt.UTC)}
     if age is None:
         return row | {"status": "missing", "error": "not found"}
-    cdf = age_cdf.encode(np.eye(101)[[age]])[0].astype(np.int32)
+    cdf = age_cdf.quantize(np.eye(101)[[age]])[0].astype(np.int32)
     return row | {"status": "ok", "age": float(age), "group": "0-24", "group_probability": 0.5, "age_cdf": cdf}
 
 

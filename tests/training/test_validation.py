@@ -43,7 +43,7 @@ def test_ages_are_judged_as_they_will_be_scored() -> None:
     assert len(judged) + 2 == validation.num_sums(GROUPS)
     num_groups, _, num_exact, *errors = judged[: 3 + len(validation.RULES)]
     assert (num_exact, num_groups) == (3, 3)
-    cdf_NA = cdf.encode(outputs.softmax(1).numpy())
+    cdf_NA = cdf.quantize(outputs.softmax(1).numpy())
     for rule, error in zip(validation.RULES, errors, strict=True):
         assert error == pytest.approx(np.abs(cdf.point_estimate(cdf_NA, rule) - [10, 40, 70]).sum())
 

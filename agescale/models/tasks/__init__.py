@@ -36,7 +36,7 @@ class Task(Protocol):
     reads: ClassVar[Reads]
     """What of the encoder its head is fed."""
     predicts_age: ClassVar[bool]
-    """Whether it can ``decode``."""
+    """Whether it can ``predict``."""
     learns_spread: ClassVar[bool]
     """Whether the spread of what it decodes to, and hence the probability of a group, says how sure it is."""
     metric: ClassVar[str]
@@ -57,7 +57,7 @@ class Task(Protocol):
         A batch's loss is sum(losses) / sum(weights), both summed over all workers.
         """
 
-    def decode(self, outputs: Tensor) -> Prediction:
+    def predict(self, outputs: Tensor) -> Prediction:
         """Probabilities from outputs."""
 
     def check_labels(self, num_exact: int, num_range: int, num_group: int, num_unlabelled: int) -> None:

@@ -33,7 +33,7 @@ class Classification:
     A group's probability is spread evenly over its ages, 13-19 over seven:
 
     >>> logits_NG = torch.tensor([[0.0, 0.7, 0.0, 0.3]]).log()
-    >>> probs_NA = task.decode(logits_NG).age_probs_NA
+    >>> probs_NA = task.predict(logits_NG).age_probs_NA
     >>> round(float(probs_NA[0, 15]), 3), round(float(probs_NA[0, 13:20].sum()), 3)
     (0.1, 0.7)
     """
@@ -58,7 +58,7 @@ class Classification:
         )
         return loss_N, (group_N >= 0).float()
 
-    def decode(self, outputs: Tensor) -> Prediction:
+    def predict(self, outputs: Tensor) -> Prediction:
         probs_NG = outputs.float().softmax(dim=1)
         if not self.age_groups.is_bounded:
             return Prediction(group_probs_NG=probs_NG)

@@ -86,7 +86,7 @@ class Distribution:
         variance_N = (probs_NA * (age_A - mean_N[:, None]) ** 2).sum(dim=1)
         return cross_entropy_N + MEAN_WEIGHT * (mean_N - age_N) ** 2 / 2 + VARIANCE_WEIGHT * variance_N
 
-    def decode(self, outputs: Tensor) -> Prediction:
+    def predict(self, outputs: Tensor) -> Prediction:
         return Prediction(age_probs_NA=outputs.float().softmax(dim=1))
 
     def check_labels(self, num_exact: int, num_range: int, num_group: int, num_unlabelled: int) -> None:

@@ -92,7 +92,7 @@ class Ordinal:
             sum_N = sum_N - weight_K[end_N] * log_probs_NA.masked_fill(is_outside_NA, -torch.inf).logsumexp(dim=1)
         return torch.where(labels.is_labelled_N, sum_N / NUM_THRESHOLDS, 0.0), labels.is_labelled_N.float()
 
-    def decode(self, outputs: Tensor) -> Prediction:
+    def predict(self, outputs: Tensor) -> Prediction:
         """P(age = a) = P(age >= a) - P(age >= a + 1), made never to rise with age first."""
         logits_NK = outputs.float()
         if self.loss_name == "coral":

@@ -46,7 +46,7 @@ class Reconstruction:
         loss_N = (outputs.float() - target.float()).square().flatten(1).mean(dim=1)
         return loss_N, torch.ones_like(loss_N)
 
-    def decode(self, outputs: Tensor) -> Prediction:
+    def predict(self, outputs: Tensor) -> Prediction:
         raise AssertionError("reconstruction predicts no age; ask predicts_age first")
 
     def check_labels(self, num_exact: int, num_range: int, num_group: int, num_unlabelled: int) -> None:

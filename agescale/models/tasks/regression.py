@@ -68,12 +68,12 @@ class Regression:
             loss_N = (age_N - nearest_N).abs()
         return torch.where(labels.is_labelled_N, loss_N, 0.0), labels.is_labelled_N.float()
 
-    def decode(self, outputs: Tensor) -> Prediction:
+    def predict(self, outputs: Tensor) -> Prediction:
         """The age, brought to 0..100, as mass in the two bins next to it, shared out so that the median is that age.
 
         The mean is within 0.09 years of it, and the mode is the nearer bin. 34.25 is two thirds in bin 34:
 
-        >>> probs_NA = Regression().decode(torch.tensor([[(34.25 - 40) / 20]])).age_probs_NA
+        >>> probs_NA = Regression().predict(torch.tensor([[(34.25 - 40) / 20]])).age_probs_NA
         >>> probs_NA[0, 33:37].round(decimals=3).tolist()
         [0.0, 0.6669999957084656, 0.3330000042915344, 0.0]
 
