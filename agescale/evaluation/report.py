@@ -238,7 +238,7 @@ def _bias(m: Summary, decades: Sequence[PartScores]) -> str:
     bounds = m.intervals["bias"]
     ends = f" ({interval(bounds, '{:+.1f}')})" if bounds else ""
     is_balanced = bounds is not None and bounds[0] <= 0 <= bounds[1]
-    line = f"Over all it says {_side(m.bias, 'years ')} on average{ends}"
+    line = f"Overall its ages are {_side(m.bias, 'years ')} on average{ends}"
     if biased:
         return f"{line}, {'but' if is_balanced else 'and'} by decade of age: {', '.join(biased)} years."
     return f"{line}, which may be chance." if is_balanced else f"{line}."

@@ -50,9 +50,10 @@ class RunningJob:
         victim = victim or psutil.Process(self.process.pid)
         victim.send_signal(signal.SIGKILL)
         deadline = time.monotonic() + 20
-        while victim.is_running() and victim.status() != psutil.STATUS_ZOMBIE:
-            assert time.monotonic() < deadline, f"{victim} outlives kill -9"
-            time.sleep(0.01)
+        with contextlib.suppress(psutil.NoSuchProcess):  # between the two questions
+            while victim.is_running() and victim.status() != psutil.STATUS_ZOMBIE:
+                assert time.monotonic() < deadline, f"{victim} outlives kill -9"
+                time.sleep(0.01)
 
     def end(self, timeout_s: float) -> int:
         """Waits for its exit code."""

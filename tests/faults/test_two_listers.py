@@ -46,7 +46,7 @@ def test_no_image_is_listed_twice_and_the_late_one_stops(
     place: tuple[str, str, bool], num_before: int, is_written: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first job has proved its lease, and sleeps right before it creates a part. It wakes when the other one has
-    ended, or else when the other one is about to write its first part."""
+    ended, or else when the other one is about to write that very part."""
     source, out, has_lease = place
     config = CatalogConfig(source, out, lease=has_lease)
     write, num_calls = folders.write_new_part, 0
@@ -58,6 +58,8 @@ def test_no_image_is_listed_twice_and_the_late_one_stops(
             return write(uri, name, table, *rest)
 
         def wake_first(*others: object) -> bool:
+            if others[1] != name:  # a range beside is sealed at the same time
+                return write(*others)  # type: ignore[arg-type]
             monkeypatch.setattr(folders, "write_new_part", write)
             late.append(write(uri, name, table, *rest))
             return write(*others)  # type: ignore[arg-type]

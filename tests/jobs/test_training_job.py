@@ -205,6 +205,7 @@ def test_weights_come_from_a_file_the_head_phase_leaves_them_and_a_wrong_checksu
     config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = tmp_path / "resnet18.pth"
+    torch.manual_seed(config.seed + 1)
     torch.save(resnet18().state_dict(), weights)
     wanted = replace(config, encoder="torchvision/resnet18", weights=str(weights), out=str(tmp_path / "run"), epochs=1)
     with pytest.raises(ValueError, match="its SHA-256 is"):

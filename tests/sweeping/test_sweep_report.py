@@ -182,7 +182,7 @@ def test_a_sweep_that_is_not_over_says_so(page: str) -> None:
 
 def test_settings_of_every_kind_are_written_as_people_read_them() -> None:
     text = Page(page_of(widths=[32, 64], weights="", num_features=None, is_frozen=True)).text
-    assert "widths: 32, 64; weights: default; dense: default; is_frozen: yes" in text
+    assert "widths: 32, 64; weights: default; num_features: default; is_frozen: yes" in text
 
 
 @needs_browser
