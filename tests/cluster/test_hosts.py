@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 import pytest
 from conftest import make_checkpoint
-from test_manifests import CLUSTER, ROOT, TO_BUILD, expressions
+from test_manifests import CLUSTER, ROOT, expressions
 
 from agescale.synthetic.dataset import write_dataset
 
@@ -292,10 +292,10 @@ def test_strangers_are_refused_and_no_secret_is_told(hosts: Hosts) -> None:
 def test_prometheus_finds_the_nodes_and_answers_every_query_of_the_dashboard(
     prometheus: Callable[[str], list[Any]],
 ) -> None:
-    """After the jobs above."""
+    """After the jobs above, of which none trains."""
     assert len(prometheus("count by (instance) (up == 1)")) >= 3
     scored = {series["metric"]["status"] for series in prometheus("ray_agescale_images_scored_total")}
     assert scored == {"ok", "unreadable"}
     for panel, query in expressions().items():
-        if not any(name in query for name in TO_BUILD):
+        if "_epoch" not in query and "_validation_metric" not in query:
             assert prometheus(query), f"{panel}: {query}"
