@@ -116,7 +116,7 @@ def parse(config_type: type[Config], default: Config | None) -> Config:
 def misnamed_option(config_type: type[Any], arguments: Sequence[str]) -> str:
     """The one line for a learning rate as other programs are told it; empty where there is none among the arguments.
 
-    >>> from agescale.config import TrainConfig, hints_of, option_of, wanted_of
+    >>> from agescale.config import TrainConfig
     >>> misnamed_option(TrainConfig, ["--out", "runs/1", "--lr=1e-3"])
     '--lr: rates stand in --phases, such as --phases all:20@1e-3 (20 epochs)'
     """

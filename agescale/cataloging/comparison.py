@@ -18,7 +18,6 @@ from agescale.cataloging.layouts import Labels
 from agescale.cataloging.parts import split_of, told
 from agescale.cataloging.relabelling import Relabelled
 from agescale.store import listing, objects
-from agescale.store.errors import StoreError
 from agescale.store.listing import Listed
 from agescale.tables import catalogs, schema, splits
 from agescale.tables.catalogs import Catalog
@@ -108,15 +107,5 @@ def _delivered_again(pictures: list[Listed], row_of: dict[str, dict[str, Any]]) 
     """URIs of known images that the store did not deliver the last time, and does now."""
     failed = [item for item in pictures if (row_of[item.uri]["read_error"] or "").partition(":")[0] in READ_AGAIN]
     with objects.read_pool() as pool:
-        answers = pool.map(_can_be_read, failed)
-        return {item.uri for item, can_be_read in zip(failed, answers, strict=True) if can_be_read}
-
-
-def _can_be_read(item: Listed) -> bool:
-    try:
-        objects.read_bytes(item.uri, item.version, item.size_bytes)
-    except StoreError as error:
-        if error.stops_the_job:
-            raise
-        return False
-    return True
+        answers = pool.map(lambda item: objects.delivers(item.uri, item.version, item.size_bytes), failed)
+        return {item.uri for item, is_delivered in zip(failed, answers, strict=True) if is_delivered}

@@ -22,7 +22,7 @@ from agescale.cataloging import changes, layouts, relabelling
 from agescale.cataloging import findings as quality
 from agescale.cataloging.comparison import difference
 from agescale.cataloging.layouts import Labels
-from agescale.cataloging.parts import tombstones, units_of
+from agescale.cataloging.parts import planned_parts, tombstones
 from agescale.cataloging.settings import (
     age_groups_of,
     check,
@@ -116,8 +116,8 @@ def _add_images(
     metadata = metadata_of(out, catalog, settings)
     listing_number = changes.begin_listing(out, metadata["id"], num_ranges=0)
     new, changed = found.told_apart(catalog, listing_number)
-    units = units_of(new, labels, listing_number, first=0, replaces=False)
-    units += units_of(changed, labels, listing_number, first=len(units), replaces=True)
+    units = planned_parts(new, labels, listing_number, first=0, replaces=False)
+    units += planned_parts(changed, labels, listing_number, first=len(units), replaces=True)
     units += tombstones(found.gone.to_pylist(), listing_number, len(units))
     if units:
         probes = [item.uri for item in pictures[:: math.ceil(len(pictures) / NUM_PROBES)]]
@@ -259,9 +259,8 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
         if config.repair:
             repair(out, held)
         catalog = Catalog.find(out)
-        if (
-            small is not None and (catalog.names if catalog else []) != before
-        ):  # by a job that may have listed the source later than this one
+        standing = catalog.names if catalog else []
+        if small is not None and standing != before:  # by a job that may have listed the source later than this one
             small = _list_small(source, out)
         settings = settings_of(config, age_groups_of(config, catalog))
         if catalog:

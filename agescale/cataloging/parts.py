@@ -38,7 +38,9 @@ def split_of(row: Mapping[str, Any], content_hash: str | None, fractions: splits
     return splits.assign(key, fractions)
 
 
-def units_of(pictures: list[Listed], labels: Labels, listing_number: int, first: int, replaces: bool) -> list[pa.Table]:
+def planned_parts(
+    pictures: list[Listed], labels: Labels, listing_number: int, first: int, replaces: bool
+) -> list[pa.Table]:
     """Tables of rows to read and write, one a part, numbered from ``first`` on.
 
     Rows stand in the order of a hash of their names: every run of rows is then a fair sample, which is what training
@@ -54,7 +56,7 @@ def units_of(pictures: list[Listed], labels: Labels, listing_number: int, first:
     ]
     starts = range(0, len(rows), part_rows)
     return [
-        _unit(rows[start : start + part_rows], listing_number, first + index, True, replaces)
+        _planned_part(rows[start : start + part_rows], listing_number, first + index, True, replaces)
         for index, start in enumerate(starts)
     ]
 
@@ -64,7 +66,7 @@ def tombstones(gone: list[dict[str, Any]], listing_number: int, first: int) -> l
     rows = [{"uri": row["uri"], "version": row["version"], "listed_at": now, "deleted": True} for row in gone]
     size = catalogs.LISTED_PART_ROWS
     chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
-    return [_unit(chunk, listing_number, first + index, False, True) for index, chunk in enumerate(chunks)]
+    return [_planned_part(chunk, listing_number, first + index, False, True) for index, chunk in enumerate(chunks)]
 
 
 LISTED_FIELDS = ("uri", "version", "size_bytes", "listed_at", "deleted", *relabelling.TOLD)
@@ -76,11 +78,13 @@ PLANNED_SCHEMA = pa.schema(
         pa.field("replaces", pa.bool_()),
     ]
 )
-UNIT_FIELDS = ["part", "is_read", "replaces"]
-"""Of a unit as a whole, not of its rows."""
+PLANNED_FIELDS = ["part", "is_read", "replaces"]
+"""Of a planned part as a whole, not of its rows."""
 
 
-def _unit(rows: list[dict[str, Any]], listing_number: int, index: int, is_read: bool, replaces: bool) -> pa.Table:
+def _planned_part(
+    rows: list[dict[str, Any]], listing_number: int, index: int, is_read: bool, replaces: bool
+) -> pa.Table:
     part = catalogs.part_name(listing_number, index)
-    of_unit = dict(zip(UNIT_FIELDS, (part, is_read, replaces), strict=True))
-    return pa.Table.from_pylist([{**row, **of_unit} for row in rows], schema=PLANNED_SCHEMA)
+    of_part = dict(zip(PLANNED_FIELDS, (part, is_read, replaces), strict=True))
+    return pa.Table.from_pylist([{**row, **of_part} for row in rows], schema=PLANNED_SCHEMA)

@@ -12,7 +12,7 @@ import ray
 import ray.data
 
 from agescale.cataloging import changes
-from agescale.cataloging.parts import UNIT_FIELDS, split_of
+from agescale.cataloging.parts import PLANNED_FIELDS, split_of
 from agescale.faces.images import ImageError
 from agescale.faces.isolation import Decoder
 from agescale.runtime.cluster import start_ray
@@ -55,8 +55,8 @@ class PartWriter:
         self.fractions = fractions
 
     def __call__(self, unit: pa.Table) -> pa.Table:
-        part, is_read, replaces = (unit[name][0].as_py() for name in UNIT_FIELDS)
-        rows = unit.drop_columns(UNIT_FIELDS).to_pylist()
+        part, is_read, replaces = (unit[name][0].as_py() for name in PLANNED_FIELDS)
+        rows = unit.drop_columns(PLANNED_FIELDS).to_pylist()
         if is_read:
             with decoder(paths.join(self.out, part)) as decode:
                 rows = self._read(rows, decode)
@@ -106,15 +106,8 @@ class PartWriter:
 
 def check_store(probes: Sequence[str], failure: StoreError) -> None:
     """Raises ``failure`` where the store delivers none of some other images now: then it was no image's fault."""
-    for uri in probes:
-        try:
-            objects.read_bytes(uri)
-        except StoreError as error:
-            if error.stops_the_job:
-                raise
-        else:
-            return
-    raise StoreError(failure.status, f"{failure}; none of the images tried could be read; is the source available?")
+    if not any(map(objects.delivers, probes)):
+        raise StoreError(failure.status, f"{failure}; none of the images tried could be read; is the source available?")
 
 
 def run_lister(

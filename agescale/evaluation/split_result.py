@@ -60,7 +60,7 @@ def judge_split(split: str | None, rows: JoinedRows, names: list[str], other: Ot
         outcomes=outcomes,
         counts=counts,
         summary=_summary(rows, outcomes, names),
-        num_subjects=_num_shared_units(outcomes),
+        num_subjects=_num_subjects(outcomes),
         auxiliary={
             key: metrics.agreement(label_N[judged_N], predicted_N[judged_N])
             for key, (label_N, predicted_N) in rows.heads.items()
@@ -116,7 +116,7 @@ def _summary(rows: JoinedRows, judged: Outcomes, names: list[str]) -> Summary:
     return metrics.summary(judged, constant, names, age_labels_of, group_labels_of)
 
 
-def _num_shared_units(outcomes: Outcomes) -> int | None:
-    """Number of persons (units), where any has more than one picture."""
-    num_units = len(np.unique(outcomes.cluster_N))
-    return num_units if num_units < len(outcomes) else None
+def _num_subjects(outcomes: Outcomes) -> int | None:
+    """Number of persons, where any has more than one picture."""
+    num_subjects = len(np.unique(outcomes.cluster_N))
+    return num_subjects if num_subjects < len(outcomes) else None

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from agescale.faces.geometry import Box, FaceGeometry, FoundFace
+from agescale.faces.images import Pixels
 
-Pixels = npt.NDArray[np.uint8]
 Matrix = npt.NDArray[np.float64]
 
 MAX_DISTANCE = 0.25

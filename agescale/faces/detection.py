@@ -21,8 +21,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torchvision.ops import nms
 
-from agescale.faces.alignment import Pixels, apply, crop_matrix, inverse, replicated, warp
+from agescale.faces import images
+from agescale.faces.alignment import apply, crop_matrix, inverse, replicated, warp
 from agescale.faces.geometry import NUM_LANDMARKS, WEIGHTS_SHA256, FaceGeometry, FoundFace, numbered
+from agescale.faces.images import Pixels
 from agescale.faces.retinaface import RetinaFace, anchors, decode
 from agescale.store import objects
 
@@ -160,7 +162,7 @@ class _Frame:
 
     def draw(self, image_HWC: Pixels) -> Pixels:
         (top, left), (height, width) = self.corner, self.shape
-        return replicated(_resize(image_HWC, *self.inner), -left, -top, width - left, height - top)
+        return replicated(images.resize(image_HWC, *self.inner), -left, -top, width - left, height - top)
 
     def back(self, face: FoundFace) -> FoundFace:
         down, across = self.source[0] / self.inner[0], self.source[1] / self.inner[1]
@@ -169,15 +171,6 @@ class _Frame:
         box = ((x1 - left) * across, (y1 - top) * down, (x2 - left) * across, (y2 - top) * down)
         landmarks = tuple(((x - left) * across, (y - top) * down) for x, y in face.landmarks or ())
         return FoundFace(box, landmarks or None, face.score)
-
-
-def _resize(image_HWC: Pixels, height: int, width: int) -> Pixels:
-    """Bilinear with antialiasing, on uint8, as images are for a model."""
-    image_1HWC = torch.from_numpy(np.require(image_HWC, requirements=["C", "W"]))[None]
-    resized_1CHW = torch.nn.functional.interpolate(
-        image_1HWC.permute(0, 3, 1, 2), (height, width), mode="bilinear", antialias=True
-    )
-    return resized_1CHW[0].permute(1, 2, 0).numpy()
 
 
 def _whole_steps(crops_NHWC: Pixels) -> Pixels:

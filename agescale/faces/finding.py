@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from agescale.faces.alignment import Pixels, crop_matrix, roll_of, warp
+from agescale.faces.alignment import crop_matrix, roll_of, warp
 from agescale.faces.detection import FaceDetector
 from agescale.faces.geometry import FaceGeometry, FoundFace
+from agescale.faces.images import Pixels
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def load_face(picture: Picture, size: int, center_crop: float = 1.0) -> Face:
     # the scaled JPEG decoder may stop at the least size that still has `size` pixels in the crop
     with _decoded(picture, min_side=int(np.ceil(size / center_crop))) as upright:
         square = central_square(upright.pixels, center_crop)
-        return Face(_resize(square, size, size), upright.width, upright.height)
+        return Face(resize(square, size, size), upright.width, upright.height)
 
 
 def load_square(picture: Picture, size: int, center_crop: float = 1.0) -> Face:
@@ -146,7 +146,7 @@ def load_square(picture: Picture, size: int, center_crop: float = 1.0) -> Face:
 
 
 def scaled(face: Face, size: int) -> Face:
-    return Face(_resize(face.pixels, size, size), face.width, face.height)
+    return Face(resize(face.pixels, size, size), face.width, face.height)
 
 
 def central_square(pixels: Pixels, center_crop: float = 1.0) -> Pixels:
@@ -176,7 +176,7 @@ def pack(data: bytes, short_side: int) -> bytes:
         height, width = (max(min(short_side, side), round(side * scale)) for side in pixels.shape[:2])
         if max(height, width) > MAX_JPEG_SIDE:
             raise ImageError("too_large", f"packed it would have {width}x{height} pixels, and no JPEG may")
-        return encode_jpeg(_resize(pixels, height, width))
+        return encode_jpeg(resize(pixels, height, width))
 
 
 def encode_jpeg(pixels: Pixels, quality: int = PACK_QUALITY) -> bytes:
@@ -515,7 +515,7 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     return pixels
 
 
-def _resize(pixels: Pixels, height: int, width: int) -> Pixels:
+def resize(pixels: Pixels, height: int, width: int) -> Pixels:
     """Bilinear with antialiasing, as Pillow's, on uint8; torch's kernel is about twice as fast."""
     if pixels.shape[:2] == (height, width):
         return np.ascontiguousarray(pixels)

@@ -6,9 +6,7 @@ that stays. Every node is asked itself, because credentials, disks and clocks ar
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import resource
 import shutil
 import time
@@ -18,6 +16,7 @@ from dataclasses import dataclass
 import ray
 
 from agescale.config import PreflightConfig
+from agescale.models.checkpoints import check_files, library_versions
 from agescale.models.predictor import Predictor, read_checkpoint
 from agescale.runtime import nodes
 from agescale.runtime.cluster import start_ray
@@ -27,8 +26,6 @@ from agescale.store.errors import StoreError
 from agescale.tables import packed, units
 from agescale.tables.catalogs import Catalog
 
-PACKAGES = ("agescale", "ray", "torch", "torchvision", "pyarrow")
-"""Of which a cluster needs the same version everywhere: what one node pickles, another reads."""
 MIN_SHM_BYTES = 200 * 2**20
 """Of /dev/shm: less than Ray's object store wants goes to the disk, and is slow (containers have 64 MB)."""
 MIN_FREE_BYTES = 5 * 2**30
@@ -108,10 +105,9 @@ def describe(inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Node:
             can(uri)
         except (StoreError, ValueError) as error:
             denied[uri] = str(error)
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
     shm_bytes = shutil.disk_usage("/dev/shm").total if os.path.isdir("/dev/shm") else 0
     free_bytes = shutil.disk_usage(ray.get_runtime_context().get_temp_dir()).free
-    return Node(versions, shm_bytes, free_bytes, time.time(), denied)
+    return Node(library_versions(), shm_bytes, free_bytes, time.time(), denied)
 
 
 def _read(uri: str) -> None:
@@ -123,8 +119,7 @@ def _nodes(answers: dict[str, Node], began: float, ended: float) -> Iterator[Che
     address = nodes.alive()
     silent = [address[node] for node in address if node not in answers]
     yield Check("answers", f"{len(answers)} of {len(address)} nodes", f"no answer from {silent[0]}" if silent else "")
-    mine = describe((), ()).versions
-    for name, version in mine.items():
+    for name, version in library_versions().items():  # what one node pickles, another reads
         others = {address.get(node, node): said.versions[name] for node, said in answers.items()}
         wrong = {node: other for node, other in others.items() if other != version}
         remedy = f"{next(iter(wrong))} has {next(iter(wrong.values()))}: use one image everywhere" if wrong else ""
@@ -154,7 +149,7 @@ def _shared(out: str) -> Check:
 def _weights(checkpoint: str) -> Check:
     try:
         read = read_checkpoint(checkpoint)
-        objects.read_bytes(paths.join(checkpoint, read.weights_file))
+        check_files(checkpoint, read)
     except (StoreError, ValueError) as error:
         return Check("weights", checkpoint, str(error))
     return Check("weights", f"{read.spec.encoder}, digest {read.digest}")

@@ -104,8 +104,8 @@ def _run(out: str) -> Standing:
 def _sweep(out: str) -> Standing:
     some = trials.read_trials(out)
     counts = Counter[str](trial.status for trial in some)
-    newest = objects.age_s(paths.join(out, f"trials/{some[-1].name}.json")) if some else None
-    is_complete = objects.exists(paths.join(out, "leaderboard.parquet")) and not counts["running"]
+    newest = objects.age_s(trials.trial_uri(out, some[-1].number)) if some else None
+    is_complete = objects.exists(paths.join(out, trials.LEADERBOARD_NAME)) and not counts["running"]
     over = len(some) - counts["running"]
     return Standing(
         out, "sweep", is_complete, "trials", over, len(some), "", dict(counts), lease.look(out), newest

@@ -47,10 +47,10 @@ def ask_all(ask: Callable[..., Answer], *arguments: Any) -> dict[str, Answer]:
 def check_shared(out: str, *inputs: str) -> None:
     """Raises ValueError where a job with several nodes is to write into a folder, or to read ``inputs``, that are not
     the same on all of them: files would lie scattered over their disks. It is tried with a file, and not guessed."""
-    if len(alive()) < 2:
-        return
     token = paths.join(out, f".seen-from-everywhere-{uuid.uuid4().hex}")
     local = [uri for uri in (token, *inputs) if not paths.is_remote(uri)]
+    if not local or len(alive()) < 2:
+        return
     if token in local:
         objects.write_bytes(token, b"")
     try:

@@ -24,16 +24,12 @@ def check_resources(
     each = {"CPU": cpus_per_worker, "GPU": gpus_per_worker, "memory": bytes_per_worker}
     bundles = [{kind: amount for kind, amount in each.items() if amount}] * num_workers
     bundles += [{"CPU": extra_cpus}] if extra_cpus else []
-    need = {kind: sum(bundle.get(kind, 0.0) for bundle in bundles) for kind in each}
-    if wait_s := _seconds_to_wait():
-        _wait_for(need, bundles, wait_s)
+    need = _sum(bundles)
+    wait_s = wait_for_nodes(bundles)
     if lacking := _lacking(need):
         kind = lacking[0]
         have = ray.cluster_resources().get(kind, 0.0)
-        if kind == "memory":
-            amounts = f"{need[kind] / 2**30:.1f} GiB of memory, the cluster has {have / 2**30:.1f}"
-        else:
-            amounts = f"{need[kind]:g} {kind}s, the cluster has {have:g}"
+        amounts = f"{_number(kind, need[kind])} {_unit(kind)}, the cluster has {_number(kind, have)}"
         way_out = "lower --num-workers" if have else "--device cpu"
         if kind == "CPU" and extra_cpus:  # of a training
             way_out += " or --cpus-per-worker (0.5, say)"
@@ -55,29 +51,39 @@ def _seconds_to_wait() -> float:
         raise ValueError(f"{WAIT_NAME}={said!r}: not a number of seconds") from None
 
 
-def _wait_for(need: dict[str, float], bundles: list[dict[str, float]], wait_s: float) -> None:
-    """Asks the cluster's autoscaler for what is needed, and waits until it is there, or for ``wait_s``."""
+def wait_for_nodes(bundles: list[dict[str, float]]) -> float:
+    """Where the environment says so (``WAIT_NAME``), asks the cluster's autoscaler for room for ``bundles`` of
+    resources, and waits until it is there. Returns the seconds that it waits at most; 0 where it does not."""
+    wait_s, need = _seconds_to_wait(), _sum(bundles)
     began = told = time.monotonic()
     try:
         while (lacking := _lacking(need)) and time.monotonic() - began < wait_s:
             if told == began or time.monotonic() - told > TELL_EVERY_S:
                 request_resources(bundles=bundles)
                 told = time.monotonic()
-                print(f"waiting for nodes: {_amounts(need, lacking)} ({told - began:.0f} of {wait_s:g} s)", flush=True)
+                have = ray.cluster_resources()
+                words = (
+                    f"{_number(kind, need[kind])} {_unit(kind)} needed, {_number(kind, have.get(kind, 0.0))} there"
+                    for kind in lacking
+                )
+                print(f"waiting for nodes: {'; '.join(words)} ({told - began:.0f} of {wait_s:g} s)", flush=True)
             time.sleep(ASK_EVERY_S)
     finally:
         if told != began:
             request_resources(bundles=[])  # else the nodes would stay for good; who works there keeps them
+    return wait_s
 
 
-def _amounts(need: dict[str, float], kinds: list[str]) -> str:
-    have = ray.cluster_resources()
-    scale = {"memory": (2**30, " GiB of memory")}
-    words = []
-    for kind in kinds:
-        size, unit = scale.get(kind, (1, f" {kind}s"))
-        words.append(f"{need[kind] / size:g}{unit} needed, {have.get(kind, 0.0) / size:g} there")
-    return "; ".join(words)
+def _sum(bundles: list[dict[str, float]]) -> dict[str, float]:
+    return {kind: sum(bundle.get(kind, 0.0) for bundle in bundles) for kind in ("memory", "CPU", "GPU")}
+
+
+def _number(kind: str, amount: float) -> str:
+    return f"{amount / 2**30:.1f}" if kind == "memory" else f"{amount:g}"
+
+
+def _unit(kind: str) -> str:
+    return "GiB of memory" if kind == "memory" else f"{kind}s"
 
 
 WORKER_BYTES = 2**30

@@ -348,6 +348,17 @@ def can_be_read(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
 
 
+def delivers(uri: str, version: str = "", size_bytes: int | None = None) -> bool:
+    """Whether an object can be read now, as ``read_bytes`` reads it. Raises the StoreError that ends a job."""
+    try:
+        read_bytes(uri, version, size_bytes)
+    except StoreError as error:
+        if error.stops_the_job:
+            raise
+        return False
+    return True
+
+
 def read_pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(NUM_READ_THREADS, thread_name_prefix="agescale-read")
 

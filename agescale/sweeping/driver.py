@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from agescale.config import SweepConfig, TrainConfig
 from agescale.runtime import nodes
 from agescale.runtime.cluster import start_ray
-from agescale.runtime.resources import WORKER_BYTES, num_gpus, uses_gpu
+from agescale.runtime.resources import WORKER_BYTES, num_gpus, uses_gpu, wait_for_nodes
 from agescale.store import lease, objects, paths
 from agescale.sweeping import report as sweep_report
 from agescale.sweeping import spaces, trials
@@ -137,11 +137,12 @@ def _about(config: SweepConfig, selected: Selected, rows: list[Row], num_to_begi
 def _place(config: SweepConfig, base: TrainConfig) -> tuple[TrainConfig, int]:
     """Where trials train, the same for all of them, and how many at a time: such that every training process finds its
     place and one CPU is left for decoding. Raises ValueError where not even one does."""
-    have, gpus = ray.cluster_resources(), num_gpus()
     use_gpu = uses_gpu(base.device)
-    need = {"CPU": base.num_workers * base.cpus_per_worker}
-    need |= {"GPU": base.num_workers * base.gpus_per_worker} if use_gpu else {}
-    need |= {"memory": base.num_workers * WORKER_BYTES + TRIAL_BYTES}
+    worker = {"CPU": base.cpus_per_worker, **({"GPU": base.gpus_per_worker} if use_gpu else {}), "memory": WORKER_BYTES}
+    need = {kind: base.num_workers * amount for kind, amount in worker.items()}
+    need["memory"] += TRIAL_BYTES
+    wait_for_nodes([worker] * base.num_workers + [{"CPU": 1, "memory": TRIAL_BYTES}])
+    have, gpus = ray.cluster_resources(), num_gpus()
     free = {"CPU": have.get("CPU", 0.0) - 1, "GPU": float(gpus), "memory": have.get("memory", 0.0)}
     num = min(math.floor(free[kind] / amount + 1e-9) for kind, amount in need.items())
     if num < 1:

@@ -28,7 +28,7 @@ from agescale.store.outputs import check_unchanged
 from agescale.sweeping.spaces import Alternative, Point
 from agescale.training import runs, validation
 
-SWEEP_NAME = "sweep.json"
+SWEEP_NAME, LEADERBOARD_NAME = "sweep.json", "leaderboard.parquet"
 Curve = list[Epoch]
 """What each epoch of a trial brought."""
 Status = Literal["running", "finished", "stopped", "diverged", "failed"]
@@ -106,23 +106,23 @@ def read_trials(out: str) -> list[Trial]:
 
 def read_trial(out: str, number: int) -> Trial:
     """What a trial is. Raises ValueError, with what to do, where its file is damaged."""
-    uri = _trial_uri(out, number)
+    uri = trial_uri(out, number)
     try:
         return Trial(**json.loads(objects.read_bytes(uri)))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{uri}: damaged, not a valid record of a trial; {_another_instead(out, number)}") from error
 
 
-def _trial_uri(out: str, number: int) -> str:
+def trial_uri(out: str, number: int) -> str:
     return paths.join(out, f"trials/{number:04d}.json")
 
 
 def _another_instead(out: str, number: int) -> str:
-    return f"delete {_trial_uri(out, number)} and {run_of(out, number)}: another trial takes its place"
+    return f"delete {trial_uri(out, number)} and {run_of(out, number)}: another trial takes its place"
 
 
 def write_trial(out: str, trial: Trial) -> None:
-    objects.write_bytes(_trial_uri(out, trial.number), json.dumps(asdict(trial), indent=1).encode())
+    objects.write_bytes(trial_uri(out, trial.number), json.dumps(asdict(trial), indent=1).encode())
 
 
 def read_curve(out: str, trial: Trial) -> Curve:
@@ -212,7 +212,7 @@ def _front(goals: Sequence[Sequence[float | None]]) -> list[bool]:
 
 def write_leaderboard(out: str, rows: Sequence[Row]) -> str:
     """``leaderboard.parquet``, with the settings of each trial as JSON. Returns its URI."""
-    uri = paths.join(out, "leaderboard.parquet")
+    uri = paths.join(out, LEADERBOARD_NAME)
     flat = [{**row, "settings": json.dumps(row["settings"])} for row in rows]
     parquet.write_table(uri, pa.Table.from_pylist(flat, schema=LEADERBOARD))
     return uri

@@ -131,7 +131,8 @@ def _fit(
 ) -> None:
     """Runs Ray Train over what is left of the plan. Raises Diverged, OutOfMemory, and a lasting StoreError."""
     start_ray(min_cpus=config.num_workers * config.cpus_per_worker + 1, has_dashboard=True)
-    nodes.check_shared(plan.out, catalog.uri)
+    if shared is None:  # of a sweep, which has asked for all its trainings
+        nodes.check_shared(plan.out, catalog.uri)
     scaling = _scaling(config)
     print(f"training on {config.num_workers} x {'GPU' if scaling.use_gpu else 'CPU'}", flush=True)
 
