@@ -2,8 +2,9 @@
 
 A part stands whole or not at all, and rows that stand in a part are not listed again: that is all there is to restarts
 and to growth. Where images are read, work is cut into parts of the listing; a Ray task reads the images of one and
-writes it. Where they are only listed, a Ray task lists a range of names and writes part after part as they come, and
-nobody holds more than some parts: labels and findings want the whole picture, a bucket to be scored need not fit in it.
+writes it, or this process, where they are few and no Ray runs. Where they are only listed, a Ray task lists a range of
+names and writes part after part as they come, and nobody holds more than some parts: labels and findings want the whole
+picture, a bucket to be scored need not fit in it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -39,10 +41,10 @@ from agescale.config import CatalogConfig
 from agescale.faces import images
 from agescale.reports import formats
 from agescale.runtime import nodes
-from agescale.runtime.cluster import start_ray
+from agescale.runtime.cluster import is_cluster_at_hand, start_ray
 from agescale.runtime.progress import ImageProgress
 from agescale.runtime.resources import check_resources
-from agescale.runtime.work import run_work
+from agescale.runtime.work import run_here, run_work
 from agescale.store import lease, listing, objects, parquet, paths
 from agescale.store.errors import Damaged
 from agescale.store.listing import Listed
@@ -52,6 +54,8 @@ from agescale.tables.catalogs import Catalog
 
 SMALL_SOURCE_FILES = 10_000
 """So few are listed without Ray, which would take longer to start."""
+FEW_IMAGES = 200
+"""So few are read without Ray where one would have to be started."""
 RANGES_PER_CPU = 4
 """Ranges of names differ in size, and each that found something leaves a part."""
 MAX_RANGES = 1000
@@ -116,17 +120,16 @@ def _add_images(
     metadata = metadata_of(out, catalog, settings)
     listing_number = changes.begin_listing(out, metadata["id"], num_ranges=0)
     new, changed = found.told_apart(catalog, listing_number)
-    units = planned_parts(new, labels, listing_number, first=0, replaces=False)
-    units += planned_parts(changed, labels, listing_number, first=len(units), replaces=True)
+    num_read = len(new) + len(changed)
+    by_ray = num_read > FEW_IMAGES or (num_read > 0 and is_cluster_at_hand())
+    units = planned_parts(new, labels, listing_number, 0, replaces=False, in_parallel=by_ray)
+    units += planned_parts(changed, labels, listing_number, len(units), replaces=True, in_parallel=by_ray)
     units += tombstones(found.gone.to_pylist(), listing_number, len(units))
     if units:
         probes = [item.uri for item in pictures[:: math.ceil(len(pictures) / NUM_PROBES)]]
         writer = PartWriter(out, metadata, config.pack, fractions, held.claim, probes)
-        start_ray()
-        check_resources(1, cpus_per_worker=1, gpus_per_worker=0)
-        nodes.check_shared(folders.beside(out), source)
-        with ImageProgress("cataloging", len(new) + len(changed) + len(found.gone)) as progress:
-            for _ in run_work(units, writer, progress, num_cpus=1):
+        with ImageProgress("cataloging", num_read + len(found.gone)) as progress:
+            for _ in _run_by_ray(units, writer, progress, source) if by_ray else run_here(units, writer, progress):
                 held.check()
     parts += [unit["part"][0].as_py() for unit in units]
     if found.relabelled or (settings != before and not units):
@@ -157,6 +160,15 @@ def _add_images(
         relabelled=tuple(found.relabelled),
         new_groups=new_groups(before, settings),
     )
+
+
+def _run_by_ray(
+    units: list[pa.Table], writer: PartWriter, progress: ImageProgress, source: str
+) -> Iterator[dict[str, Any]]:
+    start_ray()
+    check_resources(1, cpus_per_worker=1, gpus_per_worker=0)
+    nodes.check_shared(folders.beside(writer.out), source)
+    yield from run_work(units, writer, progress, num_cpus=1)
 
 
 def _remove_late_parts(out: str) -> None:

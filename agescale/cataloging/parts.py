@@ -39,7 +39,7 @@ def split_of(row: Mapping[str, Any], content_hash: str | None, fractions: splits
 
 
 def planned_parts(
-    pictures: list[Listed], labels: Labels, listing_number: int, first: int, replaces: bool
+    pictures: list[Listed], labels: Labels, listing_number: int, first: int, replaces: bool, in_parallel: bool = True
 ) -> list[pa.Table]:
     """Tables of rows to read and write, one a part, numbered from ``first`` on.
 
@@ -47,7 +47,7 @@ def planned_parts(
     shuffles, while names in the order of a bucket often are in the order of ages.
     """
     order = sorted(pictures, key=lambda item: hashlib.sha256(item.relative.encode()).digest())
-    part_rows = min(INSPECTED_PART_ROWS, max(1, math.ceil(len(order) / MIN_PARTS)))
+    part_rows = min(INSPECTED_PART_ROWS, max(1, math.ceil(len(order) / (MIN_PARTS if in_parallel else 1))))
     now = dt.datetime.now(dt.UTC)
     facts = ({"uri": item.uri, "version": item.version, "size_bytes": item.size_bytes} for item in order)
     rows = [

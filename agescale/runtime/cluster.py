@@ -103,6 +103,11 @@ def start_ray(min_cpus: float = 2, has_dashboard: bool = False) -> None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is raised, and need not be logged too
 
 
+def is_cluster_at_hand() -> bool:
+    """Whether ``start_ray`` would have none to start. Raises ValueError as it does."""
+    return ray.is_initialized() or cluster_address() is not None
+
+
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
     """Keeps who listens to SIGTERM: Ray puts itself in that place, and ends by abort()."""

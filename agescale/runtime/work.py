@@ -1,5 +1,4 @@
-"""What a cluster has and does: units of work in, their summaries out; catalog rows in, uint8 batches in the object
-store out. Ray runs already."""
+"""What a cluster does: units of work in, their summaries out. Ray runs already, but for ``run_here``."""
 
 from __future__ import annotations
 
@@ -37,6 +36,16 @@ def run_work(
             progress.add(row["num_rows"], progress.note)
 
 
+def run_here(
+    units: list[pa.Table], work: Callable[[pa.Table], pa.Table], progress: ImageProgress
+) -> Iterator[dict[str, Any]]:
+    """``run_work`` in this process, one unit after the other: for so little work that no Ray need be started."""
+    for unit in units:
+        (row,) = work(unit).to_pylist()
+        yield row
+        progress.add(row["num_rows"], progress.note)
+
+
 MAX_DEATHS = 2
 """Processes that a piece of work may end before its pictures are decoded elsewhere."""
 HOPELESS_DEATHS = 10
@@ -46,9 +55,14 @@ HOPELESS_DEATHS = 10
 def decoder(work: str) -> Iterator[Decoder]:
     """What a Ray process decodes with for the piece of ``work`` of that name. Where that has ended its process twice on
     this node, one of its pictures is suspected: they are decoded in processes of their own, and one crash is one row.
+    Without Ray this process is the job itself, which no picture may end: they are decoded apart at once.
 
     Raises ValueError where that has not helped either.
     """
+    if not ray.is_initialized():
+        with IsolatedImages() as isolated:
+            yield isolated
+        return
     with _noted(work) as num_deaths:
         if num_deaths >= HOPELESS_DEATHS:
             hint = "decoding apart did not help; is there enough memory? The same command continues"
@@ -66,9 +80,6 @@ def _noted(work: str) -> Iterator[int]:
 
     The note, a byte for each beginning, lies in the session's folder on the node's disk, and goes with the work's end.
     """
-    if not ray.is_initialized():
-        yield 0
-        return
     context = ray.get_runtime_context()
     notes = Path(context.get_temp_dir(), context.get_session_name(), "agescale")
     note, num_deaths = notes / hashlib.sha256(work.encode()).hexdigest(), 0

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 from fault_proxy import FaultProxy
 from PIL import Image
 
@@ -627,6 +628,23 @@ def test_what_cannot_work_is_refused_before_any_work(
     assert "x.csv: not found" in refused(*faces, "--listing", tmp_path / "x.csv")
     assert "list.csv: " in refused(*faces, "--listing", tmp_path / "list.csv")
     assert folders.list_parts(str(tmp_path / "catalog"), "catalog") == []
+
+
+def test_few_images_are_read_without_ray_where_none_runs(
+    utkface_catalog: Path, drawn_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "is_cluster_at_hand", lambda: False)
+    monkeypatch.setattr(driver, "run_work", None)  # what Ray is given its work by
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    build(drawn_faces / "utkface", tmp_path / "here", layout="utkface", pack=32)
+    assert len(part_sizes(tmp_path / "here")) == 1 < len(part_sizes(utkface_catalog))
+    found, expected = (
+        [{**row, "listed_at": None} for row in rows_of(catalog)] for catalog in (tmp_path / "here", utkface_catalog)
+    )
+    assert found == expected
+    monkeypatch.setattr(driver, "FEW_IMAGES", len(expected) - 1)
+    with pytest.raises(TypeError):
+        build(drawn_faces / "utkface", tmp_path / "there", layout="utkface", pack=32)
 
 
 @pytest.fixture(scope="module")
