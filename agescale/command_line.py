@@ -70,7 +70,6 @@ def run_job(
     try:
         job(config)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what ends now ends by itself, within seconds
         code = 128 + (signal.SIGTERM if _terminated else signal.SIGINT)
         refuse(f"interrupted; the same command continues: {COMMAND}", code)
     except Exception as error:
@@ -78,6 +77,9 @@ def run_job(
         if mistake is None:
             raise
         refuse(mistake)
+    finally:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, signal.SIG_IGN)  # what ends now ends by itself, within seconds
 
 
 def take_recipe(arguments: list[str]) -> TrainConfig | None:

@@ -28,6 +28,7 @@ import ray
 import ray.data
 from ray._common.utils import get_default_ray_temp_dir, get_system_memory
 from ray._private import ray_constants, services
+from ray._private import utils as ray_utils
 from ray._private import worker as ray_worker
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.gcs_utils import create_gcs_channel
@@ -105,20 +106,57 @@ def start_ray(min_cpus: float = 2, has_dashboard: bool = False) -> None:
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keeps who listens to SIGTERM: Ray puts itself in that place, and ends by abort()."""
+    """Keeps who listens to SIGTERM: Ray puts itself in that place in Python, and in C++ ends by abort(). Where it comes
+    while Ray starts, no process of that is left: they are too young to end with one another."""
     listener = signal.getsignal(signal.SIGTERM)
     if not callable(listener) or threading.current_thread() is not threading.main_thread():
         yield
         return
+    received = []
+
+    def interrupt(signum: int, frame: Any) -> None:
+        received.append(signum)
+        listener(signum, frame)
+
+    install = ray_utils.set_sigterm_handler
+    ray_utils.set_sigterm_handler = lambda handler: None
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
-    except SystemExit as error:  # what Ray makes of SIGTERM while it starts
-        if error.code != signal.SIGTERM:
-            raise
-        signal.signal(signal.SIGTERM, listener)
-        listener(signal.SIGTERM, None)
+        if received:  # amid something that drops exceptions
+            raise KeyboardInterrupt
+    except BaseException:
+        if received:
+            _kill_children()
+            raise KeyboardInterrupt from None
+        raise
     finally:
-        signal.signal(signal.SIGTERM, listener)
+        ray_utils.set_sigterm_handler = install
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if received else listener)
+
+
+def _kill_children() -> None:
+    """Kills the processes that this one has started, however far down."""
+    import psutil  # Ray brings it, and finds it only once it is imported itself
+
+    while children := psutil.Process().children(recursive=True):
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(children, timeout=10)
+
+
+@contextlib.contextmanager
+def _without_sigterm() -> Iterator[None]:
+    """Holds SIGTERM back from this thread, and from those that it starts, until it is listened to here again."""
+    listener = signal.getsignal(signal.SIGTERM)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        if callable(listener) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, listener)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -129,6 +167,10 @@ def _quiet_core() -> Iterator[None]:
     connect = ray_worker.connect
 
     def connect_quietly(*args: Any, **kwargs: Any) -> Any:
+        with _without_sigterm():
+            return connect_silenced(*args, **kwargs)
+
+    def connect_silenced(*args: Any, **kwargs: Any) -> Any:
         if LOG_LEVEL in os.environ:
             return connect(*args, **kwargs)
         os.environ[LOG_LEVEL] = "fatal"
