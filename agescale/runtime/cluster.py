@@ -76,6 +76,8 @@ RAY_ENVIRONMENT = {
 
 
 LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
+NO_SIGNAL_HANDLER = "RAY_DISABLE_FAILURE_SIGNAL_HANDLER"
+"""Else Ray's C++ takes SIGTERM for a crash as soon as this process connects, and ends it by abort()."""
 
 
 def start_ray(min_cpus: float = 2, has_dashboard: bool = False) -> None:
@@ -106,8 +108,8 @@ def start_ray(min_cpus: float = 2, has_dashboard: bool = False) -> None:
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keeps who listens to SIGTERM: Ray puts itself in that place in Python, and in C++ ends by abort(). Where it comes
-    while Ray starts, no process of that is left: they are too young to end with one another."""
+    """Keeps who listens to SIGTERM: Ray puts itself in that place. Where it comes while Ray starts, no process of
+    that is left: they are too young to end with one another."""
     listener = signal.getsignal(signal.SIGTERM)
     if not callable(listener) or threading.current_thread() is not threading.main_thread():
         yield
@@ -118,7 +120,8 @@ def _own_sigterm() -> Iterator[None]:
         received.append(signum)
         listener(signum, frame)
 
-    install = ray_utils.set_sigterm_handler
+    install, unraisable = ray_utils.set_sigterm_handler, sys.unraisablehook
+    sys.unraisablehook = lambda said: None if received else unraisable(said)
     ray_utils.set_sigterm_handler = lambda handler: None
     signal.signal(signal.SIGTERM, interrupt)
     try:
@@ -131,7 +134,7 @@ def _own_sigterm() -> Iterator[None]:
             raise KeyboardInterrupt from None
         raise
     finally:
-        ray_utils.set_sigterm_handler = install
+        ray_utils.set_sigterm_handler, sys.unraisablehook = install, unraisable
         signal.signal(signal.SIGTERM, signal.SIG_IGN if received else listener)
 
 
@@ -147,28 +150,19 @@ def _kill_children() -> None:
 
 
 @contextlib.contextmanager
-def _without_sigterm() -> Iterator[None]:
-    """Holds SIGTERM back from this thread, and from those that it starts, until it is listened to here again."""
-    listener = signal.getsignal(signal.SIGTERM)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    try:
-        yield
-    finally:
-        if callable(listener) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, listener)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
 def _quiet_core() -> Iterator[None]:
-    """Keeps Ray's C++ in this process from writing errors that are none among a job's lines: with each start of
-    scoring, that an actor of Ray Data has arguments in the object store (ray#53727). What does fail is raised. Its
-    level is read when this process connects; Ray's own processes have been started by then, and log as ever."""
+    """Keeps Ray's C++ in this process from handling signals, and from writing errors that are none among a job's lines:
+    with each start of scoring, that an actor of Ray Data has arguments in the object store (ray#53727). What does fail
+    is raised. Its environment is read when this process connects; Ray's own processes have been started by then, and
+    log as ever."""
     connect = ray_worker.connect
 
     def connect_quietly(*args: Any, **kwargs: Any) -> Any:
-        with _without_sigterm():
+        os.environ[NO_SIGNAL_HANDLER] = "1"
+        try:
             return connect_silenced(*args, **kwargs)
+        finally:
+            del os.environ[NO_SIGNAL_HANDLER]
 
     def connect_silenced(*args: Any, **kwargs: Any) -> Any:
         if LOG_LEVEL in os.environ:

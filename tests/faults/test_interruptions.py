@@ -42,7 +42,7 @@ def interrupt(job: RunningJob, happened: Callable[[], object], signum: signal.Si
         job.close()
     said = job.said()
     (last,) = [line for line in said.splitlines() if line.startswith("error:")]
-    assert last.startswith("error: interrupted; the same command continues: python"), said
+    assert last.startswith(f"error: exit code {code}: interrupted; the same command continues: python"), said
     assert not any(word in said for word in ("SIGABRT", "SIGTERM", "***")), (
         said
     )  # a thread of Ray's may say that it ends

@@ -75,6 +75,13 @@ def test_nodes_that_differ_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not told["torch"]
 
 
+def test_a_job_that_would_cost_more_than_it_may_is_a_thing_to_mend() -> None:
+    assert rooms._cost(12.5, None) == rooms._cost(12.5, 12.5) == rooms.Check("cost", "about 12.50 in all")
+    assert rooms._cost(12.5, 10).remedy.startswith("about 12.50, over --max-cost 10.00")
+    with pytest.raises(ValueError, match="--max-cost: give --price-per-hour"):
+        PreflightConfig(max_cost=10)
+
+
 def test_the_first_thing_to_mend_ends_it_with_code_2(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         command.main(PreflightConfig(device="cuda"))
