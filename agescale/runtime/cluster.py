@@ -76,8 +76,6 @@ RAY_ENVIRONMENT = {
 
 
 LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
-NO_SIGNAL_HANDLER = "RAY_DISABLE_FAILURE_SIGNAL_HANDLER"
-"""Else Ray's C++ takes SIGTERM for a crash as soon as this process connects, and ends it by abort()."""
 
 
 def start_ray(min_cpus: float = 2, has_dashboard: bool = False) -> None:
@@ -91,6 +89,7 @@ def start_ray(min_cpus: float = 2, has_dashboard: bool = False) -> None:
         logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails here is raised, and need not be logged too
         if "RAY_DISABLE_WORKER_LOG_PREFIX" not in os.environ:  # which Ray has read by now
             ray_constants.RAY_DISABLE_WORKER_LOG_PREFIX = True  # whoever reads a line cares little what process said it
+        ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = True  # in C++, which takes SIGTERM for a crash: abort()
         address = cluster_address()
         options = {"address": address} if address else _own_cluster(min_cpus, has_dashboard)
         try:
@@ -151,20 +150,12 @@ def _kill_children() -> None:
 
 @contextlib.contextmanager
 def _quiet_core() -> Iterator[None]:
-    """Keeps Ray's C++ in this process from handling signals, and from writing errors that are none among a job's lines:
-    with each start of scoring, that an actor of Ray Data has arguments in the object store (ray#53727). What does fail
-    is raised. Its environment is read when this process connects; Ray's own processes have been started by then, and
-    log as ever."""
+    """Keeps Ray's C++ in this process from writing errors that are none among a job's lines: with each start of
+    scoring, that an actor of Ray Data has arguments in the object store (ray#53727). What does fail is raised. Its
+    level is read when this process connects; Ray's own processes have been started by then, and log as ever."""
     connect = ray_worker.connect
 
     def connect_quietly(*args: Any, **kwargs: Any) -> Any:
-        os.environ[NO_SIGNAL_HANDLER] = "1"
-        try:
-            return connect_silenced(*args, **kwargs)
-        finally:
-            del os.environ[NO_SIGNAL_HANDLER]
-
-    def connect_silenced(*args: Any, **kwargs: Any) -> Any:
         if LOG_LEVEL in os.environ:
             return connect(*args, **kwargs)
         os.environ[LOG_LEVEL] = "fatal"
