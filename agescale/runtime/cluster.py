@@ -113,27 +113,37 @@ def _own_sigterm() -> Iterator[None]:
     if not callable(listener) or threading.current_thread() is not threading.main_thread():
         yield
         return
-    received = []
+    received, connecting, connect = [], threading.Event(), ray_worker.connect
 
     def interrupt(signum: int, frame: Any) -> None:
         received.append(signum)
-        listener(signum, frame)
+        if not connecting.is_set():
+            listener(signum, frame)
+
+    def connect_whole(*args: Any, **kwargs: Any) -> Any:
+        connecting.set()  # a second or so; half a connection would crash at its end
+        try:
+            return connect(*args, **kwargs)
+        finally:
+            connecting.clear()
 
     install, unraisable = ray_utils.set_sigterm_handler, sys.unraisablehook
+    ray_worker.connect = connect_whole
     sys.unraisablehook = lambda said: None if received else unraisable(said)
     ray_utils.set_sigterm_handler = lambda handler: None
     signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
-        if received:  # amid something that drops exceptions
-            raise KeyboardInterrupt
+        if received:  # while it connected, or amid something that drops exceptions
+            listener(signal.SIGTERM, None)
     except BaseException:
         if received:
+            ray.shutdown()
             _kill_children()
             raise KeyboardInterrupt from None
         raise
     finally:
-        ray_utils.set_sigterm_handler, sys.unraisablehook = install, unraisable
+        ray_worker.connect, ray_utils.set_sigterm_handler, sys.unraisablehook = connect, install, unraisable
         signal.signal(signal.SIGTERM, signal.SIG_IGN if received else listener)
 
 

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from conftest import REPO
 
+from agescale.commands import status
 from agescale.operations import executions
 from agescale.operations.executions import Recorder, masked
+from agescale.operations.status import look
 
 JOB = """
 import os, sys, time
@@ -102,6 +104,7 @@ def test_a_killed_job_has_begun_and_never_ended_and_the_next_one_is_newer(tmp_pa
     killed = executions.newest(str(tmp_path / "out"))
     assert killed is not None
     assert killed.exit_code is None
+    assert status.last(look(str(tmp_path / "out"))).endswith(f"began {killed.began}, never ended: killed?")
     time.sleep(1)  # names tell seconds
     assert run(tmp_path / "out").returncode == 0
     after = executions.newest(str(tmp_path / "out"))

@@ -36,7 +36,7 @@ def test_what_is_right_is_told_with_speed_time_and_price(made: Path) -> None:
     assert {"cluster", "answers", "ray", "python", "clocks", "rights", "shared", "weights"} < checks.keys()
     assert checks["answers"].found == "1 of 1 nodes"
     assert " images/s with 4 processes" in checks["time"].found
-    assert checks["time"].found.endswith("in all")
+    assert checks["cost"].found.endswith("in all")
 
 
 @pytest.mark.parametrize(
