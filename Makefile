@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: demo test test-cluster test-readers test-lowest chaos lint bench clean
+.PHONY: demo test test-cluster test-readers test-lowest chaos lint audit bench clean
 
 demo: .venv/installed  ## the whole pipeline on drawn faces; prints where the report is
 	rm -rf $(DEMO)
@@ -34,6 +34,14 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+audit: .venv/installed .venv-audit/installed  ## what is installed: SBOM and licences into runs/audit, and known vulnerabilities, which needs their database
+	mkdir -p runs/audit
+	.venv-audit/bin/cyclonedx-py environment --pyproject pyproject.toml --output-file runs/audit/sbom.json $(BIN)/python
+	.venv-audit/bin/pip-licenses --python $(BIN)/python --format csv --output-file runs/audit/licences.csv
+	@.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off \
+	  2> runs/audit/audit.log || { code=$$?; grep -q '^Traceback' runs/audit/audit.log || { cat runs/audit/audit.log >&2; exit $$code; }; \
+	  echo "error: no answer from the database of vulnerabilities (runs/audit/audit.log); SBOM and licences are in runs/audit" >&2; exit 2; }
+
 bench: .venv/installed  ## side by side against what one would write by hand; prints ratios
 	$(BIN)/python benchmarks/scoring.py
 
@@ -58,5 +66,10 @@ bench: .venv/installed  ## side by side against what one would write by hand; pr
 	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev]'
 	touch $@
 
+.venv-audit/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet 'pip-audit>=2.10' 'cyclonedx-bom>=7' 'pip-licenses>=5.5'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-readers .venv-lowest runs
+	rm -rf .venv .venv-readers .venv-lowest .venv-audit runs

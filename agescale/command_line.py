@@ -2,6 +2,7 @@
 
 Exit codes: 0 success, 1 crashed (with a traceback), 2 refused or impossible (one line), 3 done, and not right (one
 line: more images failed than may, or what was verified is wrong), 130 interrupted by Ctrl+C, 143 by SIGTERM (one line).
+The last line says it: ``error: exit code 3: ...``, and for 2 just ``error: ...``.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from traceback import format_tb
+from traceback import format_tb, print_exception
 from types import FrameType
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import tyro
 
-from agescale.config import TrainConfig, hints_of, option_of, wanted_of
+from agescale.config import Recorded, TrainConfig, hints_of, option_of, wanted_of
+from agescale.operations.executions import Recorder
 from agescale.runtime import terminal
+from agescale.store import outputs, paths
 from agescale.store.errors import Damaged, StoreError
 from agescale.tables import folders
 from agescale.training import recipes
@@ -45,6 +48,8 @@ COMMAND = shlex.join(
 Config = TypeVar("Config")
 
 _terminated: list[int] = []
+_recorders: list[Recorder] = []
+"""Of the job that runs, once its settings are known."""
 
 
 def run_job(
@@ -55,6 +60,8 @@ def run_job(
 ) -> None:
     """Parses ``config_type`` from the command line and runs ``job``; a user's mistake becomes one line and code 2.
     ``more_help`` prints what follows the settings in ``--help``."""
+    terminal.JOURNAL.job = config_type.__name__.removesuffix("Config").lower()
+    terminal.JOURNAL.is_json = "--log-format json" in " ".join(sys.argv).replace("=", " ").replace("_", "-")
     terminal.guard_streams()
     signal.signal(signal.SIGTERM, _interrupt)
     if wrong := misnamed_option(config_type, sys.argv[1:]) or wrong_choice(config_type, sys.argv[1:]):
@@ -67,17 +74,41 @@ def run_job(
         if not ended.code and more_help:
             more_help()
         raise
+    if isinstance(config, Recorded):
+        _record(config)
     try:
         job(config)
+        _end(0, "")
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what ends now ends by itself, within seconds
         code = 128 + (signal.SIGTERM if _terminated else signal.SIGINT)
         refuse(f"interrupted; the same command continues: {COMMAND}", code)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (told in full)
         mistake = user_mistake(error)
-        if mistake is None:
-            raise
-        refuse(mistake)
+        if mistake is not None:
+            refuse(mistake)
+        print_exception(error)
+        refuse(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", 1)
+    except SystemExit as ended:
+        _end(ended.code if isinstance(ended.code, int) else 1, "")
+        raise
+
+
+def _record(config: Any) -> None:
+    """From now on the execution of a job with these settings leaves its record."""
+    recorder = Recorder(terminal.JOURNAL.job, COMMAND, paths.absolute(config.out), config.notify_url)
+    _recorders.append(recorder)
+    outputs.ON_HELD.append(recorder.begin)
+
+
+def _end(code: int, reason: str) -> None:
+    """The job has ended so: tells whom it may concern, once. What comes after ends by itself, within seconds."""
+    if _terminated or signal.getsignal(signal.SIGTERM) is _interrupt:  # of run_job
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, signal.SIG_IGN)
+    while _recorders:
+        _recorders.pop().end(code, reason)
+    if terminal.JOURNAL.is_json and not code:
+        terminal.say("ended", {"exit_code": 0})
 
 
 def take_recipe(arguments: list[str]) -> TrainConfig | None:
@@ -219,7 +250,9 @@ def is_ours(file: str) -> bool:
 
 
 def refuse(message: str, code: int = 2) -> NoReturn:
-    """Ends the job with one line, which is never cut."""
+    """Ends the job with one line, the last one, which is never cut."""
     terminal.guard_streams()
-    print(f"error: {terminal.printable(message)}", file=sys.stderr, flush=True)
+    _end(code, message)
+    words = message if code == 2 else f"exit code {code}: {message}"
+    terminal.say(f"error: {terminal.printable(words)}", {"exit_code": code}, sys.stderr)
     raise SystemExit(code)

@@ -98,8 +98,30 @@ def wanted_of(hint: Any, value: Any) -> str:
 _NAMES = {float: "a finite number", int: "a whole number", str: "a text"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Logged(Checked):
+    """Settings of jobs whose output is a log; what others print is their result."""
+
+    log_format: Literal["text", "json"] = "text"
+    """How lines are printed: as text, or each as one JSON object (time, level, job, message, and numbers where there
+    are some) for a collector of logs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded(Logged):
+    """Settings of jobs that leave a record of each execution beside --out."""
+
+    notify_url: str = ""
+    """Web hook: gets a POST of that record, as JSON, when the job ends, whatever its exit code."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.notify_url and not self.notify_url.startswith(("http://", "https://")):
+            raise ValueError("--notify-url: begins with http:// or https://")
+
+
 @dataclass(frozen=True)
-class DrawConfig(Checked):
+class DrawConfig(Logged):
     """Draw faces with a known age into a local folder, in any of the layouts that jobs/catalog.py reads."""
 
     out: str
@@ -117,7 +139,7 @@ class DrawConfig(Checked):
 
 
 @dataclass(frozen=True)
-class CatalogConfig(Checked):
+class CatalogConfig(Recorded):
     """List the images of a folder or bucket once, with what is known of each, as Parquet."""
 
     source: str
@@ -183,7 +205,7 @@ class CatalogConfig(Checked):
 
 
 @dataclass(frozen=True)
-class TrainConfig(Checked):
+class TrainConfig(Recorded):
     """Train an age model on a catalog."""
 
     catalog: str = ""
@@ -293,7 +315,7 @@ class TrainConfig(Checked):
 
 
 @dataclass(frozen=True)
-class SweepConfig(Checked):
+class SweepConfig(Recorded):
     """Search for the best settings of training. The same command continues a sweep that was stopped."""
 
     catalog: str
@@ -356,7 +378,7 @@ class SweepConfig(Checked):
 
 
 @dataclass(frozen=True)
-class ScoreConfig(Checked):
+class ScoreConfig(Recorded):
     """Predict the age of every image of a catalog; one row each, whatever is wrong with it."""
 
     catalog: str
@@ -412,7 +434,7 @@ class PredictConfig(Checked):
 
 
 @dataclass(frozen=True)
-class VerifyConfig(Checked):
+class VerifyConfig(Logged):
     """Verify a table of predictions: one row for each image of its catalog, and nothing else."""
 
     catalog: str
@@ -422,7 +444,7 @@ class VerifyConfig(Checked):
 
 
 @dataclass(frozen=True)
-class TableConfig(Checked):
+class TableConfig(Logged):
     """Write the current rows of predictions, and nothing else, as a table for other people."""
 
     catalog: str
@@ -449,7 +471,7 @@ class TableConfig(Checked):
 
 
 @dataclass(frozen=True)
-class PreflightConfig(Checked):
+class PreflightConfig(Logged):
     """Try a cluster before a long job: its nodes, versions, clocks, disks and rights, and how fast it would be."""
 
     catalog: str = ""
@@ -468,6 +490,13 @@ class PreflightConfig(Checked):
     """Images of the catalog to try."""
     price_per_hour: NotNegative | None = None
     """Price of one hour of the whole cluster, in any currency: what the job would cost is told, too."""
+    max_cost: NotNegative | None = None
+    """What scoring the whole catalog may cost; a job that would cost more is a thing to mend. With --price-per-hour."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_cost is not None and (self.price_per_hour is None or not self.catalog or not self.checkpoint):
+            raise ValueError("--max-cost: give --price-per-hour, --catalog and --checkpoint with it")
 
 
 @dataclass(frozen=True)
@@ -481,7 +510,7 @@ class StatusConfig(Checked):
 
 
 @dataclass(frozen=True)
-class CompactConfig(Checked):
+class CompactConfig(Recorded):
     """Write a catalog of many nights, and predictions of it, anew as tables of few files: the nights go on with those.
     The same command continues."""
 
@@ -504,7 +533,7 @@ class CompactConfig(Checked):
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(Checked):
+class EvaluateConfig(Recorded):
     """Judge predictions against a catalog's labels: metrics.json, tables, and one report.html."""
 
     catalog: str
@@ -528,7 +557,9 @@ class EvaluateConfig(Checked):
     """Checkpoint to describe. Default: the one that the predictions name."""
 
 
-EXECUTION_FIELDS = ("out", "num_workers", "cpus_per_worker", "gpus_per_worker", "device", "cache", "lease")
+EXECUTION_FIELDS = (
+    "out", "num_workers", "cpus_per_worker", "gpus_per_worker", "device", "cache", "lease", "log_format", "notify_url",
+)  # fmt: skip
 """Settings of TrainConfig that change where and how fast a run runs, not what it is."""
 
 

@@ -108,7 +108,9 @@ def test_an_interrupted_job_says_so_and_ends_as_shells_expect(signum: signal.Sig
     assert process.stdout.readline() == "begun\n", "lines come as they are printed"
     process.send_signal(signum)
     said = process.communicate(timeout=30)[1]
-    assert re.fullmatch(r"error: interrupted; the same command continues: \S*python\S* -c .* --out x\n", said)
+    assert re.fullmatch(
+        rf"error: exit code {128 + signum}: interrupted; the same command continues: \S*python\S* -c .* --out x\n", said
+    )
     assert process.returncode == 128 + signum
 
 

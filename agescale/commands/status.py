@@ -19,8 +19,9 @@ def main(config: StatusConfig) -> None:
     if config.format == "json":
         print(json.dumps([{"state": each.state, **asdict(each)} for each in found], indent=1))
         return
-    rows = [[each.out, each.kind, each.state, far(each), since(each.written_s_ago), who(each)] for each in found]
-    terminal.print_table(["folder", "what", "state", "how far", "last written", "by whom"], rows)
+    rows = [[each.out, each.kind, each.state, far(each), since(each.written_s_ago), who(each), last(each)]
+            for each in found]  # fmt: skip
+    terminal.print_table(["folder", "what", "state", "how far", "last written", "by whom", "last execution"], rows)
 
 
 def far(each: Standing) -> str:
@@ -51,6 +52,16 @@ def who(each: Standing) -> str:
         return ""
     was = "" if each.holder.is_alive else "ended: "
     return f"{was}host {each.holder.host}, pid {each.holder.pid}, since {each.holder.since}"
+
+
+def last(each: Standing) -> str:
+    """How the execution that began last has ended."""
+    if (said := each.execution) is None:
+        return ""
+    who = f"{said.job} of {said.user} on {said.host}"
+    if said.exit_code is None:
+        return f"{who}, began {said.began}" + ("" if each.state == "working" else ", never ended: killed?")
+    return f"{who}, ended {said.ended} with {said.exit_code}" + (f": {said.reason}" if said.reason else "")
 
 
 def run() -> None:

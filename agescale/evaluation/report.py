@@ -26,7 +26,7 @@ from agescale.evaluation.records import Comparison, GroupScores, PartScores, Sum
 from agescale.evaluation.split_result import SplitResult
 from agescale.reports import formats
 from agescale.reports.page import UNKNOWN, inline, interval, number, percent, template, text
-from agescale.store import objects, paths
+from agescale.store import objects, outputs, paths
 from agescale.store.outputs import Output
 
 PAGE_NAME, METRICS_NAME, ERRORS_NAME = "report.html", "metrics.json", "errors.csv"
@@ -111,6 +111,7 @@ def write_report(out: str, judged: Judgement) -> str:
         files[ERRORS_NAME] = formats.to_bytes(judged.errors, "csv")
     known = {f"{name}.csv" for name in TABLES}
     stale = known.intersection(objects.list_names(out, suffix=".csv")) - files.keys()
+    outputs.tell_held(out)
     for name, data in (files | {PAGE_NAME: page.encode()}).items():
         objects.write_bytes(paths.join(out, name), data)
     for name in stale:

@@ -166,8 +166,15 @@ def _speed(config: PreflightConfig, catalog: str, checkpoint: str) -> Iterator[C
     num_rows = sum(part.num_rows for part in Catalog.open(catalog).parts)
     rate = num_workers * probe.num_images / probe.seconds
     hours = num_rows / rate / 3600
-    price = "" if config.price_per_hour is None else f", about {hours * config.price_per_hour:,.2f} in all"
-    yield Check("time", f"{rate:,.0f} images/s with {num_workers} processes: {hours:,.1f} h for {num_rows:,}{price}")
+    yield Check("time", f"{rate:,.0f} images/s with {num_workers} processes: {hours:,.1f} h for {num_rows:,}")
+    if config.price_per_hour is not None:
+        yield _cost(hours * config.price_per_hour, config.max_cost)
+
+
+def _cost(cost: float, most: float | None) -> Check:
+    is_over = most is not None and cost > most
+    remedy = f"about {cost:,.2f}, over --max-cost {most:,.2f}: fewer images, or cheaper nodes" if is_over else ""
+    return Check("cost", f"about {cost:,.2f} in all", remedy)
 
 
 def try_images(catalog: str, checkpoint: str, device: str, config: PreflightConfig) -> Probe:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from agescale.evaluation import report
 from agescale.models import checkpoints
+from agescale.operations import executions
 from agescale.store import lease, objects, paths
 from agescale.sweeping import trials
 from agescale.tables import catalogs, folders, units
@@ -38,6 +39,7 @@ class Standing:
     counts: dict[str, int] = field(default_factory=dict)  # predictions by status, trials by status
     holder: lease.Holder | None = None
     written_s_ago: float | None = None  # since what tells of progress was last written
+    execution: executions.Execution | None = None  # of a job there, which began last
 
     @property
     def state(self) -> str:
@@ -51,6 +53,10 @@ def look(uri: str) -> Standing:
     """What stands in the folder ``uri`` (a path or ``s3://``). Raises StoreError where it cannot be asked, and
     ValueError where what stands there is damaged."""
     out = paths.absolute(uri)
+    return replace(_look(out), execution=executions.newest(out))
+
+
+def _look(out: str) -> Standing:
     for mark, ask in MARKS.items():
         if objects.exists(paths.join(out, mark)):
             return ask(out)

@@ -28,6 +28,7 @@ import ray
 import ray.data
 from ray._common.utils import get_default_ray_temp_dir, get_system_memory
 from ray._private import ray_constants, services
+from ray._private import utils as ray_utils
 from ray._private import worker as ray_worker
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.gcs_utils import create_gcs_channel
@@ -88,6 +89,7 @@ def start_ray(min_cpus: float = 2, has_dashboard: bool = False) -> None:
         logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails here is raised, and need not be logged too
         if "RAY_DISABLE_WORKER_LOG_PREFIX" not in os.environ:  # which Ray has read by now
             ray_constants.RAY_DISABLE_WORKER_LOG_PREFIX = True  # whoever reads a line cares little what process said it
+        ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = True  # in C++, which takes SIGTERM for a crash: abort()
         address = cluster_address()
         options = {"address": address} if address else _own_cluster(min_cpus, has_dashboard)
         try:
@@ -110,20 +112,55 @@ def is_cluster_at_hand() -> bool:
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keeps who listens to SIGTERM: Ray puts itself in that place, and ends by abort()."""
+    """Keeps who listens to SIGTERM: Ray puts itself in that place. Where it comes while Ray starts, no process of
+    that is left: they are too young to end with one another."""
     listener = signal.getsignal(signal.SIGTERM)
     if not callable(listener) or threading.current_thread() is not threading.main_thread():
         yield
         return
+    received, connecting, connect = [], threading.Event(), ray_worker.connect
+
+    def interrupt(signum: int, frame: Any) -> None:
+        received.append(signum)
+        if not connecting.is_set():
+            listener(signum, frame)
+
+    def connect_whole(*args: Any, **kwargs: Any) -> Any:
+        connecting.set()  # a second or so; half a connection would crash at its end
+        try:
+            return connect(*args, **kwargs)
+        finally:
+            connecting.clear()
+
+    install, unraisable = ray_utils.set_sigterm_handler, sys.unraisablehook
+    ray_worker.connect = connect_whole
+    sys.unraisablehook = lambda said: None if received else unraisable(said)
+    ray_utils.set_sigterm_handler = lambda handler: None
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
-    except SystemExit as error:  # what Ray makes of SIGTERM while it starts
-        if error.code != signal.SIGTERM:
-            raise
-        signal.signal(signal.SIGTERM, listener)
-        listener(signal.SIGTERM, None)
+        if received:  # while it connected, or amid something that drops exceptions
+            listener(signal.SIGTERM, None)
+    except BaseException:
+        if received:
+            ray.shutdown()
+            _kill_children()
+            raise KeyboardInterrupt from None
+        raise
     finally:
-        signal.signal(signal.SIGTERM, listener)
+        ray_worker.connect, ray_utils.set_sigterm_handler, sys.unraisablehook = connect, install, unraisable
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if received else listener)
+
+
+def _kill_children() -> None:
+    """Kills the processes that this one has started, however far down."""
+    import psutil  # Ray brings it, and finds it only once it is imported itself
+
+    while children := psutil.Process().children(recursive=True):
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(children, timeout=10)
 
 
 @contextlib.contextmanager

@@ -95,4 +95,7 @@ class ImageProgress:
             left_s = (self.total - self.done) / max(self.images_per_s, 1e-9)
             left = f", {left_s:.0f} s left" if 0 < self.done < self.total else ""
         note = "".join(f", {text}" for text in (self.note, "" if self._ended.is_set() else self._waiting) if text)
-        print(f"{self.verb}: {self.done}{of} images, {self.images_per_s:.0f}/s{left}{note}", flush=True)
+        numbers: dict[str, float] = {"images_done": self.done, "images_per_s": round(self.images_per_s, 1)}
+        numbers |= {} if self.total is None else {"images_total": self.total}
+        terminal.JOURNAL.counts = numbers
+        terminal.say(f"{self.verb}: {self.done}{of} images, {self.images_per_s:.0f}/s{left}{note}", numbers)

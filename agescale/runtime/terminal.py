@@ -1,20 +1,26 @@
 """The one door for all that a job prints: nothing on its other side, whatever it is, can end the job.
 
 ``guard_streams`` comes first. From then on print(), rich, logging and Ray's threads write as ever: what a terminal
-cannot show is shown escaped, and what nobody reads (a reader that has gone, a full disk) is dropped. ``print_table``
-never cuts a number. Decides nothing of what is said.
+cannot show is shown escaped, and what nobody reads (a reader that has gone, a full disk) is dropped. For collectors of
+logs each line becomes one object in JSON here (``JOURNAL``), whoever wrote it. ``print_table`` never cuts a number.
+Decides nothing of what is said.
 """
 
 from __future__ import annotations
 
 import codecs
 import contextlib
+import datetime as dt
 import io
+import json
+import logging
 import os
 import select
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from rich.cells import cell_len
@@ -30,14 +36,52 @@ MIN_NAME_WIDTH = 16
 CONTROL_CHARACTERS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 
 
+MAX_LINE = 100_000
+"""Letters of a line that has not ended: a bar on a terminal never does."""
+_numbers: ContextVar[dict[str, float]] = ContextVar("_numbers", default={})  # noqa: B039  (never changed)
+
+
+@dataclass
+class Journal:
+    """What this process has said, and how it is to be said."""
+
+    job: str = ""
+    is_json: bool = False
+    last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=20))
+    counts: dict[str, float] = field(default_factory=dict)  # of the last line of progress
+
+    def record(self, line: str, level: str) -> bytes:
+        """A line as one object in JSON, with the numbers that ``say`` was given."""
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
+        about = {"time": now, "level": level, "job": self.job, "message": line, **_numbers.get()}
+        return json.dumps(about).encode() + b"\n"
+
+
+JOURNAL = Journal()
+
+
+def say(line: str, numbers: dict[str, float], file: TextIO | None = None) -> None:
+    """Prints a line; ``numbers`` are told beside it, where lines are objects in JSON."""
+    token = _numbers.set(numbers)
+    try:
+        print(line, file=file, flush=True)
+    finally:
+        _numbers.reset(token)
+
+
 def guard_streams() -> None:
     """Makes standard output and standard error such that writing to them never fails; a second time it does nothing."""
     if not os.environ.get("COLUMNS", "").strip("0"):
         os.environ.pop("COLUMNS", None)  # no columns at all: rich would print nothing, and not look for the real width
-    sys.stdout, sys.stderr = guarded(sys.stdout), guarded(sys.stderr)
+    before = sys.stderr
+    sys.stdout, sys.stderr = guarded(sys.stdout), guarded(sys.stderr, level="warning")
+    for name in (None, "ray"):  # what was given the stream before, too
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is before:
+                handler.setStream(sys.stderr)
 
 
-def guarded(stream: TextIO | None) -> TextIO:
+def guarded(stream: TextIO | None, level: str = "info") -> TextIO:
     """``stream`` as one that takes everything, line by line; None (closed from the beginning) is one that drops it."""
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")
@@ -49,14 +93,33 @@ def guarded(stream: TextIO | None) -> TextIO:
         return stream
     with contextlib.suppress(OSError):
         stream.flush()
-    raw = _Unfailing(descriptor, "wb", closefd=False)
+    raw = _Unfailing(descriptor, stream.encoding, level)
     return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, ERRORS, line_buffering=True)
 
 
 class _Unfailing(io.FileIO):
-    """A file that takes what is written to it, and drops what the system does not take."""
+    """A file that takes what is written to it, and drops what the system does not take. Its lines go to the journal,
+    and come as the journal wants them."""
+
+    def __init__(self, descriptor: int, encoding: str, level: str) -> None:
+        super().__init__(descriptor, "wb", closefd=False)
+        self.level = level
+        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
+        self._begun = ""  # of a line
 
     def write(self, data: Any) -> int:
+        num_written = memoryview(data).nbytes if JOURNAL.is_json else self._send(data)
+        *lines, rest = (self._begun + self._decoder.decode(bytes(memoryview(data)[:num_written]))).split("\n")
+        self._begun = rest[-MAX_LINE:]
+        for line in filter(None, map(str.rstrip, lines)):
+            JOURNAL.last_lines.append(line)
+            if JOURNAL.is_json:
+                record = memoryview(JOURNAL.record(line, "error" if line.startswith("error: ") else self.level))
+                while record:
+                    record = record[self._send(record) :]
+        return num_written
+
+    def _send(self, data: Any) -> int:
         try:
             while (num_written := super().write(data)) is None:  # a pipe that is full and would not block
                 select.select((), (self,), ())
@@ -77,7 +140,7 @@ codecs.register_error(ERRORS, _escaped)
 
 def is_terminal() -> bool:
     """Whether people watch, on something that can move its cursor and has a width."""
-    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+    return not JOURNAL.is_json and sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
 def console(file: TextIO | None = None) -> Console:

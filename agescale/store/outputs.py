@@ -16,6 +16,9 @@ from typing import Any
 from agescale.store import lease, objects, paths
 from agescale.store.lease import Lease
 
+ON_HELD: list[Callable[[str], None]] = []
+"""Told of each folder that this process has for itself, once it has it."""
+
 
 @dataclass(frozen=True)
 class Output:
@@ -58,7 +61,13 @@ class Output:
         if self.beside and not paths.is_remote(self.uri):
             _share(self.beside, os.stat(self.uri).st_mode)
         with lease.hold(self.uri, self.beside, wants_lease) as held:
+            tell_held(self.uri)
             yield held
+
+
+def tell_held(uri: str) -> None:
+    for tell in ON_HELD:
+        tell(uri)
 
 
 def _share(folder: str, mode: int) -> None:

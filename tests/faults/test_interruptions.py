@@ -42,7 +42,7 @@ def interrupt(job: RunningJob, happened: Callable[[], object], signum: signal.Si
         job.close()
     said = job.said()
     (last,) = [line for line in said.splitlines() if line.startswith("error:")]
-    assert last.startswith("error: interrupted; the same command continues: python"), said
+    assert last.startswith(f"error: exit code {code}: interrupted; the same command continues: python"), said
     assert not any(word in said for word in ("SIGABRT", "SIGTERM", "***")), (
         said
     )  # a thread of Ray's may say that it ends
@@ -85,7 +85,7 @@ def test_scoring_keeps_its_units(catalog: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("seen", ["gcs_server", "StatsActor"])
+@pytest.mark.parametrize("seen", ["gcs_server", "raylet", "ray::RuntimeEnvAgent", "StatsActor"])
 def test_cataloging_ends_too_and_while_ray_starts(seen: str, catalog: Path, tmp_path: Path) -> None:
     out, faces = tmp_path / "catalog", catalog.parent / "faces"
     job = RunningJob(tmp_path, "jobs/catalog.py", "--source", faces, "--layout", "utkface", "--out", out)

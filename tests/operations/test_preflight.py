@@ -36,7 +36,7 @@ def test_what_is_right_is_told_with_speed_time_and_price(made: Path) -> None:
     assert {"cluster", "answers", "ray", "python", "clocks", "rights", "shared", "weights"} < checks.keys()
     assert checks["answers"].found == "1 of 1 nodes"
     assert " images/s with 4 processes" in checks["time"].found
-    assert checks["time"].found.endswith("in all")
+    assert checks["cost"].found.endswith("in all")
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,13 @@ def test_nodes_that_differ_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told["rights"] == "10.0.0.2: s3://x: access refused"
     assert not told["free disk"]
     assert not told["torch"]
+
+
+def test_a_job_that_would_cost_more_than_it_may_is_a_thing_to_mend() -> None:
+    assert rooms._cost(12.5, None) == rooms._cost(12.5, 12.5) == rooms.Check("cost", "about 12.50 in all")
+    assert rooms._cost(12.5, 10).remedy.startswith("about 12.50, over --max-cost 10.00")
+    with pytest.raises(ValueError, match="--max-cost: give --price-per-hour"):
+        PreflightConfig(max_cost=10)
 
 
 def test_the_first_thing_to_mend_ends_it_with_code_2(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -385,7 +385,7 @@ def test_the_job_says_in_one_line_that_all_is_right_and_ends_with_3_if_not(
     wrong = run_job(*job[2:])
     assert wrong.returncode == 3
     assert wrong.stdout == f"{THIRD_UNIT.file_name(MODEL)}: not scored yet\n"
-    assert wrong.stderr.startswith(f"error: {table.out}: not right, 1 problem; ")
+    assert wrong.stderr.startswith(f"error: exit code 3: {table.out}: not right, 1 problem; ")
     assert len(wrong.stderr.splitlines()) == 1
 
 
