@@ -15,7 +15,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 from urllib.parse import quote
 
 import psutil
+from seaweedfs import server_command
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-token-of-this-test-0123456789abcdef0123456789abcdef"
@@ -148,16 +148,8 @@ class Hosts:
             self.started[name] = self.popen(log, *command, **environment)
 
     def start_store(self) -> None:
-        identity = {"name": "hosts", "credentials": [{"accessKey": "hosts", "secretKey": SECRET}]}
-        identity["actions"] = ["Admin", "Read", "Write", "List", "Tagging"]
-        (self.folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-        (self.folder / "store").mkdir()
-        weed = shutil.which("weed", path=sysconfig.get_path("scripts")) or "weed"
-        options = ["-ip=10.88.0.254", f"-dir={self.folder / 'store'}", "-volume.max=20"]
-        options += ["-master.volumeSizeLimitMB=512", "-master.telemetry=false", "-filer", "-s3"]
-        options += [f"-s3.config={self.folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
-        self.start("store", weed, f"-logdir={self.folder}", "server", *options)
-        late = ["--host", "10.88.0.254", "--port", "8334", "--kinds", "latency", "--fraction", "1", "--seconds", "0.5"]
+        self.start("store", *server_command(self.folder, "hosts", SECRET, ip="10.88.0.254"))
+        late = ["--host", "10.88.0.254", "--port", "8334", "--kinds", "latency", "--fraction", "1", "--seconds", "0.4"]
         self.start("slow-store", sys.executable, "tests/fault_proxy.py", "--upstream", STORE_URL, *late)
 
     def start_host(self, number: int) -> None:

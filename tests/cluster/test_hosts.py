@@ -30,7 +30,7 @@ TRAINER = "ray::RayTrainWorker"
 
 
 def scoring(out: str) -> tuple[object, ...]:
-    """Many small units; with the slow store about half a minute of them."""
+    """Many small units; with the slow store half a minute of them."""
     settings = ("--num-workers", "2", "--unit-rows", "5", "--batch-size", "5")
     return ("jobs/score.py", "--catalog", CATALOG, "--checkpoint", MODEL, "--out", out, *settings)
 
@@ -47,7 +47,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     if not all(shutil.which(tool) for tool in ("unshare", "nsenter", "ip", "curl")) or os.geteuid():
         pytest.skip("needs root, unshare, nsenter, ip and curl")
     photos = tmp_path_factory.mktemp("photos")
-    write_dataset(photos, "utkface", num_faces=300, size=48)
+    write_dataset(photos, "utkface", num_faces=200, size=48)
     model = make_checkpoint(tmp_path_factory.mktemp("model"))
     program = """
 import sys, s3fs
@@ -136,6 +136,12 @@ def begin_scoring(hosts: Hosts, name: str, out: str) -> Submission:
     return job
 
 
+def error_of(said: str) -> str:
+    """The one line by which a job says why it ended; Ray repeats what a job that failed has said last."""
+    (line,) = {line for line in said.splitlines() if line.startswith("error:")}
+    return line
+
+
 def history(hosts: Hosts, run: str) -> list[dict[str, Any]]:
     program = "import sys, json; from agescale.store import parquet; "
     program += "print(json.dumps(parquet.read_table(sys.argv[1] + '/history.parquet').to_pylist()))"
@@ -145,7 +151,7 @@ def history(hosts: Hosts, run: str) -> list[dict[str, Any]]:
 def check_same_history(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
     assert [epoch["epoch"] for epoch in found] == [epoch["epoch"] for epoch in expected]
     for here, there in zip(expected, found, strict=True):
-        for name in ("lr", "train_loss", "val_loss", "val_mae", "val_worst_group_mae"):
+        for name in ("lr", "train_loss", "val_loss", "val_mae", "val_accuracy"):
             assert there[name] == pytest.approx(here[name], rel=1e-3), name
 
 
@@ -183,10 +189,11 @@ def test_jobs_end_as_on_one_machine_and_say_their_code(
 
 
 def test_an_out_on_a_hosts_own_disk_is_refused_before_any_work(hosts: Hosts, catalog: str) -> None:
-    out = f"{hosts.folder}/disk/mine"
-    for name, command in {"catalog": (*LIST, out), "score": scoring(out), "train": training(out)}.items():
-        said = Submission(hosts, f"{name}-own-disk", *command).end(code=2)
-        (line,) = [line for line in said.splitlines() if line.startswith("error:")]
+    mine = f"{hosts.folder}/disk/my"
+    commands = {"catalog": (*LIST, f"{mine}-catalog"), "score": scoring(f"{mine}-ages")}
+    commands["train"] = training(f"{mine}-run")
+    for job in [Submission(hosts, f"{name}-own-disk", *command) for name, command in commands.items()]:
+        line = error_of(job.end(code=2))
         assert "cannot see it; give a folder on storage that all nodes share, or s3://" in line
 
 
@@ -203,7 +210,7 @@ def test_a_host_that_dies_while_scoring_costs_no_row(hosts: Hosts, undisturbed: 
 
 def test_a_host_that_dies_while_training_costs_an_epoch(hosts: Hosts, catalog: str) -> None:
     out, num_epochs = "s3://faces/run-of-a-host-that-died", 4
-    job = Submission(hosts, "train-host-dies", *training(out, num_epochs), is_slow=True)
+    job = Submission(hosts, "train-host-dies", *training(out, num_epochs))
     job.wait_for(lambda: "history.parquet" in hosts.names(out), "no epoch")
     hosts.kill_host(WORKERS[0])
     hosts.start_host(WORKERS[0])
@@ -243,7 +250,7 @@ def test_of_two_nights_that_overlap_one_works(hosts: Hosts, undisturbed: dict[st
     out = "s3://faces/ages-of-two-nights"
     first = begin_scoring(hosts, "night-1", out)
     second = Submission(hosts, "night-2", *scoring(out))
-    (line,) = [line for line in second.end(code=2).splitlines() if line.startswith("error:")]
+    line = error_of(second.end(code=2))
     assert "writes there; wait for it, or give another --out" in line
     first.end()
     check_right(hosts, out, undisturbed)
@@ -254,20 +261,19 @@ def test_stopped_jobs_end_with_143_give_their_folders_back_and_go_on(hosts: Host
     jobs = {
         "catalog": ((*LIST, f"{out}/catalog"), "catalog.agescale/.lease.json"),
         "score": (scoring(f"{out}/ages"), "ages/part-"),
-        "train": (training(f"{out}/run", epochs=3), "run/history.parquet"),
+        "train": (training(f"{out}/run", epochs=5), "run/history.parquet"),
     }
     for name, (command, wanted) in jobs.items():
-        job = Submission(hosts, f"{name}-stopped", *command, is_slow=True)
+        job = Submission(hosts, f"{name}-stopped", *command, is_slow=name != "train")
         job.wait_for(lambda wanted=wanted: any(file.startswith(wanted) for file in hosts.names(out)), "no work")
         job.stop()
-        (line,) = [line for line in job.end(code=143).splitlines() if line.startswith("error:")]
+        line = error_of(job.end(code=143))
         assert f"error: interrupted; the same command continues: python {command[0]}" in line
     assert not [file for file in hosts.names(out) if file.endswith(".lease.json")]
-    for name, (command, _) in jobs.items():
-        said = Submission(hosts, f"{name}-goes-on", *command).end()
-        assert "waiting" not in said, "for a lease that nobody has"
+    for job in [Submission(hosts, f"{name}-goes-on", *command) for name, (command, _) in jobs.items()]:
+        assert "may still run" not in job.end(), "it waits for a lease that nobody has"
     check_right(hosts, f"{out}/ages", undisturbed)
-    assert len(history(hosts, f"{out}/run")) == 3
+    assert len(history(hosts, f"{out}/run")) == 5
 
 
 def test_strangers_are_refused_and_no_secret_is_told(hosts: Hosts, undisturbed: dict[str, Any]) -> None:
