@@ -21,16 +21,16 @@ for ((i = 1; i <= $#; i++)); do
   esac
 done
 
-# job before: refuses an ID that is taken; job after CODE: waits for the end, and exits with the driver's code, or with
-# CODE where there is no such job
-job() {
-  python - "$id" "$@" <<'PYTHON'
+exec python - "$id" "$@" <<'PYTHON'
 import logging
+import signal
+import subprocess
 import sys
 import time
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+ASK_EVERY_S = 10
 PATIENCE_S = 300
 
 
@@ -51,23 +51,51 @@ def job_info(job, patience_s):
             time.sleep(5)
 
 
-logging.disable(logging.CRITICAL)
-job, when, *submitted = sys.argv[1:]
-if when == "before":
-    if info := job_info(job, patience_s=0):
-        way_out = f"ray job delete {job}" if info.status.is_terminal() else f"ray job logs --follow {job}"
-        refuse(f"{job} was submitted before and is {info.status.value}; {way_out}, or another name")
-else:
-    while (info := job_info(job, PATIENCE_S)) and not info.status.is_terminal():
-        time.sleep(2)
-    code = info.driver_exit_code if info else int(*submitted)
-    if code is None:
-        code = {JobStatus.SUCCEEDED: 0, JobStatus.STOPPED: 143}.get(info.status, 1)
-    sys.exit(code)
-PYTHON
-}
+def follow(job, submission):
+    """Waits for the end of a job, whose log is shown by whoever submits it. That one may end before the job, where its
+    connection breaks, and never where the node of the driver is lost. Returns the driver's code."""
+    while True:
+        try:
+            submission.wait(ASK_EVERY_S)
+        except subprocess.TimeoutExpired:
+            pass
+        info = job_info(job, PATIENCE_S)
+        if info is None and submission.poll() is not None:
+            return submission.returncode  # it was not submitted
+        if info and info.status.is_terminal():
+            return code_of(info)
+        if submission.poll() is not None:
+            time.sleep(2)
 
-job before
-submitted=0
-ray job submit --submission-id "$id" "$@" || submitted=$?  # also where the connection broke: the job goes on
-job after "$submitted"
+
+def code_of(info):
+    """The driver's code, also where there is none: then it is said why."""
+    if info.driver_exit_code is not None:
+        return info.driver_exit_code
+    if info.status != JobStatus.FAILED:
+        return 143 if info.status == JobStatus.STOPPED else 0
+    *_, reason = str(info.message).strip().splitlines() or [""]
+    hint = "the same command under another name continues"
+    print(f"error: {info.submission_id} was lost: {reason.strip()}; {hint}", file=sys.stderr)
+    return 1
+
+
+logging.disable(logging.CRITICAL)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+job, *options = sys.argv[1:]
+if info := job_info(job, patience_s=0):
+    way_out = f"ray job delete {job}" if info.status.is_terminal() else f"ray job logs --follow {job}"
+    refuse(f"{job} was submitted before and is {info.status.value}; {way_out}, or another name")
+command = ["ray", "job", "submit", "--submission-id", job, *options]
+with subprocess.Popen(command, stdin=subprocess.DEVNULL) as submission:
+    try:
+        code = follow(job, submission)
+        submission.wait(ASK_EVERY_S)  # for the last lines
+    except subprocess.TimeoutExpired:
+        pass
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        submission.kill()
+sys.exit(code)
+PYTHON

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +17,7 @@ from typing import Any
 
 import pytest
 from fault_proxy import FaultProxy
+from seaweedfs import SERVICES, server_command
 
 os.environ.update(  # before anything imports ray, whose processes inherit it
     RAY_ADDRESS="local",  # no test may ever join a cluster that happens to run here
@@ -152,30 +150,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     A Ray that was started before does not know them: run whole jobs on S3 by ``run_job``.
     """
     folder = tmp_path_factory.mktemp("s3")
-    (folder / "data").mkdir()
-    credentials = {"accessKey": "test-key", "secretKey": "test-secret"}
-    actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    identity = {"name": "tests", "credentials": [credentials], "actions": actions}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    services = ("master", "volume", "filer", "s3")
-    ports = free_ports(2 * len(services))
+    ports = free_ports(2 * len(SERVICES))
     endpoint = f"http://127.0.0.1:{ports[3]}"
-    command = [
-        shutil.which("weed", path=sysconfig.get_path("scripts")) or "weed",
-        f"-logdir={folder}",
-        *("server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}", "-volume.max=20"),
-        *(
-            "-master.volumeSizeLimitMB=512",
-            "-master.telemetry=false",
-            "-filer",
-            "-s3",
-            f"-s3.config={folder / 's3.json'}",
-        ),
-        "-s3.port.iceberg=0",  # these two have fixed ports, which a second server on this machine would not get
-        "-s3.port.lance=0",
-        *(f"-{service}.port={port}" for service, port in zip(services, ports[:4], strict=True)),
-        *(f"-{service}.port.grpc={port}" for service, port in zip(services, ports[4:], strict=True)),
-    ]
+    command = server_command(folder, "test-key", "test-secret", ports=ports)
     with ExitStack() as stack, pytest.MonkeyPatch.context() as environment:
         log = stack.enter_context(open(folder / "log.txt", "w"))
         server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -183,8 +160,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         stack.callback(server.kill)  # it holds nothing that anybody wants, and would take its time
         _wait_until_it_refuses_strangers(endpoint, server, folder / "log.txt")
         environment.setenv("AWS_ENDPOINT_URL", endpoint)
-        environment.setenv("AWS_ACCESS_KEY_ID", credentials["accessKey"])
-        environment.setenv("AWS_SECRET_ACCESS_KEY", credentials["secretKey"])
+        environment.setenv("AWS_ACCESS_KEY_ID", "test-key")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
         environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
         client.filesystem("s3://faces").mkdir("faces")

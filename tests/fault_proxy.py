@@ -72,9 +72,10 @@ class FaultProxy:
         port: int = 0,
         conditions: str = "kept",
         only: str = "",
+        host: str = "127.0.0.1",
     ) -> None:
         assert set(kinds) <= set(KINDS), f"{kinds}: of {KINDS}"
-        self.upstream, self.port = urlsplit(upstream), port
+        self.upstream, self.host, self.port = urlsplit(upstream), host, port
         self.kinds, self.fraction, self.operations = kinds, fraction, operations
         self.conditions = conditions
         self.only = only  # what the keys of faulty requests end in
@@ -101,8 +102,8 @@ class FaultProxy:
 
     async def _serve(self, started: threading.Event) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._answer, "127.0.0.1", self.port)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        server = await asyncio.start_server(self._answer, self.host, self.port)
+        self.url = f"http://{self.host}:{server.sockets[0].getsockname()[1]}"
         started.set()
         await self._stop.wait()
         server.close()
@@ -217,6 +218,7 @@ def main() -> None:
     parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=("GET",))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=3600)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     options, ends = vars(parser.parse_args()), {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
