@@ -67,13 +67,13 @@ def local_ray() -> Iterator[None]:
     """One Ray of this machine alone for all tests of this process; jobs called as functions find it running."""
     import ray
 
-    from agescale.runtime.cluster import ALLOCATOR
+    from agescale.runtime.cluster import ALLOCATOR, init_ray
 
     os.environ.update(ALLOCATOR)  # as in the cluster that a job starts for itself; else it takes seconds a training
     with pytest.MonkeyPatch.context() as environment:
         # nobody answers there: a second cluster on this machine must not be asked about the first one's actors
         environment.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
-        ray.init(
+        init_ray(
             address="local",
             num_cpus=4,  # logical: tests wait for one another's processes rather than for CPUs
             include_dashboard=False,
@@ -95,9 +95,9 @@ def ray_address(local_ray: None) -> str:
 
 RAY_OF_ITS_OWN = """
 import os, sys, ray
-from agescale.runtime.cluster import ALLOCATOR
+from agescale.runtime.cluster import ALLOCATOR, init_ray
 os.environ.update(ALLOCATOR)
-ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False,
+init_ray(address="local", num_cpus=4, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False,
          logging_level="WARNING")
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()

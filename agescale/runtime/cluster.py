@@ -47,6 +47,9 @@ ANSWER_TIMEOUT_S = 8.0
 MIN_ADDRESS_SPACE_BYTES = 8 * 10**9
 """Of each process, where it is limited: the libraries, and a quarter of it for the object store, which all map."""
 
+MAX_STARTS = 3
+"""Of a cluster on a machine that others keep busy."""
+
 SOCKET_NAME = "/session_2026-01-31_23-59-59_999999_4194304/sockets/dash_TaskEventsHead"
 """The longest name that Ray gives to a socket below its temporary folder."""
 LISTENER_NAME = "/pymp-12345678/listener-12345678"
@@ -94,7 +97,7 @@ def start_ray(min_cpus: float = 2, has_dashboard: bool = False) -> None:
         options = {"address": address} if address else _own_cluster(min_cpus, has_dashboard)
         try:
             with _own_sigterm(), _quiet_core():
-                ray.init(logging_level="CRITICAL", **options)
+                init_ray(logging_level="CRITICAL", **options)
         except Exception as error:  # Ray raises half a dozen types here, plain Exception among them
             raise ValueError(_failure(error, options)) from error
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -103,6 +106,20 @@ def start_ray(min_cpus: float = 2, has_dashboard: bool = False) -> None:
     context.enable_progress_bars = False  # ours count images; Ray's count blocks
     context.raise_original_map_exception = True  # one of Ray's own would not name ours, which is one line to act on
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is raised, and need not be logged too
+
+
+def init_ray(**options: Any) -> None:
+    """``ray.init``, which gives a cluster that it starts 30 s to come up; begins anew where that was too little."""
+    before = _children()
+    for num_left in reversed(range(MAX_STARTS)):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            if not num_left or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            _kill_children(before)
 
 
 def is_cluster_at_hand() -> bool:
@@ -132,6 +149,7 @@ def _own_sigterm() -> Iterator[None]:
         finally:
             connecting.clear()
 
+    before = _children()
     install, unraisable = ray_utils.set_sigterm_handler, sys.unraisablehook
     ray_worker.connect = connect_whole
     sys.unraisablehook = lambda said: None if received else unraisable(said)
@@ -144,7 +162,7 @@ def _own_sigterm() -> Iterator[None]:
     except BaseException:
         if received:
             ray.shutdown()
-            _kill_children()
+            _kill_children(before)
             raise KeyboardInterrupt from None
         raise
     finally:
@@ -152,11 +170,17 @@ def _own_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN if received else listener)
 
 
-def _kill_children() -> None:
-    """Kills the processes that this one has started, however far down."""
+def _children() -> set[Any]:
+    """The processes that this one has started, however far down, as psutil has them."""
     import psutil  # Ray brings it, and finds it only once it is imported itself
 
-    while children := psutil.Process().children(recursive=True):
+    return set(psutil.Process().children(recursive=True))
+
+
+def _kill_children(besides: set[Any]) -> None:
+    import psutil
+
+    while children := _children() - besides:
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()

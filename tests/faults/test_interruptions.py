@@ -14,6 +14,7 @@ from running_job import RunningJob, make_catalog
 
 from agescale.models import checkpoints
 from agescale.store import lease
+from agescale.synthetic import dataset
 from agescale.tables.predictions import Predictions
 
 MAX_S = 30
@@ -22,7 +23,7 @@ MAX_S = 30
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_catalog(tmp_path_factory.mktemp("interruptions"), num_faces=400)
+    return make_catalog(tmp_path_factory.mktemp("interruptions"), num_faces=180)  # few, and so without a Ray
 
 
 def interrupt(job: RunningJob, happened: Callable[[], object], signum: signal.Signals) -> str:
@@ -86,8 +87,9 @@ def test_scoring_keeps_its_units(catalog: Path, tmp_path: Path) -> None:
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("seen", ["gcs_server", "raylet", "ray::RuntimeEnvAgent", "StatsActor"])
-def test_cataloging_ends_too_and_while_ray_starts(seen: str, catalog: Path, tmp_path: Path) -> None:
-    out, faces = tmp_path / "catalog", catalog.parent / "faces"
+def test_cataloging_ends_too_and_while_ray_starts(seen: str, tmp_path: Path) -> None:
+    out, faces = tmp_path / "catalog", tmp_path / "faces"
+    dataset.write_dataset(faces, "utkface", num_faces=400, size=64)
     job = RunningJob(tmp_path, "jobs/catalog.py", "--source", faces, "--layout", "utkface", "--out", out)
     interrupt(job, lambda: any(seen in title for _, title in job.children()), signal.SIGTERM)
     with lease.hold(str(out), f"{out}.agescale"):

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from conftest import RunJob
 
+from agescale.cataloging.driver import FEW_IMAGES
+from agescale.synthetic.dataset import write_dataset
+
 START = """
 import ray, resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
@@ -66,11 +69,10 @@ def test_a_cluster_that_is_gone_ends_a_job_in_one_line(run_job: RunJob, drawn_fa
     assert job.stderr.count("\n") == 1
 
 
-def test_a_ray_that_does_not_start_ends_a_job_in_one_line_that_names_its_logs(
-    run_job: RunJob, drawn_faces: Path, tmp_path: Path
-) -> None:
+def test_a_ray_that_does_not_start_ends_a_job_in_one_line_that_names_its_logs(run_job: RunJob, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "faces", "utkface", num_faces=FEW_IMAGES, size=32)  # and some copies
     job = run_job(
-        "jobs/catalog.py", "--source", drawn_faces / "utkface", "--out", tmp_path / "catalog", "--inspect",
+        "jobs/catalog.py", "--source", tmp_path / "faces", "--out", tmp_path / "catalog", "--inspect",
         env={"RAY_object_spilling_config": "no JSON"},
     )  # fmt: skip
     assert job.returncode == 2, job.stderr

@@ -302,7 +302,8 @@ def test_a_training_whose_folder_another_job_has_taken_ends_in_one_line(config: 
     assert checkpoints.read(str(out / "last")).progress.epochs_done < 20
 
 
-@pytest.mark.parametrize("cache", ["always", pytest.param("never", marks=pytest.mark.chaos)])
+@pytest.mark.chaos
+@pytest.mark.parametrize("cache", ["always", "never"])
 def test_a_run_that_was_cut_off_ends_with_the_weights_of_an_undisturbed_one_though_its_catalog_has_grown(
     cache: Literal["always", "never"],
     tmp_path: Path,
