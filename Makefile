@@ -8,7 +8,7 @@ DEMO := runs/demo
 demo: .venv/installed  ## the whole pipeline on drawn faces; prints where the report is
 	rm -rf $(DEMO)
 	$(BIN)/python jobs/draw.py --out $(DEMO)/faces --layout utkface --num-faces 1500
-	$(BIN)/python jobs/catalog.py --source $(DEMO)/faces --layout utkface --pack 128 --split 0.7,0.1,0.2 --out $(DEMO)/catalog
+	$(BIN)/python jobs/catalog.py --source $(DEMO)/faces --layout utkface --pack 128 --split 0.7 0.1 0.2 --out $(DEMO)/catalog
 	$(BIN)/python jobs/train.py drawn --catalog $(DEMO)/catalog --out $(DEMO)/run
 	$(BIN)/python jobs/score.py --catalog $(DEMO)/catalog --checkpoint $(DEMO)/run/best --out $(DEMO)/predictions
 	$(BIN)/python jobs/evaluate.py --catalog $(DEMO)/catalog --predictions $(DEMO)/predictions --out $(DEMO)/report

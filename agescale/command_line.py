@@ -14,7 +14,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from traceback import format_tb, print_exception
 from types import FrameType
@@ -164,14 +163,20 @@ def wrong_choice(config_type: type[Any], arguments: Sequence[str]) -> str:
     >>> from agescale.config import TrainConfig
     >>> wrong_choice(TrainConfig, ["--out", "runs/1", "--device", "tpu"])
     '--device tpu: one of auto, cpu, cuda'
+    >>> wrong_choice(TrainConfig, ["--auxiliary", "gender", "age", "--out", "runs/1"])
+    '--auxiliary gender age: one of gender, ethnicity'
     """
-    words = " ".join(arguments).replace("=", " ").split()
-    given = {option: word for option, word in pairwise(words) if not word.startswith("-")}
+    given: dict[str, tuple[str, ...]] = {}
+    option = ""
+    for word in " ".join(arguments).replace("=", " ").split():
+        option = word if word.startswith("--") else option
+        given[option] = () if word == option else (*given.get(option, ()), word)
     for name, hint in hints_of(config_type).items():
-        is_choice = get_origin(hint) is not tuple and Literal in (get_origin(hint), *map(get_origin, get_args(hint)))
-        word = given.get(option_of(name))
-        if is_choice and word is not None and (wanted := wanted_of(hint, word)):
-            return f"{option_of(name)} {word}: {wanted}"
+        words = given.get(option_of(name))
+        if words and Literal in (get_origin(hint), *map(get_origin, get_args(hint))):
+            value = words if get_origin(hint) is tuple else words[0]
+            if wanted := wanted_of(hint, value):
+                return f"{option_of(name)} {' '.join(words)}: {wanted}"
     return ""
 
 

@@ -37,6 +37,19 @@ NotNegative = Annotated[float, Limits(0, math.inf, "at least 0")]
 MoreThanOne = Annotated[float, Limits(1 + _LEAST, math.inf, "more than 1")]
 Count = Annotated[int, Limits(1, math.inf, "at least 1")]
 CountOrZero = Annotated[int, Limits(0, math.inf, "at least 0")]
+AgeThreshold = Annotated[int, Limits(1, 100, "whole years from 1 to 100")]
+Split = Literal["train", "val", "test"]
+FailedStatus = Literal[
+    "unreadable",  # the bytes are no image that decodes
+    "unsupported",  # an image format that is not taken
+    "too_small",
+    "too_large",
+    "missing",  # the store has no such object
+    "changed",  # another object stands there than was listed; the next listing names it
+    "forbidden",  # the store refuses
+    "unreachable",  # the store did not answer; worth another try
+]
+"""Why an image has no prediction."""
 
 
 def option_of(name: str) -> str:
@@ -50,7 +63,8 @@ def option_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Checked:
-    """Settings that cannot be what no setting may be: ValueError, in one line, names the option and what it may be.
+    """Settings that cannot be what no setting may be: ValueError, in one line, names the option and what it may be. An
+    empty text is one that is not given, as of a variable that is not set.
 
     >>> TrainConfig(batch_size=0)
     Traceback (most recent call last):
@@ -64,6 +78,9 @@ class Checked:
         hints = hints_of(type(self))
         for field in fields(self):
             value = getattr(self, field.name)
+            if value == "" and type(None) in get_args(hints[field.name]):
+                object.__setattr__(self, field.name, None)
+                continue
             if wanted := wanted_of(hints[field.name], value):
                 given = " ".join(map(str, value)) if isinstance(value, tuple) else value
                 raise ValueError(f"{option_of(field.name)} {given}: {wanted}")
@@ -169,8 +186,8 @@ class CatalogConfig(Recorded):
     age_groups: str | None = None
     """Groups such as "child=0-12,teenager=13-19,adult=20-59,senior=60-", or a preset: life-stages, 25-years, decades,
     adulthood. Default: the class folders or class names, else 25-years."""
-    split: str = "0.8,0.1,0.1"
-    """Shares of train, val and test; 0,0,1 makes a pure test catalog."""
+    split: tuple[Share, ...] = (0.8, 0.1, 0.1)
+    """Shares of train, val and test, which sum to 1; 0 0 1 makes a pure test catalog."""
     pack: CountOrZero = 0
     """Store each image in the catalog as a JPEG of at most this short side, pixels, so that training reads a few large
     files. 0: do not."""
@@ -195,6 +212,9 @@ class CatalogConfig(Recorded):
             raise ValueError("--csv and --layout csv go together")
         if self.pack and not self.reads_images:
             raise ValueError("--pack reads every image: give --inspect with it, or leave it out")
+        if len(self.split) != 3 or abs(sum(self.split) - 1) > 1e-6:
+            given = " ".join(map(str, self.split))
+            raise ValueError(f"--split {given}: three shares that sum to 1 are needed, such as 0.8 0.1 0.1")
         if self.listing and self.reads_images:
             raise ValueError("--listing goes with --layout unlabelled, and without --inspect")
 
@@ -392,16 +412,16 @@ class ScoreConfig(Recorded):
     catalog, but at least 1,000 and at most 10,000."""
     batch_size: Count = 64
     """Images of one forward pass."""
-    split: str = ""
-    """Only the images of these splits, such as test,val, to judge a model. Default: every image."""
+    split: tuple[Split, ...] = ()
+    """Only the images of these splits, such as test val, to judge a model. Default: every image."""
     tta: bool = False
     """Average each prediction over the image and its mirror image: twice the work, a little more accurate."""
     num_workers: Count | None = None
     """Scoring processes. Default: one a GPU, else one a CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to score; auto takes GPUs where the cluster has them."""
-    retry: str = ""
-    """Statuses of rows to score again, such as unreachable,missing."""
+    retry: tuple[FailedStatus, ...] = ()
+    """Statuses of rows to score again, such as unreachable missing."""
     repair: bool = False
     """Verify the table first, and delete files that are damaged or wrong, so that their images are scored again."""
     max_failed_fraction: Share = 0.1
@@ -458,8 +478,8 @@ class TableConfig(Logged):
     """Columns: file (the image's name below the catalog's source), those of the predictions, and of the catalog
     age_low, age_high, subject, split, size_bytes, listed_at, content_hash, label_group, label_gender, label_ethnicity.
     Default: file, ages, group, status and error."""
-    probability_under: str = ""
-    """Ages such as 18,21: a column probability_under_18 for each, the probability of being younger."""
+    probability_under: tuple[AgeThreshold, ...] = ()
+    """Ages such as 18 21: a column probability_under_18 for each, the probability of being younger."""
     where: str = ""
     """Only rows for which this pandas query over all these columns holds, such as "status == 'ok' and age < 25"."""
     age_groups: str | None = None
@@ -548,7 +568,7 @@ class EvaluateConfig(Recorded):
     """Predictions whose gender is used, for the breakdowns, where the catalog has none."""
     include_findings: bool = False
     """Judge rows with findings too (duplicates, conflicting labels)."""
-    split: str = "test,val"
+    split: tuple[Split, ...] = ("test", "val")
     """Splits to judge; the first is what the report is about."""
     age_groups: str | None = None
     """Age groups to judge in, with bounds, as in jobs/catalog.py: they derive from the predicted distributions, nothing
@@ -561,12 +581,3 @@ EXECUTION_FIELDS = (
     "out", "num_workers", "cpus_per_worker", "gpus_per_worker", "device", "cache", "lease", "log_format", "notify_url",
 )  # fmt: skip
 """Settings of TrainConfig that change where and how fast a run runs, not what it is."""
-
-
-def parse_names(text: str) -> tuple[str, ...]:
-    """What a setting names, separated by commas.
-
-    >>> parse_names("val, test"), parse_names("")
-    (('val', 'test'), ())
-    """
-    return tuple(name.strip() for name in text.split(",") if name.strip())

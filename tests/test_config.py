@@ -68,4 +68,5 @@ def test_the_command_line_says_the_same(index: int) -> None:
 
 def test_what_is_not_given_is_no_mistake() -> None:
     TrainConfig(max_images=None, head_weight_decay=None, widths=())
+    assert TrainConfig(age_groups="") == TrainConfig(age_groups=None)
     assert doctest.testmod(settings).failed == 0

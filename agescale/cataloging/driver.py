@@ -53,7 +53,7 @@ from agescale.tables import catalogs, folders, schema
 from agescale.tables.catalogs import Catalog
 
 SMALL_SOURCE_FILES = 10_000
-"""So few are listed without Ray, which would take longer to start."""
+"""So few are listed, or sorted, without Ray, which would take longer to start."""
 FEW_IMAGES = 200
 """So few are read without Ray where one would have to be started."""
 RANGES_PER_CPU = 4
@@ -289,8 +289,9 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
         lister = changes.RangeLister(
             source, out, metadata, listing_number, known, catalogs.LISTED_PART_ROWS, held.claim
         )
+        listed = small or sorted_rows(files, source, SMALL_SOURCE_FILES)
         with ImageProgress("cataloging", total=None) as progress:
-            for summary in run_lister(lister, ranges, small or sorted_rows(files, source), progress):
+            for summary in run_lister(lister, ranges, listed, progress):
                 held.check()
                 counts.update(summary)
                 changed, deleted = counts["num_changed"], counts["num_deleted"]

@@ -39,7 +39,7 @@ def split_of(row: Mapping[str, Any], content_hash: str | None, fractions: splits
 
 
 def planned_parts(
-    pictures: list[Listed], labels: Labels, listing_number: int, first: int, replaces: bool, in_parallel: bool = True
+    pictures: list[Listed], labels: Labels, listing_number: int, first: int, replaces: bool, in_parallel: bool
 ) -> list[pa.Table]:
     """Tables of rows to read and write, one a part, numbered from ``first`` on.
 

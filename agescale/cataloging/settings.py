@@ -23,7 +23,7 @@ DEFAULT_AGE_GROUPS = "25-years"
 
 def fractions_of(config: CatalogConfig, labels: Labels) -> splits.Fractions | None:
     """Shares of the splits of images whose label tells none: of folders without a val, those in train."""
-    train, val, test = splits.parse_fractions(config.split)
+    train, val, test = config.split
     if config.split_column:
         return None
     if not labels.has_splits:
@@ -42,7 +42,6 @@ def metadata_of(out: str, known: Catalog | None, settings: dict[str, Any]) -> di
 
 def check(config: CatalogConfig) -> None:
     """The user's mistakes that can be seen before anything is listed."""
-    splits.parse_fractions(config.split)
     if config.age_groups:
         AgeGroups.parse(config.age_groups)
     if 0 < config.pack < images.MIN_SIDE:
@@ -59,7 +58,7 @@ def settings_of(config: CatalogConfig, age_groups: AgeGroups | None) -> dict[str
         "layout": config.layout,
         "csv": config.csv,
         **{column: getattr(config, column) for column in CSV_COLUMNS},
-        "split": ",".join(f"{share:g}" for share in splits.parse_fractions(config.split)),
+        "split": ",".join(f"{share:g}" for share in config.split),
         "pack": config.pack,
         "inspect": config.inspect and config.layout == "unlabelled",
         "age_groups": age_groups.format() if age_groups else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -126,8 +127,17 @@ def run_lister(
         progress.add(summary["num_rows"], progress.note)
 
 
-def sorted_rows(files: list[str], source: str) -> Iterator[pa.Table]:
-    """A listing made elsewhere in the order of URIs; Ray sorts it, on disk where it does not fit into memory."""
+def sorted_rows(files: list[str], source: str, few: int) -> Iterator[pa.Table]:
+    """A listing made elsewhere in the order of URIs. More rows than a ``few`` are sorted by Ray, on disk where they do
+    not fit into memory."""
+    first = [listing.ROWS.empty_table()]
+    for rows in chain.from_iterable(listing.read_rows(file, source) for file in files):
+        first.append(rows)
+        if sum(map(len, first)) > few:
+            break
+    else:
+        yield pa.concat_tables(first).sort_by("uri")
+        return
     start_ray()
     units = ray.data.from_arrow([pa.table({"file": [file]}) for file in files])
     rows = units.map_batches(

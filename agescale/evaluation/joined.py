@@ -5,12 +5,13 @@ Decides what is compared: in which age groups, in which splits, and which of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from agescale.ages.groups import AgeGroups
-from agescale.config import EvaluateConfig, parse_names
+from agescale.config import EvaluateConfig
 from agescale.evaluation import arrays
 from agescale.evaluation.arrays import CatalogArrays, PredictionArrays
 from agescale.evaluation.metrics import Outcomes
@@ -115,16 +116,13 @@ def read_other(config: EvaluateConfig, rows: JoinedRows, groups: AgeGroups | Non
     return OtherModel(predicted.is_ok_N, outcomes)
 
 
-def splits_of(text: str, rows: JoinedRows) -> list[str | None]:
+def splits_of(asked: Sequence[str], rows: JoinedRows) -> list[str | None]:
     """The asked splits that the catalog has, else the only one that there is."""
-    asked = parse_names(text)
-    if unknown := [name for name in asked if name not in schema.SPLITS]:
-        raise ValueError(f"--split {text}: {', '.join(unknown)} is none of {', '.join(schema.SPLITS)}")
     there = rows.splits
     found: list[str | None] = [name for name in asked if name in there]
     if not found and len(there) != 1:
         has = ", ".join(name or "rows without a split" for name in there) or "no rows"
-        raise ValueError(f"--split {text}: the catalog has {has}")
+        raise ValueError(f"--split {' '.join(asked)}: the catalog has {has}")
     return found or list(there)
 
 

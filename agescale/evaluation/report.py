@@ -62,7 +62,7 @@ class About:
     model_age_groups: str | None
     gender_from: str | None
     include_findings: bool
-    asked_splits: str
+    asked_splits: tuple[str, ...]
     report_split: str
     judged_on: str
     unscored_splits: list[str]

@@ -16,10 +16,8 @@ import contextlib
 import hashlib
 import io
 import json
-import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from importlib.metadata import version
 from typing import Any, NotRequired, TypedDict, cast
 
 import safetensors.torch
@@ -416,11 +414,6 @@ def _unwrapped(tensors: StateDict) -> StateDict:
     while wrapper := next((each for each in WRAPPERS if all(name.startswith(each) for name in tensors)), None):
         tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
     return tensors
-
-
-def library_versions() -> dict[str, str]:
-    names = ("agescale", "torch", "torchvision", "ray", "numpy", "pillow", "simplejpeg", "pyarrow")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def _write_tensors(uri: str, stem: str, values: Mapping[str, Any]) -> tuple[str, str]:

@@ -13,7 +13,6 @@ import datetime as dt
 import getpass
 import json
 import os
-import platform
 import re
 import socket
 import sys
@@ -22,10 +21,10 @@ import urllib.request
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from agescale.runtime import terminal
+from agescale.runtime.versions import installed_versions
 from agescale.store import objects, paths
 from agescale.store.errors import StoreError
 from agescale.tables import folders
@@ -81,7 +80,9 @@ class Recorder:
     """Keeps the record of this process's job, and sends it to ``notify_url``, where there is one."""
 
     def __init__(self, job: str, command: str, out: str, notify_url: str) -> None:
-        self.execution = Execution(job, command, socket.gethostname(), os.getpid(), _user(), _versions(), _now())
+        self.execution = Execution(
+            job, command, socket.gethostname(), os.getpid(), _user(), installed_versions(), _now()
+        )
         self.out, self.notify_url = out, notify_url
         self.uri = ""
 
@@ -144,16 +145,6 @@ def newest(out: str) -> Execution | None:
 
 def _parsed(said: dict[str, Any]) -> Execution:
     return Execution(**{**said, "last_lines": tuple(said.get("last_lines", ()))})
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in ("agescale", "ray", "torch"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:  # of a checkout
-            versions[name] = ""
-    return versions
 
 
 def _user() -> str:

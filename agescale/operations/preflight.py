@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import ray
 
 from agescale.config import PreflightConfig
-from agescale.models.checkpoints import check_files, library_versions
+from agescale.models.checkpoints import check_files
 from agescale.models.predictor import Predictor, read_checkpoint
 from agescale.runtime import nodes
 from agescale.runtime.cluster import start_ray
 from agescale.runtime.resources import num_gpus, uses_gpu
+from agescale.runtime.versions import installed_versions
 from agescale.store import objects, paths
 from agescale.store.errors import StoreError
 from agescale.tables import packed, units
@@ -107,7 +108,7 @@ def describe(inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Node:
             denied[uri] = str(error)
     shm_bytes = shutil.disk_usage("/dev/shm").total if os.path.isdir("/dev/shm") else 0
     free_bytes = shutil.disk_usage(ray.get_runtime_context().get_temp_dir()).free
-    return Node(library_versions(), shm_bytes, free_bytes, time.time(), denied)
+    return Node(installed_versions(), shm_bytes, free_bytes, time.time(), denied)
 
 
 def _read(uri: str) -> None:
@@ -119,7 +120,7 @@ def _nodes(answers: dict[str, Node], began: float, ended: float) -> Iterator[Che
     address = nodes.alive()
     silent = [address[node] for node in address if node not in answers]
     yield Check("answers", f"{len(answers)} of {len(address)} nodes", f"no answer from {silent[0]}" if silent else "")
-    for name, version in library_versions().items():  # what one node pickles, another reads
+    for name, version in installed_versions().items():  # what one node pickles, another reads
         others = {address.get(node, node): said.versions[name] for node, said in answers.items()}
         wrong = {node: other for node, other in others.items() if other != version}
         remedy = f"{next(iter(wrong))} has {next(iter(wrong.values()))}: use one image everywhere" if wrong else ""

@@ -21,20 +21,21 @@ from typing import Any
 import ray.data
 from ray.util import metrics
 
-from agescale.config import ScoreConfig, parse_names
+from agescale.config import ScoreConfig
 from agescale.models import checkpoints
 from agescale.models.predictor import read_checkpoint
 from agescale.runtime import nodes
 from agescale.runtime.cluster import allocator_environment, start_ray
 from agescale.runtime.progress import ImageProgress
 from agescale.runtime.resources import WORKER_BYTES, check_resources, num_gpus, uses_gpu
+from agescale.runtime.versions import installed_versions
 from agescale.runtime.work import run_work
 from agescale.scoring import verification
 from agescale.scoring.plan import Work, plan_work
 from agescale.scoring.worker import ScoringActor, UnitScorer, Workers
 from agescale.store import lease, objects, paths
 from agescale.store.outputs import check_unchanged
-from agescale.tables import folders, footers, predictions, schema, units
+from agescale.tables import folders, footers, predictions, units
 from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions
 
@@ -70,7 +71,6 @@ def score(config: ScoreConfig) -> ScoreResult:
     """Scores every unit of the catalog that has no file yet. Raises ValueError, before any work, where it cannot."""
     config = paths.with_absolute_uris(config)
     out, checkpoint_uri = config.out, config.checkpoint
-    _check(config)
     checkpoint = read_checkpoint(checkpoint_uri)
     checkpoints.read_file(checkpoint_uri, checkpoint.weights_file, checkpoint.weights_sha256)  # or it is damaged
     catalog = Catalog.open(config.catalog)
@@ -85,7 +85,7 @@ def score(config: ScoreConfig) -> ScoreResult:
         before = Predictions.find(out)
         run = _begin(before, config, catalog, checkpoint)
         all_units = units.cut(catalog.parts, run["unit_rows"])
-        work = plan_work(before.counts, all_units, checkpoint.digest, parse_names(config.retry))
+        work = plan_work(before.counts, all_units, checkpoint.digest, config.retry)
         progress = ImageProgress("scoring", work.num_rows)
         if work.todo:
             objects.delete(summary_uri)
@@ -106,7 +106,7 @@ def score(config: ScoreConfig) -> ScoreResult:
                 "catalog_parts": catalog.names,
                 "images_per_s": result.images_per_s,
             }
-            summary |= {"versions": checkpoints.library_versions()}
+            summary |= {"versions": installed_versions()}
             objects.write_bytes(summary_uri, json.dumps(summary, indent=1).encode())
     return result
 
@@ -157,14 +157,6 @@ def _estimate(num_rows: int, num_listed: int, num_images: int) -> int:
     return num_images + round((num_rows - num_listed) * num_images / max(num_listed, 1))
 
 
-def _check(config: ScoreConfig) -> None:
-    """The user's mistakes that can be seen before anything is read."""
-    for option, text, words in (("retry", config.retry, schema.STATUSES[1:]), ("split", config.split, schema.SPLITS)):
-        unknown = [name for name in parse_names(text) if name not in words]
-        if unknown:
-            raise ValueError(f"--{option} {text}: {unknown[0]!r} is none of {', '.join(words)}")
-
-
 def _begin(
     standing: Predictions, config: ScoreConfig, catalog: Catalog, checkpoint: checkpoints.Checkpoint
 ) -> dict[str, Any]:
@@ -176,7 +168,7 @@ def _begin(
         "catalog": catalog.uri,
         "catalog_id": catalog.id,
         "unit_rows": config.unit_rows or before.get("unit_rows"),
-        "split": ",".join(sorted(parse_names(config.split))),
+        "split": ",".join(sorted(config.split)),
         "tta": config.tta,
     }
     if before.get("catalog_id") == catalog.id:

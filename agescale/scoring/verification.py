@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from agescale.ages.groups import AgeGroups
-from agescale.config import VerifyConfig, parse_names
+from agescale.config import VerifyConfig
 from agescale.store import objects, parquet, paths
 from agescale.store.errors import Damaged, StoreError
 from agescale.tables import catalogs, folders, keys, schema, units
@@ -87,7 +87,7 @@ def verify(config: VerifyConfig) -> Verification:
 
     tell(_unscored(sorted(expected - names)))
     with keys.HashCount() as count:
-        for found in _check_units(catalog, predictions, run, all_units, names):
+        for found in _check_units(catalog, table, all_units, names):
             by_status.update(found.by_status)
             if found.is_kept:
                 problems, num_problems, num_kept = [*problems, *found.problems], num_problems + 1, num_kept + 1
@@ -160,10 +160,10 @@ def _unscored(names: list[str]) -> list[str]:
 
 
 def _check_units(
-    catalog: Catalog, predictions: str, run: dict[str, Any], all_units: Sequence[Unit], names: set[str]
+    catalog: Catalog, table: Predictions, all_units: Sequence[Unit], names: set[str]
 ) -> Iterator[UnitFindings]:
     """What is found in the file of each unit that has one, in their order. A part of the catalog is read once."""
-    splits = parse_names(run["split"])
+    predictions, run, splits = table.uri, table.run, table.splits
     by_part = [list(group) for _, group in groupby(all_units, key=attrgetter("part"))]
     with objects.read_pool() as pool:
         readings = (

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 from ray.util import metrics
 
-from agescale.config import ScoreConfig, parse_names
+from agescale.config import ScoreConfig
 from agescale.models.predictor import Predictor
 from agescale.runtime.work import decoder
 from agescale.store import objects, parquet, paths
@@ -103,7 +103,7 @@ class ScoringActor:
         output = paths.join(self.scorer.out, name)
         version = objects.version(output)
         before = parquet.read_table(output, schema.PREDICTIONS.names)
-        is_retried = pc.is_in(before["status"], pa.array(parse_names(self.scorer.config.retry)))
+        is_retried = pc.is_in(before["status"], pa.array(self.scorer.config.retry, pa.string()))
         rows = self._current_rows(unit)
         is_current = pc.is_in(before["uri"], rows["uri"].combine_chunks())
         retried = before["uri"].filter(pc.and_(is_retried, is_current)).combine_chunks()
@@ -115,7 +115,7 @@ class ScoringActor:
         return counts, _count(again)
 
     def _current_rows(self, unit: Unit) -> pa.Table:
-        rows = units.listed_rows(self.scorer.catalog, unit, parse_names(self.scorer.config.split), ["size_bytes"])
+        rows = units.listed_rows(self.scorer.catalog, unit, self.scorer.config.split, ["size_bytes"])
         return self.superseded.current(rows, catalogs.listing_of(unit.part))
 
     def _as_part(self, predictions: pa.Table, counts: Counts) -> pa.Table:

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale.config import CompactConfig, parse_names
+from agescale.config import CompactConfig
 from agescale.reports import formats
 from agescale.runtime.progress import ImageProgress
 from agescale.store import lease, objects, parquet, paths
@@ -151,7 +151,6 @@ def _write_predictions(
     if before.names:
         check_unchanged(out, "another table of predictions", before.run, run)
     standing = dict(before.counts)
-    splits = parse_names(run["split"])
     rows_of_part = {part.name: part.num_rows for part in new.parts}
     all_units = units.cut(new.parts, run["unit_rows"])
     with ImageProgress("compacting predictions", sum(map(len, all_units))) as progress, objects.read_pool() as pool:
@@ -165,7 +164,7 @@ def _write_predictions(
                 known = pool.map(lambda file: parquet.read_table(file, schema.PREDICTIONS.names), uris)
                 scored = pa.concat_tables([schema.PREDICTIONS.empty_table(), *known])
                 for unit in missing:
-                    rows = _scored_rows(units.listed_rows(new, unit, splits), scored)
+                    rows = _scored_rows(units.listed_rows(new, unit, predictions.splits), scored)
                     if rows is not None:
                         counts: Counts = {"statuses": Counter(rows["status"].to_pylist()), "gone": {}}
                         said = {**predictions.metadata, "run": run, **counts}

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from agescale.ages import cdf
 from agescale.ages.groups import AgeGroups
-from agescale.config import TableConfig, parse_names
+from agescale.config import TableConfig
 from agescale.reports import formats
 from agescale.runtime.progress import ImageProgress
 from agescale.store import objects, parquet, paths
@@ -93,20 +93,13 @@ def _columns(config: TableConfig, out: str) -> tuple[str, ...]:
     if out.endswith(".csv") and (lists := [name for name in columns if _is_list(name)]):
         raise ValueError(
             f"--columns {lists[0]}: a list does not fit into a CSV; give --out a name that ends in .parquet, or ask "
-            "for --probability-under 18,21"
+            "for --probability-under 18 21"
         )
-    ages = [_parse_age(text) for text in parse_names(config.probability_under)]
-    return (*dict.fromkeys(columns), *(f"{UNDER}{age}" for age in dict.fromkeys(ages)))
+    return (*dict.fromkeys(columns), *(f"{UNDER}{age}" for age in dict.fromkeys(config.probability_under)))
 
 
 def _is_list(name: str) -> bool:
     return name in schema.PREDICTIONS.names and pa.types.is_list(schema.PREDICTIONS.field(name).type)
-
-
-def _parse_age(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) < cdf.NUM_AGES:
-        raise ValueError(f"--probability-under {text}: whole years from 1 to {cdf.NUM_AGES - 1}")
-    return int(text)
 
 
 class CurrentRows:
@@ -126,7 +119,7 @@ class CurrentRows:
         self.where = where
         self.groups = groups
         self.schema = pa.schema([_field(name) for name in columns])
-        self.splits = parse_names(str(self.run["split"]))
+        self.splits = predictions.splits
         self.superseded, self.new_labels = catalog.superseded(), catalog.new_labels()
         self.num_rows = self.num_not_scored = 0
 

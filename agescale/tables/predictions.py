@@ -90,6 +90,11 @@ class Predictions:
         return dict(self.metadata["run"])
 
     @property
+    def splits(self) -> tuple[str, ...]:
+        """Of which images are scored; of none in particular: of all."""
+        return tuple(filter(None, self.run["split"].split(",")))
+
+    @property
     def model_card(self) -> dict[str, Any]:
         return dict(self.metadata.get("model_card") or {})
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
+
+from agescale.config import FailedStatus, Split
 
 SCHEMA_VERSION = 2
 
@@ -82,19 +84,9 @@ PREDICTIONS = pa.schema(
 TABLES = {"catalog": CATALOG, "findings": FINDINGS, "predictions": PREDICTIONS}
 """Kinds of tables."""
 
-SPLITS = ("train", "val", "test")
+SPLITS = get_args(Split)
 
-STATUSES = (
-    "ok",
-    "unreadable",  # the bytes are no image that decodes
-    "unsupported",  # an image format that is not taken
-    "too_small",
-    "too_large",
-    "missing",  # the store has no such object
-    "changed",  # another object stands there than was listed; the next listing names it
-    "forbidden",  # the store refuses
-    "unreachable",  # the store did not answer; worth another try
-)
+STATUSES = ("ok", *get_args(FailedStatus))
 
 FINDING_KINDS = (
     "broken",  # does not decode

@@ -9,17 +9,6 @@ from agescale.tables.schema import SPLITS
 Fractions = tuple[float, float, float]
 
 
-def parse_fractions(text: str) -> Fractions:
-    """Shares of train, val and test from ``"0.8,0.1,0.1"``. Raises ValueError unless they are three and sum to 1."""
-    try:
-        shares = [float(part) for part in text.split(",")]
-    except ValueError:
-        shares = []
-    if len(shares) != len(SPLITS) or any(not 0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(f"--split {text}: three shares that sum to 1 are needed, such as 0.8,0.1,0.1")
-    return shares[0], shares[1], shares[2]
-
-
 def assign(key: str, fractions: Fractions) -> str:
     """The split of ``key``: always the same for the same key and fractions, whatever else is in the catalog.
 

@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 from agescale.ages.groups import AgeGroups
 from agescale.ages.labels import is_exact
 from agescale.config import EXECUTION_FIELDS, TrainConfig
-from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel, ModelSpec, auxiliary_classes, build_spec_task, describe_blocks
 from agescale.models.checkpoints import Provenance, Settings
 from agescale.models.tasks import Task
+from agescale.runtime.versions import installed_versions
 from agescale.store import objects, parquet, paths
 from agescale.store.errors import Damaged
 from agescale.store.outputs import Output
@@ -313,5 +313,5 @@ def _provenance(config: TrainConfig, run: Identity, splits: Mapping[str, pa.Tabl
             "license": config.weights_license or None,
         },
         "data_license": config.data_license or None,
-        "versions": checkpoints.library_versions(),
+        "versions": installed_versions(),
     }

@@ -24,7 +24,7 @@ NAMES = ["child", "teenager", "adult", "senior"]
 ABOUT = About(
     catalog="/data/catalog", source="s3://bucket/faces", layout="csv", predictions="/data/predictions", against=None,
     checkpoint="runs/train/best", model="0123abcd", age_groups="life-stages", model_age_groups="life-stages",
-    gender_from=None, include_findings=False, asked_splits="test,val", report_split="test", judged_on="2026-01-31",
+    gender_from=None, include_findings=False, asked_splits=("test", "val"), report_split="test", judged_on="2026-01-31",
     unscored_splits=[],
 )  # fmt: skip
 CARD = {
@@ -271,7 +271,7 @@ def test_a_comparison_says_who_is_better_and_how_sure_that_is() -> None:
 
 @pytest.mark.parametrize(("split", "warning"), [("train", "about the train split"), ("val", "may have been chosen")])
 def test_a_split_that_flatters_is_warned_about(split: str, warning: str) -> None:
-    page = page_of([result(made_up(), split)], about=replace(ABOUT, asked_splits=split), card={})
+    page = page_of([result(made_up(), split)], about=replace(ABOUT, asked_splits=(split,)), card={})
     assert warning in Page(page).text
 
 

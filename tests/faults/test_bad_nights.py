@@ -108,7 +108,7 @@ def test_after_a_bad_night_the_table_is_that_of_a_good_one(
     if place == "disk":
         be_away(night, tmp_path)
     run(*night.listing())
-    run(*night.scoring("", "--retry", "changed,missing,unreachable"))
+    run(*night.scoring("", "--retry", "changed", "missing", "unreachable"))
     said = run("jobs/verify.py", "--catalog", f"{folder}/catalog", "--predictions", f"{folder}/ages")
     assert said.startswith("right"), said
 

@@ -59,7 +59,7 @@ def test_a_catalog_with_packed_pictures_and_its_scoring(
     catalog = str(tmp_path / "catalog")
     ended_well(
         run_job, "jobs/catalog.py", "--source", pictures, "--out", catalog, "--inspect", "--pack", "64",
-        "--split", "1,0,0",
+        "--split", "1", "0", "0",
     )  # fmt: skip
     Catalog.open(catalog).check_complete()
     rows = Catalog.open(catalog).read(["uri", "read_error"]).to_pylist()

@@ -116,7 +116,8 @@ def test_of_two_nodes_one_dies_and_the_sweep_ends_right(
     drawn_faces: Path, space: Path, tmp_path: Path, run_job: RunJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     catalog, out = tmp_path / "catalog", tmp_path / "out"
-    listing = ("--source", drawn_faces / "utkface", "--layout", "utkface", "--split", "0.5,0.5,0", "--out", catalog)
+    shares = ("--split", "0.5", "0.5", "0")
+    listing = ("--source", drawn_faces / "utkface", "--layout", "utkface", *shares, "--out", catalog)
     listed = run_job("jobs/catalog.py", *listing)
     assert listed.returncode == 0, listed.stdout + listed.stderr
     (port,) = free_ports(1)

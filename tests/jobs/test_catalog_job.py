@@ -296,7 +296,7 @@ def test_a_messy_source_gives_a_reason_for_everything(drawn_faces: Path, tmp_pat
     (source / "adult" / "text.gif").write_text("not a picture")
     (source / "adult" / "notes.txt").write_text("not meant as a picture")
     result = build(
-        *(source, source / "catalog"), layout="class_folders", age_groups="life-stages", split="0,0,1", pack=16
+        *(source, source / "catalog"), layout="class_folders", age_groups="life-stages", split=(0, 0, 1), pack=16
     )
     found = {(Path(row["uri"]).name, row["kind"]) for row in result.findings.to_pylist()}
     assert found == {
@@ -317,7 +317,7 @@ def test_a_messy_source_gives_a_reason_for_everything(drawn_faces: Path, tmp_pat
     }  # fmt: skip
     (source / "catalog.agescale" / "ages.png").write_bytes(one.read_bytes())  # the job draws its figures there
     assert build(
-        *(source, source / "catalog"), layout="class_folders", age_groups="life-stages", split="0,0,1", pack=16
+        *(source, source / "catalog"), layout="class_folders", age_groups="life-stages", split=(0, 0, 1), pack=16
     ).num_new == 0  # fmt: skip
 
 
@@ -332,7 +332,7 @@ def test_a_grown_folder_adds_what_is_new_changed_or_gone(drawn_faces: Path, tmp_
     before = part_sizes(out)
     facts = {row["uri"]: row for row in rows_of(out)}
 
-    again = build(source, out, layout="utkface", split="0.80,0.1,0.1")
+    again = build(source, out, layout="utkface", split=(0.80, 0.1, 0.1))
     assert part_sizes(out) == before
     assert (again.num_new, again.num_changed, again.num_deleted, again.num_current) == (0, 0, 0, 9)
 
@@ -525,11 +525,11 @@ def test_folders_of_splits_make_the_splits_and_what_a_drive_keeps_is_left_out(
 
 def test_of_folders_without_a_val_some_of_train_becomes_one() -> None:
     folders, hashed = layouts.Labels({}, has_splits=True), layouts.Labels({})
-    assert settings_module.fractions_of(CatalogConfig("x", "y", split="0.6,0.2,0.2"), folders) == pytest.approx(
+    assert settings_module.fractions_of(CatalogConfig("x", "y", split=(0.6, 0.2, 0.2)), folders) == pytest.approx(
         (0.75, 0.25, 0)
     )
-    assert settings_module.fractions_of(CatalogConfig("x", "y", split="0,0,1"), folders) == (1, 0, 0)
-    assert settings_module.fractions_of(CatalogConfig("x", "y", split="0.6,0.2,0.2"), hashed) == (0.6, 0.2, 0.2)
+    assert settings_module.fractions_of(CatalogConfig("x", "y", split=(0, 0, 1)), folders) == (1, 0, 0)
+    assert settings_module.fractions_of(CatalogConfig("x", "y", split=(0.6, 0.2, 0.2)), hashed) == (0.6, 0.2, 0.2)
     assert settings_module.fractions_of(CatalogConfig("x", "y", split_column="split"), hashed) is None
 
 
@@ -577,7 +577,7 @@ def test_a_catalog_of_other_settings_is_not_touched(
     command = ("--source", drawn_faces / "utkface", "--layout", "utkface", "--out", utkface_catalog)
     before = {path.name: path.stat().st_mtime_ns for path in utkface_catalog.glob("[!.]*")}
     assert "(pack was 32, is 64); give another --out" in refused(*command, "--pack", 64)
-    message = refused(*command, "--pack", 32, "--age-groups", "life-stages", "--split", "0,0,1")
+    message = refused(*command, "--pack", 32, "--age-groups", "life-stages", "--split", 0, 0, 1)
     assert "(split was '0.8,0.1,0.1', is '0,0,1'); give another --out" in message
     other = ("--source", drawn_faces / "unlabelled", *command[2:], "--pack", 32)
     assert f"source was '{drawn_faces}/utkface', is '{drawn_faces}/unlabelled'" in refused(*other)
@@ -614,7 +614,7 @@ def test_what_cannot_work_is_refused_before_any_work(
     assert "--csv and --layout csv go together" in refused(*faces, "--layout", "csv")
     assert "--csv and --layout csv go together" in refused(*faces, "--csv", drawn_faces / "csv" / "labels.csv")
     assert "nothing.csv: not found" in refused(*faces, "--layout", "csv", "--csv", tmp_path / "nothing.csv")
-    assert "--split 0.9,0.2: three shares" in refused(*faces, "--split", "0.9,0.2")
+    assert "--split 0.9 0.2: three shares" in refused(*faces, "--split", 0.9, 0.2)
     assert "overlap" in refused(*faces, "--layout", "utkface", "--age-groups", "a=0-20,b=20-")
     assert "--pack 4: pixels" in refused(*faces, "--layout", "utkface", "--pack", 4)
     assert "give --inspect with it" in refused(*faces, "--pack", 64)

@@ -121,7 +121,7 @@ def paths(folder: Path) -> Paths:
 
 
 def catalog_config(where: Paths, **settings: Any) -> CatalogConfig:
-    return CatalogConfig(where["faces"], where["catalog"], layout="utkface", split="0.6,0.2,0.2", **settings)
+    return CatalogConfig(where["faces"], where["catalog"], layout="utkface", split=(0.6, 0.2, 0.2), **settings)
 
 
 def score_config(where: Paths, **settings: Any) -> ScoreConfig:
@@ -153,7 +153,7 @@ def run_verify(where: Paths) -> Any:
 
 def run_evaluate(where: Paths) -> Any:
     out = Path(where["report"])
-    evaluate(EvaluateConfig(where["catalog"], where["ages"], str(out), split="train,val"))
+    evaluate(EvaluateConfig(where["catalog"], where["ages"], str(out), split=("train", "val")))
     return (out / "metrics.json").read_bytes()
 
 

@@ -577,8 +577,8 @@ def test_a_missing_table_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
             {},
             "nothing to judge in test: of 3 rows 0 are excluded .* 3 have no label",
         ),
-        (ROWS, of(ROWS), {"split": "tset"}, "tset is none of train, val, test"),
-        ([*ROWS, image_row(9, "train", 3.0)], of(ROWS), {"split": "val"}, "--split val: the catalog has train, test"),
+        (ROWS, of(ROWS), {"split": ("tset",)}, "--split tset: one of train, val, test"),
+        ([*ROWS, image_row(9, "train", 3.0)], of(ROWS), {"split": ("val",)}, "val: the catalog has train, test"),
     ],
 )
 def test_what_cannot_be_judged_is_refused_in_one_line(

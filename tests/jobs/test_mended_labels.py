@@ -105,7 +105,7 @@ TOLD = {"unlabelled", "unusual", "malformed"}
 
 def judge(catalog: str, ages: str, out: Path) -> dict[str, int]:
     """Sums over all splits of what evaluate counts."""
-    evaluate(EvaluateConfig(catalog, ages, str(out), split="train,val,test"))
+    evaluate(EvaluateConfig(catalog, ages, str(out), split=("train", "val", "test")))
     metrics = json.loads((out / "metrics.json").read_text())
     counts = [metrics[split] for split in ("train", "val", "test")]
     return {name: sum(each[name] for each in counts) for name in ("num_rows", "num_without_label")}

@@ -146,7 +146,7 @@ def bad_night(bucket: str, proxy: FaultProxy, run_job: RunJob, options: tuple[st
     jobs = (
         ("jobs/catalog.py", "--source", f"{bucket}/inbox", "--out", f"{bucket}/catalog"),
         ("jobs/score.py", "--catalog", f"{bucket}/catalog", "--checkpoint", f"{bucket}/model", "--out",
-         f"{bucket}/ages", "--retry", "unreachable,missing,changed"),
+         f"{bucket}/ages", "--retry", "unreachable", "missing", "changed"),
     )  # fmt: skip
     num_runs = 0
     for job in jobs:

@@ -40,7 +40,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(600)
 def test_imagenet_features_learn_ages_that_beat_the_median(faces: Path, tmp_path: Path) -> None:
     catalog, out = str(tmp_path / "catalog"), str(tmp_path / "run")
-    build_catalog(CatalogConfig(source=str(faces), layout="utkface", out=catalog, pack=112, split="0.7,0.1,0.2"))
+    build_catalog(CatalogConfig(source=str(faces), layout="utkface", out=catalog, pack=112, split=(0.7, 0.1, 0.2)))
     findings = Catalog.open(catalog).findings
     assert findings.filter(pc.equal(findings["kind"], "malformed")).num_rows >= 3
     train(

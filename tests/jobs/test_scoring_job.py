@@ -260,7 +260,7 @@ def test_failed_rows_are_scored_again_in_their_places(checkpoint: str, tmp_path:
     rows_before = read(out)
     (tmp_path / "hidden.jpg").rename(gone)
     assert score(config).num_scored_now == 0
-    second = score(ScoreConfig(catalog, checkpoint, out, unit_rows=4, retry="missing,unreachable"))
+    second = score(ScoreConfig(catalog, checkpoint, out, unit_rows=4, retry=("missing", "unreachable")))
     assert second.scored_now == {"ok": 1}
     assert second.by_status["ok"] == first.by_status["ok"] + 1
     after = {path.name: path.read_bytes() for path in Path(out).glob("part-*.parquet")}
@@ -286,7 +286,7 @@ def test_an_image_that_was_replaced_since_it_was_listed_is_told_and_scored_when_
     assert score(config).by_status["changed"] == 1
     assert verify(VerifyConfig(catalog, out)).problems == ()
     build_catalog(list_again)
-    assert score(replace(config, retry="changed")).scored_now == {"ok": 1}
+    assert score(replace(config, retry=("changed",))).scored_now == {"ok": 1}
     rows = read(out).to_pylist()
     assert sorted(row["status"] for row in rows if row["uri"] == str(first)) == ["changed", "ok"]
     assert verify(VerifyConfig(catalog, out)).problems == ()
@@ -294,7 +294,7 @@ def test_an_image_that_was_replaced_since_it_was_listed_is_told_and_scored_when_
     first.write_bytes(kept)
     os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))  # as it was listed at first
     build_catalog(list_again)
-    assert score(replace(config, retry="changed")).scored_now == {"ok": 1}
+    assert score(replace(config, retry=("changed",))).scored_now == {"ok": 1}
     assert verify(VerifyConfig(catalog, out)).problems == ()
 
 
@@ -306,7 +306,7 @@ def test_rows_of_images_that_have_gone_are_scored_again_once_and_no_more(checkpo
     next((tmp_path / "faces").rglob("*.jpg")).unlink()
     assert score(ScoreConfig(catalog, checkpoint, out)).by_status["missing"] == 1
     build_catalog(list_again)
-    again = ScoreConfig(catalog, checkpoint, out, retry="missing")
+    again = ScoreConfig(catalog, checkpoint, out, retry=("missing",))
     assert score(again).num_scored_now == 0
     before = {path.name: path.stat().st_mtime_ns for path in Path(out).iterdir()}
     assert score(again).by_status["missing"] == 1, "the row stays, of a photo that was"
@@ -382,7 +382,7 @@ def test_a_zombie_that_scores_again_does_not_replace_what_its_successor_has_writ
     first, _, rows = path.name.partition("-rows-")
     unit = Unit(f"{first}.parquet", *map(int, rows.split("-")[:2]))
     scorer = unit_scorer(catalog, checkpoint, str(out))
-    actor = worker.ScoringActor(replace(scorer, config=replace(scorer.config, retry="unreadable")))
+    actor = worker.ScoringActor(replace(scorer, config=replace(scorer.config, retry=("unreadable",))))
     task = pa.Table.from_pylist([{"output": path.name, "num_retried": 1, **vars(unit)}])
     replace_part, written = folders.replace_part, []
 
@@ -440,8 +440,8 @@ def test_only_the_splits_that_are_asked_for_are_scored_and_counted(
 ) -> None:
     dataset.write_dataset(tmp_path / "faces", "utkface", num_faces=24, size=48, num_broken=0)
     catalog, out = str(tmp_path / "catalog"), str(tmp_path / "out")
-    build_catalog(CatalogConfig(str(tmp_path / "faces"), catalog, layout="utkface", split="0.4,0.3,0.3"))
-    score(ScoreConfig(catalog, checkpoint, out, split="test"))
+    build_catalog(CatalogConfig(str(tmp_path / "faces"), catalog, layout="utkface", split=(0.4, 0.3, 0.3)))
+    score(ScoreConfig(catalog, checkpoint, out, split=("test",)))
     rows = Catalog.open(catalog).read(["uri", "split"])
     expected = rows.filter(pc.equal(rows["split"], "test"))["uri"].to_pylist()
     assert 0 < len(expected) < len(rows)
@@ -481,9 +481,9 @@ def test_what_nobody_reads_stops_nothing(catalog: str, checkpoint: str, tmp_path
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"retry": "broken"}, "--retry broken: 'broken' is none of unreadable"),
-        ({"retry": "ok"}, "'ok' is none of"),
-        ({"split": "tests"}, "--split tests: 'tests' is none of train"),
+        ({"retry": ("broken",)}, "--retry broken: one of unreadable, "),
+        ({"retry": ("missing", "ok")}, "--retry missing ok: one of unreadable, "),
+        ({"split": ("tests",)}, "--split tests: one of train, val, test"),
         ({"unit_rows": 10_001}, "--unit-rows 10001"),
         ({"max_failed_fraction": 1.5}, "--max-failed-fraction 1.5"),
     ],

@@ -56,7 +56,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> str:
             layout="csv",
             age_column="age",
             gender_column="gender",
-            split="0.6,0.2,0.2",
+            split=(0.6, 0.2, 0.2),
             pack=48,
             out=out,
         )
@@ -313,7 +313,7 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_an_undisturbed_one_thou
     """Several parts, a block of images each, so that their order counts; labels are mended meanwhile, too."""
     monkeypatch.setattr(ingest, "CHUNK_ROWS", 12)
     faces, out = tmp_path / "faces", str(tmp_path / "catalog")
-    add = CatalogConfig(source=str(faces), layout="utkface", split="0.8,0.2,0", pack=32, out=out)
+    add = CatalogConfig(source=str(faces), layout="utkface", split=(0.8, 0.2, 0), pack=32, out=out)
     for seed in (1, 2):
         dataset.write_dataset(faces, "utkface", num_faces=30, size=32, seed=seed)
         build_catalog(add)

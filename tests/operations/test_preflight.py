@@ -10,10 +10,10 @@ from conftest import make_checkpoint
 from agescale.cataloging.driver import build_catalog
 from agescale.commands import preflight as command
 from agescale.config import CatalogConfig, PreflightConfig
-from agescale.models.checkpoints import library_versions
 from agescale.operations import preflight as rooms
 from agescale.operations.preflight import Check, Node, preflight
 from agescale.runtime import nodes
+from agescale.runtime.versions import installed_versions
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,9 @@ def test_what_is_wrong_says_what_to_mend(made: Path, settings: dict[str, object]
 
 
 def test_nodes_that_differ_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = dict.fromkeys(library_versions(), "1")
+    mine = dict.fromkeys(installed_versions(), "1")
     monkeypatch.setattr(nodes, "alive", lambda: {"a": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.3"})
-    monkeypatch.setattr(rooms, "library_versions", lambda: mine)
+    monkeypatch.setattr(rooms, "installed_versions", lambda: mine)
     big = 2**40
     answers = {
         "a": Node(mine, big, big, 100.0, {}),

@@ -85,7 +85,7 @@ def test_current_rows_are_written_and_nothing_else(name: str, night: tuple[str, 
 
 
 def test_a_csv_is_what_a_spreadsheet_can_open(night: tuple[str, str], tmp_path: Path) -> None:
-    export(TableConfig(*night, str(tmp_path / "table.csv"), probability_under="18,40"))
+    export(TableConfig(*night, str(tmp_path / "table.csv"), probability_under=(18, 40)))
     data = (tmp_path / "table.csv").read_bytes()
     assert data.startswith(b"\xef\xbb\xbf")
     rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
@@ -111,8 +111,7 @@ def test_any_columns_can_be_asked_for_and_rows_chosen_by_them(night: tuple[str, 
     [
         ({"columns": ("agee",)}, "--columns agee: there are file, uri, "),
         ({"columns": ("age_cdf",)}, "--columns age_cdf: a list does not fit into a CSV"),
-        ({"probability_under": "18,x"}, "--probability-under x: whole years from 1 to 100"),
-        ({"probability_under": "101"}, "--probability-under 101: whole years from 1 to 100"),
+        ({"probability_under": (101,)}, "--probability-under 101: whole years from 1 to 100"),
         ({"where": "agee > 3"}, "--where 'agee > 3': name 'agee' is not defined"),
     ],
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
 
-from agescale.tables.splits import assign, parse_fractions
+from agescale.config import CatalogConfig
+from agescale.tables.splits import assign
 
 KEYS = [f"subject-{index}" for index in range(4000)]
 
@@ -34,8 +36,10 @@ def test_a_share_of_nothing_gets_nothing() -> None:
 
 
 def test_shares_are_three_numbers_that_sum_to_one() -> None:
-    assert parse_fractions("0.8, 0.1,0.1") == (0.8, 0.1, 0.1)
-    assert parse_fractions("0.333333,0.333333,0.333334") == (0.333333, 0.333333, 0.333334)
-    for text in ("0.8,0.2", "0.8,0.1,0.2", "1.5,-0.5,0", "a,b,c", "", "nan,0.5,0.5"):
-        with pytest.raises(ValueError, match=r"^--split .*: three shares that sum to 1 are needed, such as 0\.8,0\.1"):
-            parse_fractions(text)
+    CatalogConfig("x", "y", split=(0.333333, 0.333333, 0.333334))
+    for shares in ((0.8, 0.2), (0.8, 0.1, 0.2), ()):
+        with pytest.raises(ValueError, match=r"^--split .*: three shares that sum to 1 are needed, such as 0\.8 0\.1"):
+            CatalogConfig("x", "y", split=shares)
+    for shares in ((1.5, -0.5, 0), (math.nan, 0.5, 0.5)):
+        with pytest.raises(ValueError, match=r"^--split .*: (a share from 0 to 1|a finite number)"):
+            CatalogConfig("x", "y", split=shares)

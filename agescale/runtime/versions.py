@@ -1,0 +1,20 @@
+"""Which versions of what decides about results are installed here; asks the packages' records and imports none."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+LIBRARIES = ("agescale", "torch", "torchvision", "ray", "numpy", "pillow", "simplejpeg", "pyarrow")
+
+
+def installed_versions() -> dict[str, str]:
+    """The versions of Python and of LIBRARIES, by name; empty for what runs from a folder without being installed."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # agescale itself, of a checkout that came as a job's working directory
+        return ""
