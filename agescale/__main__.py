@@ -1,4 +1,7 @@
-"""``agescale NAME ...``, which is ``python jobs/NAME.py ...`` wherever the package is installed."""
+"""``agescale NAME ...``, which is ``python jobs/NAME.py ...`` wherever the package is installed.
+
+What a command does is imported once its settings are known: help, and the line for a mistake, take a second.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,17 @@ import ast
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from agescale.command_line import refuse
+from agescale import config
+from agescale.command_line import refuse, run_job, take_recipe
+from agescale.training import recipes
 
-COMMANDS = {file.stem: file for file in sorted((Path(__file__).parent / "commands").glob("[!_]*.py"))}
+FOLDER = Path(__file__).parent / "commands"
+COMMANDS: dict[str, type[Any]] = {
+    file.stem: getattr(config, f"{file.stem.capitalize()}Config") for file in sorted(FOLDER.glob("[!_]*.py"))
+}
+"""What each file in ``commands`` is told, by its name."""
 
 
 def main() -> None:
@@ -21,12 +31,32 @@ def main() -> None:
         refuse(f"agescale has no command {name!r}; there are {', '.join(COMMANDS)}")
     else:
         sys.argv[:2] = [f"agescale {name}"]
-        import_module(f"agescale.commands.{name}").run()
+        run(name)
+
+
+def run(name: str) -> None:
+    """Runs a command on the arguments of this process."""
+    default, told, more_help = None, [], None
+    if name == "train":
+        default, more_help = take_recipe(sys.argv), recipes.print_recipes
+    elif name == "sweep":
+        told, more_help = [take_recipe(sys.argv) or config.TrainConfig()], _print_spaces
+
+    def job(settings: Any) -> None:
+        import_module(f"agescale.commands.{name}").main(settings, *told)
+
+    run_job(job, COMMANDS[name], default, more_help)
+
+
+def _print_spaces() -> None:
+    from agescale.sweeping import spaces
+
+    spaces.print_spaces()
 
 
 def usage() -> str:
     """The commands, each with the first line of its file; none is imported."""
-    lines = [f"  {name:<9} {summary(file)}" for name, file in COMMANDS.items()]
+    lines = [f"  {name:<9} {summary(FOLDER / f'{name}.py')}" for name in COMMANDS]
     return "\n".join(["usage: agescale COMMAND ... (agescale COMMAND --help explains each)", "", *lines])
 
 

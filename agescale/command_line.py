@@ -22,11 +22,9 @@ from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 import tyro
 
 from agescale.config import Recorded, TrainConfig, hints_of, option_of, wanted_of
-from agescale.operations.executions import Recorder
 from agescale.runtime import terminal
-from agescale.store import outputs, paths
+from agescale.store import paths
 from agescale.store.errors import Damaged, StoreError
-from agescale.tables import folders
 from agescale.training import recipes
 
 PACKAGE = Path(__file__).parent
@@ -47,7 +45,7 @@ COMMAND = shlex.join(
 Config = TypeVar("Config")
 
 _terminated: list[int] = []
-_recorders: list[Recorder] = []
+_recorders: list[Any] = []
 """Of the job that runs, once its settings are known."""
 
 
@@ -94,6 +92,9 @@ def run_job(
 
 def _record(config: Any) -> None:
     """From now on the execution of a job with these settings leaves its record."""
+    from agescale.operations.executions import Recorder  # here and below, not above: --help and mistakes need none
+    from agescale.store import outputs
+
     recorder = Recorder(terminal.JOURNAL.job, COMMAND, paths.absolute(config.out), config.notify_url)
     _recorders.append(recorder)
     outputs.ON_HELD.append(recorder.begin)
@@ -221,6 +222,8 @@ def user_mistake(error: BaseException | None) -> str | None:
         original = getattr(error, "cause", None)  # Ray raises a subclass of the original, which is its `cause`
         for damaged in (original, error):
             if isinstance(damaged, Damaged):
+                from agescale.tables import folders
+
                 return f"{damaged.args[0]}; {folders.remedy(damaged.uri)}"
         is_ours = isinstance(original, ValueError) and _raised_here(getattr(error, "traceback_str", str(error)))
         if isinstance(original, StoreError) or is_ours:

@@ -317,8 +317,9 @@ class TrainConfig(Recorded):
     """Epochs without a better validation metric after which a phase ends, and training with its last one."""
     seed: int = 0
     """Seed of initial weights, order of images and augmentation."""
-    num_workers: Count = 1
-    """Training processes (DDP). Not part of the run's identity."""
+    num_workers: CountOrZero = 1
+    """Training processes (DDP). 0: train in the job's own process, which begins seconds earlier and can be debugged,
+    and whose death ends the job. Not part of the run's identity."""
     cpus_per_worker: Positive = 1.0
     """CPUs that Ray reserves for each training process. Not part of the run's identity."""
     gpus_per_worker: NotNegative = 1.0
@@ -416,8 +417,9 @@ class ScoreConfig(Recorded):
     """Only the images of these splits, such as test val, to judge a model. Default: every image."""
     tta: bool = False
     """Average each prediction over the image and its mirror image: twice the work, a little more accurate."""
-    num_workers: Count | None = None
-    """Scoring processes. Default: one a GPU, else one a CPU."""
+    num_workers: CountOrZero | None = None
+    """Scoring processes. 0: score in the job's own process, without Ray. Default: one a GPU, else one a CPU; none for
+    200 images or fewer where no Ray runs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to score; auto takes GPUs where the cluster has them."""
     retry: tuple[FailedStatus, ...] = ()

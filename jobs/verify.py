@@ -1,6 +1,6 @@
 """``agescale verify`` as a job of its own, for ``ray job submit`` and for a checkout that is not installed."""
 
-from agescale.commands.verify import run
+from agescale.__main__ import run
 
 if __name__ == "__main__":
-    run()
+    run("verify")

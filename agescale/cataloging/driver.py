@@ -44,7 +44,7 @@ from agescale.runtime import nodes
 from agescale.runtime.cluster import is_cluster_at_hand, start_ray
 from agescale.runtime.progress import ImageProgress
 from agescale.runtime.resources import check_resources
-from agescale.runtime.work import run_here, run_work
+from agescale.runtime.work import FEW_IMAGES, run_here, run_work
 from agescale.store import lease, listing, objects, parquet, paths
 from agescale.store.errors import Damaged
 from agescale.store.listing import Listed
@@ -54,8 +54,6 @@ from agescale.tables.catalogs import Catalog
 
 SMALL_SOURCE_FILES = 10_000
 """So few are listed, or sorted, without Ray, which would take longer to start."""
-FEW_IMAGES = 200
-"""So few are read without Ray where one would have to be started."""
 RANGES_PER_CPU = 4
 """Ranges of names differ in size, and each that found something leaves a part."""
 MAX_RANGES = 1000

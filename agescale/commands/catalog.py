@@ -8,7 +8,6 @@ from __future__ import annotations
 from agescale.cataloging import plots
 from agescale.cataloging.driver import build_catalog
 from agescale.cataloging.summary import CatalogResult, count_by_group_and_split, count_by_kind, remarks
-from agescale.command_line import run_job
 from agescale.config import CatalogConfig
 from agescale.reports.figures import to_png
 from agescale.runtime import terminal
@@ -61,7 +60,3 @@ def print_summary(result: CatalogResult) -> None:
     by_group = count_by_group_and_split(result)
     rows = [[group, *(f"{count:,}" for count in by_split.values())] for group, by_split in by_group.items()]
     terminal.print_table(["age group", *by_group["none"]], rows)
-
-
-def run() -> None:
-    run_job(main, CatalogConfig)

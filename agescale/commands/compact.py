@@ -6,7 +6,6 @@ python jobs/compact.py --catalog s3://bucket/inbox --out s3://bucket/inbox-2027 
 
 from __future__ import annotations
 
-from agescale.command_line import run_job
 from agescale.config import CompactConfig
 from agescale.store import paths
 from agescale.tables.compaction import compact
@@ -22,7 +21,3 @@ def main(config: CompactConfig) -> None:
         before, after = done.num_files
         words = f"{before:,} files -> {after:,}, {done.num_predicted:,} rows"
         print(f"predictions: {config.out_predictions} ({words})")
-
-
-def run() -> None:
-    run_job(main, CompactConfig)

@@ -5,7 +5,6 @@ python jobs/draw.py --out faces --layout class_folders --num-faces 600
 
 from __future__ import annotations
 
-from agescale.command_line import run_job
 from agescale.config import DrawConfig
 from agescale.store.paths import absolute, is_remote
 from agescale.synthetic.dataset import claim, write_dataset
@@ -18,7 +17,3 @@ def main(config: DrawConfig) -> None:
     claim(out)
     num_files = write_dataset(out, config.layout, config.num_faces, config.seed, config.size, config.num_broken)
     print(f"drew {num_files:,} image files, {config.num_broken} of them broken on purpose: {out}")
-
-
-def run() -> None:
-    run_job(main, DrawConfig)

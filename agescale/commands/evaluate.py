@@ -5,7 +5,6 @@ python jobs/evaluate.py --catalog catalog --predictions predictions --out report
 
 from __future__ import annotations
 
-from agescale.command_line import run_job
 from agescale.config import EvaluateConfig
 from agescale.evaluation.driver import evaluate
 
@@ -15,7 +14,3 @@ def main(config: EvaluateConfig) -> None:
     for note in done.notes:
         print(note)
     print(f"report: {done.page}")
-
-
-def run() -> None:
-    run_job(main, EvaluateConfig)

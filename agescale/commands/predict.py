@@ -12,7 +12,6 @@ import sys
 from collections import Counter
 from typing import Literal, TextIO
 
-from agescale.command_line import run_job
 from agescale.config import PredictConfig
 from agescale.reports import formats
 from agescale.runtime import terminal
@@ -67,7 +66,3 @@ def print_table(result: PhotoResult, file: TextIO | None = None) -> None:
     rows = [[name, *(words[column] for column in columns)] for name, words in zip(result.names(), said, strict=True)]
     terminal.print_table(["photo", *(TITLES[column] for column in columns)], rows, file)
     print(NOTE, file=file)
-
-
-def run() -> None:
-    run_job(main, PredictConfig)

@@ -5,7 +5,7 @@ python jobs/preflight.py --catalog s3://bucket/inbox --checkpoint s3://bucket/ru
 
 from __future__ import annotations
 
-from agescale.command_line import refuse, run_job
+from agescale.command_line import refuse
 from agescale.config import PreflightConfig
 from agescale.operations.preflight import preflight
 from agescale.runtime import terminal
@@ -19,7 +19,3 @@ def main(config: PreflightConfig) -> None:
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         refuse(f"{wrong[0].name}: {wrong[0].remedy}{more}")
-
-
-def run() -> None:
-    run_job(main, PreflightConfig)

@@ -5,7 +5,7 @@ python jobs/score.py --catalog s3://bucket/catalog --checkpoint s3://bucket/runs
 
 from __future__ import annotations
 
-from agescale.command_line import refuse, run_job
+from agescale.command_line import refuse
 from agescale.config import ScoreConfig
 from agescale.scoring.driver import score
 from agescale.store import paths
@@ -25,7 +25,3 @@ def main(config: ScoreConfig) -> None:
             f"{config.max_failed_fraction:g}; the table is complete, its column error says why",
             code=3,
         )
-
-
-def run() -> None:
-    run_job(main, ScoreConfig)

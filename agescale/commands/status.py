@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from agescale.command_line import run_job
 from agescale.config import StatusConfig
 from agescale.operations.status import Standing, look
 from agescale.runtime import terminal
@@ -62,7 +61,3 @@ def last(each: Standing) -> str:
     if said.exit_code is None:
         return f"{who}, began {said.began}" + ("" if each.state == "working" else ", never ended: killed?")
     return f"{who}, ended {said.ended} with {said.exit_code}" + (f": {said.reason}" if said.reason else "")
-
-
-def run() -> None:
-    run_job(main, StatusConfig)

@@ -6,12 +6,9 @@ python jobs/sweep.py fast --catalog runs/catalog --space my_space.py --out runs/
 
 from __future__ import annotations
 
-import sys
-
-from agescale.command_line import refuse, run_job, take_recipe
+from agescale.command_line import refuse
 from agescale.config import SweepConfig, TrainConfig
 from agescale.store import paths
-from agescale.sweeping import spaces
 from agescale.sweeping.driver import SweepResult, sweep
 
 NUM_SHOWN = 10
@@ -45,8 +42,3 @@ def table(result: SweepResult, objective: str) -> str:
         settings = ", ".join(f"{name} {value}" for name, value in row["settings"].items())
         lines.append(f"{row['number']:>5}  {row['status']:<9}{row['epochs']:>7}{value:>17}  {settings}")
     return "\n".join(lines)
-
-
-def run() -> None:
-    base = take_recipe(sys.argv) or TrainConfig()
-    run_job(lambda config: main(config, base), SweepConfig, more_help=spaces.print_spaces)

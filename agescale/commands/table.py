@@ -5,7 +5,6 @@ python jobs/table.py --catalog s3://bucket/inbox --predictions s3://bucket/ages 
 
 from __future__ import annotations
 
-from agescale.command_line import run_job
 from agescale.config import TableConfig
 from agescale.store import paths
 from agescale.tables.exports import export
@@ -16,7 +15,3 @@ def main(config: TableConfig) -> None:
     exported = export(config)
     missing = f"; {exported.num_not_scored:,} images are not scored yet" if exported.num_not_scored else ""
     print(f"table: {config.out} ({exported.num_rows:,} rows{missing})")
-
-
-def run() -> None:
-    run_job(main, TableConfig)

@@ -6,17 +6,15 @@ python jobs/train.py fast --catalog s3://bucket/catalog --out s3://bucket/runs/f
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 from agescale.cataloging.driver import build_catalog
-from agescale.command_line import run_job, take_recipe
 from agescale.config import CatalogConfig, TrainConfig
 from agescale.runtime.cluster import start_ray
 from agescale.store import objects, paths
 from agescale.synthetic import dataset
 from agescale.tables import catalogs
-from agescale.training import plan, recipes, runs
+from agescale.training import plan, runs
 from agescale.training.driver import train
 
 
@@ -41,7 +39,3 @@ def drawn_catalog(out: str) -> str:
         dataset.write_dataset(faces, "utkface", num_faces=1000)
         build_catalog(CatalogConfig(source=faces, layout="utkface", out=catalog, pack=128))
     return catalog
-
-
-def run() -> None:
-    run_job(main, TrainConfig, take_recipe(sys.argv), recipes.print_recipes)

@@ -7,7 +7,7 @@ python jobs/verify.py --catalog s3://bucket/catalog --predictions s3://bucket/ag
 
 from __future__ import annotations
 
-from agescale.command_line import refuse, run_job
+from agescale.command_line import refuse
 from agescale.config import VerifyConfig
 from agescale.scoring.verification import Verification, verify
 from agescale.store import paths
@@ -48,7 +48,3 @@ def remedies(found: Verification) -> list[str]:
     elif found.num_problems > found.num_kept:
         told.append("run the same jobs/score.py command again")
     return told
-
-
-def run() -> None:
-    run_job(main, VerifyConfig)

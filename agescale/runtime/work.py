@@ -39,13 +39,23 @@ def run_work(
 def run_here(
     units: list[pa.Table], work: Callable[[pa.Table], pa.Table], progress: ImageProgress
 ) -> Iterator[dict[str, Any]]:
-    """``run_work`` in this process, one unit after the other: for so little work that no Ray need be started."""
-    for unit in units:
-        (row,) = work(unit).to_pylist()
-        yield row
-        progress.add(row["num_rows"], progress.note)
+    """``run_work`` in this process, one unit after the other: for so little work that no Ray need be started. It is the
+    job itself, which no picture may end: they are decoded in processes apart."""
+    with IsolatedImages() as isolated:
+        _apart.append(isolated)
+        try:
+            for unit in units:
+                (row,) = work(unit).to_pylist()
+                yield row
+                progress.add(row["num_rows"], progress.note)
+        finally:
+            _apart.pop()
 
 
+FEW_IMAGES = 200
+"""So few are read, or scored, without Ray where one would have to be started."""
+_apart: list[Decoder] = []
+"""What ``run_here`` decodes with, while it works."""
 MAX_DEATHS = 2
 """Processes that a piece of work may end before its pictures are decoded elsewhere."""
 HOPELESS_DEATHS = 10
@@ -55,13 +65,11 @@ HOPELESS_DEATHS = 10
 def decoder(work: str) -> Iterator[Decoder]:
     """What a Ray process decodes with for the piece of ``work`` of that name. Where that has ended its process twice on
     this node, one of its pictures is suspected: they are decoded in processes of their own, and one crash is one row.
-    Without Ray this process is the job itself, which no picture may end: they are decoded apart at once.
 
     Raises ValueError where that has not helped either.
     """
-    if not ray.is_initialized():
-        with IsolatedImages() as isolated:
-            yield isolated
+    if _apart:
+        yield _apart[-1]
         return
     with _noted(work) as num_deaths:
         if num_deaths >= HOPELESS_DEATHS:

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +25,14 @@ from ray.util import metrics
 
 from agescale.config import ScoreConfig
 from agescale.models import checkpoints
+from agescale.models.inference import find_device
 from agescale.models.predictor import read_checkpoint
 from agescale.runtime import nodes
-from agescale.runtime.cluster import allocator_environment, start_ray
+from agescale.runtime.cluster import allocator_environment, is_cluster_at_hand, start_ray
 from agescale.runtime.progress import ImageProgress
 from agescale.runtime.resources import WORKER_BYTES, check_resources, num_gpus, uses_gpu
 from agescale.runtime.versions import installed_versions
-from agescale.runtime.work import run_work
+from agescale.runtime.work import FEW_IMAGES, run_here, run_work
 from agescale.scoring import verification
 from agescale.scoring.plan import Work, plan_work
 from agescale.scoring.worker import ScoringActor, UnitScorer, Workers
@@ -89,9 +92,7 @@ def score(config: ScoreConfig) -> ScoreResult:
         progress = ImageProgress("scoring", work.num_rows)
         if work.todo:
             objects.delete(summary_uri)
-            start_ray()
-            nodes.check_shared(folders.beside(out), catalog.uri, checkpoint_uri)
-            workers = _workers(config, work)
+            workers = _workers(config, work, catalog)
             card = {**checkpoint.card(), "tta": config.tta}
             metadata = {"run": run, "checkpoint": checkpoint_uri, "model_card": card}
             scorer = UnitScorer(catalog, checkpoint_uri, out, metadata, config, workers)
@@ -120,17 +121,13 @@ def _repair(catalog: Catalog, out: str, held: lease.Lease) -> None:
 
 
 def _run(work: Work, scorer: UnitScorer, progress: ImageProgress, held: lease.Lease) -> ScoreResult:
-    """One execution of Ray Data over all that is to do."""
-    num_workers, on_gpu = scorer.workers.num, scorer.workers.device == "cuda"
-    options = {"compute": ray.data.ActorPoolStrategy(size=num_workers, max_tasks_in_flight_per_actor=2)}
-    options |= {"num_cpus": 1, "num_gpus": int(on_gpu), "fn_constructor_args": (scorer,)}
-    options |= {"runtime_env": allocator_environment()}
+    """All that is to do, in one execution of Ray Data, or here."""
     images_left = metrics.Gauge("agescale_images_left", "Images that are not scored yet")
     images_per_s = metrics.Gauge("agescale_images_per_s", "Images scored a second since the job began")
     standing, scored_now = dict(work.standing), Counter[str]()
     kept_at = time.monotonic()
     num_listed = 0
-    for task in run_work(work.tasks(num_workers), ScoringActor, progress, **options):
+    for task in _run_by_ray(work, scorer, progress) if scorer.workers.num else _run_here(work, scorer, progress):
         held.check()
         standing |= json.loads(task["standing"])
         if time.monotonic() - kept_at > KEEP_S:
@@ -145,6 +142,18 @@ def _run(work: Work, scorer: UnitScorer, progress: ImageProgress, held: lease.Le
     footers.keep(scorer.out, "predictions", standing)
     rate = scored_now.total() / max(time.monotonic() - progress.started, 1e-9)
     return ScoreResult(predictions.by_status(standing), dict(scored_now), round(rate, 1))
+
+
+def _run_by_ray(work: Work, scorer: UnitScorer, progress: ImageProgress) -> Iterator[dict[str, Any]]:
+    num_workers, on_gpu = scorer.workers.num, scorer.workers.device == "cuda"
+    options = {"compute": ray.data.ActorPoolStrategy(size=num_workers, max_tasks_in_flight_per_actor=2)}
+    options |= {"num_cpus": 1, "num_gpus": int(on_gpu), "fn_constructor_args": (scorer,)}
+    options |= {"runtime_env": allocator_environment()}
+    return run_work(work.tasks(num_workers), ScoringActor, progress, **options)
+
+
+def _run_here(work: Work, scorer: UnitScorer, progress: ImageProgress) -> Iterator[dict[str, Any]]:
+    return run_here(work.tasks(1), ScoringActor(scorer), progress)
 
 
 def _estimate(num_rows: int, num_listed: int, num_images: int) -> int:
@@ -178,9 +187,15 @@ def _begin(
     return run
 
 
-def _workers(config: ScoreConfig, work: Work) -> Workers:
+def _workers(config: ScoreConfig, work: Work, catalog: Catalog) -> Workers:
     """One process a GPU, else one a CPU: two threads of one forward pass wait for each other whenever a third, that
-    decodes, runs. Fewer where there is little to do. Raises ValueError where the cluster cannot hold them."""
+    decodes, runs. Fewer where there is little to do, and none but this one for a few images. Starts Ray, or joins one.
+    Raises ValueError where the cluster cannot hold them."""
+    is_few = work.num_rows <= FEW_IMAGES and not is_cluster_at_hand()
+    if config.num_workers == 0 or (config.num_workers is None and is_few):
+        return Workers(0, num_threads=os.cpu_count() or 1, device=find_device(config.device))
+    start_ray()
+    nodes.check_shared(folders.beside(config.out), catalog.uri, config.checkpoint)
     num_cpus, gpus = int(ray.cluster_resources().get("CPU", 1)), num_gpus()
     use_gpu = uses_gpu(config.device)
     worthwhile = math.ceil(work.num_rows / MIN_PROCESS_ROWS)

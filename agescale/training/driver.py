@@ -24,6 +24,7 @@ from agescale.faces.augment import AUGMENTATIONS, source_size
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel
 from agescale.models.checkpoints import RunProgress
+from agescale.models.inference import find_device
 from agescale.runtime import nodes, terminal
 from agescale.runtime.cluster import allocator_environment, start_ray
 from agescale.runtime.resources import WORKER_BYTES, check_resources, uses_gpu
@@ -130,11 +131,13 @@ def _fit(
     shared: Shared | None,
 ) -> None:
     """Runs Ray Train over what is left of the plan. Raises Diverged, OutOfMemory, and a lasting StoreError."""
-    start_ray(min_cpus=config.num_workers * config.cpus_per_worker + 1, has_dashboard=True)
+    is_apart = config.num_workers > 0  # from this process
+    start_ray(min_cpus=config.num_workers * config.cpus_per_worker + 1, has_dashboard=is_apart)
     if shared is None:  # of a sweep, which has asked for all its trainings
         nodes.check_shared(plan.out, catalog.uri)
     scaling = _scaling(config)
-    print(f"training on {config.num_workers} x {'GPU' if scaling.use_gpu else 'CPU'}", flush=True)
+    where = f"{config.num_workers} x" if is_apart else "in this process, on"
+    print(f"training {where} {'GPU' if scaling.use_gpu else 'CPU'}", flush=True)
 
     datasets = {name: _dataset(config, catalog, split, name, shared) for name, split in splits.items()}
     labels = {name: {column: split[column].to_numpy() for column in LABEL_COLUMNS} for name, split in splits.items()}
@@ -144,7 +147,8 @@ def _fit(
         "initial_weights": ray.put(model.state_dict()),
         "labels": ray.put(labels),
         "num_train": datasets["train"][1],
-        "has_terminal": terminal.is_terminal(),
+        "has_terminal": is_apart and terminal.is_terminal(),
+        "use_gpu": scaling.use_gpu,
         "num_trainings": shared.num_trainings if shared else 1,
     }
     with tempfile.TemporaryDirectory(prefix="agescale-") as scratch:  # Ray's own records; nothing we keep stands there
@@ -167,6 +171,8 @@ def _fit(
 
 def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
     """How many processes train on what. Raises ValueError where the cluster has no place for them."""
+    if not config.num_workers:
+        return ray.train.ScalingConfig(num_workers=0, use_gpu=find_device(config.device) != "cpu")
     use_gpu = uses_gpu(config.device)
     gpus_each = config.gpus_per_worker * use_gpu
     check_resources(config.num_workers, config.cpus_per_worker, gpus_each, extra_cpus=1, bytes_per_worker=WORKER_BYTES)
@@ -203,6 +209,10 @@ def _result(trainer: ray.train.torch.TorchTrainer, config: TrainConfig) -> str |
         raise lasting_store_error(error.controller_failure) or error from error
     except SystemExit as error:  # what Ray makes of Ctrl+C
         raise KeyboardInterrupt from error
+    except (RuntimeError, MemoryError) as error:  # of this process
+        if is_out_of_memory(error):
+            raise _out_of_memory(config) from error
+        raise
 
 
 def _out_of_memory(config: TrainConfig) -> OutOfMemory:
@@ -251,6 +261,7 @@ def _dataset(
 def _from_the_next_epoch(dataset: ray.data.Dataset, out: str) -> ray.data.Dataset:
     """The images of training, such that their order in each epoch is that of a run which nothing has disturbed. Ray
     Train asks for them whenever it starts training processes; their order is that of seed and number of the pass."""
+    dataset.context.execution_options = _in_order()  # where Ray Train deals out no blocks, but this process takes them
     last = paths.join(out, "last")
     dataset.context._execution_idx = checkpoints.read(last).progress.epochs_done if checkpoints.exists(last) else 0
     return dataset

@@ -7,8 +7,10 @@ import faulthandler
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TypedDict
 
 import ray
@@ -51,6 +53,7 @@ class TrainLoopConfig(TypedDict):
     labels: ray.ObjectRef  # of arrays by split and column
     num_train: int  # images
     has_terminal: bool
+    use_gpu: bool
     num_trainings: int  # at a time on one machine
 
 
@@ -58,13 +61,20 @@ class TrainLoopConfig(TypedDict):
 def train_fn_per_worker(loop: TrainLoopConfig) -> str | None:
     """The training loop of one process, which Ray Train calls on each. Returns why it gave up, or None."""
     logging.getLogger().setLevel(logging.WARNING)  # else Ray prints every report, metric by metric
+    try:
+        return _train_epochs(loop)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _train_epochs(loop: TrainLoopConfig) -> str | None:
     plan = loop["plan"]
     learner, labels = _set_up(loop)
     if _rank() == 0:
         runs.take_over(plan.out, loop["writer"])  # from one that died, or seems to have
     progress = _restore(plan, learner)
     while (index := runs.next_phase(plan.phases, progress, plan.config.patience)) is not None:
-        learner.enter_phase(index, ray.train.torch.prepare_model)
+        learner.enter_phase(index, partial(ray.train.torch.prepare_model, move_to_device=False))
         epoch = _run_epoch(loop, learner, labels, progress)
         faulthandler.cancel_dump_traceback_later()  # what follows are stores, which have time limits of their own
         if epoch["val_loss"] is None:
@@ -91,7 +101,7 @@ def _world_size() -> int:
 
 def _set_up(loop: TrainLoopConfig) -> tuple[Learner, dict[str, Labels]]:
     """What this process learns with, and the labels of each split, on its device."""
-    device = ray.train.torch.get_device()
+    device = ray.train.torch.get_device() if loop["use_gpu"] else torch.device("cpu")
     if device.type == "cpu":
         num_here = ray.train.get_context().get_local_world_size() * loop["num_trainings"]
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_here))
@@ -161,6 +171,7 @@ def _train(
         drop_last=num_local >= batch_size,  # every process must take the same number of steps
         local_shuffle_buffer_size=min(SHUFFLE_BUFFER_IMAGES, max(1, num_local // 2)),
         local_shuffle_seed=seed,
+        device=str(learner.device),
     )
     sums = torch.zeros(2, dtype=torch.float64, device=learner.device)  # losses, their weights
     num_images = 0
@@ -185,7 +196,10 @@ def _validate(plan: Plan, learner: Learner, labels: Labels) -> Validation:
     model.eval()
     age_groups = AgeGroups.parse(plan.spec.age_groups)
     sums = torch.zeros(validation.num_sums(age_groups), dtype=torch.float64, device=learner.device)
-    for batch in ray.train.get_dataset_shard("val").iter_torch_batches(batch_size=plan.config.batch_size):
+    batches = ray.train.get_dataset_shard("val").iter_torch_batches(
+        batch_size=plan.config.batch_size, device=str(learner.device)
+    )
+    for batch in batches:
         _wind_watchdog()
         is_mine = batch["index"] % world_size == rank
         batch = {name: values[is_mine] for name, values in batch.items()}
@@ -207,7 +221,7 @@ def _validate(plan: Plan, learner: Learner, labels: Labels) -> Validation:
 
 def _wind_watchdog() -> None:
     """Gives this process another STALL_TIMEOUT_S to come by here again; then it ends with a traceback."""
-    faulthandler.dump_traceback_later(STALL_TIMEOUT_S, exit=True)
+    faulthandler.dump_traceback_later(STALL_TIMEOUT_S, exit=True, file=sys.__stderr__ or 2)
 
 
 def _print_epoch(plan: Plan, progress: RunProgress) -> None:

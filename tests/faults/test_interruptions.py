@@ -78,7 +78,7 @@ def test_scoring_keeps_its_units(catalog: Path, tmp_path: Path) -> None:
     out = tmp_path / "ages"
     checkpoint = make_checkpoint(tmp_path / "model")
     arguments = ("--catalog", catalog, "--checkpoint", checkpoint, "--out", out, "--unit-rows", "4")
-    job = RunningJob(tmp_path, "jobs/score.py", *arguments)
+    job = RunningJob(tmp_path, "jobs/score.py", *arguments, "--num-workers", "1")
     interrupt(job, lambda: Predictions.find(str(out)).names, signal.SIGTERM)
     assert Predictions.find(str(out)).names
     with lease.hold(str(out), f"{out}.agescale"):

@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 from fault_proxy import FaultProxy
 from PIL import Image
 
@@ -635,7 +634,6 @@ def test_few_images_are_read_without_ray_where_none_runs(
 ) -> None:
     monkeypatch.setattr(driver, "is_cluster_at_hand", lambda: False)
     with monkeypatch.context() as patch:
-        patch.setattr(ray, "is_initialized", lambda: False)  # and it is not asked for anything
         patch.setattr(driver, "start_ray", None)
         build(drawn_faces / "utkface", tmp_path / "here", layout="utkface", pack=32)
     assert len(part_sizes(tmp_path / "here")) == 1 < len(part_sizes(utkface_catalog))

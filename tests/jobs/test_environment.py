@@ -7,7 +7,7 @@ from pathlib import Path
 
 from conftest import RunJob
 
-from agescale.cataloging.driver import FEW_IMAGES
+from agescale.runtime.work import FEW_IMAGES
 from agescale.synthetic.dataset import write_dataset
 
 START = """

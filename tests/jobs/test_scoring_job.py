@@ -66,6 +66,11 @@ def predictions(catalog: str, checkpoint: str, faces: Path) -> str:
     return out
 
 
+def here(*arguments: Any, **settings: Any) -> ScoreConfig:
+    """In this process, which is quick; ``predictions`` are by Ray."""
+    return ScoreConfig(*arguments, num_workers=0, **settings)
+
+
 def read(out: str) -> pa.Table:
     return pads.dataset(out, format="parquet", exclude_invalid_files=False).to_table().sort_by("uri")
 
@@ -125,7 +130,7 @@ def test_units_and_batches_do_not_change_predictions(
     catalog: str, checkpoint: str, predictions: str, tmp_path: Path
 ) -> None:
     out = str(tmp_path / "other")
-    score(ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=out, unit_rows=1000, batch_size=64, num_workers=1))
+    score(here(catalog=catalog, checkpoint=checkpoint, out=out, unit_rows=1000, batch_size=64))
     ours, theirs = read(predictions), read(out)
     assert ours["uri"].equals(theirs["uri"])
     assert ours["status"].equals(theirs["status"])
@@ -138,10 +143,10 @@ def test_other_predictions_in_the_same_place_are_refused(
 ) -> None:
     other = make_checkpoint(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match=r"another table of predictions stands there \(model was") as caught:
-        score(ScoreConfig(catalog=catalog, checkpoint=other, out=predictions, unit_rows=5))
+        score(here(catalog=catalog, checkpoint=other, out=predictions, unit_rows=5))
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="unit_rows was 5, is 6"):
-        score(ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=predictions, unit_rows=6))
+        score(here(catalog=catalog, checkpoint=checkpoint, out=predictions, unit_rows=6))
 
 
 def test_a_catalog_that_was_moved_or_is_named_by_a_link_is_the_same(
@@ -150,7 +155,7 @@ def test_a_catalog_that_was_moved_or_is_named_by_a_link_is_the_same(
     shutil.copytree(predictions, tmp_path / "ages")
     (tmp_path / "linked").symlink_to(catalog)
     (tmp_path / f"linked{folders.SUFFIX}").symlink_to(folders.beside(catalog))
-    moved = ScoreConfig(str(tmp_path / "linked"), checkpoint, str(tmp_path / "ages"), unit_rows=5)
+    moved = here(str(tmp_path / "linked"), checkpoint, str(tmp_path / "ages"), unit_rows=5)
     assert score(moved).num_scored_now == 0
     assert verify(VerifyConfig(moved.catalog, moved.out)).problems == ()
 
@@ -164,7 +169,7 @@ def test_a_cluster_that_is_too_small_is_told_with_the_way_out(catalog: str, chec
 
 def test_no_checkpoint_there_is_told_before_anything_is_written(catalog: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no checkpoint there"):
-        score(ScoreConfig(catalog=catalog, checkpoint=str(tmp_path / "none"), out=str(tmp_path / "out")))
+        score(here(catalog=catalog, checkpoint=str(tmp_path / "none"), out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 
 
@@ -182,7 +187,7 @@ def test_a_damaged_checkpoint_is_told_before_ray_starts_and_anything_is_written(
         for tenth in range(10):
             file.write_bytes(data[: len(data) * tenth // 10])
             with pytest.raises(ValueError, match=rf"model/{file.name}: .*damaged") as caught:
-                score(ScoreConfig(catalog=catalog, checkpoint=str(checkpoint), out=str(tmp_path / "ages")))
+                score(here(catalog=catalog, checkpoint=str(checkpoint), out=str(tmp_path / "ages")))
             assert "\n" not in str(caught.value)
         file.write_bytes(data)
     assert not (tmp_path / "ages").exists()
@@ -190,7 +195,7 @@ def test_a_damaged_checkpoint_is_told_before_ray_starts_and_anything_is_written(
 
 def test_a_model_of_names_without_bounds_has_groups_and_no_ages(catalog: str, tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "names", age_groups="YOUNG,MIDDLE,OLD", task="classification")
-    score(ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=str(tmp_path / "out")))
+    score(here(catalog=catalog, checkpoint=checkpoint, out=str(tmp_path / "out")))
     rows = read(str(tmp_path / "out"))
     good = rows.filter(pc.equal(rows["status"], "ok"))
     assert good["age"].null_count == len(good)
@@ -204,7 +209,7 @@ def test_a_grown_bucket_adds_units_and_leaves_scored_ones(checkpoint: str, tmp_p
     folder, catalog, out = tmp_path / "faces", str(tmp_path / "catalog"), str(tmp_path / "out")
     dataset.write_dataset(folder, "unlabelled", num_faces=12, size=48, num_broken=0)
     list_again = CatalogConfig(source=str(folder), out=catalog)
-    config = ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=out)
+    config = here(catalog=catalog, checkpoint=checkpoint, out=out)
     build_catalog(list_again)
     first = score(config)
     photo = next(folder.rglob("*.jpg"))
@@ -221,7 +226,7 @@ def test_an_image_gone_since_the_listing_is_a_row_that_says_so(checkpoint: str, 
     build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=str(tmp_path / "catalog")))
     gone = next((tmp_path / "faces").rglob("*.jpg"))
     gone.unlink()
-    result = score(ScoreConfig(str(tmp_path / "catalog"), checkpoint, str(tmp_path / "out")))
+    result = score(here(str(tmp_path / "catalog"), checkpoint, str(tmp_path / "out")))
     assert result.by_status["missing"] == 1
     rows = read(str(tmp_path / "out"))
     assert rows.filter(pc.equal(rows["status"], "missing"))["uri"].to_pylist() == [str(gone)]
@@ -232,7 +237,7 @@ def test_packed_images_give_nearly_the_ages_of_the_originals(checkpoint: str, fa
     for pack in (0, 128):
         catalog, out = str(tmp_path / f"catalog{pack}"), str(tmp_path / f"out{pack}")
         build_catalog(CatalogConfig(source=str(faces), out=catalog, pack=pack, inspect=True))
-        score(ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=out))
+        score(here(catalog=catalog, checkpoint=checkpoint, out=out))
         rows = read(out)
         ages[pack] = pc.fill_null(rows["age"], -1).to_numpy()
     assert np.abs(ages[0] - ages[128]).max() < 0.5
@@ -243,7 +248,7 @@ def test_packed_images_are_scored_without_their_originals(checkpoint: str, tmp_p
     catalog = str(tmp_path / "catalog")
     build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=catalog, pack=64, inspect=True))
     shutil.rmtree(tmp_path / "faces")
-    result = score(ScoreConfig(catalog, checkpoint, str(tmp_path / "out")))
+    result = score(here(catalog, checkpoint, str(tmp_path / "out")))
     assert set(result.by_status) == {"ok"}
     assert objects.exists(summary_uri(str(tmp_path / "out")))
 
@@ -254,13 +259,13 @@ def test_failed_rows_are_scored_again_in_their_places(checkpoint: str, tmp_path:
     build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=catalog))
     gone = next((tmp_path / "faces").rglob("*.jpg"))
     gone.rename(tmp_path / "hidden.jpg")
-    config = ScoreConfig(catalog, checkpoint, out, unit_rows=4)
+    config = here(catalog, checkpoint, out, unit_rows=4)
     first = score(config)
     before = {path.name: path.read_bytes() for path in Path(out).glob("part-*.parquet")}
     rows_before = read(out)
     (tmp_path / "hidden.jpg").rename(gone)
     assert score(config).num_scored_now == 0
-    second = score(ScoreConfig(catalog, checkpoint, out, unit_rows=4, retry=("missing", "unreachable")))
+    second = score(here(catalog, checkpoint, out, unit_rows=4, retry=("missing", "unreachable")))
     assert second.scored_now == {"ok": 1}
     assert second.by_status["ok"] == first.by_status["ok"] + 1
     after = {path.name: path.read_bytes() for path in Path(out).glob("part-*.parquet")}
@@ -282,7 +287,7 @@ def test_an_image_that_was_replaced_since_it_was_listed_is_told_and_scored_when_
     first, *_, last = sorted((tmp_path / "faces").rglob("*.jpg"))
     kept, times = first.read_bytes(), first.stat()
     first.write_bytes(last.read_bytes())
-    config = ScoreConfig(catalog, checkpoint, out)
+    config = here(catalog, checkpoint, out)
     assert score(config).by_status["changed"] == 1
     assert verify(VerifyConfig(catalog, out)).problems == ()
     build_catalog(list_again)
@@ -304,9 +309,9 @@ def test_rows_of_images_that_have_gone_are_scored_again_once_and_no_more(checkpo
     list_again = CatalogConfig(source=str(tmp_path / "faces"), out=catalog)
     build_catalog(list_again)
     next((tmp_path / "faces").rglob("*.jpg")).unlink()
-    assert score(ScoreConfig(catalog, checkpoint, out)).by_status["missing"] == 1
+    assert score(here(catalog, checkpoint, out)).by_status["missing"] == 1
     build_catalog(list_again)
-    again = ScoreConfig(catalog, checkpoint, out, retry=("missing",))
+    again = here(catalog, checkpoint, out, retry=("missing",))
     assert score(again).num_scored_now == 0
     before = {path.name: path.stat().st_mtime_ns for path in Path(out).iterdir()}
     assert score(again).by_status["missing"] == 1, "the row stays, of a photo that was"
@@ -329,7 +334,7 @@ def test_odd_files_and_names_are_rows_or_counted(checkpoint: str, tmp_path: Path
     result = build_catalog(CatalogConfig(str(tmp_path / "faces"), catalog, inspect=inspect))
     assert (result.num_new, result.num_ignored) == (4 + 1 + 4, 3)  # with a copy; a pipe, a .jxl and a README
     assert result.ignored == ({".txt": 1, ".jxl": 1, ".jpg": 1} if inspect else {})
-    assert score(ScoreConfig(catalog, checkpoint, out)).by_status["ok"] == 7
+    assert score(here(catalog, checkpoint, out)).by_status["ok"] == 7
     bad = read(out).filter(pc.field("status") != "ok").to_pylist()
     assert [(paths.name_of(row["uri"]), row["status"]) for row in bad] == [
         ("phone.heic", "unreadable" if "HEIF" in images.FORMATS else "unsupported"),
@@ -344,13 +349,13 @@ def test_a_source_that_is_away_makes_no_table_of_missing_images(checkpoint: str,
     catalog, out = str(tmp_path / "catalog"), str(tmp_path / "out")
     build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=catalog))
     (tmp_path / "faces").rename(tmp_path / "unmounted")
-    config = ScoreConfig(catalog, checkpoint, out, unit_rows=4)
+    config = here(catalog, checkpoint, out, unit_rows=4)
     with pytest.raises(StoreError, match="not found; none of the images tried could be read; is the source available"):
         score(config)
     assert objects.list_names(out) == []
     (tmp_path / "unmounted").rename(tmp_path / "faces")
     next((tmp_path / "faces").rglob("*.jpg")).unlink()
-    one_a_unit = ScoreConfig(catalog, checkpoint, out, unit_rows=1)  # one image alone is a row
+    one_a_unit = here(catalog, checkpoint, out, unit_rows=1)  # one image alone is a row
     by_status = score(one_a_unit).by_status
     assert (set(by_status), by_status["missing"]) == ({"ok", "missing"}, 1)
 
@@ -416,7 +421,7 @@ def test_what_a_dead_process_had_finished_is_taken_and_counted(
 
 
 def unit_scorer(catalog: str, checkpoint: str, out: str) -> worker.UnitScorer:
-    config = ScoreConfig(catalog, checkpoint, out)
+    config = here(catalog, checkpoint, out)
     metadata = {"run": {"model": checkpoints.read(checkpoint).digest}}
     return worker.UnitScorer(Catalog.open(catalog), checkpoint, out, metadata, config, worker.Workers(1, 1, "cpu"))
 
@@ -427,7 +432,7 @@ def test_scoring_begins_on_the_first_parts_of_a_bucket_that_is_still_listed(chec
     list_again = CatalogConfig(source=str(tmp_path / "faces"), out=str(catalog))
     build_catalog(list_again)
     Path(catalogs.findings_uri(str(catalog))).unlink()
-    config = ScoreConfig(str(catalog), checkpoint, out)
+    config = here(str(catalog), checkpoint, out)
     first = score(config)
     (next((tmp_path / "faces").rglob("*.jpg")).parent / "later.jpg").write_bytes(b"")
     build_catalog(list_again)
@@ -441,7 +446,7 @@ def test_only_the_splits_that_are_asked_for_are_scored_and_counted(
     dataset.write_dataset(tmp_path / "faces", "utkface", num_faces=24, size=48, num_broken=0)
     catalog, out = str(tmp_path / "catalog"), str(tmp_path / "out")
     build_catalog(CatalogConfig(str(tmp_path / "faces"), catalog, layout="utkface", split=(0.4, 0.3, 0.3)))
-    score(ScoreConfig(catalog, checkpoint, out, split=("test",)))
+    score(here(catalog, checkpoint, out, split=("test",)))
     rows = Catalog.open(catalog).read(["uri", "split"])
     expected = rows.filter(pc.equal(rows["split"], "test"))["uri"].to_pylist()
     assert 0 < len(expected) < len(rows)
@@ -453,18 +458,19 @@ def test_only_the_splits_that_are_asked_for_are_scored_and_counted(
 def test_a_second_job_on_the_same_output_stops_in_one_line(catalog: str, checkpoint: str, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     with lease.hold(out, folders.beside(out)), pytest.raises(ValueError, match=r"another job .* writes there"):
-        score(ScoreConfig(catalog, checkpoint, out))
+        score(here(catalog, checkpoint, out))
 
 
 def test_more_failures_than_may_be_end_with_code_3_and_a_complete_table(
-    catalog: str, checkpoint: str, tmp_path: Path, run_job: RunJob, ray_address: str
+    catalog: str, checkpoint: str, tmp_path: Path, run_job: RunJob
 ) -> None:
+    """And without Ray, which need not be started for so few images."""
     arguments = ["--catalog", catalog, "--checkpoint", checkpoint, "--out", tmp_path / "out"]
-    ended = run_job("jobs/score.py", *arguments, "--max-failed-fraction", "0.01", env={"RAY_ADDRESS": ray_address})
+    ended = run_job("jobs/score.py", *arguments, "--max-failed-fraction", "0.01")
     assert ended.returncode == 3, ended.stdout + ended.stderr
     assert "over --max-failed-fraction 0.01" in ended.stderr.splitlines()[-1]
     assert objects.exists(summary_uri(str(tmp_path / "out")))
-    config = ScoreConfig(catalog, checkpoint, str(tmp_path / "out"))
+    config = here(catalog, checkpoint, str(tmp_path / "out"))
     assert score(config).failed_fraction == 0, "nothing was scored, so nothing failed"
 
 
@@ -492,5 +498,5 @@ def test_impossible_settings_are_one_line(
     catalog: str, checkpoint: str, tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        score(ScoreConfig(catalog, checkpoint, str(tmp_path / "out"), **settings))
+        score(here(catalog, checkpoint, str(tmp_path / "out"), **settings))
     assert not (tmp_path / "out").exists()

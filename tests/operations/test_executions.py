@@ -30,11 +30,11 @@ def job(config):
     with Output(config.out, "a test", lambda name: None, config.out + ".agescale").held():
         with ImageProgress("testing", 4) as progress:
             progress.add(4)
-        if config.split == "killed":
+        if config.against == "killed":
             os.kill(os.getpid(), 9)
-        if config.split == "crash":
+        if config.against == "crash":
             raise RuntimeError("a defect of https://me:hunter2@store/x")
-        if config.split == "bad":
+        if config.against == "bad":
             refuse("4 of 306 images failed", code=3)
 run_job(job, EvaluateConfig)
 """
@@ -79,7 +79,7 @@ def test_how_a_job_ended_is_told_three_times(
     split: str, code: int, reason: str, tmp_path: Path, hook: tuple[str, list[Any]]
 ) -> None:
     url, told = hook
-    done = run(tmp_path / "out", "--split", split, "--notify-url", url, "--log-format", "json")
+    done = run(tmp_path / "out", "--against", split, "--notify-url", url, "--log-format", "json")
     assert done.returncode == code, done.stderr
     lines = [json.loads(line) for line in (done.stdout + done.stderr).splitlines()]
     assert all({"time", "level", "job", "message"} <= line.keys() for line in lines)
@@ -100,7 +100,7 @@ def test_how_a_job_ended_is_told_three_times(
 
 
 def test_a_killed_job_has_begun_and_never_ended_and_the_next_one_is_newer(tmp_path: Path) -> None:
-    assert run(tmp_path / "out", "--split", "killed").returncode == -9
+    assert run(tmp_path / "out", "--against", "killed").returncode == -9
     killed = executions.newest(str(tmp_path / "out"))
     assert killed is not None
     assert killed.exit_code is None
@@ -125,7 +125,7 @@ def test_nobody_who_listens_and_no_place_to_write_are_a_line_each(tmp_path: Path
 
 
 def test_a_job_that_was_refused_its_folder_writes_nothing(tmp_path: Path) -> None:
-    done = run(tmp_path / "out", "--split", "bad", "--notify-url", "ftp://x")
+    done = run(tmp_path / "out", "--against", "bad", "--notify-url", "ftp://x")
     assert (done.returncode, done.stderr) == (2, "error: --notify-url: begins with http:// or https://\n")
     assert not list(tmp_path.iterdir())
 
