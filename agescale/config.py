@@ -48,6 +48,7 @@ FailedStatus = Literal[
     "changed",  # another object stands there than was listed; the next listing names it
     "forbidden",  # the store refuses
     "unreachable",  # the store did not answer; worth another try
+    "no_face",  # faces were looked for, and none was found
 ]
 """Why an image has no prediction."""
 
@@ -282,6 +283,9 @@ class TrainConfig(Recorded):
     """Side of the model's square input, pixels."""
     center_crop: PositiveShare = 1.0
     """Share of the image's shorter side that is kept around its centre; 0.7 turns a wide crop into a tight one."""
+    faces: Literal["none", "largest"] = "none"
+    """What of each image is learned from: its central square (none), or the largest face that is found in it, upright
+    and at one scale. The checkpoint remembers it, and is shown faces in whatever photos it is to predict."""
     age_groups: str | None = None
     """Age groups as in jobs/catalog.py. Default: the catalog's."""
     head_sizes: tuple[Count, ...] = ()
@@ -415,6 +419,9 @@ class ScoreConfig(Recorded):
     """Images of one forward pass."""
     split: tuple[Split, ...] = ()
     """Only the images of these splits, such as test val, to judge a model. Default: every image."""
+    faces: Literal["auto", "none", "largest"] = "auto"
+    """What of each image is looked at: its central square (none), the largest face that is found in it (largest), or
+    whichever the checkpoint was trained on (auto)."""
     tta: bool = False
     """Average each prediction over the image and its mirror image: twice the work, a little more accurate."""
     num_workers: CountOrZero | None = None
@@ -449,6 +456,9 @@ class PredictConfig(Checked):
     draw: str = ""
     """Folder for copies of the photos with age, interval and age group written below and a frame around what the model
     saw, and index.html with all of them. Default: none are made."""
+    faces: Literal["auto", "none", "largest", "all"] = "auto"
+    """What of each photo is looked at: its central square (none), the largest face that is found in it (largest), all
+    faces (all), or what the checkpoint was trained on: squares, or largest faces (auto)."""
     tta: bool = False
     """Average each prediction over the image and its mirror image: twice the work, a little more accurate."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -15,12 +15,13 @@ from typing import Literal, TextIO
 from agescale.config import PredictConfig
 from agescale.reports import formats
 from agescale.runtime import terminal
-from agescale.scoring.photos import INTERVAL_SHARE, NOTE, PhotoResult, predict
+from agescale.scoring.photos import INTERVAL_SHARE, PhotoResult, predict
 from agescale.store import objects, paths
 
 Form = formats.Format | Literal["table"]
 
 TITLES = {
+    "face": "face",
     "age": "age",
     "interval": f"{100 * INTERVAL_SHARE:.0f} % between",
     "group": "age group",
@@ -65,4 +66,4 @@ def print_table(result: PhotoResult, file: TextIO | None = None) -> None:
     columns = [column for column in TITLES if any(words[column] for words in said)]
     rows = [[name, *(words[column] for column in columns)] for name, words in zip(result.names(), said, strict=True)]
     terminal.print_table(["photo", *(TITLES[column] for column in columns)], rows, file)
-    print(NOTE, file=file)
+    print(result.note, file=file)

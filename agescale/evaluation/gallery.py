@@ -13,6 +13,7 @@ import pyarrow as pa
 from agescale.evaluation import metrics
 from agescale.evaluation.joined import JoinedRows, is_wrong, who_is_judged
 from agescale.faces import images
+from agescale.faces.loading import Framing
 from agescale.tables import packed
 from agescale.tables.catalogs import Catalog
 
@@ -82,7 +83,7 @@ def _pictures(catalog: str, rows: pa.Table, center_crop: float, use_packed: bool
     order = np.lexsort((rows["row"].to_numpy(), rows["part"].to_numpy().astype(str)))
     found: list[str | None] = [None] * len(rows)
     with ThreadPoolExecutor(8) as pool:
-        faces = packed.load_faces(catalog, rows.take(order), FACE_PIXELS, center_crop, use_packed, pool)
+        faces = packed.load_faces(catalog, rows.take(order), Framing(FACE_PIXELS, center_crop), use_packed, pool)
         for position, face in zip(order.tolist(), faces, strict=True):
             if isinstance(face, images.Face):
                 jpeg = images.encode_jpeg(face.pixels, quality=85)

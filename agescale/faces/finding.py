@@ -1,21 +1,33 @@
 """Upright images in; every face in them out: what a table says of it, and the pixels that a model is shown.
 
-The one way from photos to faces, for a catalog and on the fly alike. Where faces were found before, ``aligned`` makes
-the same pixels of an image and what is known of them, without a detector.
+The one way from photos to faces, for a catalog and on the fly alike: ``FaceFinder`` takes what was loaded, in any
+order of squares, photos and failures. Where faces were found before, ``aligned`` makes the same pixels of an image and
+what is known of them, without a detector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from agescale.faces.alignment import crop_matrix, roll_of, warp
-from agescale.faces.detection import FaceDetector
 from agescale.faces.geometry import FaceGeometry, FoundFace
-from agescale.faces.images import Pixels
+from agescale.faces.images import Face, ImageError, Photo, Pixels, Place, TinyFace
+from agescale.faces.loading import Framing, Loaded
+from agescale.store.errors import StoreError
+
+if TYPE_CHECKING:
+    from agescale.faces.detection import FaceDetector
+
+BATCH_PHOTOS = 16
+"""Photos in which faces are looked for at once."""
+
+Found = list[Face | TinyFace] | ImageError | StoreError
+"""At least one face of an image, or why there is none."""
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -45,12 +57,6 @@ class AlignedFace:
         }
 
 
-def find_faces(images: Sequence[Pixels], detector: FaceDetector, geometry: FaceGeometry) -> list[list[AlignedFace]]:
-    """For each image its faces, numbered from 0; an image without faces has an empty list."""
-    found = detector.detect(images)
-    return [aligned(image_HWC, faces, geometry) for image_HWC, faces in zip(images, found, strict=True)]
-
-
 def aligned(image_HWC: Pixels, faces: Sequence[FoundFace], geometry: FaceGeometry) -> list[AlignedFace]:
     """Faces of an image, in the order of their numbers."""
     return [_align(number, image_HWC, face, geometry) for number, face in enumerate(faces)]
@@ -68,3 +74,56 @@ def sharpness(pixels_HWC: Pixels) -> float:
     grey_HW = pixels_HWC.mean(axis=2, dtype=np.float32)
     across, down = np.diff(grey_HW, 2, axis=1)[1:-1], np.diff(grey_HW, 2, axis=0)[:, 1:-1]
     return float((across + down).var())
+
+
+class FaceFinder:
+    """What is shown to a model of pictures as they were loaded for a ``framing``. ``detector``: the one that agescale
+    brings, where faces are to be found and none is given."""
+
+    def __init__(
+        self, framing: Framing, device: str = "cpu", num_threads: int = 1, detector: FaceDetector | None = None
+    ) -> None:
+        self.framing = framing
+        self.detector = detector
+        if framing.geometry is not None and detector is None:
+            from agescale.faces.detection import RetinaFaceDetector  # here, since torchvision takes a second
+
+            self.detector = RetinaFaceDetector(framing.geometry, device=device, num_threads=num_threads)
+
+    def find(self, loaded: Iterable[tuple[Key, Loaded]]) -> Iterator[tuple[Key, Found]]:
+        """For each picture, with its key and in their order, the faces to be shown; drawn from as they are needed."""
+        waiting: list[tuple[Key, Loaded]] = []
+        for key, each in loaded:
+            waiting.append((key, each))
+            if self.detector is None or len(waiting) == BATCH_PHOTOS:
+                yield from self._find(waiting)
+                waiting = []
+        yield from self._find(waiting)
+
+    def _find(self, loaded: Sequence[tuple[Key, Loaded]]) -> Iterator[tuple[Key, Found]]:
+        photos = [each for _, each in loaded if isinstance(each, Photo)]
+        found = iter(self._faces(photos) if photos else ())
+        for key, each in loaded:
+            if isinstance(each, Photo):
+                yield key, next(found)
+            else:
+                yield key, [each] if isinstance(each, Face) else each
+
+    def _faces(self, photos: Sequence[Photo]) -> Iterator[Found]:
+        assert self.detector is not None
+        assert self.framing.geometry is not None
+        for photo, found in zip(photos, self.detector.detect([each.pixels for each in photos]), strict=True):
+            kept = found[:1] if self.framing.only_largest else found
+            faces = aligned(photo.pixels, kept, self.framing.geometry)
+            shown = [_shown(face, photo, len(found)) for face in faces]
+            yield shown or ImageError("no_face", "no face was found in it")
+
+
+def _shown(face: AlignedFace, photo: Photo, num_faces: int) -> Face | TinyFace:
+    across, down = photo.width / photo.pixels.shape[1], photo.height / photo.pixels.shape[0]
+    x1, y1, x2, y2 = face.found.box
+    size = ((x2 - x1) * across, (y2 - y1) * down)
+    place = Place(face.number, num_faces, x1 * across, y1 * down, *size, face.found.score)
+    if face.pixels is None:
+        return TinyFace(photo.width, photo.height, place)
+    return Face(face.pixels, photo.width, photo.height, place)

@@ -56,6 +56,8 @@ PIXEL_BYTES = 8
 STRIP_PIXELS = 2**20
 """So many are converted at once."""
 
+PHOTO_SIDE = 640
+"""Pixels that the shorter side of a photo keeps at least, where it has so many, for the faces in it."""
 PACK_QUALITY = 95
 
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
@@ -98,7 +100,8 @@ BUDGET = Budget(PIXEL_BYTES * MAX_PIXELS)
 
 
 class ImageError(ValueError):
-    """Why there are no pixels. ``status`` is one of schema.STATUSES: unreadable, unsupported, too_small, too_large."""
+    """Why there are no pixels of a face. ``status`` is one of schema.STATUSES: unreadable, unsupported, too_small,
+    too_large, no_face."""
 
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)
@@ -111,6 +114,38 @@ class ImageError(ValueError):
 @dataclass(frozen=True)
 class Face:
     """Pixels ``(size, size, 3)`` uint8 RGB, and the width and height of the upright image that they came from."""
+
+    pixels: Pixels
+    width: int
+    height: int
+    place: Place | None = None  # in that image; None: it is its central square
+
+
+@dataclass(frozen=True)
+class TinyFace:
+    """A face with too few pixels to be judged, in an image of that width and height."""
+
+    width: int
+    height: int
+    place: Place
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one of the faces of an image lies, in pixels of the upright image, and how sure its detector is (0..1)."""
+
+    number: int  # from 0 on
+    num_faces: int
+    x: float
+    y: float
+    width: float
+    height: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Photo:
+    """Upright pixels ``(h, w, 3)`` uint8 RGB of a whole image, maybe fewer than the width and height that it has."""
 
     pixels: Pixels
     width: int
@@ -147,6 +182,17 @@ def load_square(picture: Picture, size: int, center_crop: float = 1.0) -> Face:
 
 def scaled(face: Face, size: int) -> Face:
     return Face(resize(face.pixels, size, size), face.width, face.height)
+
+
+def load_photo(picture: Picture) -> Photo:
+    """The whole picture, in which faces are to be looked for; of a large one as many pixels as they need. Raises
+    ImageError. Does not load torch."""
+    with _decoded(picture, min_side=PHOTO_SIDE) as upright:
+        pixels = np.ascontiguousarray(upright.pixels)
+        step = min(pixels.shape[:2]) // PHOTO_SIDE
+        if step > 1:  # of a decoder that does not scale
+            pixels = np.asarray(Image.fromarray(pixels).reduce(step))
+        return Photo(pixels, upright.width, upright.height)
 
 
 def central_square(pixels: Pixels, center_crop: float = 1.0) -> Pixels:

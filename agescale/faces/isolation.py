@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 from PIL import Image
 
 from agescale.faces import images
-from agescale.faces.images import Face, ImageError, Picture
+from agescale.faces.images import Face, ImageError, Photo, Picture
 
 NUM_PROCESSES = 2
 TIMEOUT_S = 300.0
@@ -36,6 +36,8 @@ class Decoder(Protocol):
     """What decodes: ``images``, or ``IsolatedImages``."""
 
     def load_face(self, picture: Picture, size: int, center_crop: float = 1.0) -> Face: ...
+
+    def load_photo(self, picture: Picture) -> Photo: ...
 
     def inspect(self, data: bytes) -> tuple[int, int]: ...
 
@@ -71,6 +73,11 @@ class IsolatedImages:
         if not isinstance(picture, bytes):
             return images.load_face(picture, size, center_crop)
         return images.scaled(self._call(images.load_square, picture, size, center_crop), size)
+
+    def load_photo(self, picture: Picture) -> Photo:
+        if not isinstance(picture, bytes):
+            return images.load_photo(picture)
+        return self._call(images.load_photo, picture)
 
     def inspect(self, data: bytes) -> tuple[int, int]:
         return self._call(images.inspect, data)

@@ -1,32 +1,54 @@
-"""A picture's URI or bytes in, the face in it out, or why there is none."""
+"""A picture's URI or bytes in; what a model is to be shown of it out, or a photo to find faces in, or why neither."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from agescale.faces import images
-from agescale.faces.images import Face, ImageError, Picture
+from agescale.faces.geometry import FaceGeometry
+from agescale.faces.images import Face, ImageError, Photo, Picture
 from agescale.faces.isolation import Decoder
 from agescale.store import objects
 from agescale.store.errors import StoreError
 
-FaceOrError = Face | ImageError | StoreError
+Loaded = Face | Photo | ImageError | StoreError
 
 LOOK_AHEAD = 256
 """Images decoded or being read before they are asked for; at 224 px they hold 38 MB."""
+LOOK_AHEAD_PHOTOS = 32
+"""The same of whole photos; they hold 50 to 200 MB."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """What of a picture a model is shown, in ``size`` pixels squared: faces that are found by ``geometry``, of which
+    there may be several, or the square in its middle of ``center_crop`` times the shorter side."""
+
+    size: int
+    center_crop: float = 1.0
+    geometry: FaceGeometry | None = None
+    only_largest: bool = True
+
+    @property
+    def look_ahead(self) -> int:
+        return LOOK_AHEAD_PHOTOS if self.geometry else LOOK_AHEAD
 
 
 def load_one(
     uri: str,
-    image_size: int,
-    center_crop: float,
+    framing: Framing,
     picture: Picture | None = None,
     version: str = "",
     size_bytes: int | None = None,
     decoder: Decoder = images,
-) -> FaceOrError:
-    """The face in the picture at ``uri``, or in ``picture`` where it is at hand, or why there is none."""
+) -> Loaded:
+    """The picture at ``uri``, or ``picture`` where it is at hand: its square, or the whole of it where faces are to be
+    found, or why there is none."""
     try:
         if picture is None:
             picture = objects.read_bytes(uri, version, size_bytes)
-        return decoder.load_face(picture, image_size, center_crop)
+        if framing.geometry is not None:
+            return decoder.load_photo(picture)
+        return decoder.load_face(picture, framing.size, framing.center_crop)
     except (ImageError, StoreError) as error:
         return error

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from agescale.ages.cdf import PointEstimate
 from agescale.ages.groups import AgeGroups
+from agescale.faces.geometry import FaceGeometry
 from agescale.models.encoders import Encoder, build_encoder
 from agescale.models.tasks import Task, build_task
 
@@ -35,6 +36,7 @@ class ModelSpec:
     genders: tuple[str, ...] = ()  # what the auxiliary heads tell apart; () is no such head
     ethnicities: tuple[str, ...] = ()
     center_crop: float = 1.0  # share of the shorter side that is kept
+    faces: FaceGeometry | None = None  # how faces are found in photos; None: a photo is taken as one
     resize: str = "bilinear, antialiased, central square"
     color_order: str = "RGB"
     mean: tuple[float, float, float] = IMAGENET_MEAN  # of pixels in 0..1
@@ -47,6 +49,8 @@ class ModelSpec:
         known: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
+        if known.get("faces"):
+            known["faces"] = FaceGeometry.from_dict(values["faces"])
         return ModelSpec(**known)
 
 

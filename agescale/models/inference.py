@@ -19,8 +19,8 @@ from PIL import Image
 from agescale.ages import cdf as age_cdf
 from agescale.faces import images, loading
 from agescale.faces.isolation import Decoder
-from agescale.faces.loading import FaceOrError
-from agescale.models.predictor import Predictor
+from agescale.faces.loading import Loaded
+from agescale.models.predictor import Predictor, Which
 from agescale.store import listing, objects, paths
 from agescale.store.errors import StoreError
 from agescale.tables import schema
@@ -48,8 +48,19 @@ class Prediction:
 
     uri: str | None
     """Where the image came from; None where it was given as bytes, array or Pillow image."""
+    face: int
+    """Number of the face in its image, from 0 on: by size, then from left to right."""
+    num_faces: int | None
+    """Faces found in the image; None, as the next five, where none were looked for."""
+    face_x: float | None
+    """Left edge of the face, pixels of the upright image."""
+    face_y: float | None
+    face_width: float | None
+    face_height: float | None
+    face_score: float | None
+    """How sure the detector is that this is a face, 0..1."""
     status: str
-    """ok, unreadable, unsupported, too_small, too_large, missing, changed, forbidden or unreachable."""
+    """ok, unreadable, unsupported, too_small, too_large, missing, changed, forbidden, unreachable or no_face."""
     error: str | None
     age: float | None
     """Years, on the labels' scale: a label 34 is 34.0."""
@@ -132,7 +143,8 @@ class Model:
         return f"<agescale.Model {self.digest}: {spec.encoder}, {spec.task}, {spec.image_size} px, {spec.age_groups}>"
 
     def predict(self, images: Picture | Iterable[Picture], batch_size: int = BATCH_SIZE) -> Predictions:
-        """A result for each image, in their order; of any size, each taken for one face in its central square.
+        """A result for each image, in their order; of any size. Each is taken for one face in its central square, or
+        its largest face is found (see ``load``); where all faces are asked for, an image has as many results.
 
         An image is a path or URI (str or Path), the bytes of an image file, a Pillow image, or a uint8 array of the
         shape (H, W, 3) in RGB, (H, W, 4) with transparency or (H, W); files have EXIF orientation and all that undone,
@@ -146,17 +158,19 @@ class Model:
         return Predictions(_results(rows, self._predictor), self._predictor.columns)
 
 
-def load(checkpoint: str | os.PathLike[str], device: str = "auto", tta: bool = False) -> Model:
+def load(checkpoint: str | os.PathLike[str], device: str = "auto", tta: bool = False, faces: Which = "auto") -> Model:
     """The model of a checkpoint, such as ``runs/demo/run/best``: a folder that ``jobs/train.py`` wrote, as a path,
     ``file://`` or ``s3://`` URI.
 
     ``device``: auto (a GPU where this machine has one), cpu, cuda or cuda:1. With ``tta`` each prediction is the
-    average over the image and its mirror image: twice the work, a little more accurate.
+    average over the image and its mirror image: twice the work, a little more accurate. ``faces``: what of an image is
+    looked at: none (its central square), largest (the largest face that is found in it), all (each face), or auto
+    (squares, or largest faces, whichever the checkpoint was trained on).
 
     Raises ValueError where no checkpoint stands there, where it predicts no age, and for a device that is not there;
     StoreError where it cannot be read.
     """
-    return Model(Predictor(paths.absolute(os.fspath(checkpoint)), find_device(device), tta))
+    return Model(Predictor(paths.absolute(os.fspath(checkpoint)), find_device(device), tta, faces))
 
 
 def find_device(name: str) -> str:
@@ -189,19 +203,19 @@ def predict_images(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size}: at least 1")
-    spec = predictor.spec
+    framing = predictor.framing
 
-    def read(source: Source) -> tuple[tuple[str, str], FaceOrError]:
+    def read(source: Source) -> tuple[tuple[str, str], Loaded]:
         key = (source.uri, source.version)
         if not source.uri and source.picture is None:
             return key, StoreError("missing", "null instead of an image")
-        picture, version = source.picture, source.version
-        return key, loading.load_one(source.uri, spec.image_size, spec.center_crop, picture, version, decoder=decoder)
+        return key, loading.load_one(source.uri, framing, source.picture, source.version, decoder=decoder)
 
     pool = objects.read_pool()
     try:
-        faces = objects.ahead((pool.submit(read, source) for source in sources), num_ahead=BATCH_SIZE)
-        rows = predictor.predict_faces(faces, batch_size)
+        num_ahead = min(BATCH_SIZE, framing.look_ahead)
+        loaded = objects.ahead((pool.submit(read, source) for source in sources), num_ahead)
+        rows = predictor.predict_loaded(loaded, batch_size)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # where one has failed, the others may take long to fail
     failures = set(rows["status"].to_pylist())

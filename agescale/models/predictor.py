@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +16,23 @@ from torch import Tensor
 from agescale.ages import cdf
 from agescale.ages.cdf import PointEstimate
 from agescale.ages.groups import AgeGroups
-from agescale.faces.images import Face, Pixels
-from agescale.faces.loading import FaceOrError
+from agescale.faces.finding import FaceFinder
+from agescale.faces.geometry import FaceGeometry
+from agescale.faces.images import Face, ImageError, Pixels, Place, TinyFace
+from agescale.faces.loading import Framing, Loaded
 from agescale.models import checkpoints
-from agescale.models.age_model import auxiliary_classes, build_spec_task
+from agescale.models.age_model import ModelSpec, auxiliary_classes, build_spec_task
 from agescale.models.checkpoints import Checkpoint
 from agescale.models.tasks import Prediction
 from agescale.store.errors import StoreError
 from agescale.tables import schema
 
 MAX_ERROR_CHARACTERS = 500
+ALL_FACES_SIZE = 640
+"""Pixels of a photo's longer side at which all of its faces are looked for: small ones beside a large one, too."""
+PLACE = ("face", "num_faces", "face_x", "face_y", "face_width", "face_height", "face_score")
+"""Columns of where a face lies; filled where faces are looked for."""
+Which = Literal["auto", "none", "largest", "all"]
 MAX_UNREACHABLE = 64
 """Images in a row that the store did not deliver, each of them asked for over and over: the store is down."""
 
@@ -40,10 +48,11 @@ def read_checkpoint(uri: str) -> Checkpoint:
 class Predictor:
     """``predictor(images)`` with uint8 RGB images (N, S, S, 3), S = ``spec.image_size``, gives columns of N values.
 
-    With ``tta`` every prediction is the average over the image and its mirror image.
+    With ``tta`` every prediction is the average over the image and its mirror image. ``faces`` says what of a picture
+    the model is shown: its square (none), the faces found in it (largest, all), or what it was trained on (auto).
     """
 
-    def __init__(self, checkpoint_uri: str, device: str = "cpu", tta: bool = False) -> None:
+    def __init__(self, checkpoint_uri: str, device: str = "cpu", tta: bool = False, faces: Which = "auto") -> None:
         self.tta = tta
         self.checkpoint = read_checkpoint(checkpoint_uri)
         self.spec = self.checkpoint.spec
@@ -53,11 +62,14 @@ class Predictor:
         self.classes = auxiliary_classes(self.spec)
         self.age_groups = AgeGroups.parse(self.spec.age_groups)
         self.model = checkpoints.load_model(checkpoint_uri, self.checkpoint).to(self.device)
+        self.framing = framing_of(self.spec, faces)
+        self.finder = FaceFinder(self.framing, device, torch.get_num_threads())
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of schema.PREDICTIONS that derive from an image alone and that this model fills."""
-        filled = {"status", "error", "group", "group_probability", "width", "height", "model", *self.classes}
+        filled = set(PLACE) if self.framing.geometry else set()
+        filled |= {"status", "error", "group", "group_probability", "width", "height", "model", *self.classes}
         filled |= {f"{column}_probability" for column in self.classes}
         has_ages = self.age_groups.is_bounded or self.spec.task != "classification"
         filled |= {"age_cdf", "age", "age_std"} if has_ages else {"group_probabilities"}
@@ -84,41 +96,50 @@ class Predictor:
                 columns[f"{column}_probability"] = probability_N.numpy()
         return columns
 
-    def predict_rows(self, rows: pa.Table, faces: Iterable[FaceOrError], batch_size: int) -> pa.Table:
-        """``predict_faces`` for each of ``rows`` (columns uri, version) and its face."""
+    def predict_rows(self, rows: pa.Table, loaded: Iterable[Loaded], batch_size: int) -> pa.Table:
+        """``predict_loaded`` for each of ``rows`` (columns uri, version) and its picture."""
         keys = zip(rows["uri"].to_pylist(), rows["version"].to_pylist(), strict=True)
-        return self.predict_faces(zip(keys, faces, strict=True), batch_size)
+        return self.predict_loaded(zip(keys, loaded, strict=True), batch_size)
 
-    def predict_faces(self, faces: Iterable[tuple[tuple[str, str], FaceOrError]], batch_size: int) -> pa.Table:
-        """A row of schema.PREDICTIONS for each (uri, version) and its face, in their order.
+    def predict_loaded(self, loaded: Iterable[tuple[tuple[str, str], Loaded]], batch_size: int) -> pa.Table:
+        """Rows of schema.PREDICTIONS for each (uri, version) and its picture, in their order: one a face.
 
-        Where there is no face, the row says why. ``faces`` is drawn from as batches fill: whoever decodes may be ahead.
+        Where there is no face, a row says why. ``loaded`` is drawn from as batches fill: whoever decodes may be ahead.
         Raises the StoreError that will be the same for the next image: refused credentials, a store that is down.
         """
         num_unreachable = 0
         records: list[dict[str, Any]] = []
         waiting: list[tuple[dict[str, Any], Pixels]] = []
-        for (uri, version), face in faces:
-            record = {"uri": uri, "version": version, "face": 0, "model": self.digest}
-            records.append(record)
-            is_unreachable = isinstance(face, StoreError) and face.status == "unreachable"
+        for (uri, version), found in self.finder.find(loaded):
+            is_unreachable = isinstance(found, StoreError) and found.status == "unreachable"
             num_unreachable = num_unreachable + 1 if is_unreachable else 0
-            if isinstance(face, StoreError) and (face.stops_the_job or num_unreachable == MAX_UNREACHABLE):
-                raise face
-            if isinstance(face, Face):
-                record |= {"status": "ok", "width": face.width, "height": face.height}
-                waiting.append((record, face.pixels))
-            else:
-                record |= {"status": face.status, "error": str(face)[:MAX_ERROR_CHARACTERS]}
-            if len(waiting) == batch_size:
-                self._fill(waiting)
-                waiting = []
+            if isinstance(found, StoreError) and (found.stops_the_job or num_unreachable == MAX_UNREACHABLE):
+                raise found
+            for face in found if isinstance(found, list) else [found]:
+                record = {"uri": uri, "version": version, "model": self.digest, **self._said_of(face)}
+                records.append(record)
+                if isinstance(face, Face):
+                    waiting.append((record, face.pixels))
+                if len(waiting) == batch_size:
+                    self._fill(waiting)
+                    waiting = []
         if waiting:
             self._fill(waiting)
         scored_at = dt.datetime.now(dt.UTC)
         return pa.Table.from_pylist(
             [{**record, "scored_at": scored_at} for record in records], schema=schema.PREDICTIONS
         )
+
+    def _said_of(self, face: Face | TinyFace | ImageError | StoreError) -> dict[str, Any]:
+        """What is known of a face, or of a picture without one, before the model has seen it."""
+        if isinstance(face, ImageError | StoreError):
+            num_faces = 0 if face.status == "no_face" else None
+            return {"face": 0, "status": face.status, "error": str(face)[:MAX_ERROR_CHARACTERS], "num_faces": num_faces}
+        said = {"face": 0, "status": "ok", "width": face.width, "height": face.height, **placed(face.place)}
+        if isinstance(face, TinyFace):
+            least = self.framing.geometry.min_face_size if self.framing.geometry else 0
+            said |= {"status": "too_small", "error": f"a face of fewer than {least} pixels"}
+        return said
 
     def _fill(self, waiting: list[tuple[dict[str, Any], Pixels]]) -> None:
         """Writes what the model says of a batch into its records."""
@@ -128,6 +149,24 @@ class Predictor:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
+
+
+def framing_of(spec: ModelSpec, faces: Which = "auto") -> Framing:
+    """What of a picture a model is shown. Faces for one that was trained on squares are cut as UTKFace's chips are."""
+    if faces == "none" or (faces == "auto" and spec.faces is None):
+        return Framing(spec.image_size, spec.center_crop)
+    geometry = spec.faces or FaceGeometry(size=spec.image_size)
+    if faces == "all":
+        geometry = replace(geometry, detection_size=max(geometry.detection_size, ALL_FACES_SIZE))
+    return Framing(spec.image_size, geometry=geometry, only_largest=faces != "all")
+
+
+def placed(place: Place | None) -> dict[str, Any]:
+    """The columns of a place."""
+    if place is None:
+        return {}
+    box = {"face_x": place.x, "face_y": place.y, "face_width": place.width, "face_height": place.height}
+    return {"face": place.number, "num_faces": place.num_faces, "face_score": place.score, **box}
 
 
 def _mean(outputs: list[Tensor]) -> Tensor:

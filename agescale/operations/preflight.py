@@ -181,18 +181,18 @@ def _cost(cost: float, most: float | None) -> Check:
 def try_images(catalog: str, checkpoint: str, device: str, config: PreflightConfig) -> Probe:
     """Runs in one process of the cluster: scores some images of the catalog, as ``jobs/score.py`` would."""
     predictor = Predictor(checkpoint, device)
-    spec, opened = predictor.spec, Catalog.open(catalog)
+    framing, opened = predictor.framing, Catalog.open(catalog)
     first = max(opened.parts, key=lambda part: part.num_rows)
     unit = units.Unit(first.name, 0, min(config.num_images, first.num_rows))
     rows = units.listed_rows(opened, unit, ())
-    use_packed = opened.holds_packed(spec.image_size, spec.center_crop)
+    use_packed = opened.holds_packed(framing)
     statuses: list[str] = []
     errors: list[str] = []
     with objects.read_pool() as pool:
         for _ in range(2):  # the first warms up
             began = time.monotonic()
-            faces = packed.load_faces(catalog, rows, spec.image_size, spec.center_crop, use_packed, pool)
-            predictions = predictor.predict_rows(rows, faces, config.batch_size)
+            loaded = packed.load_faces(catalog, rows, framing, use_packed, pool)
+            predictions = predictor.predict_rows(rows, loaded, config.batch_size)
             statuses = predictions["status"].to_pylist()
             errors = predictions["error"].drop_null().to_pylist()
     peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

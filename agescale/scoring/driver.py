@@ -26,7 +26,7 @@ from ray.util import metrics
 from agescale.config import ScoreConfig
 from agescale.models import checkpoints
 from agescale.models.inference import find_device
-from agescale.models.predictor import read_checkpoint
+from agescale.models.predictor import framing_of, read_checkpoint
 from agescale.runtime import nodes
 from agescale.runtime.cluster import allocator_environment, is_cluster_at_hand, start_ray
 from agescale.runtime.progress import ImageProgress
@@ -179,6 +179,7 @@ def _begin(
         "unit_rows": config.unit_rows or before.get("unit_rows"),
         "split": ",".join(sorted(config.split)),
         "tta": config.tta,
+        "faces": "largest" if framing_of(checkpoint.spec, config.faces).geometry else "none",
     }
     if before.get("catalog_id") == catalog.id:
         run["catalog"] = before["catalog"]  # the same one, wherever it lies now, or by whatever name

@@ -21,16 +21,21 @@ from agescale.ages import cdf
 from agescale.ages.cdf import INTERVAL_SHARE
 from agescale.config import PredictConfig
 from agescale.faces import images
+from agescale.faces.geometry import Box
 from agescale.faces.isolation import Decoder, IsolatedImages
+from agescale.faces.loading import Framing
 from agescale.models.inference import BATCH_SIZE, Source, find_device, list_photos, predict_images
 from agescale.models.predictor import Predictor
 from agescale.store import objects, paths
 from agescale.tables import folders
 
-NOTE = "Each photo is taken as one face: what the model sees is the square in its middle."
+SQUARES = "Each photo is taken as one face: what the model sees is the square in its middle."
+LARGEST = "Of each photo the model sees the largest face that was found in it."
+ALL = "The model sees each face that was found in a photo, numbered by size."
 PAGE_NAME = "index.html"
 """All copies on one page, beside them."""
 
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 DRAWN_SIDE, CAPTION_HEIGHT, FONT_SIZE = 512, 48, 22
 """Pixels of a copy: the longer side of the picture, the bar below it, and the letters on that."""
 
@@ -38,6 +43,7 @@ DRAWN_SIDE, CAPTION_HEIGHT, FONT_SIZE = 512, 48, 22
 TOLD = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
+        pa.field("face", pa.int32(), nullable=False),  # in its photo, from 0 on
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
         pa.field("age", pa.float64()),  # years, as the next two
@@ -47,6 +53,10 @@ TOLD = pa.schema(
         pa.field("group_probability", pa.float64()),
         pa.field("gender", pa.string()),
         pa.field("gender_probability", pa.float64()),
+        pa.field("face_x", pa.float64()),  # left edge of the face, pixels of the upright photo, as the next three
+        pa.field("face_y", pa.float64()),
+        pa.field("face_width", pa.float64()),
+        pa.field("face_height", pa.float64()),
     ]
 )
 """What is told of a photo, whatever the format."""
@@ -56,6 +66,7 @@ TOLD = pa.schema(
 class Words:
     """What is told of a photo, for people; empty where there is nothing to say."""
 
+    face: str  # its number, where a photo may have several
     age: str  # years, as the next one
     interval: str
     group: str
@@ -66,7 +77,7 @@ class Words:
     def caption(self) -> str:
         """The line below a drawn photo.
 
-        >>> Words("34", "27-41", "25-49", "75 %", "", "ok").caption()
+        >>> Words("", "34", "27-41", "25-49", "75 %", "", "ok").caption()
         '34 years (27-41), 25-49'
         """
         interval = f" ({self.interval})" if self.interval else ""
@@ -75,17 +86,18 @@ class Words:
 
 @dataclass(frozen=True)
 class PhotoResult:
-    """A row of schema.PREDICTIONS for each photo, and one of TOLD, and that in words."""
+    """A row of schema.PREDICTIONS for each photo, or face, and one of TOLD, that in words, and what the model saw."""
 
     rows: pa.Table
     told: pa.Table
     words: list[Words]
+    note: str
 
     def names(self) -> list[str]:
         """What to call each photo: by its file's name where these differ, else by its URI."""
         uris = self.rows["uri"].to_pylist()
         names = [paths.name_of(uri) for uri in uris]
-        return names if len(set(names)) == len(uris) else uris
+        return names if len(set(names)) == len(set(uris)) else uris
 
 
 def predict(config: PredictConfig) -> PhotoResult:
@@ -103,14 +115,17 @@ def predict(config: PredictConfig) -> PhotoResult:
         objects.check_writable(draw)
     if config.out:
         _check_out(config.out, photos, config.checkpoint)
-    predictor = Predictor(config.checkpoint, find_device(config.device), config.tta)
+    predictor = Predictor(config.checkpoint, find_device(config.device), config.tta, config.faces)
+    framing = predictor.framing
+    note = SQUARES if framing.geometry is None else LARGEST if framing.only_largest else ALL
     with IsolatedImages() as decoder:
         sources = (Source(uri, version) for uri, version in photos.items())
         rows = predict_images(predictor, sources, BATCH_SIZE, decoder)
         told = [_told(row, predictor.task.learns_spread) for row in rows.to_pylist()]
-        result = PhotoResult(rows, _as_table(told), [in_words(row) for row in told])
+        words = [in_words(row, has_several=note is ALL) for row in told]
+        result = PhotoResult(rows, _as_table(told), words, note)
         if draw:
-            _draw_photos(draw, result, predictor.spec.center_crop, decoder)
+            _draw_photos(draw, result, framing, decoder)
     return result
 
 
@@ -137,7 +152,8 @@ def _check_apart(draw: str, given: Sequence[str], photos: Iterable[str]) -> None
 def _check_copies(draw: str) -> None:
     """Raises ValueError where other files than copies stand in a folder: their page is written first."""
     page, stranger = paths.join(draw, PAGE_NAME), objects.any_name(draw)
-    if stranger and not (objects.exists(page) and NOTE.encode() in objects.read_bytes(page)):
+    ours = [note.encode() for note in (SQUARES, LARGEST, ALL)]
+    if stranger and not (objects.exists(page) and any(note in objects.read_bytes(page) for note in ours)):
         raise ValueError(
             f"--draw {draw}: there are other files already ({stranger}), and drawn copies have a folder of their own; "
             "give another one"
@@ -177,15 +193,16 @@ def _as_table(told: Sequence[dict[str, Any]]) -> pa.Table:
     return table
 
 
-def in_words(told: dict[str, Any]) -> Words:
+def in_words(told: dict[str, Any], has_several: bool = False) -> Words:
     """The words of a row of TOLD.
 
     >>> told = dict.fromkeys(TOLD.names) | {"uri": "a.jpg", "status": "ok", "age": 30.2, "group": "25-49"}
     >>> in_words(told | {"age_lower": 20.0, "age_upper": 40.1, "group_probability": 0.75})
-    Words(age='30', interval='20-40', group='25-49', group_probability='75 %', gender='', status='ok')
+    Words(face='', age='30', interval='20-40', group='25-49', group_probability='75 %', gender='', status='ok')
     """
     error = f": {told['error'].removeprefix(told['uri'] + ': ')}" if told["error"] else ""
     return Words(
+        face=str(told["face"]) if has_several and told["status"] != "no_face" else "",
         age=f"{told['age']:.0f}" if told["age"] is not None else "",
         interval=f"{told['age_lower']:.0f}-{told['age_upper']:.0f}" if told["age_lower"] is not None else "",
         group=told["group"] or "",
@@ -195,25 +212,43 @@ def in_words(told: dict[str, Any]) -> Words:
     )
 
 
-def _draw_photos(draw: str, result: PhotoResult, center_crop: float, decoder: Decoder) -> None:
+def _draw_photos(draw: str, result: PhotoResult, framing: Framing, decoder: Decoder) -> None:
     """Copies named after the photo's place in the table, as photos of many folders may share a name. First comes their
     page, by which the folder is known."""
     from agescale.reports import page as report  # here, since it takes half a second
 
-    uris, copies = result.rows["uri"].to_pylist(), []
-    for number, (uri, said) in enumerate(zip(uris, result.words, strict=True), start=1):
-        stem = _shortened(PurePosixPath(uri).stem)
-        copies.append(f"{number:04d}-{stem}.jpg" if said.status == "ok" else "")
-    listed = [
-        {"name": name, "drawn": copy, "caption": said.caption(), "status": said.status}
-        for name, copy, said in zip(result.names(), copies, result.words, strict=True)
-    ]
-    page = report.template("photos.html.j2").render(photos=listed, note=NOTE)
+    faces_of: dict[str, list[int]] = {}
+    for index, uri in enumerate(result.rows["uri"].to_pylist()):
+        faces_of.setdefault(uri, []).append(index)
+    names, words, boxes = result.names(), result.words, _boxes(result.rows, framing)
+    listed: list[dict[str, str]] = []
+    for number, (uri, indices) in enumerate(faces_of.items(), start=1):
+        copy = f"{number:04d}-{_shortened(PurePosixPath(uri).stem)}.jpg"
+        captions = [words[index].caption() for index in indices if words[index].status == "ok"]
+        about = {"name": names[indices[0]], "caption": "; ".join(captions), "status": words[indices[0]].status}
+        listed.append({**about, "drawn": copy if captions else ""})
+    page = report.template("photos.html.j2").render(photos=listed, note=result.note)
     objects.write_bytes(paths.join(draw, PAGE_NAME), page.encode())
-    for uri, copy, said in zip(uris, copies, result.words, strict=True):
-        if copy:
-            drawn = draw_caption(objects.read_bytes(uri), said.caption(), center_crop, decoder)
-            objects.write_bytes(paths.join(draw, copy), images.encode_jpeg(np.asarray(drawn)))
+    for (uri, indices), each in zip(faces_of.items(), listed, strict=True):
+        if each["drawn"]:
+            seen = [(boxes[index], words[index]) for index in indices if words[index].status == "ok"]
+            drawn = draw_faces(objects.read_bytes(uri), seen, decoder)
+            objects.write_bytes(paths.join(draw, each["drawn"]), images.encode_jpeg(np.asarray(drawn)))
+
+
+def _boxes(rows: pa.Table, framing: Framing) -> list[Box]:
+    """x1, y1, x2, y2 of what the model saw of each row's photo, as shares of its width and height."""
+    found = []
+    for row in rows.select(["width", "height", "face_x", "face_y", "face_width", "face_height"]).to_pylist():
+        width, height, x, y, face_width, face_height = row.values()
+        if width is None:
+            found.append(WHOLE)
+            continue
+        if x is None:
+            face_width = face_height = min(width, height) * framing.center_crop
+            x, y = (width - face_width) / 2, (height - face_height) / 2
+        found.append((x / width, y / height, (x + face_width) / width, (y + face_height) / height))
+    return found
 
 
 MAX_STEM_BYTES = 200
@@ -229,16 +264,23 @@ def _shortened(stem: str) -> str:
     return stem.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
 
 
-def draw_caption(data: bytes, caption: str, center_crop: float = 1.0, decoder: Decoder = images) -> Image.Image:
+def draw_faces(data: bytes, seen: Sequence[tuple[Box, Words]], decoder: Decoder = images) -> Image.Image:
     """The whole picture, upright, its longer side DRAWN_SIDE pixels, above a white bar with the caption; beside a
-    picture that is narrower than its caption stays white. What the model saw of it, where that is not all, has a frame.
-    Raises ImageError."""
+    picture that is narrower than its caption stays white. What the model saw of it, where that is not all, has a frame;
+    of several faces each frame has an age, and there is no bar. Raises ImageError."""
     from agescale.reports import figures  # here, since it takes a third of a second
 
     picture = decoder.upright_thumbnail(data, DRAWN_SIDE)
-    _frame_square(picture, center_crop)
     fonts = Path(figures.mpl.get_data_path(), "fonts", "ttf")  # Pillow's own font has English letters only
+    for box, _ in seen:
+        _frame(picture, box)
+    if len(seen) > 1:
+        small = ImageFont.truetype(fonts / "DejaVuSans.ttf", FONT_SIZE * 2 // 3)
+        for box, said in seen:
+            _write_below(picture, box, said.age or said.group, small)
+        return picture
     font = ImageFont.truetype(fonts / "DejaVuSans.ttf", FONT_SIZE)
+    caption = seen[0][1].caption()
     width = max(picture.width, math.ceil(font.getlength(caption)) + FONT_SIZE)
     copy = Image.new("RGB", (width, picture.height + CAPTION_HEIGHT), "white")
     copy.paste(picture, ((width - picture.width) // 2, 0))
@@ -247,13 +289,28 @@ def draw_caption(data: bytes, caption: str, center_crop: float = 1.0, decoder: D
     return copy
 
 
-def _frame_square(picture: Image.Image, center_crop: float) -> None:
-    """A white line with a black one around it, seen on light and dark."""
-    side = max(1, round(min(picture.size) * center_crop))
-    if picture.size == (side, side):
+def _frame(picture: Image.Image, box: Box) -> None:
+    """A white line with a black one around it, seen on light and dark; none around the whole picture."""
+    x1, y1, x2, y2 = _in_pixels(picture, box)
+    if x1 <= 0 and y1 <= 0 and x2 >= picture.width - 1 and y2 >= picture.height - 1:
         return
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
     for inset, colour in enumerate(("black", "white", "white")):
-        corners = (left + inset, top + inset, left + side - 1 - inset, top + side - 1 - inset)
-        if corners[0] < corners[2]:
+        corners = (x1 + inset, y1 + inset, x2 - inset, y2 - inset)
+        if corners[0] < corners[2] and corners[1] < corners[3]:
             ImageDraw.Draw(picture).rectangle(corners, outline=colour)
+
+
+def _write_below(picture: Image.Image, box: Box, words: str, font: ImageFont.FreeTypeFont) -> None:
+    """On black, below a frame, or at the picture's edge where there is no room."""
+    x1, _, _, y2 = _in_pixels(picture, box)
+    left, top, right, bottom = font.getbbox(words)
+    width, height = right - left + 6, bottom - top + 6
+    x, y = min(max(0, x1), picture.width - width), min(max(0, y2 + 1), picture.height - height)
+    ImageDraw.Draw(picture).rectangle((x, y, x + width, y + height), fill="black")
+    ImageDraw.Draw(picture).text((x + 3 - left, y + 3 - top), words, "white", font)
+
+
+def _in_pixels(picture: Image.Image, box: Box) -> tuple[int, int, int, int]:
+    x1, y1, x2, y2 = box
+    width, height = picture.size
+    return round(x1 * width), round(y1 * height), round(x2 * width) - 1, round(y2 * height) - 1

@@ -55,11 +55,10 @@ class ScoringActor:
         device = scorer.workers.device
         if device == "cpu":
             torch.set_num_threads(min(scorer.workers.num_threads, len(os.sched_getaffinity(0))))
-        self.predictor = Predictor(scorer.checkpoint, device, scorer.config.tta)
+        self.predictor = Predictor(scorer.checkpoint, device, scorer.config.tta, scorer.config.faces)
         if self.predictor.digest != scorer.metadata["run"]["model"]:
             raise ValueError(f"{scorer.checkpoint}: the checkpoint was replaced meanwhile; run the same command again")
-        spec = self.predictor.spec
-        self.use_packed = scorer.catalog.holds_packed(spec.image_size, spec.center_crop)
+        self.use_packed = scorer.catalog.holds_packed(self.predictor.framing)
         self.pool = read_pool()
         self.num_scored = metrics.Counter("agescale_images_scored", "Images scored, by status", tag_keys=("status",))
         self.superseded = scorer.catalog.superseded()
@@ -124,10 +123,9 @@ class ScoringActor:
 
     def _predict(self, rows: pa.Table) -> pa.Table:
         """One row of predictions for each of ``rows``, in their order."""
-        spec, catalog = self.predictor.spec, self.scorer.catalog.uri
-        settings = (spec.image_size, spec.center_crop, self.use_packed)
-        faces = packed.load_faces(catalog, rows, *settings, self.pool, self.decoder)
-        return self.predictor.predict_rows(rows, faces, self.scorer.config.batch_size)
+        catalog, framing = self.scorer.catalog.uri, self.predictor.framing
+        loaded = packed.load_faces(catalog, rows, framing, self.use_packed, self.pool, self.decoder)
+        return self.predictor.predict_rows(rows, loaded, self.scorer.config.batch_size)
 
 
 def _count(predictions: pa.Table) -> Counter[str]:

@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agescale.ages.groups import AgeGroups
+from agescale.faces.images import PHOTO_SIDE
+from agescale.faces.loading import Framing
 from agescale.store import objects, parquet, paths
 from agescale.tables import folders, footers, schema
 
@@ -161,9 +163,11 @@ class Catalog:
         """The shorter side of the pictures in the parts, in pixels; 0 where there are none."""
         return int(self.settings.get("pack") or 0)
 
-    def holds_packed(self, image_size: int, center_crop: float) -> bool:
-        """Whether the packed pictures hold all that a model of ``image_size`` looks at."""
-        return self.pack * center_crop >= image_size
+    def holds_packed(self, framing: Framing) -> bool:
+        """Whether the packed pictures hold all that a model looks at."""
+        if framing.geometry is not None:  # they are searched for faces, maybe small ones
+            return self.pack >= PHOTO_SIDE
+        return self.pack * framing.center_crop >= framing.size
 
     @property
     def places(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from agescale.faces import images
 from agescale.faces.isolation import Decoder
-from agescale.faces.loading import LOOK_AHEAD, FaceOrError, load_one
+from agescale.faces.loading import Framing, Loaded, load_one
 from agescale.store import parquet, paths
 from agescale.store.objects import ahead
 from agescale.tables.catalogs import ROW_GROUP_ROWS, as_listed
@@ -19,25 +19,23 @@ from agescale.tables.catalogs import ROW_GROUP_ROWS, as_listed
 def load_faces(
     uri: str,
     rows: pa.Table,
-    image_size: int,
-    center_crop: float,
+    framing: Framing,
     use_packed: bool,
     pool: Executor,
     decoder: Decoder = images,
-) -> Iterator[FaceOrError]:
-    """A face, or why there is none, for each of ``rows`` (columns uri, part, row), in order, decoded ahead in ``pool``.
+) -> Iterator[Loaded]:
+    """A face, or a photo to find faces in, or why there is none, for each of ``rows`` (columns uri, part, row), in
+    order, decoded ahead in ``pool``.
 
     Where the rows have the columns version and size_bytes, another picture than was listed is a reason, too. With
     ``use_packed`` the pictures come from the catalog's parts, and from their own URIs only where a row has none.
     """
     packed = _packed_images(uri, rows) if use_packed else (None for _ in range(len(rows)))
     tasks = (
-        pool.submit(
-            load_one, image_size=image_size, center_crop=center_crop, picture=picture, decoder=decoder, **listed
-        )
+        pool.submit(load_one, framing=framing, picture=picture, decoder=decoder, **listed)
         for listed, picture in zip(_listed(rows), packed, strict=True)
     )
-    return ahead(tasks, num_ahead=LOOK_AHEAD)
+    return ahead(tasks, num_ahead=framing.look_ahead)
 
 
 def _listed(rows: pa.Table) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from agescale.config import FailedStatus, Split
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 CATALOG = pa.schema(
     [
@@ -55,11 +55,13 @@ PREDICTIONS = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
         pa.field("version", pa.string(), nullable=False),
-        pa.field("face", pa.int32(), nullable=False),
-        pa.field("face_x", pa.float32()),  # pixels, left edge of the face; these four are null: the image is one face
+        pa.field("face", pa.int32(), nullable=False),  # from 0 on, by size, then by place; 0 where none was looked for
+        pa.field("num_faces", pa.int32()),  # found in the image; null, as the next five, where none were looked for
+        pa.field("face_x", pa.float32()),  # left edge of the face, pixels of the upright image
         pa.field("face_y", pa.float32()),
         pa.field("face_width", pa.float32()),
         pa.field("face_height", pa.float32()),
+        pa.field("face_score", pa.float32()),  # how sure the detector is that this is one, 0..1
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
         pa.field("age_cdf", pa.list_(pa.int32())),  # 101 values: 65535 * P(age < k years), k = 0..100

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -21,6 +21,8 @@ import torch
 
 from agescale.config import TrainConfig
 from agescale.faces.augment import AUGMENTATIONS, source_size
+from agescale.faces.geometry import FaceGeometry
+from agescale.faces.loading import Framing
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel
 from agescale.models.checkpoints import RunProgress
@@ -139,7 +141,7 @@ def _fit(
     where = f"{config.num_workers} x" if is_apart else "in this process, on"
     print(f"training {where} {'GPU' if scaling.use_gpu else 'CPU'}", flush=True)
 
-    datasets = {name: _dataset(config, catalog, split, name, shared) for name, split in splits.items()}
+    datasets = {name: _dataset(config, plan.spec.faces, catalog, split, name, shared) for name, split in splits.items()}
     labels = {name: {column: split[column].to_numpy() for column in LABEL_COLUMNS} for name, split in splits.items()}
     loop: TrainLoopConfig = {
         "plan": plan,
@@ -232,13 +234,14 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def _dataset(
-    config: TrainConfig, catalog: Catalog, rows: pa.Table, split: str, shared: Shared | None
+    config: TrainConfig, faces: FaceGeometry | None, catalog: Catalog, rows: pa.Table, split: str, shared: Shared | None
 ) -> tuple[ray.data.Dataset, int]:
     """Decoded faces and their number; held in the object store for all epochs where they fit, else decoded in each."""
-    use_packed = catalog.holds_packed(config.image_size, config.center_crop)
     is_train = split == "train"
     size = source_size(config.image_size, AUGMENTATIONS[config.augmentation]) if is_train else config.image_size
-    decoder = FaceDecoder(catalog.uri, size, config.center_crop, use_packed)
+    geometry = replace(faces, size=size) if faces else None
+    framing = Framing(size, config.center_crop, geometry)
+    decoder = FaceDecoder(catalog.uri, framing, catalog.holds_packed(replace(framing, size=config.image_size)))
     seed = ray.data.RandomSeedConfig(seed=config.seed, reseed_after_execution=True) if is_train else None
     fits = config.cache == "auto" and fits_in_object_store(decoded_bytes(len(rows), size))
     if config.cache == "always" or fits:
@@ -253,7 +256,8 @@ def _dataset(
                 f"none of the {len(rows):,} images of the {split} split can be read, {rows['uri'][0]} first"
             )
         if num_images < len(rows):
-            print(f"{len(rows) - num_images:,} of the {split} split's {len(rows):,} images cannot be read: left out")
+            why = "have no face, or cannot be read" if faces else "cannot be read"
+            print(f"{len(rows) - num_images:,} of the {split} split's {len(rows):,} images {why}: left out")
         return (dataset.randomize_block_order(seed=seed) if seed else dataset), num_images
     return decoded_dataset(rows, decoder, seed), len(rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import ray
 import ray.data
 import torch
 
+from agescale.faces.finding import FaceFinder
 from agescale.faces.images import Face
+from agescale.faces.loading import Framing
 from agescale.runtime.cluster import start_ray
 from agescale.runtime.work import decoder
 from agescale.store.errors import StoreError
@@ -21,33 +24,39 @@ CHUNK_ROWS = catalogs.ROW_GROUP_ROWS
 """Rows of one decoding task, and of one block of the training data."""
 
 
+@lru_cache(maxsize=2)
+def finder_of(framing: Framing) -> FaceFinder:
+    """One a process: it loads a network, where faces are to be found."""
+    return FaceFinder(framing)
+
+
 class FaceDecoder:
     """Catalog rows in, a batch of training data out: images uint8 (n, S, S, 3), and the ``index`` of their rows.
 
     Labels do not travel with them, so that trainings which are told other things can share decoded images. Rows whose
-    image cannot be decoded (any more) are left out; a store that fails stops the job.
+    image cannot be decoded (any more), or has no face where faces are looked for, are left out; a store that fails
+    stops the job.
     """
 
-    def __init__(self, catalog: str, image_size: int, center_crop: float, use_packed: bool) -> None:
+    def __init__(self, catalog: str, framing: Framing, use_packed: bool) -> None:
         self.catalog = catalog
-        self.image_size = image_size
-        self.center_crop = center_crop
+        self.framing = framing
         self.use_packed = use_packed
 
     def __call__(self, rows: pa.Table) -> dict[str, np.ndarray]:
         torch.set_num_threads(1)
-        images_NHWC = np.empty((len(rows), self.image_size, self.image_size, 3), np.uint8)
+        size = self.framing.size
+        images_NHWC = np.empty((len(rows), size, size, 3), np.uint8)
         is_loaded = np.zeros(len(rows), bool)
         first = f"{self.catalog} {rows['part'][0]} {rows['row'][0]}"
         with read_pool() as pool, decoder(first) as decode:
-            settings = (self.image_size, self.center_crop, self.use_packed)
-            faces = packed.load_faces(self.catalog, rows, *settings, pool, decode)
-            for index, face in enumerate(faces):
-                if isinstance(face, Face):
-                    images_NHWC[index] = face.pixels
+            loaded = packed.load_faces(self.catalog, rows, self.framing, self.use_packed, pool, decode)
+            for index, found in finder_of(self.framing).find(enumerate(loaded)):
+                if isinstance(found, list) and isinstance(found[0], Face):
+                    images_NHWC[index] = found[0].pixels
                     is_loaded[index] = True
-                elif isinstance(face, StoreError) and not face.is_about_one_file:
-                    raise face
+                elif isinstance(found, StoreError) and not found.is_about_one_file:
+                    raise found
         return {"image": images_NHWC[is_loaded], "index": rows["index"].to_numpy()[is_loaded]}
 
 
@@ -83,7 +92,7 @@ class SharedFaces:
         if key in self.datasets:
             self.datasets[key] = self.datasets.pop(key)
         else:
-            num_bytes = decoded_bytes(len(rows), decoder.image_size)
+            num_bytes = decoded_bytes(len(rows), decoder.framing.size)
             while self.datasets and not fits_in_object_store(
                 num_bytes + sum(held for _, held in self.datasets.values())
             ):

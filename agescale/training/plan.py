@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from agescale.ages.groups import AgeGroups
 from agescale.ages.labels import is_exact
 from agescale.config import EXECUTION_FIELDS, TrainConfig
+from agescale.faces.geometry import FaceGeometry
 from agescale.models.age_model import AgeModel, ModelSpec, auxiliary_classes, build_spec_task, describe_blocks
 from agescale.models.checkpoints import Provenance, Settings
 from agescale.models.tasks import Task
@@ -218,6 +219,8 @@ def _spec(config: TrainConfig, age_groups: AgeGroups, rows: pa.Table) -> ModelSp
     for column, names in classes.items():
         if len(names) < 2:
             raise ValueError(f"--auxiliary {column}: the images have {len(names)} kinds of {column}, at least 2 needed")
+    if config.faces != "none" and config.center_crop != 1:
+        raise ValueError(f"--center-crop {config.center_crop:g} and --faces {config.faces} are two ways; give one")
     if classes and config.task == "reconstruction":
         raise ValueError("--auxiliary: reconstruction has a decoder and no further heads")
     return ModelSpec(
@@ -234,6 +237,7 @@ def _spec(config: TrainConfig, age_groups: AgeGroups, rows: pa.Table) -> ModelSp
         genders=classes.get("gender", ()),
         ethnicities=classes.get("ethnicity", ()),
         center_crop=config.center_crop,
+        faces=FaceGeometry(size=config.image_size) if config.faces == "largest" else None,
     )
 
 

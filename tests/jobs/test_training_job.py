@@ -20,11 +20,14 @@ import pyarrow.parquet as pq
 import pytest
 import ray.exceptions
 import torch
+from PIL import Image
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from torchvision.models import resnet18
 
 from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig, ScoreConfig, TrainConfig
+from agescale.faces.geometry import FaceGeometry
+from agescale.faces.loading import Framing
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel
 from agescale.models.checkpoints import RunProgress
@@ -110,7 +113,7 @@ def test_decoded_faces_stand_in_the_order_of_their_rows_whichever_come_first(
 
     monkeypatch.setattr(ingest, "CHUNK_ROWS", 20)
     rows = Catalog.open(catalog).read(["uri"])
-    held = ingest.held_faces(rows, SlowFirst(catalog, 32, center_crop=1.0, use_packed=True))
+    held = ingest.held_faces(rows, SlowFirst(catalog, Framing(32), use_packed=True))
     indices = [row["index"] for row in held.select_columns("index").take_all()]
     assert len(indices) > 60
     assert indices == sorted(indices)
@@ -459,6 +462,31 @@ def test_every_technique_at_once_trains_and_its_heads_predict(config: TrainConfi
     assert all((row["gender"] is not None) == (row["status"] == "ok") for row in rows)
     men = training_plan.select(replace(config, gender_from=predictions, where="gender == 'male'"))
     assert 0 < len(men.rows) < len(training_plan.select(config).rows)
+
+
+def test_a_model_that_learns_from_faces_finds_them_in_what_it_scores(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "faces", str(tmp_path / "catalog")
+    dataset.write_dataset(folder, "utkface", num_faces=20, size=96, num_broken=0)
+    for number in range(4):
+        Image.new("RGB", (96, 96), (90, 90, 90 + number)).save(folder / f"30_0_0_2017011{number}000000000.jpg.chip.jpg")
+    build_catalog(CatalogConfig(str(folder), out, layout="utkface", split=(0.5, 0.5, 0)))
+    largest = replace(config, catalog=out, auxiliary=(), faces="largest", epochs=1, out=str(tmp_path / "run"))
+    train(largest)
+    assert "have no face, or cannot be read: left out" in capsys.readouterr().out
+    spec = checkpoints.read(str(tmp_path / "run" / "best")).spec
+    assert spec.faces == FaceGeometry(size=32)
+    scoring = ScoreConfig(out, str(tmp_path / "run" / "best"), str(tmp_path / "ages"), num_workers=0)
+    score(scoring)
+    rows = parquet.read_tables(Predictions.open(scoring.out).files, ["uri", "status", "num_faces"]).to_pylist()
+    walls = [(row["status"], row["num_faces"]) for row in rows if "/30_0_0_2017011" in row["uri"]]
+    assert walls == [("no_face", 0)] * 4
+    assert sum(row["status"] == "ok" for row in rows) >= 0.9 * (len(rows) - 4)
+    with pytest.raises(ValueError, match="faces was 'largest', is 'none'"):
+        score(replace(scoring, faces="none"))
+    with pytest.raises(ValueError, match=r"--center-crop 0\.5 and --faces largest are two ways"):
+        train(replace(largest, center_crop=0.5, out=str(tmp_path / "other")))
 
 
 def test_a_filter_leaves_out_images_of_training_and_validation(config: TrainConfig) -> None:

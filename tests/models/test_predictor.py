@@ -113,7 +113,7 @@ def test_rows_regrouped_equal_those_of_a_model_of_these_groups(tmp_path: Path, t
     broken = ImageError("unreadable", "no image")
 
     def table(predictor: Predictor) -> pa.Table:
-        said = predictor.predict_faces(zip(rows, [*faces[:20], broken, *faces[20:]], strict=True), batch_size=16)
+        said = predictor.predict_loaded(zip(rows, [*faces[:20], broken, *faces[20:]], strict=True), batch_size=16)
         return said.drop_columns(["model", "scored_at"])
 
     derived = regrouped(table(five), AgeGroups.parse("life-stages"))

@@ -19,6 +19,8 @@ from PIL import Image, ImageChops
 from agescale.ages import cdf
 from agescale.config import PredictConfig
 from agescale.faces import images
+from agescale.faces.geometry import FaceGeometry
+from agescale.faces.loading import load_one
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel, ModelSpec
 from agescale.models.predictor import Predictor
@@ -39,8 +41,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def draw_face(path: Path, age: int = 30, size: int = SIZE, **options: Any) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    portraits.draw_face(np.random.default_rng(age), age, "female", "White", size).save(path, **options)
+    draw(age, size).save(path, **options)
     return str(path)
+
+
+def draw(age: int, size: int) -> Image.Image:
+    return portraits.draw_face(np.random.default_rng(age), age, "female", "White", size)
 
 
 def predict_photos(checkpoint: str, *uris: str, **settings: Any) -> PhotoResult:
@@ -144,7 +150,8 @@ def test_copies_hold_the_whole_picture_and_the_answer_below_it(tmp_path: Path, c
 def test_a_caption_is_never_cut_and_a_picture_never_distorted(width: int, height: int) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), "red").save(buffer, "PNG")
-    copy = photos.draw_caption(buffer.getvalue(), "34 years (27-41), früher Jugendlicher, молодой")
+    words = photos.Words("", "34", "27-41", "früher Jugendlicher, молодой", "", "", "ok")
+    copy = photos.draw_faces(buffer.getvalue(), [(photos.WHOLE, words)])
     assert copy.height > photos.CAPTION_HEIGHT
     pixels = np.asarray(copy)
     bar = pixels[-photos.CAPTION_HEIGHT :]
@@ -181,7 +188,7 @@ def test_a_page_shows_all_photos(tmp_path: Path, checkpoint: str) -> None:
     assert all((tmp_path / "drawn" / copy).exists() for copy in copies)
     said = "".join(page.texts)
     assert "broken.jpg: unreadable: the file is empty" in said
-    assert photos.NOTE in said
+    assert photos.SQUARES in said
     assert [words.status for words in result.words] == ["ok", "unreadable: the file is empty", "ok"]
 
 
@@ -255,7 +262,7 @@ def test_what_is_told_is_numbers_and_the_same_as_in_words(tmp_path: Path, checkp
         assert f"{said['age_lower']:.0f}-{said['age_upper']:.0f}" == words.interval
         assert 0 < said["group_probability"] == round(row["group_probability"], 3) < 1
     assert told[2] == dict.fromkeys(photos.TOLD.names) | {
-        "uri": str(tmp_path / "none.jpg"), "status": "missing", "error": rows[2]["error"],
+        "uri": str(tmp_path / "none.jpg"), "face": 0, "status": "missing", "error": rows[2]["error"],
     }  # fmt: skip
     assert result.names() == [*uris, str(tmp_path / "none.jpg")], "two share a name"
     assert predict_photos(checkpoint, uris[0]).names() == ["face.jpg"]
@@ -311,3 +318,58 @@ def test_photos_of_a_bucket_are_predicted_as_those_of_a_folder(tmp_path: Path, c
     assert there["uri"].to_pylist() == [f"{bucket}/{name}" for name in ("a.jpg", "b/c.jpg", "none.jpg")]
     assert pa.concat_arrays(there["age"].chunks)[:2].equals(pa.concat_arrays(here["age"].chunks))
     assert objects.list_names(paths.join(s3, "drawn")) == ["0001-a.jpg", "0002-c.jpg", "index.html"]
+
+
+def test_each_face_of_a_photo_has_its_row_its_age_and_its_frame(tmp_path: Path, checkpoint: str) -> None:
+    party, wall = tmp_path / "party.png", tmp_path / "wall.jpg"
+    photo = Image.new("RGB", (900, 500), (150, 150, 150))
+    places = [(520, 60, 340), (40, 180, 220), (290, 300, 170)]
+    for left, top, side in places:
+        photo.paste(draw(20, side), (left, top))
+    photo.save(party)
+    Image.new("RGB", (300, 200), (150, 150, 150)).save(wall)
+    drawn = tmp_path / "drawn"
+    result = predict_photos(checkpoint, str(party), str(wall), faces="all", draw=str(drawn))
+    rows = result.rows.to_pylist()
+    assert [(row["uri"], row["face"], row["status"]) for row in rows] == [
+        *((str(party), face, "ok") for face in range(3)), (str(wall), 0, "no_face"),
+    ]  # fmt: skip
+    assert [row["num_faces"] for row in rows] == [3, 3, 3, 0]
+    for row, (left, top, side) in zip(rows, places, strict=False):
+        centre = row["face_x"] + row["face_width"] / 2, row["face_y"] + row["face_height"] / 2
+        assert centre == pytest.approx((left + side / 2, top + side / 2), abs=0.15 * side)
+        assert 0.4 * side < row["face_height"] < 1.2 * side
+        assert row["face_score"] > 0.6
+        assert row["age"] > 0
+    assert [words.face for words in result.words] == ["0", "1", "2", ""]
+    assert result.note == photos.ALL
+    (copy,) = drawn.glob("*.jpg")
+    copy_pixels = np.asarray(read_image(copy).convert("RGB")).astype(int)
+    assert copy_pixels.shape[1] == photos.DRAWN_SIDE
+    scale = photos.DRAWN_SIDE / 900
+    for row in rows[:3]:
+        edge = copy_pixels[round((row["face_y"] + row["face_height"] / 2) * scale)]
+        left = round(row["face_x"] * scale)
+        assert edge[left - 2 : left + 4].min() < 40, "a black line around it"
+        assert edge[left - 2 : left + 4].max() > 215, "and a white one"
+    assert "wall.jpg: no_face" in "".join(Page((drawn / "index.html").read_text()).texts)
+
+
+def test_a_model_of_faces_sees_the_largest_one_alike_however_wide_the_photo_is(tmp_path: Path, checkpoint: str) -> None:
+    uris, seen = [], {}
+    for name, room in (("tight", 20), ("wide", 300)):
+        photo = Image.new("RGB", (240 + 2 * room, 240 + room), (150, 150, 150))
+        photo.paste(draw(60, 240), (room, room // 2))
+        photo.save(tmp_path / f"{name}.png")
+        uris.append(str(tmp_path / f"{name}.png"))
+    assert predict_photos(checkpoint, *uris).note == photos.SQUARES
+    found = make_checkpoint(tmp_path / "found", faces=FaceGeometry(size=32))
+    result = predict_photos(found, *uris)
+    assert result.note == photos.LARGEST
+    assert result.rows["num_faces"].to_pylist() == [1, 1]
+    for faces in ("none", "auto"):
+        predictor = Predictor(found, faces=faces)
+        loaded = ((uri, load_one(uri, predictor.framing)) for uri in uris)
+        tight, wide = (shown[0].pixels.astype(int) for _, shown in predictor.finder.find(loaded))
+        seen[faces] = np.abs(tight - wide).mean()
+    assert seen["auto"] < seen["none"] / 3

@@ -16,6 +16,7 @@ from PIL import Image
 
 from agescale.faces import loading
 from agescale.faces.images import Face, ImageError
+from agescale.faces.loading import Framing
 from agescale.store import objects, parquet, paths
 from agescale.store.errors import StoreError
 from agescale.tables import catalogs, folders, footers, packed, schema
@@ -161,14 +162,14 @@ def test_faces_come_packed_or_from_their_files_in_the_order_of_the_rows(tmp_path
     write_part(tmp_path, 1, rows)
     wanted = Catalog.open(str(tmp_path)).read(["uri"]).take([299, 0, 300, 301, 302, 7])
     with ThreadPoolExecutor(2) as pool:
-        faces = list(packed.load_faces(str(tmp_path), wanted, 16, 1.0, True, pool))
+        faces = list(packed.load_faces(str(tmp_path), wanted, Framing(16), True, pool))
     shades = [round(float(face.pixels.mean())) if isinstance(face, Face) else None for face in faces]
     assert shades == [99, 0, 250, None, None, 7]
     assert isinstance(faces[3], ImageError)
     assert isinstance(faces[4], StoreError)
     assert faces[4].status == "missing"
     with ThreadPoolExecutor(2) as pool:
-        (face,) = packed.load_faces(str(tmp_path), wanted.slice(0, 1), 16, 1.0, False, pool)
+        (face,) = packed.load_faces(str(tmp_path), wanted.slice(0, 1), Framing(16), False, pool)
     assert isinstance(face, StoreError)  # not packed: its own URI is asked
 
 
@@ -177,7 +178,7 @@ def test_more_faces_than_are_decoded_ahead_all_come(tmp_path: Path, monkeypatch:
     write_part(tmp_path, 1, [{"uri": f"/{index}", "image": jpeg(index)} for index in range(20)])
     rows = Catalog.open(str(tmp_path)).read(["uri"])
     with ThreadPoolExecutor(3) as pool:
-        faces = list(packed.load_faces(str(tmp_path), rows, 16, 1.0, True, pool))
+        faces = list(packed.load_faces(str(tmp_path), rows, Framing(16), True, pool))
     assert [np.round(face.pixels.mean()) for face in faces if isinstance(face, Face)] == list(range(20))
 
 
@@ -193,7 +194,7 @@ def test_packed_images_serve_where_they_hold_all_that_a_model_sees(
         "part-00001-000000.parquet",
         schema.with_metadata("catalog", {"settings": {"pack": pack}}).empty_table(),
     )
-    assert Catalog.open(str(tmp_path)).holds_packed(image_size, center_crop) == is_enough
+    assert Catalog.open(str(tmp_path)).holds_packed(Framing(image_size, center_crop)) == is_enough
 
 
 def test_a_catalog_is_listed_and_asked_once_and_travels_with_what_it_was_told(

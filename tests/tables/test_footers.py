@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from fault_proxy import FaultProxy
 
+from agescale.faces.loading import Framing
 from agescale.store import client, objects, parquet, paths
 from agescale.tables import catalogs, folders, footers, schema, units
 from agescale.tables.catalogs import Catalog
@@ -87,7 +88,7 @@ def test_a_catalog_on_a_store_is_listed_once_and_each_thing_asked_once(
         catalog = Catalog.open(uri)
         for _ in range(2):
             assert (len(catalog.parts), catalog.id, catalog.pack, catalog.age_groups) == (NUM_PARTS, "1", 64, None)
-            assert catalog.holds_packed(64, 1.0)
+            assert catalog.holds_packed(Framing(64))
             assert len(catalog.places) == 3
             assert catalog.findings.num_rows == 0
         key = f"/{uri.removeprefix('s3://')}"

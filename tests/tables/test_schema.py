@@ -25,7 +25,7 @@ def test_an_older_table_says_mirror_of_what_is_tta() -> None:
     assert schema.read_metadata(old, "predictions") == {"run": {"model": "beef", "tta": True}}
 
 
-@pytest.mark.parametrize(("step", "message"), [(1, r"newer agescale \(schema version 3,"), (-1, "older agescale")])
+@pytest.mark.parametrize(("step", "message"), [(1, r"newer agescale \(schema version 4,"), (-1, "older agescale")])
 def test_tables_of_another_version_are_refused(step: int, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "SCHEMA_VERSION", schema.SCHEMA_VERSION + step)
     other = schema.with_metadata("catalog", {})
