@@ -23,7 +23,7 @@ from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 import tyro
 
 from agescale.config import Recorded, TrainConfig, hints_of, option_of, wanted_of
-from agescale.operations.executions import Recorder
+from agescale.operations.executions import Recorder, masked
 from agescale.runtime import terminal
 from agescale.store import outputs, paths
 from agescale.store.errors import Damaged, StoreError
@@ -81,7 +81,7 @@ def run_job(
         _end(0, "")
     except KeyboardInterrupt:
         code = 128 + (signal.SIGTERM if _terminated else signal.SIGINT)
-        refuse(f"interrupted; the same command continues: {COMMAND}", code)
+        refuse(f"interrupted; the same command continues: {masked(COMMAND)}", code)
     except Exception as error:  # noqa: BLE001  (told in full)
         mistake = user_mistake(error)
         if mistake is not None:
