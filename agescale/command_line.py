@@ -77,8 +77,10 @@ def run_job(
         job(config)
         _end(0, "")
     except KeyboardInterrupt:
+        from agescale.operations.executions import masked
+
         code = 128 + (signal.SIGTERM if _terminated else signal.SIGINT)
-        refuse(f"interrupted; the same command continues: {COMMAND}", code)
+        refuse(f"interrupted; the same command continues: {masked(COMMAND)}", code)
     except Exception as error:  # noqa: BLE001  (told in full)
         mistake = user_mistake(error)
         if mistake is not None:

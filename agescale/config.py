@@ -337,6 +337,9 @@ class TrainConfig(Recorded):
     lease: bool = True
     """Lock --out against other jobs. --no-lease: do not, for a store without conditional writes, where you make sure
     that no other job writes there. Not part of the run's identity."""
+    mlflow: str = ""
+    """Tracking URI of an MLflow, such as http://HOST:5000 or sqlite:///mlflow.db, which gets the settings, the metrics
+    of each epoch and the checkpoint (pip install 'agescale[mlflow]'). Not part of the run's identity."""
 
 
 @dataclass(frozen=True)
@@ -587,9 +590,12 @@ class EvaluateConfig(Recorded):
     is scored again. Default: the catalog's where they have bounds, else the model's."""
     checkpoint: str | None = None
     """Checkpoint to describe. Default: the one that the predictions name."""
+    mlflow: str = ""
+    """Tracking URI of the MLflow that knows the checkpoint's run: that run gets the metrics and the report."""
 
 
 EXECUTION_FIELDS = (
-    "out", "num_workers", "cpus_per_worker", "gpus_per_worker", "device", "cache", "lease", "log_format", "notify_url",
+    "out", "num_workers", "cpus_per_worker", "gpus_per_worker", "device", "cache", "lease", "mlflow", "log_format",
+    "notify_url",
 )  # fmt: skip
 """Settings of TrainConfig that change where and how fast a run runs, not what it is."""

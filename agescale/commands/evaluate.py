@@ -6,11 +6,17 @@ python jobs/evaluate.py --catalog catalog --predictions predictions --out report
 from __future__ import annotations
 
 from agescale.config import EvaluateConfig
+from agescale.evaluation import report
 from agescale.evaluation.driver import evaluate
+from agescale.operations import tracking
+from agescale.store import paths
 
 
 def main(config: EvaluateConfig) -> None:
+    tracker = tracking.tracker_of(config.mlflow, config.predictions, config.checkpoint) if config.mlflow else None
     done = evaluate(config)
+    if tracker:
+        tracking.tell_report(tracker, paths.join(paths.absolute(config.out), report.METRICS_NAME), done.page)
     for note in done.notes:
         print(note)
     print(f"report: {done.page}")

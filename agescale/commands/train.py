@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig, TrainConfig
+from agescale.operations import tracking
 from agescale.runtime.cluster import start_ray
 from agescale.store import objects, paths
 from agescale.synthetic import dataset
@@ -20,10 +21,12 @@ from agescale.training.driver import train
 
 def main(config: TrainConfig) -> None:
     out = paths.absolute(config.out)
-    if config.catalog == "drawn":
-        start_ray(has_dashboard=True)  # one for both
-        config = replace(config, catalog=drawn_catalog(out))
-    progress = train(config)
+    with tracking.followed(config.mlflow, out):
+        config = replace(config, mlflow="")  # no password in what Ray's processes are told
+        if config.catalog == "drawn":
+            start_ray(has_dashboard=True)  # one for both
+            config = replace(config, catalog=drawn_catalog(out))
+        progress = train(config)
     print(f"checkpoint: {paths.join(out, 'best')} (epoch {progress.best_epoch}, "
           f"validation {progress.metric} {progress.best_value:.3f})")  # fmt: skip
 

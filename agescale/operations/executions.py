@@ -117,20 +117,25 @@ class Recorder:
 
 def _try(what: str, write: Callable[[], None]) -> None:
     """Does it, or says in one line why not; gives up after PATIENCE_S."""
-    failed = [f"no answer in {PATIENCE_S:g} s"]
+    if error := in_time(write, PATIENCE_S):
+        print(terminal.printable(f"{what}: {error}"), file=sys.stderr, flush=True)
+
+
+def in_time(call: Callable[[], object], patience_s: float) -> Exception | None:
+    """What ``call`` raises, or a TimeoutError where it has not ended in time: it then goes on, and keeps nobody."""
+    raised: list[Exception] = [TimeoutError(f"no answer in {patience_s:g} s")]
 
     def run() -> None:
         try:
-            write()
-            failed.clear()
-        except (OSError, ValueError) as error:
-            failed[0] = str(error)
+            call()
+            raised.clear()
+        except Exception as error:  # noqa: BLE001  (the caller's)
+            raised[0] = error
 
-    thread = threading.Thread(target=run, name="agescale-execution", daemon=True)
+    thread = threading.Thread(target=run, name="agescale-in-time", daemon=True)
     thread.start()
-    thread.join(PATIENCE_S)
-    if failed:
-        print(terminal.printable(f"{what}: {failed[0]}"), file=sys.stderr, flush=True)
+    thread.join(patience_s)
+    return next(iter(raised), None)
 
 
 def newest(out: str) -> Execution | None:

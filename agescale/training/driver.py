@@ -29,6 +29,7 @@ from agescale.models.checkpoints import RunProgress
 from agescale.models.inference import find_device
 from agescale.runtime import nodes, terminal
 from agescale.runtime.cluster import allocator_environment, start_ray
+from agescale.runtime.network import TorchConfig
 from agescale.runtime.resources import WORKER_BYTES, check_resources, uses_gpu
 from agescale.store import paths
 from agescale.store.writers import Writer
@@ -159,7 +160,7 @@ def _fit(
             train_loop_config=loop,
             scaling_config=scaling,
             run_config=_run_config(scratch, callbacks),
-            torch_config=ray.train.torch.TorchConfig(timeout_s=STALL_TIMEOUT_S),
+            torch_config=TorchConfig(timeout_s=STALL_TIMEOUT_S),
             datasets={
                 "train": partial(_from_the_next_epoch, datasets["train"][0], plan.out),
                 "val": datasets["val"][0],

@@ -163,7 +163,7 @@ class Hosts:
         disk = str(self.folder / "disk")
         environment = {**STORE, "RAY_TMPDIR": disk, "HOME": disk, "RAY_JOB_STOP_WAIT_TIME_S": "60"}
         environment |= {"RAY_worker_niceness": "0", "RAY_metrics_report_interval_ms": "1000"}
-        environment |= {"GLOO_SOCKET_IFNAME": "eth0", "AGESCALE_NODES_WAIT_S": "300"}
+        environment |= {"AGESCALE_NODES_WAIT_S": "300"}
         self.start(f"host-{number}", *node, **environment)
 
     def init_of(self, number: int) -> psutil.Process:

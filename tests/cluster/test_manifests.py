@@ -442,7 +442,8 @@ def test_the_layer_of_dependencies_holds_those_of_the_project() -> None:
     assert program
     made = run(sys.executable, "-c", program[1].replace("/project/pyproject.toml", str(ROOT / "pyproject.toml")))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert made.stdout.splitlines() == [*project["dependencies"], *project["optional-dependencies"]["heif"]]
+    extras = project["optional-dependencies"]
+    assert made.stdout.splitlines() == [*project["dependencies"], *extras["heif"], *extras["mlflow"]]
 
 
 def test_the_image_gets_what_it_needs_and_nothing_else() -> None:

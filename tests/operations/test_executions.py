@@ -147,6 +147,7 @@ def test_who_does_not_answer_is_not_waited_for(
     [
         "s3://key:hunter2@bucket/x", "https://s/x?X-Amz-Signature=hunter2&a=1", "AWS_SESSION_TOKEN=hunter2 agescale",
         "https://s/x?a=1&sig=hunter2", "--notify-url=https://hooks/hunter2", "DB_PASSWORD='hunter2'",
+        "--mlflow https://me:hunter2@mlflow:5000",
     ],
 )  # fmt: skip
 def test_what_looks_like_a_secret_is_masked(secret: str) -> None:
