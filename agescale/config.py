@@ -330,6 +330,9 @@ class TrainConfig(Recorded):
     cache: Literal["auto", "always", "never"] = "auto"
     """Keep decoded images in the object store between epochs; auto: if they fill under half of it. Not part of the
     run's identity."""
+    save_minutes: NotNegative = 5.0
+    """Minutes of an epoch after which its state is saved, so that no more is lost. 0: only at ends of epochs. Not part
+    of the run's identity."""
     lease: bool = True
     """Lock --out against other jobs. --no-lease: do not, for a store without conditional writes, where you make sure
     that no other job writes there. Not part of the run's identity."""
@@ -580,6 +583,7 @@ class EvaluateConfig(Recorded):
 
 
 EXECUTION_FIELDS = (
-    "out", "num_workers", "cpus_per_worker", "gpus_per_worker", "device", "cache", "lease", "log_format", "notify_url",
+    "out", "num_workers", "cpus_per_worker", "gpus_per_worker", "device", "cache", "save_minutes", "lease",
+    "log_format", "notify_url",
 )  # fmt: skip
 """Settings of TrainConfig that change where and how fast a run runs, not what it is."""

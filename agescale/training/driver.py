@@ -1,7 +1,8 @@
 """Trains a model on a catalog with Ray Train, into a folder that ``runs`` describes.
 
-Whatever dies, ``train`` with the same settings goes on after the last whole epoch. Ray restarts a dead worker group by
-itself; ``last/`` is ours and not Ray's, because it must outlive the driver at any moment and load without Ray.
+Whatever dies, ``train`` with the same settings goes on after the last whole epoch, or the last step that was saved of
+the next one. Ray restarts a dead worker group by itself; ``last/`` and ``step/`` are ours and not Ray's, because they
+must outlive the driver at any moment and load without Ray.
 """
 
 from __future__ import annotations
@@ -147,6 +148,7 @@ def _fit(
         "initial_weights": ray.put(model.state_dict()),
         "labels": ray.put(labels),
         "num_train": datasets["train"][1],
+        "is_held": datasets["train"][2],
         "has_terminal": is_apart and terminal.is_terminal(),
         "use_gpu": scaling.use_gpu,
         "num_trainings": shared.num_trainings if shared else 1,
@@ -233,8 +235,9 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 def _dataset(
     config: TrainConfig, catalog: Catalog, rows: pa.Table, split: str, shared: Shared | None
-) -> tuple[ray.data.Dataset, int]:
-    """Decoded faces and their number; held in the object store for all epochs where they fit, else decoded in each."""
+) -> tuple[ray.data.Dataset, int, bool]:
+    """Decoded faces, their number, and whether they are held in the object store for all epochs, as where they fit, or
+    decoded in each."""
     use_packed = catalog.holds_packed(config.image_size, config.center_crop)
     is_train = split == "train"
     size = source_size(config.image_size, AUGMENTATIONS[config.augmentation]) if is_train else config.image_size
@@ -254,8 +257,8 @@ def _dataset(
             )
         if num_images < len(rows):
             print(f"{len(rows) - num_images:,} of the {split} split's {len(rows):,} images cannot be read: left out")
-        return (dataset.randomize_block_order(seed=seed) if seed else dataset), num_images
-    return decoded_dataset(rows, decoder, seed), len(rows)
+        return (dataset.randomize_block_order(seed=seed) if seed else dataset), num_images, True
+    return decoded_dataset(rows, decoder, seed), len(rows), False
 
 
 def _from_the_next_epoch(dataset: ray.data.Dataset, out: str) -> ray.data.Dataset:

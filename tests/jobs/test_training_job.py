@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -349,6 +352,125 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_an_undisturbed_one_thou
     build_catalog(add)
     with pytest.raises(ValueError, match=r"cut-off: --catalog is not the one that it began with"):
         train(replace(config, out=cut_off))
+
+
+def amid_an_epoch(run: str, epoch: int, *deeds: Callable[[], None]) -> threading.Thread:
+    """Does something once three steps of the epoch have been saved in step/; to be joined."""
+
+    def wait() -> None:
+        for _ in range(12_000):
+            with contextlib.suppress(ValueError):  # none yet
+                found = checkpoints.read(f"{run}/step")
+                if found.step is not None and found.epoch == epoch - 1 and found.step.number >= 3:
+                    for do in deeds:
+                        do()
+                    return
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def kill_training_processes() -> None:
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "RayTrainWorker" in (process.cmdline() or [""])[0]:
+                process.kill()
+                process.wait(20)
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    kill_training_processes()  # else they may end the epoch before they are ended
+
+
+LONG_S = 1000.0
+
+
+def marker(run: str) -> Callable[[], None]:
+    """Makes step/ say that its steps took long, by which the epoch that goes on from it is known."""
+
+    def mark() -> None:
+        config = Path(run) / "step" / "config.json"
+        said = json.loads(config.read_text())
+        said["step"]["seconds"] += LONG_S
+        config.write_text(json.dumps(said))
+
+    return mark
+
+
+CASES = {
+    "here": ("always", 0),
+    "a job": ("never", 2),
+    "its processes": ("never", 1),
+    "its processes, two": ("always", 2),
+}
+
+
+@pytest.mark.parametrize("victim", ["here", *(pytest.param(each, marks=pytest.mark.chaos) for each in [*CASES][1:])])
+def test_what_ends_amid_an_epoch_goes_on_from_its_last_step_to_the_same_weights(
+    victim: str,
+    config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A job in its second epoch, and the same command again; its processes, killed in the first one, and Ray starts
+    them again. Several blocks of images, batch norm, dropout, averaged weights and augmentation, so that all state
+    counts.
+    """
+    monkeypatch.setattr(ingest, "CHUNK_ROWS", 12)
+    cache, num_workers = CASES[victim]
+    config = replace(
+        config, batch_size=2 * max(1, num_workers), phases="all:2@1e-3", dropout=0.2, augmentation="light",
+        ema_decay=0.9, cache=cache, num_workers=num_workers, cpus_per_worker=0.5, save_minutes=0,
+    )  # fmt: skip
+    undisturbed, run = str(tmp_path / "undisturbed"), str(tmp_path / "run")
+    train(replace(config, out=undisturbed))
+    assert not (tmp_path / "undisturbed" / "step").exists()
+
+    config, often, mark = replace(config, out=run), replace(config, out=run, save_minutes=1e-9), marker(run)
+    if victim == "here":
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, "save_step", saved_and_killed(epoch=2, number=3))
+            with pytest.raises(lease.Held, match="killed"):
+                train(often)
+        mark()
+        train(config)
+    elif victim == "a job":
+        thread = amid_an_epoch(run, 2, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(often)
+        thread.join()
+        assert checkpoints.read(f"{run}/last").progress.epochs_done == 1, "it ended before it was interrupted"
+        mark()
+        train(config)
+    else:
+        thread = amid_an_epoch(run, 1, kill_training_processes, mark)
+        train(often)
+        thread.join()
+
+    history = checkpoints.read(f"{run}/last").progress.history
+    assert max(epoch["seconds"] for epoch in history) > LONG_S, "it began the epoch anew"
+    for epoch, expected in zip(history, checkpoints.read(f"{undisturbed}/last").progress.history, strict=True):
+        timed = {"seconds": 0, "images_per_s": 0}
+        assert {**epoch, **timed} == {**expected, **timed}
+    for folder in ("last", "best"):
+        ours, theirs = (checkpoints.read(f"{each}/{folder}") for each in (run, undisturbed))
+        assert ours.weights_sha256 == theirs.weights_sha256
+    assert not objects.list_names(f"{run}/step")
+
+
+def saved_and_killed(epoch: int, number: int) -> Callable[..., None]:
+    """``runs.save_step`` of a process that dies right after it has saved that step."""
+    save_step = runs.save_step
+
+    def save(plan: training_plan.Plan, progress: RunProgress, step: checkpoints.Step, *rest: Any) -> None:
+        save_step(plan, progress, step, *rest)
+        if (progress.epochs_done + 1, step.number) == (epoch, number):
+            raise lease.Held("killed")
+
+    return save
 
 
 FULL = StoreError("unreachable", "/runs/last/weights.pt: [Errno 28] No space left on device")
