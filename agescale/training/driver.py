@@ -37,7 +37,7 @@ from agescale.training import runs
 from agescale.training.failures import Diverged, InvalidSettings, OutOfMemory, lasting_store_error, said_once
 from agescale.training.ingest import FaceDecoder, decoded_bytes, decoded_dataset, fits_in_object_store, held_faces
 from agescale.training.plan import Plan, Selected
-from agescale.training.worker import STALL_TIMEOUT_S, TrainLoopConfig, train_fn_per_worker
+from agescale.training.worker import LEAVES, STALL_TIMEOUT_S, TrainLoopConfig, train_fn_per_worker
 
 MAX_FAILURES = 3
 """Deaths of workers that a run survives by itself; then the same command continues it."""
@@ -153,22 +153,27 @@ def _fit(
         "use_gpu": scaling.use_gpu,
         "num_trainings": shared.num_trainings if shared else 1,
     }
-    with tempfile.TemporaryDirectory(prefix="agescale-") as scratch:  # Ray's own records; nothing we keep stands there
-        trainer = ray.train.torch.TorchTrainer(
-            train_fn_per_worker,
-            train_loop_config=loop,
-            scaling_config=scaling,
-            run_config=_run_config(scratch, callbacks),
-            torch_config=ray.train.torch.TorchConfig(timeout_s=STALL_TIMEOUT_S),
-            datasets={
-                "train": partial(_from_the_next_epoch, datasets["train"][0], plan.out),
-                "val": datasets["val"][0],
-            },
-            dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=_in_order()),
-        )
-        diverged = _result(trainer, config)
-    if diverged:
-        raise Diverged(diverged)
+
+    def run_once() -> str | None:
+        with tempfile.TemporaryDirectory(prefix="agescale-") as scratch:  # Ray's own records; we keep nothing there
+            trainer = ray.train.torch.TorchTrainer(
+                train_fn_per_worker,
+                train_loop_config=loop,
+                scaling_config=scaling,
+                run_config=_run_config(scratch, callbacks),
+                torch_config=ray.train.torch.TorchConfig(timeout_s=STALL_TIMEOUT_S),
+                datasets={
+                    "train": partial(_from_the_next_epoch, datasets["train"][0], plan.out),
+                    "val": datasets["val"][0],
+                },
+                dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=_in_order()),
+            )
+            return _result(trainer, config)
+
+    while (ended := run_once()) == LEAVES:  # Ray places nothing where a node will be taken away
+        print(f"{LEAVES}: saved; goes on elsewhere, as soon as there is room", flush=True)
+    if ended:
+        raise Diverged(ended)
 
 
 def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
@@ -198,7 +203,7 @@ def _run_config(scratch: str, callbacks: tuple[ray.train.UserCallback, ...]) -> 
 
 
 def _result(trainer: ray.train.torch.TorchTrainer, config: TrainConfig) -> str | None:
-    """Trains. Returns why the processes gave up, or None; raises what of Ray's errors says what went wrong."""
+    """Trains. Returns why the processes ended early, or None; raises what of Ray's errors says what went wrong."""
     try:
         return cast("str | None", trainer.fit().return_value)
     except ray.train.WorkerGroupError as error:

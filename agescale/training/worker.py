@@ -41,6 +41,11 @@ from agescale.training.plan import Plan
 STALL_TIMEOUT_S = 600
 """A training process that finishes no step for so long ends with a traceback instead of hanging."""
 
+LOOK_S = 2.0
+"""A notice that a node will be taken away is looked for about so often."""
+LEAVES = "a node will be taken away"
+"""What a training returns that has made room for it, to be started again elsewhere."""
+
 SHUFFLE_BUFFER_IMAGES = 1024
 
 Labels = Mapping[str, Tensor]
@@ -63,7 +68,7 @@ class TrainLoopConfig(TypedDict):
 
 @said_once()
 def train_fn_per_worker(loop: TrainLoopConfig) -> str | None:
-    """The training loop of one process, which Ray Train calls on each. Returns why it gave up, or None."""
+    """The training loop of one process, which Ray Train calls on each. Returns why it ended early, or None."""
     logging.getLogger().setLevel(logging.WARNING)  # else Ray prints every report, metric by metric
     try:
         return _train_epochs(loop)
@@ -81,6 +86,8 @@ def _train_epochs(loop: TrainLoopConfig) -> str | None:
         learner.enter_phase(index, partial(ray.train.torch.prepare_model, move_to_device=False))
         epoch = _run_epoch(loop, learner, labels, progress, begun)
         faulthandler.cancel_dump_traceback_later()  # what follows are stores, which have time limits of their own
+        if epoch is None:
+            return LEAVES
         begun = Step(begun.order)
         if epoch["val_loss"] is None:
             return "no image of the val split can be read"
@@ -155,8 +162,8 @@ def _read_step(plan: Plan, progress: RunProgress, order: Order) -> tuple[Step, L
 
 def _run_epoch(
     loop: TrainLoopConfig, learner: Learner, labels: dict[str, Labels], progress: RunProgress, begun: Step
-) -> Epoch:
-    """Trains, from the step where it has ``begun``, and validates once more."""
+) -> Epoch | None:
+    """Trains, from the step where it has ``begun``, and validates once more; None where a node will be taken away."""
     started = time.monotonic() - begun.seconds
     plan, index, number = loop["plan"], learner.phase_index, progress.epochs_done + 1
     assert index is not None
@@ -164,6 +171,8 @@ def _run_epoch(
     finetuning.set_train_mode(learner.model, phase.scope)
     with _progress(loop, f"epoch {number} ({phase.scope})") as shown:
         ended = _train(loop, learner, labels["train"], progress, begun, shown)
+    if ended is None:
+        return None
     images_per_s = round(ended.num_images / (time.monotonic() - started), 1)
     validated = _validate(plan, learner, labels["val"])
     return {
@@ -185,9 +194,10 @@ def _train(
     progress: RunProgress,
     begun: Step,
     shown: ImageProgress | _TerminalBar,
-) -> Step:
+) -> Step | None:
     """One pass over this process's share of the images, or what is left of it where it has ``begun``. What is drawn in
-    a step hangs on seed, epoch, rank and step alone. Returns what the steps of all processes add up to."""
+    a step hangs on seed, epoch, rank and step alone. Returns what the steps of all processes add up to, or None where
+    they are saved, because a node will be taken away."""
     config, rank, world_size = loop["plan"].config, _rank(), _world_size()
     epoch, started = progress.epochs_done + 1, time.monotonic()
     num_local, batch_size = loop["num_train"] // world_size, config.batch_size // world_size
@@ -201,7 +211,7 @@ def _train(
         device=str(learner.device),
     )
     sums = torch.tensor(begun.sums, dtype=torch.float64, device=learner.device)
-    step, saved = begun, time.monotonic()
+    step, saved, notices = begun, time.monotonic(), Notices()
     shown.add(begun.num_images)
     for number, batch in enumerate(batches):
         _wind_watchdog()
@@ -215,11 +225,35 @@ def _train(
         step = replace(step, number=number + 1, num_images=step.num_images + num_now)
         is_told = rank == 0 and learner.device.type == "cpu"  # a GPU would have to be waited for
         shown.add(num_now, f"loss {sums[0] / sums[1]:.3f}" if is_told else "")
+        leaves = notices.are_there()
         is_due = config.save_minutes and time.monotonic() - saved > 60 * config.save_minutes
-        if rank == 0 and is_due:
+        if rank == 0 and (is_due or leaves):
             _save_step(loop, learner, progress, _with_sums(step, sums, begun.seconds + time.monotonic() - started))
             saved = time.monotonic()
+        if leaves:
+            return None
     return _with_sums(step, sums, begun.seconds + time.monotonic() - started)
+
+
+class Notices:
+    """Notices that a node of this training will be taken away. All processes look for them after the same steps, since
+    Ray answers all of them at once; about every LOOK_S."""
+
+    def __init__(self) -> None:
+        self.interval = self.steps_left = 1
+        self.looked = time.monotonic()
+
+    def are_there(self) -> bool:
+        """To be asked after each step."""
+        self.steps_left -= 1
+        if self.steps_left:
+            return False
+        now = time.monotonic()
+        steps = self.interval * LOOK_S / max(now - self.looked, 1e-9)
+        steps = max(1, min(int(steps), 2 * self.interval))  # the first ones say little
+        self.interval = self.steps_left = ray.train.collective.broadcast_from_rank_zero(steps)
+        self.looked = now
+        return ray.train.get_preemption_info() is not None
 
 
 def _seed(*numbers: int) -> int:

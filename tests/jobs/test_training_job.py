@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +26,8 @@ import pytest
 import ray.exceptions
 import torch
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from torchvision.models import resnet18
 
 from agescale.cataloging.driver import build_catalog
@@ -37,7 +41,7 @@ from agescale.store.errors import StoreError
 from agescale.synthetic import dataset
 from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions
-from agescale.training import ingest, runs
+from agescale.training import ingest, runs, worker
 from agescale.training import plan as training_plan
 from agescale.training.driver import Watch, is_out_of_memory, train
 from agescale.training.failures import OutOfMemory, lasting_store_error
@@ -400,11 +404,27 @@ def marker(run: str) -> Callable[[], None]:
     return mark
 
 
+def notice(told: Path, mark: Callable[[], None]) -> Any:
+    """Tells the processes that Ray starts first that their node will be taken away, as Ray's own watcher does."""
+
+    class Notice(WorkerGroupCallback):
+        def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
+            if told.exists():
+                mark()
+            else:
+                told.touch()
+                info = ray.train.PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"n": [0]})
+                ray.get([each.actor.mark_preempt.remote(info) for each in worker_group.get_workers()])
+
+    return Notice()
+
+
 CASES = {
     "here": ("always", 0),
     "a job": ("never", 2),
     "its processes": ("never", 1),
     "its processes, two": ("always", 2),
+    "a node": ("always", 2),
 }
 
 
@@ -414,10 +434,11 @@ def test_what_ends_amid_an_epoch_goes_on_from_its_last_step_to_the_same_weights(
     config: TrainConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A job in its second epoch, and the same command again; its processes, killed in the first one, and Ray starts
-    them again. Several blocks of images, batch norm, dropout, averaged weights and augmentation, so that all state
-    counts.
+    them again; its node, after a notice. Several blocks of images, batch norm, dropout, averaged weights and
+    augmentation, so that all state counts.
     """
     monkeypatch.setattr(ingest, "CHUNK_ROWS", 12)
     cache, num_workers = CASES[victim]
@@ -436,7 +457,14 @@ def test_what_ends_amid_an_epoch_goes_on_from_its_last_step_to_the_same_weights(
             with pytest.raises(lease.Held, match="killed"):
                 train(often)
         mark()
+        notices = iter([ray.train.PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"n": [0]})])
+        monkeypatch.setattr(ray.train, "get_preemption_info", lambda: next(notices, None))
         train(config)
+        check_left_once(capsys.readouterr().out)
+        assert next(notices, None) is None
+    elif victim == "a node":
+        train(config, (notice(tmp_path / "told", mark),))
+        check_left_once(capsys.readouterr().out)
     elif victim == "a job":
         thread = amid_an_epoch(run, 2, interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -471,6 +499,27 @@ def saved_and_killed(epoch: int, number: int) -> Callable[..., None]:
             raise lease.Held("killed")
 
     return save
+
+
+def check_left_once(said: str) -> None:
+    assert said.count("a node will be taken away: saved; goes on elsewhere, as soon as there is room\n") == 1
+
+
+@pytest.mark.parametrize("step_s", [0.001, 0.3, 5.0])
+def test_notices_are_looked_for_every_few_seconds_whatever_a_step_takes(
+    step_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, looked = 0.0, [0.0]
+    monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(ray.train.collective, "broadcast_from_rank_zero", lambda value: value)
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: looked.append(now))
+    notices = worker.Notices()
+    while now < 60:
+        now += step_s
+        assert not notices.are_there()
+    pauses = [after - before for before, after in itertools.pairwise(looked)]
+    assert max(pauses) == pytest.approx(max(worker.LOOK_S, step_s), rel=0.2)
+    assert len(pauses) < 60
 
 
 FULL = StoreError("unreachable", "/runs/last/weights.pt: [Errno 28] No space left on device")
