@@ -8,6 +8,7 @@ checkpoint or a cluster is checked where that is known.
 from __future__ import annotations
 
 import math
+import re
 import types
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -98,7 +99,8 @@ def wanted_of(hint: Any, value: Any) -> str:
         limits = [each for each in inner[1:] if isinstance(each, Limits)]
         return wanted_of(inner[0], value) or next((each.words for each in limits if not each.hold(value)), "")
     if kind in (Union, types.UnionType):
-        return "" if value is None else wanted_of(next(each for each in inner if each is not type(None)), value)
+        choices = [wanted_of(each, value) for each in inner if each is not type(None)]
+        return "" if value is None or "" in choices else choices[0]
     if kind is tuple:
         if not isinstance(value, tuple):
             return "a tuple"
@@ -317,9 +319,10 @@ class TrainConfig(Recorded):
     """Epochs without a better validation metric after which a phase ends, and training with its last one."""
     seed: int = 0
     """Seed of initial weights, order of images and augmentation."""
-    num_workers: CountOrZero = 1
-    """Training processes (DDP). 0: train in the job's own process, which begins seconds earlier and can be debugged,
-    and whose death ends the job. Not part of the run's identity."""
+    num_workers: CountOrZero | str = 1
+    """Training processes (DDP), such as 4; or 2:8, as many of them as there is room for, which may change meanwhile.
+    0: train in the job's own process, which begins seconds earlier and can be debugged, and whose death ends the job.
+    Not part of the run's identity."""
     cpus_per_worker: Positive = 1.0
     """CPUs that Ray reserves for each training process. Not part of the run's identity."""
     gpus_per_worker: NotNegative = 1.0
@@ -336,6 +339,19 @@ class TrainConfig(Recorded):
     lease: bool = True
     """Lock --out against other jobs. --no-lease: do not, for a store without conditional writes, where you make sure
     that no other job writes there. Not part of the run's identity."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.num_workers, str):
+            ends = re.fullmatch(r"(\d+):(\d+)", self.num_workers)
+            if not ends or not 1 <= int(ends[1]) <= int(ends[2]):
+                raise ValueError(f"--num-workers {self.num_workers}: a number, or a range such as 2:8")
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """The least and the most training processes."""
+        low, _, high = str(self.num_workers).partition(":")
+        return int(low), int(high or low)
 
 
 @dataclass(frozen=True)

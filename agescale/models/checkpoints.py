@@ -92,7 +92,7 @@ class RunProgress:
 class Order:
     """What the order of images in an epoch hangs on besides the run: a step of another order says nothing of it."""
 
-    num_workers: int
+    num_workers: int | str  # of a range such as 2:8, in which their number changes, no order is promised
     num_images: int
     is_held: bool  # decoded once for all epochs, or in each
 

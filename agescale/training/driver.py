@@ -42,6 +42,9 @@ from agescale.training.worker import LEAVES, STALL_TIMEOUT_S, TrainLoopConfig, t
 MAX_FAILURES = 3
 """Deaths of workers that a run survives by itself; then the same command continues it."""
 
+RESIZE_S = 600.0
+"""Whether there is room for more processes is looked at so often: it costs what was done since the last save."""
+
 LABEL_COLUMNS = ("group", "age_low", "age_high", "gender", "ethnicity", "weight")
 """What is learned of an image: numbers, looked up by its index."""
 
@@ -132,12 +135,13 @@ def _fit(
     shared: Shared | None,
 ) -> None:
     """Runs Ray Train over what is left of the plan. Raises Diverged, OutOfMemory, and a lasting StoreError."""
-    is_apart = config.num_workers > 0  # from this process
-    start_ray(min_cpus=config.num_workers * config.cpus_per_worker + 1, has_dashboard=is_apart)
+    is_apart = config.num_workers != 0  # from this process
+    start_ray(min_cpus=config.worker_range[0] * config.cpus_per_worker + 1, has_dashboard=is_apart)
     if shared is None:  # of a sweep, which has asked for all its trainings
         nodes.check_shared(plan.out, catalog.uri)
     scaling = _scaling(config)
-    where = f"{config.num_workers} x" if is_apart else "in this process, on"
+    num = scaling.min_workers if scaling.min_workers == scaling.max_workers else config.num_workers
+    where = f"{num} x" if is_apart else "in this process, on"
     print(f"training {where} {'GPU' if scaling.use_gpu else 'CPU'}", flush=True)
 
     datasets = {name: _dataset(config, catalog, split, name, shared) for name, split in splits.items()}
@@ -182,10 +186,15 @@ def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
         return ray.train.ScalingConfig(num_workers=0, use_gpu=find_device(config.device) != "cpu")
     use_gpu = uses_gpu(config.device)
     gpus_each = config.gpus_per_worker * use_gpu
-    check_resources(config.num_workers, config.cpus_per_worker, gpus_each, extra_cpus=1, bytes_per_worker=WORKER_BYTES)
+    low, high = config.worker_range
+    check_resources(low, config.cpus_per_worker, gpus_each, extra_cpus=1, bytes_per_worker=WORKER_BYTES)
     gpus = {"GPU": config.gpus_per_worker} if use_gpu else {}
+    if not use_gpu:  # one CPU is left for decoding, or nothing would ever come
+        room = int((ray.cluster_resources().get("CPU", 0.0) - 1) / config.cpus_per_worker + 1e-9)
+        high = max(low, min(high, room))
     return ray.train.ScalingConfig(
-        num_workers=config.num_workers,
+        num_workers=(low, high) if low < high else low,
+        elastic_resize_monitor_interval_s=RESIZE_S,
         use_gpu=use_gpu,
         resources_per_worker={"CPU": config.cpus_per_worker, **gpus},
     )

@@ -32,7 +32,7 @@ from agescale.models.checkpoints import Epoch, LearnerState, Order, RunProgress,
 from agescale.runtime.progress import ImageProgress
 from agescale.store import paths
 from agescale.store.writers import Writer
-from agescale.training import finetuning, runs, validation
+from agescale.training import finetuning, runs, shares, validation
 from agescale.training.batch_loss import batch_loss
 from agescale.training.failures import said_once
 from agescale.training.learner import Learner, add_up, labels_of
@@ -200,12 +200,11 @@ def _train(
     they are saved, because a node will be taken away."""
     config, rank, world_size = loop["plan"].config, _rank(), _world_size()
     epoch, started = progress.epochs_done + 1, time.monotonic()
-    num_local, batch_size = loop["num_train"] // world_size, config.batch_size // world_size
-    steps_per_epoch = max(1, num_local // batch_size)
+    num_local, sizes = loop["num_train"] // world_size, shares.share_sizes(config.batch_size, world_size)
+    steps_per_epoch = max(1, loop["num_train"] // config.batch_size)
     num_epochs_before = sum(before["phase_index"] == learner.phase_index for before in progress.history)
     batches = ray.train.get_dataset_shard("train").iter_torch_batches(
-        batch_size=batch_size,
-        drop_last=num_local >= batch_size,  # every process must take the same number of steps
+        batch_size=config.batch_size,
         local_shuffle_buffer_size=min(SHUFFLE_BUFFER_IMAGES, max(1, num_local // 2)),
         local_shuffle_seed=_seed(config.seed, epoch, rank),
         device=str(learner.device),
@@ -213,7 +212,7 @@ def _train(
     sums = torch.tensor(begun.sums, dtype=torch.float64, device=learner.device)
     step, saved, notices = begun, time.monotonic(), Notices()
     shown.add(begun.num_images)
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(shares.deal(batches, sizes, rank)):
         _wind_watchdog()
         if number < begun.number:  # taken before; its images come all the same, for the others to come as they did
             continue
@@ -221,7 +220,8 @@ def _train(
         torch.manual_seed(seed)
         learner.set_lr(num_epochs_before * steps_per_epoch + number, steps_per_epoch)
         sums += learner.step(batch, labels, torch.Generator().manual_seed(seed))
-        num_now = len(batch["index"]) * world_size
+        num_local_now = len(batch["index"])  # a whole share of it, or all there is
+        num_now = config.batch_size if num_local_now >= min(sizes) else num_local_now * world_size
         step = replace(step, number=number + 1, num_images=step.num_images + num_now)
         is_told = rank == 0 and learner.device.type == "cpu"  # a GPU would have to be waited for
         shown.add(num_now, f"loss {sums[0] / sums[1]:.3f}" if is_told else "")

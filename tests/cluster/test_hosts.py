@@ -241,6 +241,20 @@ def test_a_notice_that_a_host_will_be_taken_away_costs_no_step(hosts: Hosts, cat
     hosts.wait_for_hosts(*EVERYBODY)
 
 
+def test_a_training_of_as_many_processes_as_there_is_room_for_goes_on_with_fewer(hosts: Hosts, catalog: str) -> None:
+    out, num_epochs = "s3://faces/run-of-fewer-processes", 4
+    job = Submission(hosts, "train-elastic", *training(out, num_epochs), "--num-workers", "1:2")
+    job.wait_for(lambda: all(hosts.processes(number, TRAINER) for number in WORKERS), "not one on each host")
+    job.wait_for(lambda: "history.parquet" in hosts.names(out), "no epoch")
+    hosts.kill_host(WORKERS[0])
+    try:
+        job.end(timeout_s=400)
+    finally:
+        hosts.start_host(WORKERS[0])
+    assert [epoch["epoch"] for epoch in history(hosts, out)] == list(range(1, num_epochs + 1))
+    hosts.wait_for_hosts(*EVERYBODY)
+
+
 def test_a_link_that_is_cut_for_long_costs_no_row(hosts: Hosts, undisturbed: dict[str, Any]) -> None:
     out = "s3://faces/ages-of-a-cut-link"
     job = begin_scoring(hosts, "score-cut-link", out)

@@ -157,7 +157,14 @@ MISTAKES = {
     "a learning rate of 0": ({"phases": "all:1@0"}, "phases: 'all:1@0'"),
     "no epochs": ({"epochs": 0}, "--epochs 0: at least 1"),
     "weights that are not there": ({"weights": "/nowhere/w.pth"}, "/nowhere/w.pth: not found"),
-    "an odd batch": ({"batch_size": 33, "num_workers": 2}, "not a multiple of --num-workers 2"),
+    "a range that ends before it begins": (
+        {"num_workers": "8:2"},
+        "--num-workers 8:2: a number, or a range such as 2:8",
+    ),
+    "less than an image each": (
+        {"batch_size": 3, "num_workers": "2:4"},
+        "--batch-size 3 is less than an image for each",
+    ),
     "more workers than the cluster holds": ({"num_workers": 64, "batch_size": 64}, "the cluster has"),
     "a crop of nothing": ({"center_crop": 0.0}, "--center-crop 0.0"),
     "no catalog": ({"catalog": ""}, "--catalog: missing; .* and --catalog drawn draws faces to try it on"),
