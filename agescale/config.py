@@ -8,6 +8,7 @@ checkpoint or a cluster is checked where that is known.
 from __future__ import annotations
 
 import math
+import re
 import types
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -99,7 +100,8 @@ def wanted_of(hint: Any, value: Any) -> str:
         limits = [each for each in inner[1:] if isinstance(each, Limits)]
         return wanted_of(inner[0], value) or next((each.words for each in limits if not each.hold(value)), "")
     if kind in (Union, types.UnionType):
-        return "" if value is None else wanted_of(next(each for each in inner if each is not type(None)), value)
+        choices = [wanted_of(each, value) for each in inner if each is not type(None)]
+        return "" if value is None or "" in choices else choices[0]
     if kind is tuple:
         if not isinstance(value, tuple):
             return "a tuple"
@@ -321,9 +323,10 @@ class TrainConfig(Recorded):
     """Epochs without a better validation metric after which a phase ends, and training with its last one."""
     seed: int = 0
     """Seed of initial weights, order of images and augmentation."""
-    num_workers: CountOrZero = 1
-    """Training processes (DDP). 0: train in the job's own process, which begins seconds earlier and can be debugged,
-    and whose death ends the job. Not part of the run's identity."""
+    num_workers: CountOrZero | str = 1
+    """Training processes (DDP), such as 4; or 2:8, as many of them as there is room for, which may change meanwhile.
+    0: train in the job's own process, which begins seconds earlier and can be debugged, and whose death ends the job.
+    Not part of the run's identity."""
     cpus_per_worker: Positive = 1.0
     """CPUs that Ray reserves for each training process. Not part of the run's identity."""
     gpus_per_worker: NotNegative = 1.0
@@ -334,12 +337,28 @@ class TrainConfig(Recorded):
     cache: Literal["auto", "always", "never"] = "auto"
     """Keep decoded images in the object store between epochs; auto: if they fill under half of it. Not part of the
     run's identity."""
+    save_minutes: NotNegative = 5.0
+    """Minutes of an epoch after which its state is saved, so that no more is lost. 0: only at ends of epochs. Not part
+    of the run's identity."""
     lease: bool = True
     """Lock --out against other jobs. --no-lease: do not, for a store without conditional writes, where you make sure
     that no other job writes there. Not part of the run's identity."""
     mlflow: str = ""
     """Tracking URI of an MLflow, such as http://HOST:5000 or sqlite:///mlflow.db, which gets the settings, the metrics
     of each epoch and the checkpoint (pip install 'agescale[mlflow]'). Not part of the run's identity."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.num_workers, str):
+            ends = re.fullmatch(r"(\d+):(\d+)", self.num_workers)
+            if not ends or not 1 <= int(ends[1]) <= int(ends[2]):
+                raise ValueError(f"--num-workers {self.num_workers}: a number, or a range such as 2:8")
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """The least and the most training processes."""
+        low, _, high = str(self.num_workers).partition(":")
+        return int(low), int(high or low)
 
 
 @dataclass(frozen=True)
@@ -595,7 +614,7 @@ class EvaluateConfig(Recorded):
 
 
 EXECUTION_FIELDS = (
-    "out", "num_workers", "cpus_per_worker", "gpus_per_worker", "device", "cache", "lease", "mlflow", "log_format",
-    "notify_url",
+    "out", "num_workers", "cpus_per_worker", "gpus_per_worker", "device", "cache", "save_minutes", "lease", "mlflow",
+    "log_format", "notify_url",
 )  # fmt: skip
 """Settings of TrainConfig that change where and how fast a run runs, not what it is."""

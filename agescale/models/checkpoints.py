@@ -88,6 +88,26 @@ class RunProgress:
     is_finished: bool = False
 
 
+@dataclass(frozen=True)
+class Order:
+    """What the order of images in an epoch hangs on besides the run: a step of another order says nothing of it."""
+
+    num_workers: int | str  # of a range such as 2:8, in which their number changes, no order is promised
+    num_images: int
+    is_held: bool  # decoded once for all epochs, or in each
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far an epoch is that is under way: the steps that were taken, and what they add up to."""
+
+    order: Order
+    number: int = 0  # of steps
+    num_images: int = 0
+    sums: tuple[float, float] = (0.0, 0.0)  # of losses, and of their weights
+    seconds: float = 0.0
+
+
 class InitialWeights(TypedDict):
     source: str  # "random", or what --weights said
     sha256: str | None
@@ -120,7 +140,8 @@ class Card(Provenance, total=False):
 class Checkpoint:
     """A checkpoint's config.json.
 
-    ``epoch`` is that of its weights, ``progress`` that of the run when it was written.
+    ``epoch`` is that of its weights, ``progress`` that of the run when it was written. With a ``step`` the weights are
+    so much further, in the epoch after it.
     """
 
     spec: ModelSpec
@@ -132,6 +153,7 @@ class Checkpoint:
     progress: RunProgress = RunProgress()
     provenance: Provenance = field(default_factory=Provenance)
     holder: str = ""  # of the run, who wrote it
+    step: Step | None = None
 
     @property
     def files(self) -> dict[str, str]:
@@ -178,17 +200,18 @@ def save(
     provenance: Provenance,
     training: LearnerState | None = None,
     writer: Writer | None = None,
+    step: Step | None = None,
 ) -> Checkpoint:
-    """Writes a checkpoint of the last epoch of ``progress``, replacing an older one in the same folder. Raises Held,
-    and the older one stays, where the run is not the writer's any more."""
+    """Writes a checkpoint of the last epoch of ``progress``, or of a ``step`` after it, replacing an older one in the
+    same folder. Raises Held, and the older one stays, where the run is not the writer's any more."""
     with _replaced(uri, writer) as write:
         weights_file, weights_sha256 = _write_tensors(uri, "weights", weights)
         training_file, training_sha256 = _write_tensors(uri, "training", training) if training else (None, None)
-        if progress.best_epoch == progress.epochs_done:
+        if step is None and progress.best_epoch == progress.epochs_done:
             progress = replace(progress, best_sha256=weights_sha256)
         checkpoint = Checkpoint(
             spec, weights_file, weights_sha256, training_file, training_sha256, progress.epochs_done, progress,
-            provenance, writer.holder if writer else "",
+            provenance, writer.holder if writer else "", step,
         )  # fmt: skip
         write(checkpoint)
     return checkpoint
@@ -285,7 +308,12 @@ def _from_json(values: dict[str, Any]) -> Checkpoint:
         progress=RunProgress(**{**progress, "history": tuple(progress["history"])}),
         provenance=values["provenance"],
         holder=values.get("holder", ""),
+        step=_step_from_json(values["step"]) if values.get("step") else None,
     )
+
+
+def _step_from_json(values: dict[str, Any]) -> Step:
+    return Step(**{**values, "order": Order(**values["order"]), "sums": tuple(values["sums"])})
 
 
 def load_model(uri: str, checkpoint: Checkpoint | None = None) -> AgeModel:
@@ -439,4 +467,5 @@ def _as_json(checkpoint: Checkpoint) -> dict[str, Any]:
         "progress": asdict(checkpoint.progress),
         "provenance": checkpoint.provenance,
         "holder": checkpoint.holder,
+        "step": asdict(checkpoint.step) if checkpoint.step else None,
     }

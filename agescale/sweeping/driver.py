@@ -84,7 +84,7 @@ def sweep(config: SweepConfig, base: TrainConfig) -> SweepResult:
         known = trials.read_trials(out)
         proposals = Proposals(config, space, known, trials.read_curves(out, known), build_scheduler(config))
         if proposals.num_left:
-            start_ray(min_cpus=base.num_workers * base.cpus_per_worker + 1, has_dashboard=True)
+            start_ray(min_cpus=config.num_workers * base.cpus_per_worker + 1, has_dashboard=True)
             nodes.check_shared(out, config.catalog)
             _run(config, base, selected, proposals, held)
         return _conclude(config, base, selected, proposals.budget.num_to_begin)
@@ -139,9 +139,9 @@ def _place(config: SweepConfig, base: TrainConfig) -> tuple[TrainConfig, int]:
     place and one CPU is left for decoding. Raises ValueError where not even one does."""
     use_gpu = uses_gpu(base.device)
     worker = {"CPU": base.cpus_per_worker, **({"GPU": base.gpus_per_worker} if use_gpu else {}), "memory": WORKER_BYTES}
-    need = {kind: base.num_workers * amount for kind, amount in worker.items()}
+    need = {kind: config.num_workers * amount for kind, amount in worker.items()}
     need["memory"] += TRIAL_BYTES
-    wait_for_nodes([worker] * base.num_workers + [{"CPU": 1, "memory": TRIAL_BYTES}])
+    wait_for_nodes([worker] * config.num_workers + [{"CPU": 1, "memory": TRIAL_BYTES}])
     have, gpus = ray.cluster_resources(), num_gpus()
     free = {"CPU": have.get("CPU", 0.0) - 1, "GPU": float(gpus), "memory": have.get("memory", 0.0)}
     num = min(math.floor(free[kind] / amount + 1e-9) for kind, amount in need.items())

@@ -228,7 +228,7 @@ LEADERBOARD = pa.schema(
 )  # fmt: skip
 
 
-def drop_checkpoints(out: str, number: int, folders: Sequence[str] = ("last", "best")) -> None:
+def drop_checkpoints(out: str, number: int, folders: Sequence[str] = ("last", "step", "best")) -> None:
     """Removes what a trial's run keeps of its model; what it did stays."""
     for folder in folders:
         _empty(paths.join(run_of(out, number), folder))
@@ -253,7 +253,7 @@ def tidy(out: str, rows: Sequence[Row]) -> int:
     over = [row for row in rows if row["status"] != "running"]
     kept = next((row["number"] for row in over if row["value"] is not None), None)
     for row in over:
-        drop_checkpoints(out, row["number"], ("last",) if row["number"] == kept else ("last", "best"))
+        drop_checkpoints(out, row["number"], ("last", "step") if row["number"] == kept else ("last", "step", "best"))
     return sum(item.size_bytes for item in listing.list_files(out))
 
 

@@ -42,7 +42,7 @@ def run_trial(
             return
         except OutOfMemory as error:
             half = planned.batch_size // 2
-            if half < MIN_BATCH_SIZE or half % planned.num_workers:
+            if half < max(MIN_BATCH_SIZE, planned.worker_range[1]):
                 trials.write_trial(out, replace(said, status="failed", reason=str(error)))
                 return
             trials.drop_run(out, said.number)

@@ -1,7 +1,8 @@
 """Trains a model on a catalog with Ray Train, into a folder that ``runs`` describes.
 
-Whatever dies, ``train`` with the same settings goes on after the last whole epoch. Ray restarts a dead worker group by
-itself; ``last/`` is ours and not Ray's, because it must outlive the driver at any moment and load without Ray.
+Whatever dies, ``train`` with the same settings goes on after the last whole epoch, or the last step that was saved of
+the next one. Ray restarts a dead worker group by itself; ``last/`` and ``step/`` are ours and not Ray's, because they
+must outlive the driver at any moment and load without Ray.
 """
 
 from __future__ import annotations
@@ -39,10 +40,13 @@ from agescale.training import runs
 from agescale.training.failures import Diverged, InvalidSettings, OutOfMemory, lasting_store_error, said_once
 from agescale.training.ingest import FaceDecoder, decoded_bytes, decoded_dataset, fits_in_object_store, held_faces
 from agescale.training.plan import Plan, Selected
-from agescale.training.worker import STALL_TIMEOUT_S, TrainLoopConfig, train_fn_per_worker
+from agescale.training.worker import LEAVES, STALL_TIMEOUT_S, TrainLoopConfig, train_fn_per_worker
 
 MAX_FAILURES = 3
 """Deaths of workers that a run survives by itself; then the same command continues it."""
+
+RESIZE_S = 600.0
+"""Whether there is room for more processes is looked at so often: it costs what was done since the last save."""
 
 LABEL_COLUMNS = ("group", "age_low", "age_high", "gender", "ethnicity", "weight")
 """What is learned of an image: numbers, looked up by its index."""
@@ -134,12 +138,13 @@ def _fit(
     shared: Shared | None,
 ) -> None:
     """Runs Ray Train over what is left of the plan. Raises Diverged, OutOfMemory, and a lasting StoreError."""
-    is_apart = config.num_workers > 0  # from this process
-    start_ray(min_cpus=config.num_workers * config.cpus_per_worker + 1, has_dashboard=is_apart)
+    is_apart = config.num_workers != 0  # from this process
+    start_ray(min_cpus=config.worker_range[0] * config.cpus_per_worker + 1, has_dashboard=is_apart)
     if shared is None:  # of a sweep, which has asked for all its trainings
         nodes.check_shared(plan.out, catalog.uri)
     scaling = _scaling(config)
-    where = f"{config.num_workers} x" if is_apart else "in this process, on"
+    num = scaling.min_workers if scaling.min_workers == scaling.max_workers else config.num_workers
+    where = f"{num} x" if is_apart else "in this process, on"
     print(f"training {where} {'GPU' if scaling.use_gpu else 'CPU'}", flush=True)
 
     datasets = {name: _dataset(config, plan.spec.faces, catalog, split, name, shared) for name, split in splits.items()}
@@ -150,26 +155,32 @@ def _fit(
         "initial_weights": ray.put(model.state_dict()),
         "labels": ray.put(labels),
         "num_train": datasets["train"][1],
+        "is_held": datasets["train"][2],
         "has_terminal": is_apart and terminal.is_terminal(),
         "use_gpu": scaling.use_gpu,
         "num_trainings": shared.num_trainings if shared else 1,
     }
-    with tempfile.TemporaryDirectory(prefix="agescale-") as scratch:  # Ray's own records; nothing we keep stands there
-        trainer = ray.train.torch.TorchTrainer(
-            train_fn_per_worker,
-            train_loop_config=loop,
-            scaling_config=scaling,
-            run_config=_run_config(scratch, callbacks),
-            torch_config=TorchConfig(timeout_s=STALL_TIMEOUT_S),
-            datasets={
-                "train": partial(_from_the_next_epoch, datasets["train"][0], plan.out),
-                "val": datasets["val"][0],
-            },
-            dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=_in_order()),
-        )
-        diverged = _result(trainer, config)
-    if diverged:
-        raise Diverged(diverged)
+
+    def run_once() -> str | None:
+        with tempfile.TemporaryDirectory(prefix="agescale-") as scratch:  # Ray's own records; we keep nothing there
+            trainer = ray.train.torch.TorchTrainer(
+                train_fn_per_worker,
+                train_loop_config=loop,
+                scaling_config=scaling,
+                run_config=_run_config(scratch, callbacks),
+                torch_config=TorchConfig(timeout_s=STALL_TIMEOUT_S),
+                datasets={
+                    "train": partial(_from_the_next_epoch, datasets["train"][0], plan.out),
+                    "val": datasets["val"][0],
+                },
+                dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=_in_order()),
+            )
+            return _result(trainer, config)
+
+    while (ended := run_once()) == LEAVES:  # Ray places nothing where a node will be taken away
+        print(f"{LEAVES}: saved; goes on elsewhere, as soon as there is room", flush=True)
+    if ended:
+        raise Diverged(ended)
 
 
 def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
@@ -178,10 +189,15 @@ def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
         return ray.train.ScalingConfig(num_workers=0, use_gpu=find_device(config.device) != "cpu")
     use_gpu = uses_gpu(config.device)
     gpus_each = config.gpus_per_worker * use_gpu
-    check_resources(config.num_workers, config.cpus_per_worker, gpus_each, extra_cpus=1, bytes_per_worker=WORKER_BYTES)
+    low, high = config.worker_range
+    check_resources(low, config.cpus_per_worker, gpus_each, extra_cpus=1, bytes_per_worker=WORKER_BYTES)
     gpus = {"GPU": config.gpus_per_worker} if use_gpu else {}
+    if not use_gpu:  # one CPU is left for decoding, or nothing would ever come
+        room = int((ray.cluster_resources().get("CPU", 0.0) - 1) / config.cpus_per_worker + 1e-9)
+        high = max(low, min(high, room))
     return ray.train.ScalingConfig(
-        num_workers=config.num_workers,
+        num_workers=(low, high) if low < high else low,
+        elastic_resize_monitor_interval_s=RESIZE_S,
         use_gpu=use_gpu,
         resources_per_worker={"CPU": config.cpus_per_worker, **gpus},
     )
@@ -199,7 +215,7 @@ def _run_config(scratch: str, callbacks: tuple[ray.train.UserCallback, ...]) -> 
 
 
 def _result(trainer: ray.train.torch.TorchTrainer, config: TrainConfig) -> str | None:
-    """Trains. Returns why the processes gave up, or None; raises what of Ray's errors says what went wrong."""
+    """Trains. Returns why the processes ended early, or None; raises what of Ray's errors says what went wrong."""
     try:
         return cast("str | None", trainer.fit().return_value)
     except ray.train.WorkerGroupError as error:
@@ -236,8 +252,9 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 def _dataset(
     config: TrainConfig, faces: FaceGeometry | None, catalog: Catalog, rows: pa.Table, split: str, shared: Shared | None
-) -> tuple[ray.data.Dataset, int]:
-    """Decoded faces and their number; held in the object store for all epochs where they fit, else decoded in each."""
+) -> tuple[ray.data.Dataset, int, bool]:
+    """Decoded faces, their number, and whether they are held in the object store for all epochs, as where they fit, or
+    decoded in each."""
     is_train = split == "train"
     size = source_size(config.image_size, AUGMENTATIONS[config.augmentation]) if is_train else config.image_size
     geometry = replace(faces, size=size) if faces else None
@@ -259,8 +276,8 @@ def _dataset(
         if num_images < len(rows):
             why = "have no face, or cannot be read" if faces else "cannot be read"
             print(f"{len(rows) - num_images:,} of the {split} split's {len(rows):,} images {why}: left out")
-        return (dataset.randomize_block_order(seed=seed) if seed else dataset), num_images
-    return decoded_dataset(rows, decoder, seed), len(rows)
+        return (dataset.randomize_block_order(seed=seed) if seed else dataset), num_images, True
+    return decoded_dataset(rows, decoder, seed), len(rows), False
 
 
 def _from_the_next_epoch(dataset: ray.data.Dataset, out: str) -> ray.data.Dataset:

@@ -162,8 +162,10 @@ def build_plan(
     task_settings = _task_settings(config, splits["train"])
     metric = _check_labels(build_spec_task(spec, **task_settings), splits)
     model, loaded = initial_model(config, spec, phases, loads_weights=begins)
-    if config.batch_size % max(1, config.num_workers):
-        raise ValueError(f"--batch-size {config.batch_size} is not a multiple of --num-workers {config.num_workers}")
+    if config.batch_size < config.worker_range[1]:
+        raise ValueError(
+            f"--batch-size {config.batch_size} is less than an image for each of {config.num_workers} workers"
+        )
     plan = Plan(
         config=config,
         out=config.out,

@@ -3,6 +3,7 @@
     <out>/run.json          what the run is: its settings and the images it learns from
     <out>/images.parquet    these images, their labels, and the parts of the catalog that they come from
     <out>/last/             the checkpoint that training goes on from, after every epoch
+    <out>/step/             that of an epoch under way, where it takes long; outdated once last/ has that epoch
     <out>/best/             the checkpoint with the best validation metric
     <out>/history.parquet   a row an epoch, derived from last/
 
@@ -20,7 +21,7 @@ import pyarrow as pa
 
 from agescale.config import TrainConfig
 from agescale.models import checkpoints
-from agescale.models.checkpoints import Checkpoint, Epoch, LearnerState, RunProgress, StateDict
+from agescale.models.checkpoints import Checkpoint, Epoch, LearnerState, Order, RunProgress, StateDict, Step
 from agescale.store import lease, objects, parquet, paths, writers
 from agescale.store.errors import Damaged, StoreError
 from agescale.store.outputs import check_unchanged
@@ -30,7 +31,7 @@ from agescale.training import validation
 from agescale.training.finetuning import Phase
 from agescale.training.plan import Identity, Plan, Selected
 
-RUN_NAME, HISTORY_NAME = "run.json", "history.parquet"
+RUN_NAME, HISTORY_NAME, STEP_NAME = "run.json", "history.parquet", "step"
 MAX_CLAIMS = 5
 
 DEFAULTS = json.loads(json.dumps(asdict(TrainConfig())))
@@ -98,6 +99,8 @@ def is_over(out: str) -> bool:
     newest, kept = _whole(paths.join(out, "last")), _whole(paths.join(out, "best"))
     if newest is None or kept is None or not newest.progress.is_finished:
         return False
+    if checkpoints.exists(paths.join(out, STEP_NAME)):
+        return False
     return kept.progress == newest.progress and kept.is_best and _is_history(out, newest.progress)
 
 
@@ -131,7 +134,8 @@ def take_over(out: str, writer: Writer) -> None:
     """Makes the run this process's, of all that may still live: mends what a killed one left, and removes what that was
     about to write."""
     with writer.writing():
-        for folder in (paths.join(out, "last"), paths.join(out, "best")):
+        _drop_outdated_step(out)
+        for folder in (paths.join(out, name) for name in ("last", "best", STEP_NAME)):
             if checkpoints.exists(folder):
                 _claim(folder, writer)
                 checkpoints.remove_strays(folder)
@@ -149,6 +153,28 @@ def _claim(folder: str, writer: Writer) -> None:
             writer.prove()
             if not num_left:
                 raise
+
+
+def _drop_outdated_step(out: str) -> None:
+    """Removes a step/ of an epoch that last/ has, or that says nothing."""
+    folder, epochs_done = paths.join(out, STEP_NAME), _epochs_done(out)
+    try:
+        if checkpoints.exists(folder) and checkpoints.read(folder).epoch == epochs_done:
+            return
+    except ValueError as error:
+        print(f"{error}; the epoch begins anew", flush=True)
+    _drop_step(out)
+
+
+def _drop_step(out: str) -> None:
+    folder = paths.join(out, STEP_NAME)
+    for name in sorted(objects.list_names(folder), key=lambda name: name == checkpoints.CONFIG_NAME):  # which is last
+        objects.delete(paths.join(folder, name))
+
+
+def _epochs_done(out: str) -> int:
+    last = paths.join(out, "last")
+    return checkpoints.read(last).progress.epochs_done if checkpoints.exists(last) else 0
 
 
 def next_phase(phases: tuple[Phase, ...], progress: RunProgress, patience: int) -> int | None:
@@ -185,22 +211,51 @@ def _marked(epoch: Epoch, is_best: bool) -> Epoch:
 def save(plan: Plan, progress: RunProgress, judged: StateDict, training: LearnerState, writer: Writer) -> RunProgress:
     """Writes last/, with the weights that were validated and what going on needs besides, then what derives from it.
     Returns the progress that it tells."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in judged.items()}
     spec = replace(plan.spec, decode=progress.history[-1]["decode"])
     last = paths.join(plan.out, "last")
     with writer.writing():
         _derive(plan.out, writer)
-        _check_next(last, progress)
-        saved = checkpoints.save(last, spec, weights, progress, plan.provenance, training, writer)
+        _check_stands(plan.out, progress.epochs_done - 1)
+        saved = checkpoints.save(last, spec, _on_cpu(judged), progress, plan.provenance, training, writer)
         _derive(plan.out, writer)
+        if progress.is_finished:  # before, somebody who has the run now may have written another one
+            _drop_step(plan.out)
     return saved.progress
 
 
-def _check_next(last: str, progress: RunProgress) -> None:
+def save_step(
+    plan: Plan, progress: RunProgress, step: Step, judged: StateDict, training: LearnerState, writer: Writer
+) -> None:
+    """Writes step/: how far the epoch after ``progress`` is, with all that going on from there needs."""
+    with writer.writing():
+        _check_stands(plan.out, progress.epochs_done)
+        folder = paths.join(plan.out, STEP_NAME)
+        checkpoints.save(folder, plan.spec, _on_cpu(judged), progress, plan.provenance, training, writer, step)
+
+
+def read_step(plan: Plan, progress: RunProgress, order: Order) -> tuple[Step, LearnerState] | None:
+    """How far the epoch after ``progress`` is, and what learns; None where its order of images was another, and where
+    there is nothing. Raises ValueError where it is damaged."""
+    folder = paths.join(plan.out, STEP_NAME)
+    if not checkpoints.exists(folder):
+        return None
+    found = checkpoints.read(folder)
+    if found.step is None or (found.epoch, found.step.order) != (progress.epochs_done, order):
+        return None
+    if any(found.provenance.get(name) != plan.provenance.get(name) for name in ("settings", "data", "versions")):
+        return None
+    return found.step, checkpoints.load_training(folder, found)
+
+
+def _on_cpu(weights: StateDict) -> StateDict:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+
+
+def _check_stands(out: str, epochs_done: int) -> None:
     """Raises Held where another process, which this one's job has started in its place, is further."""
-    epochs_done = checkpoints.read(last).progress.epochs_done if checkpoints.exists(last) else 0
-    if epochs_done != progress.epochs_done - 1:
-        raise lease.Held(f"{last}: epoch {epochs_done} was written there by another process; this one stops")
+    written = _epochs_done(out)
+    if written != epochs_done:
+        raise lease.Held(f"{out}/last: epoch {written} was written there by another process; this one stops")
 
 
 def _derive(out: str, writer: Writer) -> None:

@@ -10,12 +10,15 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TypedDict
 
+import numpy as np
 import ray
 import ray.data
 import ray.train
+import ray.train.collective
 import ray.train.torch
 import torch
 import torch.distributed as dist
@@ -25,11 +28,11 @@ from torch import Tensor
 
 from agescale.ages.groups import AgeGroups
 from agescale.models import checkpoints
-from agescale.models.checkpoints import Epoch, RunProgress, Validation
+from agescale.models.checkpoints import Epoch, LearnerState, Order, RunProgress, Step, Validation
 from agescale.runtime.progress import ImageProgress
 from agescale.store import paths
 from agescale.store.writers import Writer
-from agescale.training import finetuning, runs, validation
+from agescale.training import finetuning, runs, shares, validation
 from agescale.training.batch_loss import batch_loss
 from agescale.training.failures import said_once
 from agescale.training.learner import Learner, add_up, labels_of
@@ -37,6 +40,11 @@ from agescale.training.plan import Plan
 
 STALL_TIMEOUT_S = 600
 """A training process that finishes no step for so long ends with a traceback instead of hanging."""
+
+LOOK_S = 2.0
+"""A notice that a node will be taken away is looked for about so often."""
+LEAVES = "a node will be taken away"
+"""What a training returns that has made room for it, to be started again elsewhere."""
 
 SHUFFLE_BUFFER_IMAGES = 1024
 
@@ -52,6 +60,7 @@ class TrainLoopConfig(TypedDict):
     initial_weights: ray.ObjectRef  # of a state dict
     labels: ray.ObjectRef  # of arrays by split and column
     num_train: int  # images
+    is_held: bool  # these, decoded once for all epochs
     has_terminal: bool
     use_gpu: bool
     num_trainings: int  # at a time on one machine
@@ -59,7 +68,7 @@ class TrainLoopConfig(TypedDict):
 
 @said_once()
 def train_fn_per_worker(loop: TrainLoopConfig) -> str | None:
-    """The training loop of one process, which Ray Train calls on each. Returns why it gave up, or None."""
+    """The training loop of one process, which Ray Train calls on each. Returns why it ended early, or None."""
     logging.getLogger().setLevel(logging.WARNING)  # else Ray prints every report, metric by metric
     try:
         return _train_epochs(loop)
@@ -72,11 +81,14 @@ def _train_epochs(loop: TrainLoopConfig) -> str | None:
     learner, labels = _set_up(loop)
     if _rank() == 0:
         runs.take_over(plan.out, loop["writer"])  # from one that died, or seems to have
-    progress = _restore(plan, learner)
+    progress, begun = _restore(loop, learner)
     while (index := runs.next_phase(plan.phases, progress, plan.config.patience)) is not None:
         learner.enter_phase(index, partial(ray.train.torch.prepare_model, move_to_device=False))
-        epoch = _run_epoch(loop, learner, labels, progress)
+        epoch = _run_epoch(loop, learner, labels, progress, begun)
         faulthandler.cancel_dump_traceback_later()  # what follows are stores, which have time limits of their own
+        if epoch is None:
+            return LEAVES
+        begun = Step(begun.order)
         if epoch["val_loss"] is None:
             return "no image of the val split can be read"
         if not math.isfinite(epoch["train_loss"] + epoch["val_loss"]):  # the same on every process
@@ -113,37 +125,62 @@ def _set_up(loop: TrainLoopConfig) -> tuple[Learner, dict[str, Labels]]:
     return learner, labels
 
 
-def _restore(plan: Plan, learner: Learner) -> RunProgress:
-    """Brings the learner to where ``last/`` left it, and returns its progress."""
-    last = paths.join(plan.out, "last")
-    if not checkpoints.exists(last):
-        return RunProgress(metric=plan.metric)
-    checkpoint = checkpoints.read(last)
-    progress = checkpoint.progress
-    next_phase = runs.next_phase(plan.phases, progress, plan.config.patience)
-    same_phase = next_phase == progress.history[-1]["phase_index"]
-    learner.load(checkpoints.load_training(last, checkpoint), same_phase)
-    return progress
+def _restore(loop: TrainLoopConfig, learner: Learner) -> tuple[RunProgress, Step]:
+    """Brings the learner to where ``step/``, else ``last/``, left it. Returns the run's progress, and how far the epoch
+    after it is."""
+    plan, last = loop["plan"], paths.join(loop["plan"].out, "last")
+    ray.train.collective.barrier()  # what the first process has taken over nobody else writes any more
+    checkpoint = checkpoints.read(last) if checkpoints.exists(last) else None
+    progress = checkpoint.progress if checkpoint else RunProgress(metric=plan.metric)
+    beginning = Step(Order(plan.config.num_workers or 1, loop["num_train"], loop["is_held"]))
+    if (found := _read_step(plan, progress, beginning.order)) is not None:
+        step, state = found
+        learner.load(state, same_phase=True)
+        if _rank() == 0:
+            print(f"epoch {progress.epochs_done + 1}: continues after step {step.number}", flush=True)
+        return progress, step
+    if checkpoint is not None:
+        next_phase = runs.next_phase(plan.phases, progress, plan.config.patience)
+        same_phase = next_phase == progress.history[-1]["phase_index"]
+        learner.load(checkpoints.load_training(last, checkpoint), same_phase)
+    return progress, beginning
 
 
-def _run_epoch(loop: TrainLoopConfig, learner: Learner, labels: dict[str, Labels], progress: RunProgress) -> Epoch:
-    """Trains and validates once more."""
-    started = time.monotonic()
+def _read_step(plan: Plan, progress: RunProgress, order: Order) -> tuple[Step, LearnerState] | None:
+    """What ``runs.read_step`` returns, or None where it is damaged; the same for all processes."""
+    found = None
+    try:
+        found = runs.read_step(plan, progress, order)
+    except ValueError as error:
+        if _rank() == 0:
+            print(f"{error}; the epoch begins anew", flush=True)
+    if not ray.train.collective.broadcast_from_rank_zero(found is not None):
+        return None
+    assert found is not None, "only the first process can read step/"
+    return found
+
+
+def _run_epoch(
+    loop: TrainLoopConfig, learner: Learner, labels: dict[str, Labels], progress: RunProgress, begun: Step
+) -> Epoch | None:
+    """Trains, from the step where it has ``begun``, and validates once more; None where a node will be taken away."""
+    started = time.monotonic() - begun.seconds
     plan, index, number = loop["plan"], learner.phase_index, progress.epochs_done + 1
     assert index is not None
     phase = plan.phases[index]
-    num_before = sum(before["phase_index"] == index for before in progress.history)
     finetuning.set_train_mode(learner.model, phase.scope)
     with _progress(loop, f"epoch {number} ({phase.scope})") as shown:
-        train_loss, num_images = _train(loop, learner, labels["train"], number, num_before, shown)
-    images_per_s = round(num_images / (time.monotonic() - started), 1)
+        ended = _train(loop, learner, labels["train"], progress, begun, shown)
+    if ended is None:
+        return None
+    images_per_s = round(ended.num_images / (time.monotonic() - started), 1)
     validated = _validate(plan, learner, labels["val"])
     return {
         "epoch": number,
         "phase": phase.scope,
         "phase_index": index,
         "lr": phase.lr,
-        "train_loss": train_loss,
+        "train_loss": ended.sums[0] / max(ended.sums[1], 1e-9),
         "images_per_s": images_per_s,
         **validated,
         "seconds": round(time.monotonic() - started, 1),
@@ -154,36 +191,86 @@ def _train(
     loop: TrainLoopConfig,
     learner: Learner,
     labels: Labels,
-    epoch: int,
-    num_epochs_before: int,
+    progress: RunProgress,
+    begun: Step,
     shown: ImageProgress | _TerminalBar,
-) -> tuple[float, int]:
-    """One pass over this process's share of the images, the epoch after ``num_epochs_before`` ones of its phase.
-    Returns the mean loss and the number of images, of all processes."""
+) -> Step | None:
+    """One pass over this process's share of the images, or what is left of it where it has ``begun``. What is drawn in
+    a step hangs on seed, epoch, rank and step alone. Returns what the steps of all processes add up to, or None where
+    they are saved, because a node will be taken away."""
     config, rank, world_size = loop["plan"].config, _rank(), _world_size()
-    seed = (config.seed * 1_000_003 + epoch) * 1009 + rank
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    num_local, batch_size = loop["num_train"] // world_size, config.batch_size // world_size
-    steps_per_epoch = max(1, num_local // batch_size)
+    epoch, started = progress.epochs_done + 1, time.monotonic()
+    num_local, sizes = loop["num_train"] // world_size, shares.share_sizes(config.batch_size, world_size)
+    steps_per_epoch = max(1, loop["num_train"] // config.batch_size)
+    num_epochs_before = sum(before["phase_index"] == learner.phase_index for before in progress.history)
     batches = ray.train.get_dataset_shard("train").iter_torch_batches(
-        batch_size=batch_size,
-        drop_last=num_local >= batch_size,  # every process must take the same number of steps
+        batch_size=config.batch_size,
         local_shuffle_buffer_size=min(SHUFFLE_BUFFER_IMAGES, max(1, num_local // 2)),
-        local_shuffle_seed=seed,
+        local_shuffle_seed=_seed(config.seed, epoch, rank),
         device=str(learner.device),
     )
-    sums = torch.zeros(2, dtype=torch.float64, device=learner.device)  # losses, their weights
-    num_images = 0
-    for step, batch in enumerate(batches, start=num_epochs_before * steps_per_epoch):
-        learner.set_lr(step, steps_per_epoch)
-        sums += learner.step(batch, labels, generator)
+    sums = torch.tensor(begun.sums, dtype=torch.float64, device=learner.device)
+    step, saved, notices = begun, time.monotonic(), Notices()
+    shown.add(begun.num_images)
+    for number, batch in enumerate(shares.deal(batches, sizes, rank)):
         _wind_watchdog()
-        num_now = len(batch["index"]) * world_size
-        num_images += num_now
+        if number < begun.number:  # taken before; its images come all the same, for the others to come as they did
+            continue
+        seed = _seed(config.seed, epoch, rank, number)
+        torch.manual_seed(seed)
+        learner.set_lr(num_epochs_before * steps_per_epoch + number, steps_per_epoch)
+        sums += learner.step(batch, labels, torch.Generator().manual_seed(seed))
+        num_local_now = len(batch["index"])  # a whole share of it, or all there is
+        num_now = config.batch_size if num_local_now >= min(sizes) else num_local_now * world_size
+        step = replace(step, number=number + 1, num_images=step.num_images + num_now)
         is_told = rank == 0 and learner.device.type == "cpu"  # a GPU would have to be waited for
         shown.add(num_now, f"loss {sums[0] / sums[1]:.3f}" if is_told else "")
-    return float(sums[0] / sums[1].clamp(min=1e-9)), num_images
+        leaves = notices.are_there()
+        is_due = config.save_minutes and time.monotonic() - saved > 60 * config.save_minutes
+        if rank == 0 and (is_due or leaves):
+            _save_step(loop, learner, progress, _with_sums(step, sums, begun.seconds + time.monotonic() - started))
+            saved = time.monotonic()
+        if leaves:
+            return None
+    return _with_sums(step, sums, begun.seconds + time.monotonic() - started)
+
+
+class Notices:
+    """Notices that a node of this training will be taken away. All processes look for them after the same steps, since
+    Ray answers all of them at once; about every LOOK_S."""
+
+    def __init__(self) -> None:
+        self.interval = self.steps_left = 1
+        self.looked = time.monotonic()
+
+    def are_there(self) -> bool:
+        """To be asked after each step."""
+        self.steps_left -= 1
+        if self.steps_left:
+            return False
+        now = time.monotonic()
+        steps = self.interval * LOOK_S / max(now - self.looked, 1e-9)
+        steps = max(1, min(int(steps), 2 * self.interval))  # the first ones say little
+        self.interval = self.steps_left = ray.train.collective.broadcast_from_rank_zero(steps)
+        self.looked = now
+        return ray.train.get_preemption_info() is not None
+
+
+def _seed(*numbers: int) -> int:
+    """A seed that hangs on all ``numbers``, which may be any."""
+    return int(np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1)[0])
+
+
+def _with_sums(step: Step, sums: Tensor, seconds: float) -> Step:
+    return replace(step, sums=(float(sums[0]), float(sums[1])), seconds=seconds)
+
+
+def _save_step(loop: TrainLoopConfig, learner: Learner, progress: RunProgress, step: Step) -> None:
+    """What every process needs in order to go on from here is in the first one: before each step DDP gives its buffers
+    to the others."""
+    faulthandler.cancel_dump_traceback_later()
+    runs.save_step(loop["plan"], progress, step, learner.judged.state_dict(), learner.state(), loop["writer"])
+    _wind_watchdog()
 
 
 def _validate(plan: Plan, learner: Learner, labels: Labels) -> Validation:

@@ -183,6 +183,16 @@ class Hosts:
         self.init_of(number).send_signal(signal.SIGKILL)
         self.started[f"host-{number}"].wait()
 
+    def drain_host(self, number: int, deadline_s: int) -> None:
+        """What a cloud's handler does when it hears that a host will be taken away."""
+        nodes = json.loads(self.ask(f"{DASHBOARD}/api/v0/nodes"))["data"]["result"]["result"]
+        alive = (node for node in nodes if node["state"] == "ALIVE")
+        node = next(node["node_id"] for node in alive if node["node_ip"] == f"10.88.0.{number}")
+        options = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+        options += ["--deadline-remaining-seconds", str(deadline_s)]
+        ended = self.run("ray", "drain-node", "--address", "10.88.0.1:6379", "--node-id", node, *options)
+        assert ended.returncode == 0, ended.stderr
+
     def set_link(self, number: int, state: str) -> None:
         """``down`` cuts the host's cable, ``up`` heals it."""
         assert self.run("ip", "link", "set", f"v{number}", state).returncode == 0

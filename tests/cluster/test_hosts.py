@@ -219,6 +219,42 @@ def test_a_host_that_dies_while_training_costs_an_epoch(hosts: Hosts, catalog: s
     hosts.wait_for_hosts(*EVERYBODY)
 
 
+def test_a_notice_that_a_host_will_be_taken_away_costs_no_step(hosts: Hosts, catalog: str, tmp_path: Path) -> None:
+    """The training leaves it at once, and nothing of it is left when it dies."""
+    out, num_epochs = "s3://faces/run-of-a-host-with-a-notice", 12
+    settings = ("--num-workers", "1", "--batch-size", "2", "--save-minutes", "0")
+    job = Submission(hosts, "train-notice", *training(out, num_epochs), *settings)
+    job.wait_for(lambda: "history.parquet" in hosts.names(out), "no epoch")
+    (host,) = (number for number in WORKERS if hosts.processes(number, TRAINER))
+    (other,) = set(WORKERS) - {host}
+    hosts.drain_host(host, deadline_s=60)
+    job.wait_for(lambda: hosts.processes(other, TRAINER), "does not go on elsewhere")
+    assert hosts.names(f"{out}/step")
+    hosts.kill_host(host)
+    hosts.start_host(host)
+    said = job.end(timeout_s=400)
+    assert said.count("a node will be taken away: saved; goes on elsewhere") == 1
+    assert "continues after step" in said
+    undisturbed = str(tmp_path / "run")
+    hosts.run_locally(*training(undisturbed, num_epochs), *settings)
+    check_same_history(history(hosts, out), history(hosts, undisturbed))
+    hosts.wait_for_hosts(*EVERYBODY)
+
+
+def test_a_training_of_as_many_processes_as_there_is_room_for_goes_on_with_fewer(hosts: Hosts, catalog: str) -> None:
+    out, num_epochs = "s3://faces/run-of-fewer-processes", 4
+    job = Submission(hosts, "train-elastic", *training(out, num_epochs), "--num-workers", "1:2")
+    job.wait_for(lambda: all(hosts.processes(number, TRAINER) for number in WORKERS), "not one on each host")
+    job.wait_for(lambda: "history.parquet" in hosts.names(out), "no epoch")
+    hosts.kill_host(WORKERS[0])
+    try:
+        job.end(timeout_s=400)
+    finally:
+        hosts.start_host(WORKERS[0])
+    assert [epoch["epoch"] for epoch in history(hosts, out)] == list(range(1, num_epochs + 1))
+    hosts.wait_for_hosts(*EVERYBODY)
+
+
 def test_a_link_that_is_cut_for_long_costs_no_row(hosts: Hosts, undisturbed: dict[str, Any]) -> None:
     out = "s3://faces/ages-of-a-cut-link"
     job = begin_scoring(hosts, "score-cut-link", out)

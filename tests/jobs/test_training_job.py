@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import logging
 import os
 import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -22,6 +27,8 @@ import ray.exceptions
 import torch
 from PIL import Image
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from torchvision.models import resnet18
 
 from agescale.cataloging.driver import build_catalog
@@ -37,7 +44,7 @@ from agescale.store.errors import StoreError
 from agescale.synthetic import dataset
 from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions
-from agescale.training import ingest, runs
+from agescale.training import ingest, runs, worker
 from agescale.training import plan as training_plan
 from agescale.training.driver import Watch, is_out_of_memory, train
 from agescale.training.failures import OutOfMemory, lasting_store_error
@@ -153,7 +160,14 @@ MISTAKES = {
     "a learning rate of 0": ({"phases": "all:1@0"}, "phases: 'all:1@0'"),
     "no epochs": ({"epochs": 0}, "--epochs 0: at least 1"),
     "weights that are not there": ({"weights": "/nowhere/w.pth"}, "/nowhere/w.pth: not found"),
-    "an odd batch": ({"batch_size": 33, "num_workers": 2}, "not a multiple of --num-workers 2"),
+    "a range that ends before it begins": (
+        {"num_workers": "8:2"},
+        "--num-workers 8:2: a number, or a range such as 2:8",
+    ),
+    "less than an image each": (
+        {"batch_size": 3, "num_workers": "2:4"},
+        "--batch-size 3 is less than an image for each",
+    ),
     "more workers than the cluster holds": ({"num_workers": 64, "batch_size": 64}, "the cluster has"),
     "a crop of nothing": ({"center_crop": 0.0}, "--center-crop 0.0"),
     "no catalog": ({"catalog": ""}, "--catalog: missing; .* and --catalog drawn draws faces to try it on"),
@@ -352,6 +366,170 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_an_undisturbed_one_thou
     build_catalog(add)
     with pytest.raises(ValueError, match=r"cut-off: --catalog is not the one that it began with"):
         train(replace(config, out=cut_off))
+
+
+def amid_an_epoch(run: str, epoch: int, *deeds: Callable[[], None]) -> threading.Thread:
+    """Does something once three steps of the epoch have been saved in step/; to be joined."""
+
+    def wait() -> None:
+        for _ in range(12_000):
+            with contextlib.suppress(ValueError):  # none yet
+                found = checkpoints.read(f"{run}/step")
+                if found.step is not None and found.epoch == epoch - 1 and found.step.number >= 3:
+                    for do in deeds:
+                        do()
+                    return
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def kill_training_processes() -> None:
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "RayTrainWorker" in (process.cmdline() or [""])[0]:
+                process.kill()
+                process.wait(20)
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    kill_training_processes()  # else they may end the epoch before they are ended
+
+
+LONG_S = 1000.0
+
+
+def marker(run: str) -> Callable[[], None]:
+    """Makes step/ say that its steps took long, by which the epoch that goes on from it is known."""
+
+    def mark() -> None:
+        config = Path(run) / "step" / "config.json"
+        said = json.loads(config.read_text())
+        said["step"]["seconds"] += LONG_S
+        config.write_text(json.dumps(said))
+
+    return mark
+
+
+def notice(told: Path, mark: Callable[[], None]) -> Any:
+    """Tells the processes that Ray starts first that their node will be taken away, as Ray's own watcher does."""
+
+    class Notice(WorkerGroupCallback):
+        def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
+            if told.exists():
+                mark()
+            else:
+                told.touch()
+                info = ray.train.PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"n": [0]})
+                ray.get([each.actor.mark_preempt.remote(info) for each in worker_group.get_workers()])
+
+    return Notice()
+
+
+CASES = {
+    "here": ("always", 0),
+    "a job": ("never", 2),
+    "its processes": ("never", 1),
+    "its processes, two": ("always", 2),
+    "a node": ("always", 2),
+}
+
+
+@pytest.mark.parametrize("victim", ["here", *(pytest.param(each, marks=pytest.mark.chaos) for each in [*CASES][1:])])
+def test_what_ends_amid_an_epoch_goes_on_from_its_last_step_to_the_same_weights(
+    victim: str,
+    config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A job in its second epoch, and the same command again; its processes, killed in the first one, and Ray starts
+    them again; its node, after a notice. Several blocks of images, batch norm, dropout, averaged weights and
+    augmentation, so that all state counts.
+    """
+    monkeypatch.setattr(ingest, "CHUNK_ROWS", 12)
+    cache, num_workers = CASES[victim]
+    config = replace(
+        config, batch_size=2 * max(1, num_workers), phases="all:2@1e-3", dropout=0.2, augmentation="light",
+        ema_decay=0.9, cache=cache, num_workers=num_workers, cpus_per_worker=0.5, save_minutes=0,
+    )  # fmt: skip
+    undisturbed, run = str(tmp_path / "undisturbed"), str(tmp_path / "run")
+    train(replace(config, out=undisturbed))
+    assert not (tmp_path / "undisturbed" / "step").exists()
+
+    config, often, mark = replace(config, out=run), replace(config, out=run, save_minutes=1e-9), marker(run)
+    if victim == "here":
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, "save_step", saved_and_killed(epoch=2, number=3))
+            with pytest.raises(lease.Held, match="killed"):
+                train(often)
+        mark()
+        notices = iter([ray.train.PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"n": [0]})])
+        monkeypatch.setattr(ray.train, "get_preemption_info", lambda: next(notices, None))
+        train(config)
+        check_left_once(capsys.readouterr().out)
+        assert next(notices, None) is None
+    elif victim == "a node":
+        train(config, (notice(tmp_path / "told", mark),))
+        check_left_once(capsys.readouterr().out)
+    elif victim == "a job":
+        thread = amid_an_epoch(run, 2, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(often)
+        thread.join()
+        assert checkpoints.read(f"{run}/last").progress.epochs_done == 1, "it ended before it was interrupted"
+        mark()
+        train(config)
+    else:
+        thread = amid_an_epoch(run, 1, kill_training_processes, mark)
+        train(often)
+        thread.join()
+
+    history = checkpoints.read(f"{run}/last").progress.history
+    assert max(epoch["seconds"] for epoch in history) > LONG_S, "it began the epoch anew"
+    for epoch, expected in zip(history, checkpoints.read(f"{undisturbed}/last").progress.history, strict=True):
+        timed = {"seconds": 0, "images_per_s": 0}
+        assert {**epoch, **timed} == {**expected, **timed}
+    for folder in ("last", "best"):
+        ours, theirs = (checkpoints.read(f"{each}/{folder}") for each in (run, undisturbed))
+        assert ours.weights_sha256 == theirs.weights_sha256
+    assert not objects.list_names(f"{run}/step")
+
+
+def saved_and_killed(epoch: int, number: int) -> Callable[..., None]:
+    """``runs.save_step`` of a process that dies right after it has saved that step."""
+    save_step = runs.save_step
+
+    def save(plan: training_plan.Plan, progress: RunProgress, step: checkpoints.Step, *rest: Any) -> None:
+        save_step(plan, progress, step, *rest)
+        if (progress.epochs_done + 1, step.number) == (epoch, number):
+            raise lease.Held("killed")
+
+    return save
+
+
+def check_left_once(said: str) -> None:
+    assert said.count("a node will be taken away: saved; goes on elsewhere, as soon as there is room\n") == 1
+
+
+@pytest.mark.parametrize("step_s", [0.001, 0.3, 5.0])
+def test_notices_are_looked_for_every_few_seconds_whatever_a_step_takes(
+    step_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, looked = 0.0, [0.0]
+    monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(ray.train.collective, "broadcast_from_rank_zero", lambda value: value)
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: looked.append(now))
+    notices = worker.Notices()
+    while now < 60:
+        now += step_s
+        assert not notices.are_there()
+    pauses = [after - before for before, after in itertools.pairwise(looked)]
+    assert max(pauses) == pytest.approx(max(worker.LOOK_S, step_s), rel=0.2)
+    assert len(pauses) < 60
 
 
 FULL = StoreError("unreachable", "/runs/last/weights.pt: [Errno 28] No space left on device")

@@ -22,8 +22,8 @@ from agescale.ages.groups import AgeGroups
 from agescale.config import TrainConfig
 from agescale.models import checkpoints
 from agescale.models.age_model import ModelSpec
-from agescale.models.checkpoints import RunProgress
-from agescale.store import lease, objects, parquet, writers
+from agescale.models.checkpoints import Order, RunProgress, Step
+from agescale.store import lease, objects, parquet, paths, writers
 from agescale.store.writers import Writer
 from agescale.tables.catalogs import Catalog
 from agescale.training import finetuning, runs
@@ -32,6 +32,9 @@ from agescale.training.plan import Plan, Selected
 
 MAES = (9.0, 5.0, 6.0)
 """Of each epoch: the second one is the best."""
+LONG_EPOCH = 2
+"""It is saved in between, twice."""
+ORDER = Order(num_workers=1, num_images=2, is_held=True)
 SELECTED = Selected(
     pa.table({"uri": ["a.jpg", "b.jpg"]}).replace_schema_metadata({"catalog_id": "id"}),
     AgeGroups.parse("25-years"),
@@ -64,6 +67,9 @@ def weights_of(epoch: int) -> dict[str, torch.Tensor]:
 def save_epoch(out: str, progress: RunProgress, writer: Writer) -> RunProgress:
     """What a training process does after each epoch."""
     plan, epoch = plan_of(out), progress.epochs_done + 1
+    if epoch == LONG_EPOCH:
+        for number in (3, 5):
+            save_step(out, progress, number, writer)
     entry: dict[str, Any] = {
         "epoch": epoch, "phase": "all", "phase_index": 0, "lr": 1e-3, "train_loss": 1.0, "images_per_s": 1.0,
         "val_loss": 1.0, "val_mae": MAES[epoch - 1], "val_worst_group_mae": None, "val_accuracy": None,
@@ -71,6 +77,31 @@ def save_epoch(out: str, progress: RunProgress, writer: Writer) -> RunProgress:
     }  # fmt: skip
     progress = runs.extend(progress, entry, plan)
     return runs.save(plan, progress, weights_of(epoch), {"optimizer": {"step": torch.tensor(epoch)}}, writer)
+
+
+def save_step(out: str, progress: RunProgress, number: int, writer: Writer) -> None:
+    training = {"optimizer": {"step": torch.tensor(number)}}
+    runs.save_step(plan_of(out), progress, Step(ORDER, number, 2, (0.1, 0.3)), weights_of(number), training, writer)
+
+
+def read_step(out: str, progress: RunProgress) -> Step | None:
+    """What a training process finds of an epoch under way, where it can be used."""
+    try:
+        found = runs.read_step(plan_of(out), progress, ORDER)
+    except ValueError as error:
+        check_damage_told(out, str(error))
+        return None
+    if found is None:
+        return None
+    step, state = found
+    assert state["optimizer"]["step"] == step.number, "a mixture of two"
+    return step
+
+
+def check_damage_told(out: str, said: str) -> None:
+    assert said.startswith(f"{out}/step/"), said
+    assert "damaged" in said
+    assert "\n" not in said
 
 
 @contextmanager
@@ -83,6 +114,7 @@ def go_on(out: str, until: int = len(MAES)) -> None:
     """One job: takes the run over, and trains up to an epoch."""
     with held(out) as writer:
         progress = runs.begin(out, SELECTED, writer) or RunProgress(metric="mae")
+        read_step(out, progress)
         while progress.epochs_done < until:
             progress = save_epoch(out, progress, writer)
 
@@ -105,6 +137,7 @@ def check_finished(out: str) -> None:
     for folder, checkpoint in ((f"{out}/best", best), (f"{out}/last", last)):
         checkpoints.check_files(folder, checkpoint)
         assert objects.list_names(folder) == sorted(["config.json", *checkpoint.files]), "nothing is left behind"
+    assert not objects.list_names(f"{out}/step")
 
 
 class Killed(BaseException):
@@ -130,7 +163,10 @@ def hooked(monkeypatch: pytest.MonkeyPatch, before: Callable[[str, str], None]) 
 def test_a_run_killed_at_any_of_its_writes_ends_with_the_weights_of_its_best_epoch(
     out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each write of a whole run once, a new job after each kill; then a new process of the same job instead."""
+    """Each write of a whole run once, a new job after each kill; then a new process of the same job instead. On S3,
+    where a run takes seconds, without the writes within an epoch, which are written as the others are."""
+    if paths.is_remote(out):
+        monkeypatch.setattr(f"{__name__}.LONG_EPOCH", None)
     num_writes = count_writes(f"{out}/undisturbed", monkeypatch)
     assert num_writes > 20
     for same_job in (False, True):
@@ -173,6 +209,7 @@ def process(out: str, writer: Writer, begins: bool) -> None:
     runs.take_over(out, writer)
     last = f"{out}/last"
     progress = checkpoints.read(last).progress if checkpoints.exists(last) else RunProgress(metric="mae")
+    read_step(out, progress)
     while progress.epochs_done < len(MAES):
         progress = save_epoch(out, progress, writer)
 
@@ -186,6 +223,56 @@ def test_a_process_that_was_started_again_and_lives_writes_no_more(out: str) -> 
         with pytest.raises(lease.Held, match="epoch 3 was written there by another process"):
             save_epoch(out, before, writer)
     check_finished(out)
+
+
+def test_an_epoch_under_way_goes_on_from_its_last_step_where_the_order_of_images_is_the_same(out: str) -> None:
+    with held(out) as writer:
+        progress = save_epoch(out, runs.begin(out, SELECTED, writer) or RunProgress(metric="mae"), writer)
+        for number in (2, 4):
+            save_step(out, progress, number, writer)
+    with held(out) as writer:
+        assert runs.begin(out, SELECTED, writer) == progress
+        assert read_step(out, progress) == Step(ORDER, 4, 2, (0.1, 0.3))
+        assert read_step(out, RunProgress(metric="mae")) is None
+        plan = plan_of(out)
+        for other in (replace(ORDER, num_workers=2), replace(ORDER, num_images=3), replace(ORDER, is_held=False)):
+            assert runs.read_step(plan, progress, other) is None
+        for changes in ({"settings": {"seed": 1}}, {"data": "other"}, {"versions": {"torch": "99"}}):
+            assert runs.read_step(replace(plan, provenance=changes), progress, ORDER) is None
+        assert checkpoints.read(f"{out}/last").progress == progress, "a step is no epoch"
+        after = save_epoch(out, progress, writer)
+        assert read_step(out, after) is None
+        with pytest.raises(lease.Held, match="epoch 2 was written there by another process"):
+            save_step(out, progress, 6, writer)
+    go_on(out)
+    check_finished(out)
+
+
+def test_a_step_that_is_damaged_is_told_and_the_epoch_begins_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    with held(str(out)) as writer:
+        progress = save_epoch(str(out), runs.begin(str(out), SELECTED, writer) or RunProgress(metric="mae"), writer)
+        save_step(str(out), progress, 2, writer)
+    shutil.copytree(out, whole)
+    for name in [path.name for path in files_of(out / "step") if not path.name.startswith("weights")]:
+        for tenth in (0, 5, 9):
+            shutil.rmtree(out)
+            shutil.copytree(whole, out)
+            data = (whole / "step" / name).read_bytes()
+            (out / "step" / name).write_bytes(data[: len(data) * tenth // 10])
+            capsys.readouterr()
+            with held(str(out)) as writer:
+                assert runs.begin(str(out), SELECTED, writer) == progress
+            said = capsys.readouterr().out
+            if name == "config.json":
+                assert said.startswith(f"{out}/step/config.json: ")
+                assert said.endswith("; the epoch begins anew\n")
+                assert said.count("\n") == 1
+            assert read_step(str(out), progress) is None
+            go_on(str(out))
+            check_finished(str(out))
 
 
 def test_what_killed_writers_left_goes_with_the_next_holder(tmp_path: Path) -> None:
@@ -216,6 +303,8 @@ def test_who_has_lost_the_run_writes_and_removes_nothing(out: str) -> None:
         before = state_of(out)
         with pytest.raises(lease.Held, match="has taken over and goes on there"):
             save_epoch(out, progress, first)
+        with pytest.raises(lease.Held, match="has taken over and goes on there"):
+            save_step(out, progress, 9, first)
         with pytest.raises(lease.Held, match="has taken over"):
             runs.take_over(out, first)
         assert state_of(out) == before
@@ -225,11 +314,16 @@ def test_who_has_lost_the_run_writes_and_removes_nothing(out: str) -> None:
 
 def state_of(out: str) -> dict[str, bytes]:
     names = ["history.parquet", "run.json"]
-    names += [f"{folder}/{name}" for folder in ("last", "best") for name in objects.list_names(f"{out}/{folder}")]
+    names += [
+        f"{folder}/{name}" for folder in ("last", "step", "best") for name in objects.list_names(f"{out}/{folder}")
+    ]
     return {name: objects.read_bytes(f"{out}/{name}") for name in names}
 
 
-@pytest.mark.parametrize("site", ["last/weights", "last/config.json", "best/config.json", "history.parquet"])
+@pytest.mark.parametrize(
+    "site",
+    ["step/training", "step/config.json", "last/weights", "last/config.json", "best/config.json", "history.parquet"],
+)
 def test_a_process_that_stood_still_at_a_write_after_its_proof_spoils_nothing_on_s3(
     site: str, out_on_s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
