@@ -37,7 +37,7 @@ Client = Any
 
 def test_without_its_package_nothing_begins(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    program = "import sys; sys.modules['mlflow'] = None; from agescale.commands.train import run; run()"
+    program = "import sys; sys.modules['mlflow'] = None; from agescale.__main__ import run; run('train')"
     command = [sys.executable, "-c", program, "--catalog", "drawn", "--out", str(out), "--mlflow", "http://127.0.0.1:9"]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
     line = "error: --mlflow: its package is not installed; pip install 'agescale[mlflow]'\n"
