@@ -441,9 +441,9 @@ class ScoreConfig(Recorded):
     """Images of one forward pass."""
     split: tuple[Split, ...] = ()
     """Only the images of these splits, such as test val, to judge a model. Default: every image."""
-    faces: Literal["auto", "none", "largest"] = "auto"
-    """What of each image is looked at: its central square (none), the largest face that is found in it (largest), or
-    whichever the checkpoint was trained on (auto)."""
+    faces: Literal["auto", "none", "largest", "all"] = "auto"
+    """What of each image is looked at: its central square (none), the largest face that is found in it (largest), all
+    faces, with a row for each (all), or what the checkpoint was trained on: squares, or largest faces (auto)."""
     tta: bool = False
     """Average each prediction over the image and its mirror image: twice the work, a little more accurate."""
     num_workers: CountOrZero | None = None

@@ -161,6 +161,11 @@ def framing_of(spec: ModelSpec, faces: Which = "auto") -> Framing:
     return Framing(spec.image_size, geometry=geometry, only_largest=faces != "all")
 
 
+def faces_of(framing: Framing) -> str:
+    """The word of ``framing_of`` for it, which is not auto."""
+    return "none" if framing.geometry is None else "largest" if framing.only_largest else "all"
+
+
 def placed(place: Place | None) -> dict[str, Any]:
     """The columns of a place."""
     if place is None:

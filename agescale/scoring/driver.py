@@ -16,7 +16,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from ray.util import metrics
 from agescale.config import ScoreConfig
 from agescale.models import checkpoints
 from agescale.models.inference import find_device
-from agescale.models.predictor import framing_of, read_checkpoint
+from agescale.models.predictor import faces_of, framing_of, read_checkpoint
 from agescale.runtime import nodes
 from agescale.runtime.cluster import allocator_environment, is_cluster_at_hand, start_ray
 from agescale.runtime.progress import ImageProgress
@@ -50,7 +50,7 @@ KEEP_S = 300.0
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """Counts of the whole table, and of the rows that this run has scored."""
+    """Counts of the whole table, and of the rows that this run has scored: of images, or of their faces."""
 
     by_status: dict[str, int]
     scored_now: dict[str, int]  # by status
@@ -66,8 +66,13 @@ class ScoreResult:
 
     @property
     def failed_fraction(self) -> float:
-        """Share of the rows scored by this run whose status is not ok."""
-        return 1 - self.scored_now.get("ok", 0) / self.num_scored_now if self.num_scored_now else 0.0
+        """Share of the rows scored by this run that should have had an age."""
+        return num_failed(self.scored_now) / self.num_scored_now if self.num_scored_now else 0.0
+
+
+def num_failed(counts: Mapping[str, int]) -> int:
+    """Rows, by status, that should have had an age: there is none of a photo without a face."""
+    return sum(count for status, count in counts.items() if status not in ("ok", "no_face"))
 
 
 def score(config: ScoreConfig) -> ScoreResult:
@@ -134,7 +139,7 @@ def _run(work: Work, scorer: UnitScorer, progress: ImageProgress, held: lease.Le
             footers.keep(scorer.out, "predictions", standing)
             kept_at = time.monotonic()
         scored_now.update(json.loads(task["scored_now"]))
-        progress.note = f"{scored_now.total() - scored_now['ok']} failed"
+        progress.note = f"{num_failed(scored_now)} failed"
         num_listed += task["num_listed"]
         progress.total = _estimate(work.num_rows, num_listed, progress.done + task["num_rows"])
         images_left.set(progress.total - progress.done - task["num_rows"])
@@ -179,7 +184,7 @@ def _begin(
         "unit_rows": config.unit_rows or before.get("unit_rows"),
         "split": ",".join(sorted(config.split)),
         "tta": config.tta,
-        "faces": "largest" if framing_of(checkpoint.spec, config.faces).geometry else "none",
+        "faces": faces_of(framing_of(checkpoint.spec, config.faces)),
     }
     if before.get("catalog_id") == catalog.id:
         run["catalog"] = before["catalog"]  # the same one, wherever it lies now, or by whatever name

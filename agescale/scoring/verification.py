@@ -43,7 +43,7 @@ MAX_HELD_ROWS = 1_000_000
 """Listed rows without a prediction that are held until the later listings are asked about them, all at once."""
 
 KEY = ["uri", "version", "face"]
-COLUMNS = [*KEY, "status", "error", "age", "group", "model"]
+COLUMNS = [*KEY, "num_faces", "status", "error", "age", "group", "model"]
 
 
 @dataclass(frozen=True)
@@ -198,13 +198,14 @@ def _check_unit(file: str, listed: pa.Table, run: dict[str, Any]) -> UnitFinding
         return UnitFindings({}, [f"{name}: {text}"], is_kept=isinstance(error, schema.OtherVersion))
     by_status = {each["values"]: each["counts"] for each in pc.value_counts(rows["status"]).to_pylist()}
     problems = _wrong_metadata(metadata, by_status, run) + _wrong_values(rows, by_status, run)
-    missing, wrong_keys = _compare_keys(listed, rows)
+    missing, wrong_keys = _compare_keys(listed, rows, has_all_faces=run.get("faces") == "all")
     if missing is not None:
         missing = missing.append_column("file", pa.array([name] * len(missing), pa.string()))
     told = [f"{name}: {problem}" for problem in problems + wrong_keys]
     if wrong_keys:
         return UnitFindings(by_status, told, missing)
-    return UnitFindings(by_status, told, missing, hashes=keys.hashes_of(catalogs.keys_of(rows)))
+    first_faces = rows.filter(pc.equal(rows["face"], 0))
+    return UnitFindings(by_status, told, missing, hashes=keys.hashes_of(catalogs.keys_of(first_faces)))
 
 
 def _in_two_files(predictions: str, names: Sequence[str], twice: np.ndarray) -> list[str]:
@@ -275,25 +276,31 @@ def required_columns(groups: AgeGroups) -> list[str]:
     return ["age"] if bounds[0][0] > 0 or has_gap or not math.isinf(bounds[-1][1]) else ["age", "group"]
 
 
-def _compare_keys(listed: pa.Table, rows: pa.Table) -> tuple[pa.Table | None, list[str]]:
+def _compare_keys(listed: pa.Table, rows: pa.Table, has_all_faces: bool) -> tuple[pa.Table | None, list[str]]:
     """``uri, part`` of listed rows without a prediction, if any, and what is wrong with the keys that there are.
 
     Predictions nearly always stand in the order of the catalog, all of them: then two columns are compared as they are.
     """
     if (
-        rows["uri"].equals(listed["uri"])
+        not has_all_faces
+        and rows["uri"].equals(listed["uri"])
         and rows["version"].equals(listed["version"])
         and not pc.any(pc.not_equal(rows["face"], 0)).as_py()
         and pc.count_distinct(rows["uri"]).as_py() == len(rows)
     ):
         return None, []
     wanted = listed.append_column("face", pa.array(np.zeros(len(listed)), pa.int32()))
-    found = rows.select(KEY)
+    found, key = rows.select(KEY), KEY[:2] if has_all_faces else KEY
     missing = wanted.join(found, KEY, join_type="left anti").select(["uri", "part"])
-    not_listed = found.join(wanted.select(KEY), KEY, join_type="left anti")
+    not_listed = found.join(wanted.select(key), key, join_type="left anti")
     twice = found.group_by(KEY).aggregate([([], "count_all")])
     problems = _describe(not_listed["uri"], "that the catalog does not list here")
     problems += _describe(twice["uri"].filter(pc.greater(twice["count_all"], 1)), "more than once")
+    if has_all_faces:
+        of_image = rows.group_by(KEY[:2]).aggregate([([], "count_all"), ("face", "max"), ("num_faces", "max")])
+        said = pc.max_element_wise(pc.add(of_image["face_max"], 1), of_image["num_faces_max"])
+        is_wrong = pc.not_equal(of_image["count_all"], said)
+        problems += _describe(of_image["uri"].filter(is_wrong), "of an image, and not one for each of its faces")
     return missing if len(missing) else None, problems
 
 

@@ -134,11 +134,17 @@ def _count(predictions: pa.Table) -> Counter[str]:
 
 
 def _replace_rows(before: pa.Table, again: pa.Table) -> pa.Table:
-    """``before`` with the rows of ``again`` in the places of those with the same URI."""
-    position_of = {uri: index for index, uri in enumerate(again["uri"].to_pylist())}
+    """``before`` with the rows of ``again``, maybe several an image, in the places of those with the same URI."""
+    rows_of: dict[str, list[int]] = {}
+    for index, uri in enumerate(again["uri"].to_pylist(), start=len(before)):
+        rows_of.setdefault(uri, []).append(index)
+    uris = before["uri"].to_pylist()
+    first_of = {uri: index for index, uri in reversed(list(enumerate(uris)))}
+    indices: list[int] = []
+    for index, uri in enumerate(uris):
+        if uri not in rows_of:
+            indices.append(index)
+        elif index == first_of[uri]:
+            indices += rows_of[uri]
     both = pa.concat_tables([before.replace_schema_metadata(None), again])
-    indices = [
-        len(before) + position_of[uri] if uri in position_of else index
-        for index, uri in enumerate(before["uri"].to_pylist())
-    ]
-    return both.take(pa.array(indices))
+    return both.take(pa.array(indices, pa.int64()))

@@ -183,6 +183,13 @@ def _write_predictions(
 
 
 def _scored_rows(listed: pa.Table, scored: pa.Table) -> pa.Table | None:
-    """The predictions of the ``listed`` images, in their order; None where one of them has none."""
-    place = pc.index_in(catalogs.keys_of(listed), value_set=catalogs.keys_of(scored))
-    return None if place.null_count else scored.take(place).replace_schema_metadata(None)
+    """The predictions of the ``listed`` images, in their order and that of their faces; None where one of them has
+    none."""
+    place = pc.index_in(catalogs.keys_of(scored), value_set=catalogs.keys_of(listed))
+    scored, place = scored.filter(pc.is_valid(place)), place.drop_null()
+    if pc.count_distinct(place).as_py() < len(listed):
+        return None
+    order = pc.sort_indices(
+        pa.table({"place": place, "face": scored["face"]}), [("place", "ascending"), ("face", "ascending")]
+    )
+    return scored.take(order).replace_schema_metadata(None)

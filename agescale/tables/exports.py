@@ -62,7 +62,7 @@ def export(config: TableConfig) -> Exported:
     catalog, predictions, out = Catalog.open(config.catalog), Predictions.open(config.predictions), config.out
     predictions.check_of(catalog)
     catalog.check_complete()
-    columns = _columns(config, out)
+    columns = _columns(config, out, has_all_faces=predictions.run.get("faces") == "all")
     if out.endswith((".csv", ".parquet")):
         folders.check_file(out)
     else:
@@ -85,9 +85,9 @@ def export(config: TableConfig) -> Exported:
     return Exported(reader.num_rows, reader.num_not_scored)
 
 
-def _columns(config: TableConfig, out: str) -> tuple[str, ...]:
+def _columns(config: TableConfig, out: str, has_all_faces: bool) -> tuple[str, ...]:
     known = ["file", *schema.PREDICTIONS.names, *CATALOG_COLUMNS, *LABELS]
-    columns = config.columns or DEFAULT_COLUMNS
+    columns = config.columns or (*DEFAULT_COLUMNS[:1], *(["face"] if has_all_faces else []), *DEFAULT_COLUMNS[1:])
     if unknown := [name for name in columns if name not in known]:
         raise ValueError(f"--columns {unknown[0]}: there are {', '.join(known)}")
     if out.endswith(".csv") and (lists := [name for name in columns if _is_list(name)]):

@@ -18,11 +18,12 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 from conftest import REPO, RunJob, make_checkpoint
+from PIL import Image
 
 from agescale.ages import cdf
 from agescale.ages.groups import AgeGroups
 from agescale.cataloging.driver import build_catalog
-from agescale.config import CatalogConfig, ScoreConfig, VerifyConfig
+from agescale.config import CatalogConfig, CompactConfig, ScoreConfig, TableConfig, VerifyConfig
 from agescale.faces import images
 from agescale.models import checkpoints
 from agescale.runtime import resources
@@ -31,9 +32,11 @@ from agescale.scoring.driver import score
 from agescale.scoring.verification import verify
 from agescale.store import lease, objects, paths
 from agescale.store.errors import StoreError
-from agescale.synthetic import dataset
+from agescale.synthetic import dataset, portraits
 from agescale.tables import catalogs, folders, schema
 from agescale.tables.catalogs import Catalog
+from agescale.tables.compaction import compact
+from agescale.tables.exports import export
 from agescale.tables.predictions import read_counts, stored_cdfs, summary_uri
 from agescale.tables.units import Unit
 
@@ -459,6 +462,56 @@ def test_a_second_job_on_the_same_output_stops_in_one_line(catalog: str, checkpo
     out = str(tmp_path / "out")
     with lease.hold(out, folders.beside(out)), pytest.raises(ValueError, match=r"another job .* writes there"):
         score(here(catalog, checkpoint, out))
+
+
+def test_all_faces_of_an_image_are_rows_and_stay_together(checkpoint: str, tmp_path: Path) -> None:
+    """Through a death, another try, a verification, an export and a compaction."""
+    source, catalog, out = tmp_path / "photos", str(tmp_path / "catalog"), str(tmp_path / "ages")
+    source.mkdir()
+    rng = np.random.default_rng
+    for name, sides in (("a-wall", ()), ("b-one", (300,)), ("c-two", (300, 200)), ("d-two", (200, 300))):
+        photo = Image.new("RGB", (700, 340), (150, 150, 150))
+        for left, side in zip((20, 360), sides, strict=False):
+            photo.paste(portraits.draw_face(rng(20), 20, "female", "White", side), (left, 20))
+        photo.save(source / f"{name}.png")
+    (source / "e-broken.png").write_bytes(b"")
+    build_catalog(CatalogConfig(str(source), catalog))
+    config = here(catalog, checkpoint, out, unit_rows=2, faces="all")
+    assert score(config).by_status == {"ok": 5, "no_face": 1, "unreadable": 1}
+
+    def table(folder: str = out) -> pa.Table:
+        rows = read(folder).sort_by([("uri", "ascending"), ("face", "ascending")])
+        return rows.drop_columns(["scored_at"]).combine_chunks()
+
+    def faces() -> list[tuple[str, int, str]]:
+        return [(Path(row["uri"]).stem, row["face"], row["status"]) for row in table().to_pylist()]
+
+    expected = [
+        ("a-wall", 0, "no_face"), ("b-one", 0, "ok"), ("c-two", 0, "ok"), ("c-two", 1, "ok"), ("d-two", 0, "ok"),
+        ("d-two", 1, "ok"), ("e-broken", 0, "unreadable"),
+    ]  # fmt: skip
+    assert faces() == expected
+    whole = table()
+    (second,) = [path for path in Path(out).glob("part-*") if pq.read_metadata(path).num_rows == 4]
+    second.unlink()
+    assert score(config).scored_now == {"ok": 4}
+    assert score(replace(config, retry=("no_face", "unreadable"))).num_scored_now == 2
+    assert table().equals(whole)
+    assert verify(VerifyConfig(catalog, out)).num_problems == 0
+
+    export(TableConfig(catalog, out, str(tmp_path / "table.csv"), where="status == 'ok'"))
+    lines = (tmp_path / "table.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert lines[0].startswith('"file","face",')
+    assert [line.split(",")[:2] for line in lines[3:5]] == [['"c-two.png"', "1"], ['"d-two.png"', "0"]]
+    new = CompactConfig(catalog, str(tmp_path / "new"), out, str(tmp_path / "new-ages"))
+    compact(new)
+    assert table(new.out_predictions).equals(whole)
+    assert verify(VerifyConfig(new.out, new.out_predictions)).num_problems == 0
+
+    rows = pq.read_table(second)
+    pq.write_table(rows.slice(0, 3), second)
+    problems = verify(VerifyConfig(catalog, out)).problems
+    assert any("1 row of an image, and not one for each of its faces, such as" in problem for problem in problems)
 
 
 def test_more_failures_than_may_be_end_with_code_3_and_a_complete_table(
