@@ -304,7 +304,7 @@ def test_stopped_jobs_end_with_143_give_their_folders_back_and_go_on(hosts: Host
         job.wait_for(lambda wanted=wanted: any(file.startswith(wanted) for file in hosts.names(out)), "no work")
         job.stop()
         line = error_of(job.end(code=143))
-        assert f"error: interrupted; the same command continues: python {command[0]}" in line
+        assert f"error: exit code 143: interrupted; the same command continues: python {command[0]}" in line
     assert not [file for file in hosts.names(out) if file.endswith(".lease.json")]
     for job in [Submission(hosts, f"{name}-goes-on", *command) for name, (command, _) in jobs.items()]:
         assert "may still run" not in job.end(), "it waits for a lease that nobody has"
