@@ -33,6 +33,7 @@ class JoinedRows:
     age_std_N: np.ndarray  # and
     probability_N: np.ndarray  # of the predicted group: NaN also where a model does not learn how sure it is
     parts: dict[str, tuple[np.ndarray, list[str]]]  # by gender and ethnicity: index into the names, -1 = unknown
+    looks_for_faces: bool  # in the images, before it predicts
     heads: dict[str, tuple[np.ndarray, np.ndarray]]  # labels and what an auxiliary head says, as indices, -1 = nothing
 
     def is_in(self, split: str | None) -> np.ndarray:
@@ -74,6 +75,7 @@ def read_rows(
             "gender": listed.genders.sorted(gender_N),
             "ethnicity": listed.ethnicities.sorted(listed.ethnicity_N),
         },
+        looks_for_faces=predictions.run.get("faces", "none") != "none",
         heads={
             "gender": (listed.gender_N, predicted.gender_N),
             "ethnicity": (listed.ethnicity_N, predicted.ethnicity_N),

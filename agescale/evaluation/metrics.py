@@ -33,6 +33,7 @@ from agescale.evaluation.records import (
     GroupScores,
     MajorityGroup,
     MedianAge,
+    MissedPart,
     PartScores,
     Summary,
     WorstPart,
@@ -350,6 +351,22 @@ def decades(true_age_N: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """
     names = [f"{low}-{low + 9}" for low in range(0, 100, 10)] + ["100+"]
     return np.where(np.isnan(true_age_N), -1, np.nan_to_num(true_age_N) // 10).clip(max=10).astype(np.int64), names
+
+
+def missed(is_missed_N: np.ndarray, subgroup_N: np.ndarray, names: Sequence[str]) -> list[MissedPart]:
+    """In how many photos of each subgroup (index, -1 where unknown) no face was found; of those that have any.
+
+    >>> missed(np.array([True, False, True]), np.array([0, 0, -1]), ["female"])[0].missed
+    0.5
+    """
+    parts = []
+    for index, name in enumerate(names):
+        of_part_N = is_missed_N[subgroup_N == index]
+        if len(of_part_N):
+            num_missed = int(of_part_N.sum())
+            ends = wilson_interval(num_missed, len(of_part_N))
+            parts.append(MissedPart(name, len(of_part_N), num_missed, num_missed / len(of_part_N), *ends))
+    return parts
 
 
 def agreement(true_N: np.ndarray, predicted_N: np.ndarray) -> Agreement:

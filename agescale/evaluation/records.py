@@ -154,6 +154,18 @@ class GateBand:
 
 
 @dataclass(frozen=True)
+class MissedPart:
+    """Photos of one part of the people: in how many the face was not found, or too small to be judged."""
+
+    name: str
+    num_rows: int
+    num_missed: int
+    missed: float | None
+    missed_low: float | None  # Wilson's interval
+    missed_high: float | None
+
+
+@dataclass(frozen=True)
 class Agreement:
     """How often an auxiliary head says the label."""
 

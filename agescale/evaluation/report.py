@@ -33,7 +33,8 @@ PAGE_NAME, METRICS_NAME, ERRORS_NAME = "report.html", "metrics.json", "errors.cs
 MARKS = ("catalog", "predictions", "report_split")
 """What ``metrics.json`` says under "about", by which a report's folder is known."""
 TABLES = (
-    "by_group", "by_decade", "by_gender", "by_ethnicity", "age_gate", "confusion", "left_out", "against", "errors"
+    "by_group", "by_decade", "by_gender", "by_ethnicity", "age_gate", "missed", "confusion", "left_out", "against",
+    "errors",
 )  # fmt: skip
 
 BREAKDOWNS = {"decade": "decade of age", "gender": "gender", "ethnicity": "ethnicity"}
@@ -154,6 +155,7 @@ def render(judged: Judgement) -> str:
         figures=_figures(central, card, group_names),
         few=ENOUGH_FACES,
         gate_age=GATE_AGE,
+        missed=[(BREAKDOWNS.get(key, ""), rows) for key, rows in central.missed.items()],
         interval=interval,
     )
 
@@ -195,6 +197,11 @@ def verdicts(result: SplitResult) -> list[str]:
         found.append(
             f"{percent(minors.wrong)} of the {minors.num_rows:,} minors would pass as {GATE_AGE} or older"
             f"{_few(minors.num_rows, [minors.wrong_low, minors.wrong_high])}."
+        )
+    for part in result.missed.get("all", []):
+        bounds = interval([part.missed_low, part.missed_high], "{:.1%}")
+        found.append(
+            f"In {percent(part.missed)} ({bounds}) of the {part.num_rows:,} photos no face was found to judge."
         )
     for key, head in result.auxiliary.items():
         if head.num_rows:
@@ -359,6 +366,8 @@ def _tables(results: Sequence[SplitResult], group_names: Sequence[str]) -> dict[
         tables["age_gate"] += [split | asdict(band) for band in result.gate]
         for key, rows in result.breakdowns.items():
             tables.setdefault(f"by_{key}", []).extend(split | asdict(row) for row in rows)
+        for key, missed in result.missed.items():
+            tables.setdefault("missed", []).extend(split | {"part": key} | asdict(row) for row in missed)
         for key, compared in result.comparisons.items():
             tables.setdefault("against", []).extend(split | {"part": key} | asdict(row) for row in compared)
         for name, counts in zip(group_names, result.confusion.tolist(), strict=True):

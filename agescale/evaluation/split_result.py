@@ -17,6 +17,7 @@ from agescale.evaluation.records import (
     Counts,
     GateBand,
     GroupScores,
+    MissedPart,
     PartScores,
     Summary,
     WorstPart,
@@ -38,6 +39,7 @@ class SplitResult:
     breakdowns: dict[str, list[PartScores]]
     worst: dict[str, WorstPart | None]  # of each breakdown its worst part
     gate: list[GateBand]
+    missed: dict[str, list[MissedPart]]  # by the face detector, over "all" and part by part; {} = none was asked
     comparisons: dict[str, list[Comparison]]  # with another model, over "all" and part by part; {} = not asked for
     not_scored: dict[str, int]
     findings: dict[str, int]
@@ -71,6 +73,7 @@ def judge_split(split: str | None, rows: JoinedRows, names: list[str], other: Ot
         breakdowns={key: metrics.breakdown(outcomes, *part) for key, part in parts.items()},
         worst={key: metrics.worst_subgroup(outcomes, *part) for key, part in parts.items()},
         gate=gate if any(band.num_rows for band in gate) else [],
+        missed=_missed(rows, in_split_N) if rows.looks_for_faces else {},
         comparisons=_compared(rows, other, judged_N) if other else {},
         not_scored=_not_scored(rows, in_split_N),
         findings=rows.listed.findings.get(split, {}),
@@ -90,6 +93,17 @@ def _compared(rows: JoinedRows, other: OtherModel, judged_N: np.ndarray) -> dict
     parts = {"all": (np.zeros(len(one), np.int64), ["all"])} | _parts(rows, one, both_N)
     found = {key: metrics.compared(one, others, *part) for key, part in parts.items()}
     return {key: compared for key, compared in found.items() if compared}
+
+
+def _missed(rows: JoinedRows, in_split_N: np.ndarray) -> dict[str, list[MissedPart]]:
+    """Of the photos that could be read, those whose face the detector did not find, or found too small."""
+    statuses = np.array([*rows.predicted.statuses, ""])[rows.predicted.status_N]
+    is_missed_N = np.isin(statuses, ["no_face", "too_small"])
+    looked_N = in_split_N & ~rows.listed.is_excluded_N & (rows.predicted.is_ok_N | is_missed_N)
+    parts = {"all": (np.zeros(int(looked_N.sum()), np.int64), ["all"])}
+    parts["decade"] = metrics.decades(rows.listed.true_age_N[looked_N])
+    parts |= {key: (code_N[looked_N], names) for key, (code_N, names) in rows.parts.items()}
+    return {key: found for key, part in parts.items() if (found := metrics.missed(is_missed_N[looked_N], *part))}
 
 
 def _not_scored(rows: JoinedRows, in_split_N: np.ndarray) -> dict[str, int]:

@@ -65,6 +65,7 @@ def result(outcomes: Outcomes, name: str = "test") -> SplitResult:
             "ethnicity": None,
         },
         gate=age_gate.age_gate(outcomes.true_age_N, outcomes.predicted_age_N),
+        missed={},
         comparisons={},
         not_scored={},
         findings={},
@@ -273,6 +274,22 @@ def test_a_comparison_says_who_is_better_and_how_sure_that_is() -> None:
 def test_a_split_that_flatters_is_warned_about(split: str, warning: str) -> None:
     page = page_of([result(made_up(), split)], about=replace(ABOUT, asked_splits=(split,)), card={})
     assert warning in Page(page).text
+
+
+def test_whom_the_face_detector_misses_is_told_by_part() -> None:
+    is_missed_N, gender_N = np.arange(40) % 10 == 0, np.arange(40) // 20
+    missed = {
+        "all": metrics.missed(is_missed_N, np.zeros(40, int), ["all"]),
+        "gender": metrics.missed(is_missed_N & (gender_N == 0), gender_N, ["female", "male"]),
+    }
+    page = Page(page_of([replace(result(made_up()), missed=missed)]))
+    assert "In 10.0 % (4.0 to 23.1 %) of the 40 photos no face was found to judge." in page.text
+    assert "Whom the face detector misses" in page.text
+    rows = report._tables([replace(result(made_up()), missed=missed)], NAMES)["missed.csv"].splitlines()
+    assert rows[1].startswith("test,all,all,40,4,0.1,")
+    assert rows[2].startswith("test,gender,female,20,2,0.1,")
+    assert rows[3].startswith("test,gender,male,20,0,0.0,")
+    assert "Whom the face detector misses" not in Page(page_of()).text
 
 
 def test_what_cannot_be_computed_is_null_in_the_numbers(tmp_path: Path) -> None:
