@@ -93,28 +93,6 @@ def ray_address(local_ray: None) -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
-RAY_OF_ITS_OWN = """
-import os, sys, ray
-from agescale.runtime.cluster import ALLOCATOR, init_ray
-os.environ.update(ALLOCATOR)
-init_ray(address="local", num_cpus=4, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False,
-         logging_level="WARNING")
-print(ray.get_runtime_context().gcs_address, flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.fixture
-def ray_with_s3(s3: str) -> Iterator[str]:
-    """HOST:PORT of a Ray that knows the credentials of ``s3``, for several jobs in processes of their own."""
-    command = [sys.executable, "-c", RAY_OF_ITS_OWN]
-    with subprocess.Popen(command, cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.stdin.close()  # it ends by itself, and takes its processes with it
-
-
 @pytest.fixture(scope="session")
 def run_job() -> RunJob:
     """``run_job("jobs/catalog.py", "--source", folder, ...)``: a job in a process of its own, as users run it."""

@@ -88,7 +88,8 @@ def test_help_and_usage_may_be_cut_off(arguments: str) -> None:
 
 
 INTERRUPTED = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs tests in the background ignores it
 from agescale.command_line import run_job
 from agescale.config import DrawConfig
 def job(config):

@@ -129,6 +129,7 @@ def test_an_object_that_comes_byte_by_byte_is_given_up(
     folder: str, start_proxy: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(objects, "READ_TIMEOUT_S", 0.3)
     monkeypatch.setattr(client, "RETRY_S", 0)
     proxy = start_proxy("trickle", fraction=1, seconds=0.02)
     with pytest.raises(StoreError, match=r"000.jpg: \d+ bytes came, and fewer than 1,000 a second$") as told:

@@ -10,27 +10,9 @@ from conftest import RunJob
 from agescale.runtime.work import FEW_IMAGES
 from agescale.synthetic.dataset import write_dataset
 
-START = """
-import ray, resource
-resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-from agescale.runtime.cluster import start_ray
-start_ray(has_dashboard=True)
-assert ray.get(ray.remote(lambda: 1).remote()) == 1
-"""
-
-
-def test_a_job_starts_its_own_cluster_wherever_it_is(run_job: RunJob, tmp_path: Path) -> None:
-    """No home, a long path for temporary files, warnings as errors, few open files, a proxy that nobody is behind."""
-    long = tmp_path / ("x" * 90)
-    long.mkdir()
-    env = {"HOME": "/dev/null", "TMPDIR": str(long), "PYTHONWARNINGS": "error", "RAY_AUTH_MODE": "token"}
-    env |= dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    started = run_job("-c", START, env=env)
-    assert (started.returncode, started.stdout, started.stderr) == (0, "", "")
-
-
 SAY = """
-import sys, ray
+import resource, sys, ray
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 from agescale.runtime.cluster import start_ray
 
 @ray.remote
@@ -38,14 +20,21 @@ def say():
     print("epoch 1/5 (all): loss 0.7")
     print("what a worker complains of", file=sys.stderr)
 
-start_ray()
+start_ray(has_dashboard=True)
 ray.get(say.remote())
 ray.shutdown()
 """
 
 
-def test_lines_of_workers_come_plain_and_errors_too(run_job: RunJob) -> None:
-    said = run_job("-c", SAY)
+def test_a_job_starts_its_own_cluster_wherever_it_is_and_lines_of_its_workers_come_plain(
+    run_job: RunJob, tmp_path: Path
+) -> None:
+    """No home, a long path for temporary files, warnings as errors, few open files, a proxy that nobody is behind."""
+    long = tmp_path / ("x" * 90)
+    long.mkdir()
+    env = {"HOME": "/dev/null", "TMPDIR": str(long), "PYTHONWARNINGS": "error", "RAY_AUTH_MODE": "token"}
+    env |= dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    said = run_job("-c", SAY, env=env)
     assert said.returncode == 0
     assert said.stdout == "epoch 1/5 (all): loss 0.7\n"
     assert said.stderr == "what a worker complains of\n"

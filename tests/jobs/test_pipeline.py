@@ -33,13 +33,13 @@ def by_path(predictions: pa.Table, source: str) -> pa.Table:
 
 
 @pytest.mark.timeout(600)
-def test_from_a_bucket_as_from_a_folder(tmp_path: Path, s3: str, ray_with_s3: str, run_job: RunJob) -> None:
+def test_from_a_bucket_as_from_a_folder(tmp_path: Path, s3: str, run_job: RunJob) -> None:
     local, bucket = str(tmp_path), paths.join(s3, "pipeline")
     num_photos = dataset.write_dataset(tmp_path / "faces", "utkface", num_faces=80, size=48)
     copy(f"{local}/faces", f"{bucket}/faces")
 
     def run(job: str, *arguments: str) -> str:
-        result = run_job(f"jobs/{job}.py", *arguments, env={"RAY_ADDRESS": ray_with_s3})
+        result = run_job(f"jobs/{job}.py", *arguments)
         assert result.returncode == 0, result.stdout + result.stderr
         return str(result.stdout)
 

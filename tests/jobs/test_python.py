@@ -40,7 +40,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoints.save(str(demo / "run" / "best"), model.spec, model.state_dict(), checkpoints.RunProgress(), {})
     build_catalog(CatalogConfig(source=str(demo / "faces"), layout="utkface", out=str(demo / "catalog")))
     where = {"catalog": str(demo / "catalog"), "checkpoint": str(demo / "run" / "best")}
-    score(ScoreConfig(**where, out=str(demo / "predictions")))
+    score(ScoreConfig(**where, out=str(demo / "predictions"), num_workers=0))
     return folder
 
 

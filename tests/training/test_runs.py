@@ -169,7 +169,7 @@ def test_a_run_killed_at_any_of_its_writes_ends_with_the_weights_of_its_best_epo
         monkeypatch.setattr(f"{__name__}.LONG_EPOCH", None)
     num_writes = count_writes(f"{out}/undisturbed", monkeypatch)
     assert num_writes > 20
-    for same_job in (False, True):
+    for same_job in (False, True) if "://" not in out else (True,):  # a store takes its time
         for index in range(num_writes):
             folder = f"{out}/{same_job}-{index}"
             kill_at(folder, index, monkeypatch, same_job)
