@@ -564,6 +564,24 @@ class StatusConfig(Checked):
 
 
 @dataclass(frozen=True)
+class WeightsConfig(Checked):
+    """Which models of others agescale knows; with a name, make a checkpoint of the files of that one. Nothing is
+    downloaded."""
+
+    name: Annotated[Positional[str], arg(metavar="NAME")] = ""
+    """Model to make a checkpoint of. Default: what is known of each is printed."""
+    source: str = ""
+    """Folder with its files as they were published: a path or s3:// URI. Their SHA-256 is checked."""
+    out: str = ""
+    """Folder of the checkpoint: a new one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.name) != bool(self.source) or bool(self.name) != bool(self.out):
+            raise ValueError("NAME, --source and --out go together")
+
+
+@dataclass(frozen=True)
 class CompactConfig(Recorded):
     """Write a catalog of many nights, and predictions of it, anew as tables of few files: the nights go on with those.
     The same command continues."""

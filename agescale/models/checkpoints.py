@@ -340,8 +340,7 @@ def load_into(model: AgeModel, uri: str, sha256: str = "") -> str:
     wanted = {name for name in {*shapes, *tensors} if name.startswith("encoder.")}
     if not wanted <= fits.keys():
         raise ValueError(
-            f"{uri}: a checkpoint of {theirs.encoder} at {theirs.image_size} px, whose encoder does not fit "
-            f"{ours.encoder} at {ours.image_size} px"
+            f"{uri}: a checkpoint of {_encoder_of(theirs)}, whose encoder does not fit {_encoder_of(ours)}"
         )
     is_same_task = theirs.task == ours.task and build_spec_task(theirs).loss_name == build_spec_task(ours).loss_name
     if ours.task == "classification":
@@ -350,6 +349,11 @@ def load_into(model: AgeModel, uri: str, sha256: str = "") -> str:
     parts = ["encoder", "head"] if has_head else ["encoder"]
     model.load_state_dict({name: fits[name] for name in fits if name.split(".")[0] in parts}, strict=False)
     return f"took the {' and the '.join(parts)} of a checkpoint trained on {theirs.task}"
+
+
+def _encoder_of(spec: ModelSpec) -> str:
+    dense = "" if spec.num_features is None else f" (--num-features {spec.num_features})"
+    return f"{spec.encoder} at {spec.image_size} px{dense}"
 
 
 def load_training(uri: str, checkpoint: Checkpoint) -> LearnerState:
