@@ -274,7 +274,7 @@ class TrainConfig(Recorded):
     """Weight of each auxiliary head's cross-entropy beside the task's loss."""
     weights: str = ""
     """Initial weights: a name of torchvision's or timm's, such as IMAGENET1K_V1, a file or s3:// URI, or an agescale
-    checkpoint, whose head is taken too where it fits. Default: random."""
+    checkpoint, whose heads are taken too where they fit. Default: random."""
     weights_sha256: str = ""
     """SHA-256 that the weights file (of a checkpoint: its weights-*.pt) must have, hex. Default: not checked."""
     weights_license: str = ""

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from agescale.ages.cdf import PointEstimate
-from agescale.models.age_model import AgeModel, ModelSpec, build_spec_task
+from agescale.models.age_model import AgeModel, ModelSpec, auxiliary_classes, build_spec_task
 from agescale.store import objects, paths, writers
 from agescale.store.errors import StoreError
 from agescale.store.writers import Writer
@@ -325,8 +325,8 @@ def load_model(uri: str, checkpoint: Checkpoint | None = None) -> AgeModel:
 
 
 def load_into(model: AgeModel, uri: str, sha256: str = "") -> str:
-    """Starts ``model`` from a checkpoint: its encoder, and the task's head where it is of the same kind. Returns what
-    it took.
+    """Starts ``model`` from a checkpoint: its encoder, the task's head where it is of the same kind, and further heads
+    that tell the same classes apart. Returns what it took.
 
     Raises ValueError, in one line, for a checkpoint of another architecture, or with another checksum.
     """
@@ -346,8 +346,12 @@ def load_into(model: AgeModel, uri: str, sha256: str = "") -> str:
     if ours.task == "classification":
         is_same_task &= theirs.age_groups == ours.age_groups
     has_head = is_same_task and all(name in fits for name in shapes if name.startswith("head."))
-    parts = ["encoder", "head"] if has_head else ["encoder"]
-    model.load_state_dict({name: fits[name] for name in fits if name.split(".")[0] in parts}, strict=False)
+    parts = {"encoder": "encoder.", "head": "head."} if has_head else {"encoder": "encoder."}
+    known = auxiliary_classes(theirs)
+    for column, names in auxiliary_classes(ours).items():
+        if known.get(column) == names:
+            parts[f"{column} head"] = f"auxiliary.{column}."
+    model.load_state_dict({name: fits[name] for name in fits if name.startswith(tuple(parts.values()))}, strict=False)
     return f"took the {' and the '.join(parts)} of a checkpoint trained on {theirs.task}"
 
 

@@ -233,6 +233,17 @@ def test_a_model_starts_from_a_checkpoint_with_its_head_where_that_is_of_the_sam
     torch.testing.assert_close(dict(other.head.state_dict()), head)
 
 
+def test_further_heads_are_taken_where_they_tell_the_same_classes_apart(tmp_path: Path) -> None:
+    told = AgeModel(replace(SPEC, genders=("female", "male"), ethnicities=("a", "b")))
+    checkpoints.save(str(tmp_path), told.spec, told.state_dict(), RunProgress(), {})
+    model = AgeModel(replace(SPEC, task="ordinal", genders=("female", "male"), ethnicities=("b", "c")))
+    before = {name: tensor.clone() for name, tensor in model.auxiliary.ethnicity.state_dict().items()}
+    said = checkpoints.load_into(model, str(tmp_path))
+    assert said == "took the encoder and the gender head of a checkpoint trained on distribution"
+    torch.testing.assert_close(model.auxiliary.gender.state_dict(), told.auxiliary.gender.state_dict())
+    torch.testing.assert_close(dict(model.auxiliary.ethnicity.state_dict()), before)
+
+
 def test_a_larger_network_of_the_same_family_is_another_architecture(tmp_path: Path) -> None:
     larger = AgeModel(replace(SPEC, encoder="torchvision/resnet34"))
     checkpoints.save(str(tmp_path), larger.spec, larger.state_dict(), RunProgress(), {})
