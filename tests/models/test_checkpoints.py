@@ -219,6 +219,14 @@ def test_blocks_are_described_with_shapes_and_all_parameters(model: AgeModel) ->
     assert all(shape != "?" for _, shape, _ in blocks)
 
 
+@pytest.mark.parametrize("name", ["xcit_nano_12_p8_224", "vit_tiny_patch16_224", "levit_128s"])
+def test_blocks_of_transformers_are_described_too(name: str) -> None:
+    model = AgeModel(replace(SPEC, encoder=f"timm/{name}", image_size=64))
+    blocks = describe_blocks(model)  # of which some give tuples, and some hold bare parameters
+    assert sum(count for _, _, count in blocks) == sum(p.numel() for p in model.parameters())
+    assert all("x" in shape for _, shape, _ in blocks[:-1])
+
+
 def test_a_model_starts_from_a_checkpoint_with_its_head_where_that_is_of_the_same_kind(
     tmp_path: Path, model: AgeModel
 ) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any, cast
@@ -44,16 +45,17 @@ class TimmBackbone(nn.Module):
 
     def feature_map(self, images_NCHW: Tensor) -> Tensor:
         maps: Tensor = cast(Any, self.trunk).forward_features(self.input(images_NCHW))
-        if maps.ndim == 3:  # tokens, of which some stand for the whole image
-            maps = maps[:, getattr(self.trunk, "num_prefix_tokens", 0) :].transpose(1, 2)
-            side = round(maps.shape[2] ** 0.5)
-            return maps.unflatten(2, (side, side))
+        if maps.ndim == 3:  # tokens, of which the first may stand for the whole image
+            maps = maps[:, getattr(self.trunk, "num_prefix_tokens", 0) :]
+            side = math.isqrt(maps.shape[1])
+            return maps[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
         return maps.permute(0, 3, 1, 2) if getattr(self.trunk, "output_fmt", "NCHW") == "NHWC" else maps
 
     def blocks(self) -> list[nn.Module]:
         blocks = blocks_of(self.trunk)
         if own := list(self.trunk.parameters(recurse=False)):  # a class token, positions
-            blocks[0] = nn.ModuleList([nn.ParameterList(own), blocks[0]])
+            first = blocks[0] if isinstance(blocks[0], nn.ModuleList) else [blocks[0]]
+            blocks[0] = nn.ModuleList([nn.ParameterList(own), *first])
         return [*blocks, *([self.dense] if len(self.dense) else [])]
 
 
