@@ -249,12 +249,12 @@ class TrainConfig(Recorded):
     """Train on the validation images as well, and keep the last epoch: a final training with settings chosen before.
     Its validation metrics are then meaningless."""
     encoder: str = "cnn"
-    """Architecture: cnn, skip_cnn, attention_cnn, conv_autoencoder, or torchvision/NAME for any torchvision
-    classification backbone."""
+    """Architecture: cnn, skip_cnn, attention_cnn, conv_autoencoder, torchvision/NAME for any torchvision
+    classification backbone, or timm/NAME for any of timm's (pip install 'agescale[timm]')."""
     widths: tuple[Count, ...] = ()
     """Filters of each convolution block of cnn, skip_cnn, attention_cnn, conv_autoencoder. Default: the encoder's."""
     num_features: Count | None = None
-    """Features of cnn: the size of its dense layer. Default: 512."""
+    """Size of the encoder's dense layer: of cnn, by default 512, or behind a timm/NAME, by default none."""
     spatial_dropout: Annotated[float, Limits(0, 1 - _LEAST, "at least 0 and below 1")] | None = None
     """Probability of dropping a whole feature map in attention_cnn. Default: 0.1."""
     task: Literal["classification", "regression", "distribution", "ordinal", "reconstruction"] = "distribution"
@@ -273,8 +273,8 @@ class TrainConfig(Recorded):
     auxiliary_weight: NotNegative = 0.2
     """Weight of each auxiliary head's cross-entropy beside the task's loss."""
     weights: str = ""
-    """Initial weights: a torchvision name such as IMAGENET1K_V1, a file or s3:// URI, or an agescale checkpoint, whose
-    head is taken too where it fits. Default: random."""
+    """Initial weights: a name of torchvision's or timm's, such as IMAGENET1K_V1, a file or s3:// URI, or an agescale
+    checkpoint, whose heads are taken too where they fit. Default: random."""
     weights_sha256: str = ""
     """SHA-256 that the weights file (of a checkpoint: its weights-*.pt) must have, hex. Default: not checked."""
     weights_license: str = ""
@@ -561,6 +561,24 @@ class StatusConfig(Checked):
     """Folders that jobs write into: catalogs, runs, sweeps, predictions, reports."""
     format: Literal["table", "json"] = "table"
     """For people, or one array of objects for programs."""
+
+
+@dataclass(frozen=True)
+class WeightsConfig(Checked):
+    """Which models of others agescale knows; with a name, make a checkpoint of the files of that one. Nothing is
+    downloaded."""
+
+    name: Annotated[Positional[str], arg(metavar="NAME")] = ""
+    """Model to make a checkpoint of. Default: what is known of each is printed."""
+    source: str = ""
+    """Folder with its files as they were published: a path or s3:// URI. Their SHA-256 is checked."""
+    out: str = ""
+    """Folder of the checkpoint: a new one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.name) != bool(self.source) or bool(self.name) != bool(self.out):
+            raise ValueError("NAME, --source and --out go together")
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,9 @@ def describe_blocks(model: AgeModel) -> list[tuple[str, str, int]]:
     shapes: dict[int, str] = {}
 
     def remember(index: int) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            while isinstance(output, tuple | list):  # as of some transformers: the tokens first, then their grid
+                output = output[0]
             shapes[index] = "x".join(str(side) for side in output.shape[1:])
 
         return hook

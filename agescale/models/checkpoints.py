@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from agescale.ages.cdf import PointEstimate
-from agescale.models.age_model import AgeModel, ModelSpec, build_spec_task
+from agescale.models.age_model import AgeModel, ModelSpec, auxiliary_classes, build_spec_task
 from agescale.store import objects, paths, writers
 from agescale.store.errors import StoreError
 from agescale.store.writers import Writer
@@ -325,8 +325,8 @@ def load_model(uri: str, checkpoint: Checkpoint | None = None) -> AgeModel:
 
 
 def load_into(model: AgeModel, uri: str, sha256: str = "") -> str:
-    """Starts ``model`` from a checkpoint: its encoder, and the task's head where it is of the same kind. Returns what
-    it took.
+    """Starts ``model`` from a checkpoint: its encoder, the task's head where it is of the same kind, and further heads
+    that tell the same classes apart. Returns what it took.
 
     Raises ValueError, in one line, for a checkpoint of another architecture, or with another checksum.
     """
@@ -340,16 +340,24 @@ def load_into(model: AgeModel, uri: str, sha256: str = "") -> str:
     wanted = {name for name in {*shapes, *tensors} if name.startswith("encoder.")}
     if not wanted <= fits.keys():
         raise ValueError(
-            f"{uri}: a checkpoint of {theirs.encoder} at {theirs.image_size} px, whose encoder does not fit "
-            f"{ours.encoder} at {ours.image_size} px"
+            f"{uri}: a checkpoint of {_encoder_of(theirs)}, whose encoder does not fit {_encoder_of(ours)}"
         )
     is_same_task = theirs.task == ours.task and build_spec_task(theirs).loss_name == build_spec_task(ours).loss_name
     if ours.task == "classification":
         is_same_task &= theirs.age_groups == ours.age_groups
     has_head = is_same_task and all(name in fits for name in shapes if name.startswith("head."))
-    parts = ["encoder", "head"] if has_head else ["encoder"]
-    model.load_state_dict({name: fits[name] for name in fits if name.split(".")[0] in parts}, strict=False)
+    parts = {"encoder": "encoder.", "head": "head."} if has_head else {"encoder": "encoder."}
+    known = auxiliary_classes(theirs)
+    for column, names in auxiliary_classes(ours).items():
+        if known.get(column) == names:
+            parts[f"{column} head"] = f"auxiliary.{column}."
+    model.load_state_dict({name: fits[name] for name in fits if name.startswith(tuple(parts.values()))}, strict=False)
     return f"took the {' and the '.join(parts)} of a checkpoint trained on {theirs.task}"
+
+
+def _encoder_of(spec: ModelSpec) -> str:
+    dense = "" if spec.num_features is None else f" (--num-features {spec.num_features})"
+    return f"{spec.encoder} at {spec.image_size} px{dense}"
 
 
 def load_training(uri: str, checkpoint: Checkpoint) -> LearnerState:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-LIBRARIES = ("agescale", "torch", "torchvision", "ray", "numpy", "pillow", "simplejpeg", "pyarrow")
+LIBRARIES = ("agescale", "torch", "torchvision", "timm", "ray", "numpy", "pillow", "simplejpeg", "pyarrow")
 
 
 def installed_versions() -> dict[str, str]:
-    """The versions of Python and of LIBRARIES, by name; empty for what runs from a folder without being installed."""
+    """The versions of Python and of LIBRARIES, by name; empty for what is not installed, as agescale in a checkout."""
     return {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}}
 
 
 def _version(name: str) -> str:
     try:
         return version(name)
-    except PackageNotFoundError:  # agescale itself, of a checkout that came as a job's working directory
+    except PackageNotFoundError:  # an extra; agescale itself, of a checkout that came as a job's working directory
         return ""

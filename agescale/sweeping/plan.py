@@ -41,7 +41,7 @@ SHARED_FIELDS = (
 
 def with_absolute_paths(config: SweepConfig, base: TrainConfig) -> tuple[SweepConfig, TrainConfig]:
     """Settings as other processes need them, whose working directory is another one."""
-    pairs = (item.partition("=") for item in config.weights)
+    pairs = (item.rpartition("=") for item in config.weights)
     weights = tuple(f"{encoder}{sign}{initial_weights.absolute_weights(source)}" for encoder, sign, source in pairs)
     config = replace(paths.with_absolute_uris(config), weights=weights)
     base = replace(base, **{name: getattr(config, name) for name in SHARED_FIELDS})
@@ -109,7 +109,7 @@ def config_of(config: SweepConfig, base: TrainConfig, trial: Trial) -> TrainConf
 
     Where its batch had to be halved, so is the learning rate: Goyal et al., "Accurate, Large Minibatch SGD", 2017.
     """
-    weights = dict(item.split("=", 1) for item in config.weights)
+    weights = dict(item.rsplit("=", 1) for item in config.weights)
     planned = spaces.to_config(base, trial.point, config.epochs)
     if "weights" not in trial.point and planned.encoder in weights:
         planned = replace(planned, weights=weights[planned.encoder])

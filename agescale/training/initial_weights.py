@@ -1,4 +1,4 @@
-"""Where a model's weights come from before it is trained: torchvision's names, files of tensors, checkpoints."""
+"""Where a model's weights come from before it is trained: names of published ones, files of tensors, checkpoints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def initial_model(
         finetuning.freeze(model, phase.scope)  # raises where a phase names more blocks than there are
     is_ours = is_stored(config.weights)
     if config.weights_sha256 and not is_ours:
-        raise ValueError("--weights-sha256 is for a file or a checkpoint; torchvision checks what it publishes itself")
+        raise ValueError(
+            "--weights-sha256 is for a file or a checkpoint; who publishes weights by name checks them itself"
+        )
     if not config.weights or not loads_weights:
         return model, ""
     uri = paths.absolute(config.weights)
@@ -38,7 +40,7 @@ def initial_model(
 
 
 def is_stored(weights: str) -> bool:
-    """Whether initial weights are a file or a checkpoint, rather than a name of torchvision's."""
+    """Whether initial weights are a file or a checkpoint, rather than a name of torchvision's or timm's."""
     return _is_file(weights) or "/" in weights
 
 

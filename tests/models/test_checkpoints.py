@@ -219,6 +219,14 @@ def test_blocks_are_described_with_shapes_and_all_parameters(model: AgeModel) ->
     assert all(shape != "?" for _, shape, _ in blocks)
 
 
+@pytest.mark.parametrize("name", ["xcit_nano_12_p8_224", "vit_tiny_patch16_224", "levit_128s"])
+def test_blocks_of_transformers_are_described_too(name: str) -> None:
+    model = AgeModel(replace(SPEC, encoder=f"timm/{name}", image_size=64))
+    blocks = describe_blocks(model)  # of which some give tuples, and some hold bare parameters
+    assert sum(count for _, _, count in blocks) == sum(p.numel() for p in model.parameters())
+    assert all("x" in shape for _, shape, _ in blocks[:-1])
+
+
 def test_a_model_starts_from_a_checkpoint_with_its_head_where_that_is_of_the_same_kind(
     tmp_path: Path, model: AgeModel
 ) -> None:
@@ -231,6 +239,17 @@ def test_a_model_starts_from_a_checkpoint_with_its_head_where_that_is_of_the_sam
     assert "head" not in checkpoints.load_into(other, str(tmp_path))
     torch.testing.assert_close(other.encoder.state_dict(), model.encoder.state_dict())
     torch.testing.assert_close(dict(other.head.state_dict()), head)
+
+
+def test_further_heads_are_taken_where_they_tell_the_same_classes_apart(tmp_path: Path) -> None:
+    told = AgeModel(replace(SPEC, genders=("female", "male"), ethnicities=("a", "b")))
+    checkpoints.save(str(tmp_path), told.spec, told.state_dict(), RunProgress(), {})
+    model = AgeModel(replace(SPEC, task="ordinal", genders=("female", "male"), ethnicities=("b", "c")))
+    before = {name: tensor.clone() for name, tensor in model.auxiliary.ethnicity.state_dict().items()}
+    said = checkpoints.load_into(model, str(tmp_path))
+    assert said == "took the encoder and the gender head of a checkpoint trained on distribution"
+    torch.testing.assert_close(model.auxiliary.gender.state_dict(), told.auxiliary.gender.state_dict())
+    torch.testing.assert_close(dict(model.auxiliary.ethnicity.state_dict()), before)
 
 
 def test_a_larger_network_of_the_same_family_is_another_architecture(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import os
 import re
+import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torchvision import models
@@ -37,6 +39,21 @@ NUM_BLOCKS = {
     "torchvision/shufflenet_v2_x0_5": 18,
     "torchvision/googlenet": 12,
     "torchvision/mnasnet0_5": 20,
+    "timm/mobilenetv1_100?pad_type=same": 14,
+    "timm/resnet10t": 7,
+    "timm/convnext_atto": 16,
+    "timm/vit_tiny_patch16_224": 13,
+    "timm/swin_tiny_patch4_window7_224?embed_dim=24&depths=(1,2)&num_heads=(2,4)": 5,
+    "timm/tinynet_e": 12,
+    "timm/mobilenetv3_small_050": 14,
+    "timm/regnetx_002": 14,
+    "timm/ghostnet_050": 19,
+    "timm/efficientvit_b0": 13,
+    "timm/levit_128s": 15,
+    "timm/lcnet_050": 15,
+    "timm/starnet_s1": 20,
+    "timm/mobilenetv4_conv_small": 19,
+    "timm/dla46_c": 7,
 }
 """A convolution or residual block each: resnet50 has a stem and 16 bottlenecks."""
 
@@ -66,7 +83,8 @@ def images_NCHW():
 
 def encoder_name(encoder):
     if hasattr(encoder, "name"):
-        return f"torchvision/{encoder.name}"
+        library = type(encoder).__module__.rpartition(".")[2].removesuffix("_backbone")
+        return f"{library}/{encoder.name}"
     return next(name for name, build in ENCODERS.items() if type(encoder) is build)
 
 
@@ -142,6 +160,10 @@ def test_freezing_really_freezes_weights_and_batch_norm_statistics(encoder, imag
     model.encoder, model.head = encoder, nn.Linear(encoder.num_features, 1)
     freeze(model, scope)
     set_train_mode(model, scope)
+    torch.manual_seed(0)  # of dropped paths
+    for parameter in encoder.parameters():
+        if not parameter.any():  # what stands behind a branch that begins as nothing would get no gradient
+            nn.init.normal_(parameter, std=0.1)
     before = copy.deepcopy(model.state_dict())
     # weight decay would move frozen weights as well, if any gradient reached them
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
@@ -168,7 +190,27 @@ def test_the_trunk_computes_what_torchvision_computes(name, images_NCHW):
         torch.testing.assert_close(last_linear(encoder(images_NCHW)), model(images_NCHW), atol=1e-4, rtol=1e-3)
 
 
-FIXED_GRIDS = {"conv_autoencoder": "a multiple of 16 px", "torchvision/vit_b_16": "divisible"}
+@pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "vit_tiny_patch16_224", "mobilenetv3_small_050"])
+def test_the_trunk_computes_what_timm_computes(name, images_NCHW):
+    is_sized = timm.get_pretrained_cfg(name).fixed_input_size
+    model = timm.create_model(name, **({"img_size": SIZE} if is_sized else {})).eval()
+    encoder = build_encoder(f"timm/{name}", SIZE).eval()
+    missing, _ = load_backbone_weights(encoder, model.state_dict())
+    assert missing == []
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.get_classifier()(encoder(images_NCHW)), model(images_NCHW), atol=1e-4, rtol=1e-3
+        )
+
+
+FIXED_GRIDS = {
+    "conv_autoencoder": "a multiple of 16 px",
+    "torchvision/vit_b_16": "divisible",
+    "timm/levit_128s": "must match",
+    "timm/dla46_c": "must match",
+}
+BUILT_FOR_ONE_SIZE = (*ENCODERS, *(name for name in NAMES if re.match("timm/(vit|swin)", name)))
+"""Flattened features belong to one size, and so do positions."""
 
 
 def test_odd_sizes_are_taken_or_refused_in_one_line(encoder):
@@ -179,8 +221,8 @@ def test_odd_sizes_are_taken_or_refused_in_one_line(encoder):
         assert f"{size} px" in str(caught.value)
         assert "\n" not in str(caught.value)
     else:
-        if name in ENCODERS:
-            encoder = build_encoder(name, size)  # flattened features belong to one size
+        if name in BUILT_FOR_ONE_SIZE:
+            encoder = build_encoder(name, size)
         with torch.no_grad():
             features_NF = encoder.eval()(torch.randn(1, 3, size, size))
         assert features_NF.shape == (1, encoder.num_features)
@@ -239,7 +281,7 @@ def test_settings_that_are_not_given_are_the_encoders_own():
             {"widths": (8, 8)},
             "--widths is a setting of cnn, skip_cnn, attention_cnn, conv_autoencoder, but not of torchvision/resnet50",
         ),
-        ("skip_cnn", {"num_features": 64}, "--num-features is a setting of cnn, but not of skip_cnn"),
+        ("skip_cnn", {"num_features": 64}, "--num-features is a setting of cnn, timm/NAME, but not of skip_cnn"),
         ("cnn", {"spatial_dropout": 0.0}, "--spatial-dropout is a setting of attention_cnn, but not of cnn"),
     ],
 )
@@ -316,10 +358,16 @@ def test_autoencoder_learns_to_reconstruct():
         ("torchvision/resnet51", 64, ["torchvision/resnet51", "near it", "torchvision/resnet50", "encoder_names()"]),
         ("mobilenet_v2", 64, ["near it", "torchvision/mobilenet_v2"]),
         ("zzz", 64, ["zzz", "encoder_names()"]),
+        ("timm/vit_tiny_patch16_224", 8, ["cannot", "images of 8 px"]),
+        ("timm/mobilenetv1_10", 64, ["near it", "timm/mobilenetv1_100"]),
+        ("timm/mobilenetv1_100?pad_typ=same", 64, ["pad_typ"]),
+        ("timm/mobilenetv1_100?act_layer=zz", 64, ["no 'zz'"]),
+        ("timm/mobilenetv1_100?num_classes=3", 64, ["num_classes"]),
+        ("timm/resnet10t.c3_in1k", 64, ["the encoder is timm/resnet10t", "--weights c3_in1k"]),
     ],
 )
 def test_an_impossible_encoder_is_one_clear_line(name, size, words):
-    with pytest.raises(ValueError, match=name.split("/")[-1]) as caught, torch.device("meta"):
+    with pytest.raises(ValueError, match=re.escape(name.split("/")[-1])) as caught, torch.device("meta"):
         build_encoder(name, size)
     assert "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in words)
@@ -383,11 +431,81 @@ def test_an_unknown_weights_name_lists_the_published_ones():
 @pytest.mark.parametrize("name", ENCODERS)
 def test_our_own_encoders_refuse_torchvisions_weights_in_one_line(name):
     encoder = build_encoder(name, 32)
-    with pytest.raises(ValueError, match=f"^no weights 'IMAGENET1K_V1' for {name}: torchvision publishes .* only$"):
+    with pytest.raises(ValueError, match=f"^no weights 'IMAGENET1K_V1' for {name}: they are published .* only$"):
         load_backbone_weights(encoder, "IMAGENET1K_V1")
     for other in ("resnet18", "vgg16", "mobilenet_v2"):
         with pytest.raises(ValueError, match=r"^these weights .* another architecture: .* are missing, .* has \w+.*$"):
             load_backbone_weights(encoder, zeros_like_published(other))
+
+
+def test_arguments_in_a_name_of_timms_are_those_of_create_model(images_NCHW):
+    plain, same = (build_encoder(f"timm/mobilenetv1_100{end}", SIZE).eval() for end in ("", "?pad_type=same"))
+    load_backbone_weights(same, plain.trunk.state_dict())
+    assert not hasattr(plain.trunk.conv_stem, "same_padding")
+    with torch.no_grad():
+        assert type(same.trunk.conv_stem).__name__ == "Conv2dSame"
+        assert not torch.allclose(plain(images_NCHW), same(images_NCHW), atol=1e-3)
+
+
+def test_a_dense_layer_behind_a_network_of_timms_is_its_last_block(images_NCHW):
+    encoder = build_encoder("timm/resnet10t", SIZE, num_features=10)
+    assert encoder.num_features == 10
+    assert encoder(images_NCHW).shape == (2, 10)
+    assert encoder.blocks()[-1] is encoder.dense
+    assert len(encoder.blocks()) == NUM_BLOCKS["timm/resnet10t"] + 1
+    missing, _ = load_backbone_weights(encoder, timm.create_model("resnet10t").state_dict())
+    assert missing == ["dense.0.weight", "dense.0.bias"]
+
+
+def test_weights_by_timms_tag_bring_the_normalisation_that_they_expect(monkeypatch, images_NCHW):
+    published = timm.create_model("mobilenetv1_100").eval()
+    create = timm.create_model
+
+    def download(name, pretrained, **arguments):
+        assert not pretrained or name == "mobilenetv1_100.ra4_e3600_r224_in1k"
+        model = create(name, pretrained=False, **arguments)
+        if pretrained:
+            model.load_state_dict(published.state_dict(), strict=False)
+        return model
+
+    monkeypatch.setattr("timm.create_model", download)
+    encoder = build_encoder("timm/mobilenetv1_100", SIZE).eval()
+    assert load_backbone_weights(encoder, "ra4_e3600_r224_in1k") == ([], [])
+    pixels_NCHW = images_NCHW * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    pixels_NCHW += torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    with torch.no_grad():
+        wanted = published.forward_head(published.forward_features((pixels_NCHW - 0.5) / 0.5), pre_logits=True)
+        torch.testing.assert_close(encoder(images_NCHW), wanted, atol=1e-5, rtol=1e-4)
+        load_backbone_weights(encoder, published.state_dict())  # a file does not tell: the usual normalisation
+        assert torch.equal(encoder(images_NCHW), encoder.trunk(images_NCHW))
+
+
+def test_positions_of_timms_weights_are_brought_to_the_encoders_size():
+    encoder = build_encoder("timm/vit_tiny_patch16_224", SIZE)
+    missing, unexpected = load_backbone_weights(encoder, timm.create_model("vit_tiny_patch16_224").state_dict())
+    assert (missing, unexpected) == ([], ["head.weight", "head.bias"])
+
+
+def test_timms_weights_that_cannot_be_had_are_one_line(monkeypatch):
+    encoder = build_encoder("timm/mobilenetv1_100", 32)
+    with pytest.raises(ValueError, match=r"^timm has no weights .* for mobilenetv1_100; it has ra4_e3600"):
+        load_backbone_weights(encoder, "IMAGENET1K_V1")
+
+    def refuse(*args, **kwargs):
+        raise OSError("no route")
+
+    monkeypatch.setattr("timm.create_model", refuse)
+    with pytest.raises(ValueError, match=r"^cannot download timm/mobilenetv1_100.*no route.*give the file$"):
+        load_backbone_weights(encoder, "ra4_e3600_r224_in1k")
+    with pytest.raises(ValueError, match=r"another architecture.*the file has none"):
+        load_backbone_weights(encoder, {})
+
+
+def test_without_timm_its_networks_are_one_line_with_the_remedy(monkeypatch):
+    monkeypatch.delitem(sys.modules, "agescale.models.encoders.timm_backbone", raising=False)
+    monkeypatch.setitem(sys.modules, "timm", None)  # as if it were not installed
+    with pytest.raises(ValueError, match=r"^timm/NAME needs timm \(.*\): pip install 'agescale\[timm\]'$"):
+        build_encoder("timm/resnet10t", SIZE)
 
 
 def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch):
@@ -402,16 +520,17 @@ def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "file_name", "num_unexpected"),
     [
-        ("mobilenet_v2", "mobilenet_v2_imagenet_features.torchvision.pth", 0),
-        ("squeezenet1_0", "squeezenet1_0_imagenet_deepcompressed.torchvision.pth", 2),
-        ("vgg16", "vgg16_imagenet_features.fp16.torchvision.pth", 0),
+        ("torchvision/mobilenet_v2", "mobilenet_v2_imagenet_features.torchvision.pth", 0),
+        ("torchvision/squeezenet1_0", "squeezenet1_0_imagenet_deepcompressed.torchvision.pth", 2),
+        ("torchvision/vgg16", "vgg16_imagenet_features.fp16.torchvision.pth", 0),
+        ("timm/mobilenetv1_100?pad_type=same", "mobilenetv1_100_faceres_deep.timm.pth", 0),
     ],
 )
 def test_real_weights_fill_every_tensor(name, file_name, num_unexpected):
     path = Path(os.environ.get("AGESCALE_DATA", "/nowhere")) / "weights" / file_name
     if not path.exists():
         pytest.skip("needs AGESCALE_DATA")
-    encoder = build_encoder(f"torchvision/{name}", 64)
+    encoder = build_encoder(name, 64)
     missing, unexpected = load_backbone_weights(encoder, torch.load(path, weights_only=True))
     assert missing == []
     assert len(unexpected) == num_unexpected

@@ -1,4 +1,4 @@
-"""Encoders: images in, features out. ``ENCODERS`` is the list; ``torchvision/<name>`` needs no entry.
+"""Encoders: images in, features out. ``ENCODERS`` is the list; ``torchvision/<name>``, ``timm/<name>`` need no entry.
 
 Images arrive as normalised float. An encoder knows nothing of ages, labels or training.
 """
@@ -6,7 +6,10 @@ Images arrive as normalised float. An encoder knows nothing of ages, labels or t
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from inspect import signature
 from types import ModuleType
 from typing import Any, Protocol
@@ -18,7 +21,8 @@ from agescale.models.encoders.cnn import Cnn
 from agescale.models.encoders.conv_autoencoder import ConvAutoencoder
 from agescale.models.encoders.skip_cnn import SkipCnn
 
-TORCHVISION = "torchvision/"
+LIBRARIES = ("torchvision", "timm")
+"""Of which each network is an encoder, called LIBRARY/NAME."""
 
 
 class Encoder(Protocol):
@@ -46,15 +50,18 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
 
 
 def encoder_names() -> list[str]:
-    """Every name that ``build_encoder`` takes."""
-    return [*ENCODERS, *(TORCHVISION + name for name in _torchvision().torchvision_names())]
+    """Every name that ``build_encoder`` takes here."""
+    return [
+        *ENCODERS, *(f"{each}/{name}" for each in LIBRARIES if find_spec(each) for name in _backbones_of(each).names())
+    ]  # fmt: skip
 
 
-def _torchvision() -> ModuleType:
+def _backbones_of(library: str) -> ModuleType:
     """Imported where it is needed: it takes seconds, which processes that build no such network need not wait."""
-    from agescale.models.encoders import torchvision_backbone
-
-    return torchvision_backbone
+    try:
+        return import_module(f"agescale.models.encoders.{library}_backbone")
+    except ImportError as error:
+        raise ValueError(f"{library}/NAME needs {library} ({error}): pip install 'agescale[{library}]'") from error
 
 
 def build_encoder(
@@ -75,13 +82,23 @@ def build_encoder(
     if name in ENCODERS:
         _check_settings(name, settings)
         return ENCODERS[name](image_size, **settings)
+    library, _, inner = name.partition("/")
+    if library in LIBRARIES:
+        backbones = _backbones_of(library)
+        if inner.partition("?")[0] in backbones.names():
+            taken = signature(backbones.build).parameters
+            _check_settings(name, {key: value for key, value in settings.items() if key not in taken})
+            encoder: nn.Module = backbones.build(inner, image_size, **settings)
+            return encoder
+        network, _, tag = inner.partition(".")
+        if tag and network in backbones.names():
+            raise ValueError(
+                f"{name}: the encoder is {library}/{network}, and {tag} its initial weights (--weights {tag})"
+            )
     names = encoder_names()
-    if name in names:
-        _check_settings(name, settings)
-        encoder: nn.Module = _torchvision().build_torchvision(name.removeprefix(TORCHVISION), image_size)
-        return encoder
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    near = near or difflib.get_close_matches(TORCHVISION + name, names, n=3)
+    near = [each for each in names if each.endswith(f"/{name}")]
+    near = near or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = near or difflib.get_close_matches(f"torchvision/{name}", names, n=3)
     hint = f"; near it: {', '.join(near)}" if near else ""
     raise ValueError(
         f"no encoder is called {name!r}{hint} (agescale.models.encoders.encoder_names() lists all {len(names)})"
@@ -89,31 +106,41 @@ def build_encoder(
 
 
 def load_backbone_weights(encoder: nn.Module, source: Mapping[str, Tensor] | str) -> tuple[list[str], list[str]]:
-    """Fill ``encoder`` from a torchvision state dict, or from the name of published weights such as IMAGENET1K_V2.
+    """Fill ``encoder`` from a state dict of its library, or from the name of published weights such as IMAGENET1K_V2 of
+    torchvision's or a1_in1k of timm's.
 
     Returns the names of the encoder's tensors that the source lacks, and of the source's tensors that the encoder does
     not have (the dropped head, as a rule). Half precision becomes the encoder's precision. Raises ValueError, in one
     line, for an unknown weights name, for tensors of another shape, and where under half of the encoder's tensors are
     in the source: weights of another architecture.
     """
-    tensors = _download(encoder, source) if isinstance(source, str) else source
-    if hasattr(encoder, "name"):
-        tensors = _torchvision().torchvision_format(encoder, tensors)
-    own = {_torchvision_name(key): key for key in encoder.state_dict()}
+    backbones = sys.modules[type(encoder).__module__] if hasattr(encoder, "name") else None
+    if isinstance(source, Mapping):
+        tensors = source
+    elif backbones is None:
+        own_name = next((own for own, build in ENCODERS.items() if type(encoder) is build), type(encoder).__name__)
+        raise ValueError(
+            f"no weights {source!r} for {own_name}: they are published for torchvision/NAME and timm/NAME only"
+        )
+    else:
+        tensors = backbones.download(encoder, source)
+    if backbones is not None:
+        tensors = backbones.published_format(encoder, tensors)
+    own = {_published_name(key): key for key in encoder.state_dict()}
     renamed = {own.get(key, f"trunk.{key}"): tensor for key, tensor in tensors.items()}
 
     shapes = {key: tuple(tensor.shape) for key, tensor in encoder.state_dict().items()}
     other = [key for key, tensor in renamed.items() if key in shapes and tuple(tensor.shape) != shapes[key]]
     if other:
         first = ", ".join(
-            f"{_torchvision_name(key)} is {_format_shape(renamed[key].shape)} instead of {_format_shape(shapes[key])}"
+            f"{_published_name(key)} is {_format_shape(renamed[key].shape)} instead of {_format_shape(shapes[key])}"
             for key in other[:3]
         )
         raise ValueError(f"these weights are of another architecture: {first} ({len(other)} tensors differ)")
 
     result = encoder.load_state_dict(renamed, strict=False)
-    missing = [_torchvision_name(key) for key in result.missing_keys]
-    unexpected = [_torchvision_name(key) for key in result.unexpected_keys]
+    missing = [_published_name(key) for key in result.missing_keys]
+    unexpected = [_published_name(key) for key in result.unexpected_keys]
     if 2 * len(missing) > len(shapes):
         raise ValueError(
             f"these weights are of another architecture: {len(missing)} of {len(shapes)} tensors are missing, first "
@@ -125,31 +152,12 @@ def load_backbone_weights(encoder: nn.Module, source: Mapping[str, Tensor] | str
 def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
     for key in settings:
         takers = [taker for taker, build in ENCODERS.items() if key in signature(build).parameters]
+        takers += ["timm/NAME"] if key == "num_features" else []
         if name not in takers:
             raise ValueError(f"--{key.replace('_', '-')} is a setting of {', '.join(takers)}, but not of {name}")
 
 
-def _download(encoder: nn.Module, weights_name: str) -> Mapping[str, Tensor]:
-    name = getattr(encoder, "name", None)
-    if name is None:
-        own = next((own for own, build in ENCODERS.items() if type(encoder) is build), type(encoder).__name__)
-        raise ValueError(
-            f"no weights {weights_name!r} for {own}: torchvision publishes weights for torchvision/<name> only"
-        )
-    published = _torchvision().models.get_model_weights(name)
-    if weights_name not in published.__members__:
-        raise ValueError(
-            f"torchvision has no weights {weights_name!r} for {name}; it has {', '.join(published.__members__)}"
-        )
-    weights = published[weights_name]
-    try:
-        state: Mapping[str, Tensor] = weights.get_state_dict(check_hash=True)
-    except OSError as error:
-        raise ValueError(f"cannot download {weights.url} ({error}); fetch it elsewhere and give the file") from None
-    return state
-
-
-def _torchvision_name(key: str) -> str:
+def _published_name(key: str) -> str:
     return key.removeprefix("trunk.").removeprefix("neck.")
 
 

@@ -12,7 +12,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from itertools import takewhile
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class TorchvisionBackbone(nn.Module):
             layers.insert(0, ("input", _to_halves()))
         self.trunk = nn.Sequential(OrderedDict((key, _as_sequential(layer)) for key, layer in layers))
         self.neck = nn.Sequential(OrderedDict(pool=nn.AdaptiveAvgPool2d(1), **_norm_of_head(model)))
-        self.num_features = 0  # the probe in build_torchvision counts them
+        self.num_features = 0  # the probe in build counts them
 
     def feature_map(self, images_NCHW: Tensor) -> Tensor:
         maps_NCHW: Tensor = self.trunk(images_NCHW)
@@ -82,12 +82,12 @@ class VisionTransformerBackbone(nn.Module):
         return [nn.ModuleList([embeddings, trunk.conv_proj]), *layers, nn.ModuleList([last, trunk.encoder.ln])]
 
 
-def torchvision_names() -> list[str]:
+def names() -> list[str]:
     """Names of torchvision's classification networks."""
     return models.list_models(module=models)
 
 
-def build_torchvision(name: str, image_size: int) -> TorchvisionBackbone | VisionTransformerBackbone:
+def build(name: str, image_size: int) -> TorchvisionBackbone | VisionTransformerBackbone:
     """The encoder for ``torchvision.models.<name>``, randomly initialised, for square images of ``image_size`` pixels.
 
     Raises ValueError, in one line, where the network cannot take images of that size.
@@ -123,7 +123,7 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
     return [group[0] if len(group) == 1 else nn.ModuleList(group) for group in _groups_of(module)]
 
 
-def torchvision_format(encoder: nn.Module, source: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def published_format(encoder: nn.Module, source: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``source`` with the names that torchvision's networks use today, position embeddings at the encoder's size."""
     # torchvision renames these in code that only its own download path runs
     renamed = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key): t for key, t in source.items()}
@@ -134,6 +134,23 @@ def torchvision_format(encoder: nn.Module, source: Mapping[str, Tensor]) -> dict
             state = OrderedDict({"encoder.pos_embedding": positions.float()})
             renamed |= interpolate_embeddings(trunk.image_size, trunk.patch_size, state)
     return renamed
+
+
+def download(encoder: nn.Module, weights_name: str) -> Mapping[str, Tensor]:
+    """The tensors that torchvision publishes under a name. Raises ValueError, in one line, for a name that it does not
+    know, and where they cannot be had."""
+    name = cast(TorchvisionBackbone, encoder).name
+    published = models.get_model_weights(name)
+    if weights_name not in published.__members__:
+        raise ValueError(
+            f"torchvision has no weights {weights_name!r} for {name}; it has {', '.join(published.__members__)}"
+        )
+    weights = published[weights_name]
+    try:
+        state: Mapping[str, Tensor] = weights.get_state_dict(check_hash=True)
+    except OSError as error:
+        raise ValueError(f"cannot download {weights.url} ({error}); fetch it elsewhere and give the file") from None
+    return state
 
 
 def _groups_of(module: nn.Module) -> list[list[nn.Module]]:
@@ -155,6 +172,8 @@ def _groups_of(module: nn.Module) -> list[list[nn.Module]]:
 
 def _is_container(module: nn.Module) -> bool:
     """A list of blocks, rather than one block (a single convolution with its norm and activation)."""
+    if type(module).__name__.endswith("Stage"):  # as timm calls its own
+        return not any(True for _ in module.parameters(recurse=False))
     if not isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
         return False
     children = list(module.children())
