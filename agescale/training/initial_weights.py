@@ -31,7 +31,7 @@ def initial_model(
     if not config.weights or not loads_weights:
         return model, ""
     uri = paths.absolute(config.weights)
-    if is_ours and not _is_file(config.weights):
+    if is_checkpoint(config.weights):
         return model, checkpoints.load_into(model, uri, config.weights_sha256)
     source = checkpoints.read_state_dict(uri, config.weights_sha256) if is_ours else config.weights
     missing, unexpected = load_backbone_weights(model.encoder, source)
@@ -42,6 +42,10 @@ def initial_model(
 def is_stored(weights: str) -> bool:
     """Whether initial weights are a file or a checkpoint, rather than a name of torchvision's or timm's."""
     return _is_file(weights) or "/" in weights
+
+
+def is_checkpoint(weights: str) -> bool:
+    return is_stored(weights) and not _is_file(weights)
 
 
 def _is_file(weights: str) -> bool:

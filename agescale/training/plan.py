@@ -19,6 +19,7 @@ from agescale.ages.groups import AgeGroups
 from agescale.ages.labels import is_exact
 from agescale.config import EXECUTION_FIELDS, TrainConfig
 from agescale.faces.geometry import FaceGeometry
+from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel, ModelSpec, auxiliary_classes, build_spec_task, describe_blocks
 from agescale.models.checkpoints import Provenance, Settings
 from agescale.models.tasks import Task
@@ -30,7 +31,7 @@ from agescale.tables import catalogs, filters
 from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions
 from agescale.training import finetuning, selection, weighting
-from agescale.training.initial_weights import initial_model
+from agescale.training.initial_weights import initial_model, is_checkpoint
 
 IMAGES_NAME = "images.parquet"
 """Beside run.json and sweep.json: the images that a run, or all trainings of a sweep, learn from and are judged by."""
@@ -155,6 +156,8 @@ def build_plan(
     """The plan, the rows of train and val with labels as numbers, and the model that training starts from; a run that
     has begun already needs no initial weights."""
     spec = _spec(config, selected.age_groups, selected.rows)
+    if config.faces != "none":
+        spec = replace(spec, faces=replace(_geometry(config, begins), size=config.image_size))
     phases = finetuning.parse_phases(config.phases)
     if config.epochs is not None:
         phases = finetuning.cap_epochs(phases, config.epochs)
@@ -239,8 +242,14 @@ def _spec(config: TrainConfig, age_groups: AgeGroups, rows: pa.Table) -> ModelSp
         genders=classes.get("gender", ()),
         ethnicities=classes.get("ethnicity", ()),
         center_crop=config.center_crop,
-        faces=FaceGeometry(size=config.image_size) if config.faces == "largest" else None,
     )
+
+
+def _geometry(config: TrainConfig, begins: bool) -> FaceGeometry:
+    """How faces are found: as by the model that is trained further, so that it sees what it knows, else our way."""
+    before = config.weights if begins else paths.join(config.out, "last")
+    known = checkpoints.read(paths.absolute(before)).spec.faces if is_checkpoint(before) else None
+    return known or FaceGeometry()
 
 
 def _splits(config: TrainConfig, rows: pa.Table, spec: ModelSpec, age_groups: AgeGroups) -> dict[str, pa.Table]:

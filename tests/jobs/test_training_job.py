@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray.exceptions
 import torch
+from conftest import make_checkpoint
 from PIL import Image
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
@@ -655,6 +656,10 @@ def test_a_model_that_learns_from_faces_finds_them_in_what_it_scores(
     assert "have no face, or cannot be read: left out" in capsys.readouterr().out
     spec = checkpoints.read(str(tmp_path / "run" / "best")).spec
     assert spec.faces == FaceGeometry(size=32)
+    wider = make_checkpoint(tmp_path / "wider", faces=FaceGeometry(size=32, margin=0.3))
+    on = replace(largest, weights=wider, image_size=40, out=str(tmp_path / "on"))
+    plan, _, _ = training_plan.build_plan(on, training_plan.select(on))
+    assert plan.spec.faces == FaceGeometry(size=40, margin=0.3), "as the model that is trained on has been shown them"
     scoring = ScoreConfig(out, str(tmp_path / "run" / "best"), str(tmp_path / "ages"), num_workers=0)
     score(scoring)
     rows = parquet.read_tables(Predictions.open(scoring.out).files, ["uri", "status", "num_faces"]).to_pylist()
