@@ -13,7 +13,7 @@ demo: .venv/installed  ## the whole pipeline on drawn faces; prints where the re
 	$(BIN)/python jobs/score.py --catalog $(DEMO)/catalog --checkpoint $(DEMO)/run/best --out $(DEMO)/predictions
 	$(BIN)/python jobs/evaluate.py --catalog $(DEMO)/catalog --predictions $(DEMO)/predictions --out $(DEMO)/report
 
-test: .venv/installed  ## all tests that a change must pass, in some twenty minutes on 2 cores
+test: .venv/installed  ## all tests that a change must pass, in some nine minutes on 2 cores
 	$(BIN)/python -m pytest
 
 test-cluster: .venv/installed  ## jobs submitted to a cluster with its dashboard, and to three hosts (as root); minutes

@@ -59,7 +59,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
     dataset.write_dataset(folder / "faces", "utkface", num_faces=NUM_FACES, size=48, num_broken=0)
     where = paths(folder)
     build_catalog(catalog_config(where))
-    score(score_config(where))
+    score(score_config(where, num_workers=0))
     (folder / "space.py").write_text(SPACE)
     make_sweep(where)
     for job in JOBS.values():
