@@ -61,13 +61,7 @@ NAMES = [*ENCODERS, *(name for name in NUM_BLOCKS if name not in ENCODERS)]
 SIZE = 64
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Work so small is done sooner by one thread than shared out, above all on a busy machine."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=NAMES)
