@@ -335,8 +335,8 @@ class TrainConfig(Recorded):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes GPUs where the cluster has them. Not part of the run's identity."""
     cache: Literal["auto", "always", "never"] = "auto"
-    """Keep decoded images in the object store between epochs; auto: if they fill under half of it. Not part of the
-    run's identity."""
+    """Keep decoded images, or what the frozen part of a model makes of them, in the object store between epochs; auto:
+    if they fill under half of it. Not part of the run's identity."""
     save_minutes: NotNegative = 5.0
     """Minutes of an epoch after which its state is saved, so that no more is lost. 0: only at ends of epochs. Not part
     of the run's identity."""

@@ -97,11 +97,46 @@ class AgeModel(nn.Module):
         normalised_NCHW = self.normalise(images_NCHW)
         if self.reads == "feature_map":
             return Outputs(self.head(cast(Encoder, self.encoder).feature_map(normalised_NCHW)), {})
-        features_NF = self.encoder(normalised_NCHW)
-        with torch.autocast(features_NF.device.type, enabled=False):  # an age in bfloat16 would be rounded to 0.3 years
-            features_NF = features_NF.float()
-            said = {column: head(features_NF) for column, head in self.auxiliary.items()}
-            return Outputs(self.head(features_NF), said)
+        return _outputs(self.encoder(normalised_NCHW), self.head, self.auxiliary)
+
+
+class Top(nn.Module):
+    """The dense layers of a model: those that its encoder ends in, if any, and the heads.
+
+    ``below`` makes what it takes; the same for each image as long as nothing below learns.
+    """
+
+    def __init__(self, model: AgeModel) -> None:
+        super().__init__()
+        self.dense = dense_of(model)
+        self.head, self.auxiliary = model.head, model.auxiliary
+
+    def forward(self, features: Tensor) -> Outputs:
+        return _outputs(self.dense(features), self.head, self.auxiliary)
+
+
+def below(model: AgeModel, images_NCHW: Tensor) -> Tensor:
+    """What the ``Top`` of a model takes (N, ...)."""
+    encode = cast(Any, model.encoder).before_dense if len(dense_of(model)) else model.encoder
+    features: Tensor = encode(model.normalise(images_NCHW))
+    return features
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 on a GPU, where all but the heads bears it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+def dense_of(model: AgeModel) -> nn.Sequential:
+    """The block of dense layers that the encoder ends in; empty where it ends otherwise."""
+    return cast(nn.Sequential, getattr(model.encoder, "dense", nn.Sequential()))
+
+
+def _outputs(features_NF: Tensor, head: nn.Module, auxiliary: nn.ModuleDict) -> Outputs:
+    with torch.autocast(features_NF.device.type, enabled=False):  # an age in bfloat16 would be rounded to 0.3 years
+        features_NF = features_NF.float()
+        said = {column: each(features_NF) for column, each in auxiliary.items()}
+        return Outputs(head(features_NF), said)
 
 
 def build_spec_task(spec: ModelSpec, **settings: Any) -> Task:

@@ -21,7 +21,7 @@ from agescale.faces.geometry import FaceGeometry
 from agescale.faces.images import Face, ImageError, Pixels, Place, TinyFace
 from agescale.faces.loading import Framing, Loaded
 from agescale.models import checkpoints
-from agescale.models.age_model import ModelSpec, auxiliary_classes, build_spec_task
+from agescale.models.age_model import ModelSpec, autocast, auxiliary_classes, build_spec_task
 from agescale.models.checkpoints import Checkpoint
 from agescale.models.tasks import Prediction
 from agescale.store.errors import StoreError
@@ -84,7 +84,7 @@ class Predictor:
         images_NHWC = np.require(images_NHWC, requirements=["C", "W"])  # a copy of what is read-only, which torch minds
         images_NCHW = torch.from_numpy(images_NHWC).to(self.device).permute(0, 3, 1, 2)
         views = [images_NCHW, images_NCHW.flip(3)] if self.tta else [images_NCHW]
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), autocast(self.device):
             outputs = [self.model(view_NCHW) for view_NCHW in views]
             columns = prediction_columns(
                 self.task.predict(_mean([each.task for each in outputs])), self.age_groups, self.spec.decode
@@ -146,9 +146,6 @@ class Predictor:
         columns = self(np.stack([pixels for _, pixels in waiting]))
         for position, (record, _) in enumerate(waiting):
             record |= {name: values[position] for name, values in columns.items()}
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
 
 
 def framing_of(spec: ModelSpec, faces: Which = "auto") -> Framing:

@@ -7,26 +7,21 @@ must outlive the driver at any moment and load without Ray.
 
 from __future__ import annotations
 
-import copy
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
 import pyarrow as pa
 import ray
-import ray.data
 import ray.train
 import ray.train.torch
 import torch
 
 from agescale.config import TrainConfig
-from agescale.faces.augment import AUGMENTATIONS, source_size
-from agescale.faces.geometry import FaceGeometry
-from agescale.faces.loading import Framing
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel
-from agescale.models.checkpoints import RunProgress
+from agescale.models.checkpoints import RunProgress, StateDict
 from agescale.models.inference import find_device
 from agescale.runtime import nodes, terminal
 from agescale.runtime.cluster import allocator_environment, start_ray
@@ -35,12 +30,14 @@ from agescale.runtime.resources import WORKER_BYTES, check_resources, uses_gpu
 from agescale.store import paths
 from agescale.store.writers import Writer
 from agescale.tables.catalogs import Catalog
+from agescale.training import finetuning, runs
 from agescale.training import plan as training_plan
-from agescale.training import runs
 from agescale.training.failures import Diverged, InvalidSettings, OutOfMemory, lasting_store_error, said_once
-from agescale.training.ingest import FaceDecoder, decoded_bytes, decoded_dataset, fits_in_object_store, held_faces
+from agescale.training.feeds import Feed, Feeder, from_the_next_epoch, in_order
+from agescale.training.finetuning import Phase
+from agescale.training.ingest import feature_bytes, fits_in_object_store
 from agescale.training.plan import Plan, Selected
-from agescale.training.worker import LEAVES, STALL_TIMEOUT_S, TrainLoopConfig, train_fn_per_worker
+from agescale.training.worker import GOES_ON, LEAVES, STALL_TIMEOUT_S, TrainLoopConfig, train_fn_per_worker
 
 MAX_FAILURES = 3
 """Deaths of workers that a run survives by itself; then the same command continues it."""
@@ -147,21 +144,28 @@ def _fit(
     where = f"{num} x" if is_apart else "in this process, on"
     print(f"training {where} {'GPU' if scaling.use_gpu else 'CPU'}", flush=True)
 
-    datasets = {name: _dataset(config, plan.spec.faces, catalog, split, name, shared) for name, split in splits.items()}
     labels = {name: {column: split[column].to_numpy() for column in LABEL_COLUMNS} for name, split in splits.items()}
     loop: TrainLoopConfig = {
         "plan": plan,
         "writer": writer,
         "initial_weights": ray.put(model.state_dict()),
         "labels": ray.put(labels),
-        "num_train": datasets["train"][1],
-        "is_held": datasets["train"][2],
+        "num_train": 0,  # this and the next one say what the processes are fed with
+        "is_held": False,
+        "on_features": False,
+        "num_phases": len(plan.phases),
         "has_terminal": is_apart and terminal.is_terminal(),
         "use_gpu": scaling.use_gpu,
         "num_trainings": shared.num_trainings if shared else 1,
     }
 
-    def run_once() -> str | None:
+    def run(loop: TrainLoopConfig, feeds: dict[str, Feed]) -> str | None:
+        loop = {**loop, "num_train": feeds["train"].num_images, "is_held": feeds["train"].is_held}
+        while (ended := run_once(loop, feeds)) == LEAVES:  # Ray places nothing where a node will be taken away
+            print(f"{LEAVES}: saved; goes on elsewhere, as soon as there is room", flush=True)
+        return ended
+
+    def run_once(loop: TrainLoopConfig, feeds: dict[str, Feed]) -> str | None:
         with tempfile.TemporaryDirectory(prefix="agescale-") as scratch:  # Ray's own records; we keep nothing there
             trainer = ray.train.torch.TorchTrainer(
                 train_fn_per_worker,
@@ -170,15 +174,22 @@ def _fit(
                 run_config=_run_config(scratch, callbacks),
                 torch_config=TorchConfig(timeout_s=STALL_TIMEOUT_S),
                 datasets={
-                    "train": partial(_from_the_next_epoch, datasets["train"][0], plan.out),
-                    "val": datasets["val"][0],
+                    "train": partial(from_the_next_epoch, feeds["train"].dataset, plan.out),
+                    "val": feeds["val"].dataset,
                 },
-                dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=_in_order()),
+                dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=in_order()),
             )
             return _result(trainer, config)
 
-    while (ended := run_once()) == LEAVES:  # Ray places nothing where a node will be taken away
-        print(f"{LEAVES}: saved; goes on elsewhere, as soon as there is room", flush=True)
+    feeder = Feeder(config, plan.spec, catalog, shared.faces if shared else None, scaling.use_gpu)
+    ended: str | None = GOES_ON
+    num_top_phases = _num_top_phases(config, plan.phases, model, sum(map(len, splits.values())))
+    if num_top_phases and (next_phase := _next_phase(plan)) is not None and next_phase < num_top_phases:
+        weights = ray.put(_weights_so_far(plan, model))
+        feeds = {name: feeder.features(name, split, weights) for name, split in splits.items()}
+        ended = run({**loop, "on_features": True, "num_phases": num_top_phases}, feeds)
+    if ended == GOES_ON:
+        ended = run(loop, {name: feeder.images(name, split) for name, split in splits.items()})
     if ended:
         raise Diverged(ended)
 
@@ -250,47 +261,26 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return error is not None and is_out_of_memory(error.__cause__)
 
 
-def _dataset(
-    config: TrainConfig, faces: FaceGeometry | None, catalog: Catalog, rows: pa.Table, split: str, shared: Shared | None
-) -> tuple[ray.data.Dataset, int, bool]:
-    """Decoded faces, their number, and whether they are held in the object store for all epochs, as where they fit, or
-    decoded in each."""
-    is_train = split == "train"
-    size = source_size(config.image_size, AUGMENTATIONS[config.augmentation]) if is_train else config.image_size
-    geometry = replace(faces, size=size) if faces else None
-    framing = Framing(size, config.center_crop, geometry)
-    decoder = FaceDecoder(catalog.uri, framing, catalog.holds_packed(replace(framing, size=config.image_size)))
-    seed = ray.data.RandomSeedConfig(seed=config.seed, reseed_after_execution=True) if is_train else None
-    fits = config.cache == "auto" and fits_in_object_store(decoded_bytes(len(rows), size))
-    if config.cache == "always" or fits:
-        if shared is not None:
-            dataset = ray.get(shared.faces.decode.remote(split, rows, decoder))
-        else:
-            print(f"decoding {len(rows):,} images, once for all epochs", flush=True)
-            dataset = held_faces(rows, decoder)
-        num_images = int(dataset.count())
-        if not num_images:
-            raise InvalidSettings(
-                f"none of the {len(rows):,} images of the {split} split can be read, {rows['uri'][0]} first"
-            )
-        if num_images < len(rows):
-            why = "have no face, or cannot be read" if faces else "cannot be read"
-            print(f"{len(rows) - num_images:,} of the {split} split's {len(rows):,} images {why}: left out")
-        return (dataset.randomize_block_order(seed=seed) if seed else dataset), num_images, True
-    return decoded_dataset(rows, decoder, seed), len(rows), False
+def _num_top_phases(config: TrainConfig, phases: tuple[Phase, ...], model: AgeModel, num_images: int) -> int:
+    """The first phases that learn from features made once: those that train dense layers alone, from images that are
+    the same in each epoch; where the features fit into memory, and there is more than one epoch."""
+    if config.cache == "never" or config.augmentation != "none" or config.mixup:
+        return 0
+    num_phases = finetuning.num_top_phases(model, phases)
+    fits = config.cache == "always" or fits_in_object_store(num_images * feature_bytes(model))
+    return num_phases if fits and sum(phase.epochs for phase in phases[:num_phases]) > 1 else 0
 
 
-def _from_the_next_epoch(dataset: ray.data.Dataset, out: str) -> ray.data.Dataset:
-    """The images of training, such that their order in each epoch is that of a run which nothing has disturbed. Ray
-    Train asks for them whenever it starts training processes; their order is that of seed and number of the pass."""
-    dataset.context.execution_options = _in_order()  # where Ray Train deals out no blocks, but this process takes them
-    last = paths.join(out, "last")
-    dataset.context._execution_idx = checkpoints.read(last).progress.epochs_done if checkpoints.exists(last) else 0
-    return dataset
+def _next_phase(plan: Plan) -> int | None:
+    last = paths.join(plan.out, "last")
+    if not checkpoints.exists(last):
+        return 0
+    return runs.next_phase(plan.phases, checkpoints.read(last).progress, plan.config.patience)
 
 
-def _in_order() -> ray.data.ExecutionOptions:
-    """This process's options, but that blocks come, and are dealt out, in their order and not as they are ready."""
-    options = copy.copy(ray.data.DataContext.get_current().execution_options)
-    options.preserve_order = True
-    return options
+def _weights_so_far(plan: Plan, model: AgeModel) -> StateDict:
+    """Those that the run goes on with."""
+    last = paths.join(plan.out, "last")
+    if not checkpoints.exists(last):
+        return model.state_dict()
+    return checkpoints.load_training(last, checkpoints.read(last))["model"]

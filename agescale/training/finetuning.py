@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from agescale.models.age_model import AgeModel, dense_of
 from agescale.models.encoders import Encoder
 
 
@@ -83,6 +84,15 @@ def set_train_mode(model: nn.Module, scope: str) -> None:
         cast(nn.Module, model.encoder).eval()
         for block in _trained_blocks(model, scope):
             block.train()
+
+
+def num_top_phases(model: AgeModel, phases: tuple[Phase, ...]) -> int:
+    """How many of the first phases train nothing but dense layers, so that what these take stays as it is."""
+    if model.reads == "feature_map":
+        return 0
+    dense = dense_of(model)
+    trains_more = (any(block is not dense for block in _trained_blocks(model, phase.scope)) for phase in phases)
+    return next((index for index, trains in enumerate(trains_more) if trains), len(phases))
 
 
 def param_groups(model: nn.Module, weight_decay: float, head_weight_decay: float | None = None) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +15,9 @@ import torch
 from agescale.faces.finding import FaceFinder
 from agescale.faces.images import Face
 from agescale.faces.loading import Framing
+from agescale.models.age_model import AgeModel, ModelSpec, autocast, below
 from agescale.runtime.cluster import start_ray
+from agescale.runtime.progress import ImageProgress
 from agescale.runtime.work import decoder
 from agescale.store.errors import StoreError
 from agescale.store.objects import read_pool
@@ -22,6 +25,7 @@ from agescale.tables import catalogs, packed
 
 CHUNK_ROWS = catalogs.ROW_GROUP_ROWS
 """Rows of one decoding task, and of one block of the training data."""
+FEATURE_BATCH = 64
 
 
 @lru_cache(maxsize=2)
@@ -70,12 +74,47 @@ def decoded_dataset(rows: pa.Table, decoder: FaceDecoder, seed: ray.data.RandomS
     return dataset.map_batches(decoder, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=1)
 
 
-def held_faces(rows: pa.Table, decoder: FaceDecoder) -> ray.data.Dataset:
-    """Decoded faces of ``rows`` in the object store, in the order of the rows, whichever were decoded first: where a
-    training begins with the same ones in another order, the same seed makes another model."""
-    dataset = decoded_dataset(rows, decoder, seed=None)
+def held_faces(rows: pa.Table, decoder: FaceDecoder, verb: str = "") -> ray.data.Dataset:
+    """Decoded faces of ``rows`` in the object store; with a ``verb`` it says how far it is."""
+    return held(decoded_dataset(rows, decoder, seed=None), len(rows), verb)
+
+
+def held(dataset: ray.data.Dataset, num_images: int, verb: str = "") -> ray.data.Dataset:
+    """``dataset`` in the object store, in the order of its rows, whichever were done first: where a training begins
+    with the same ones in another order, the same seed makes another model."""
     dataset.context.execution_options.preserve_order = True
-    return dataset.materialize()
+    blocks = []
+    with ImageProgress(verb, num_images, is_quiet=not verb) as progress:
+        for bundle in dataset.iter_internal_ref_bundles():
+            blocks += bundle.block_refs
+            progress.add(bundle.num_rows() or 0)
+    return ray.data.from_arrow_refs(blocks)
+
+
+class FeatureMaker:
+    """A block of decoded images in, what the top of a model takes out: ``features`` float32 (n, ...), and the ``index``
+    of their rows. In batches of one size and by one thread, so that the same images always have the same features."""
+
+    def __init__(self, spec: ModelSpec, weights: ray.ObjectRef, device: str) -> None:
+        self.spec = spec
+        self.weights = weights
+        self.device = device
+
+    def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        torch.set_num_threads(1)
+        model = model_of(self.spec, self.weights, self.device)
+        images_NCHW = torch.from_numpy(block["image"]).permute(0, 3, 1, 2)
+        with torch.inference_mode(), autocast(torch.device(self.device)):
+            features = [below(model, batch.to(self.device)).float().cpu() for batch in images_NCHW.split(FEATURE_BATCH)]
+        return {"features": torch.cat(features).numpy(), "index": block["index"]}
+
+
+@lru_cache(maxsize=1)
+def model_of(spec: ModelSpec, weights: ray.ObjectRef, device: str) -> AgeModel:
+    """One a process, to be looked at and not trained."""
+    model = AgeModel(spec)
+    model.load_state_dict(ray.get(weights))
+    return model.eval().to(device)
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
@@ -103,6 +142,13 @@ class SharedFaces:
 
 def decoded_bytes(num_images: int, image_size: int) -> int:
     return num_images * image_size**2 * 3
+
+
+def feature_bytes(model: AgeModel) -> int:
+    """Of the features of one image."""
+    side = model.spec.image_size
+    with torch.inference_mode():
+        return 4 * below(copy.deepcopy(model).eval(), torch.zeros(1, 3, side, side, dtype=torch.uint8)).numel()
 
 
 def fits_in_object_store(num_bytes: int) -> bool:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from agescale.faces.augment import AUGMENTATIONS, augment, mix
-from agescale.models.age_model import AgeModel
+from agescale.models.age_model import AgeModel, Top, autocast
 from agescale.models.checkpoints import LearnerState, StateDict
 from agescale.training import finetuning
 from agescale.training.batch_loss import Mixed, batch_loss
@@ -22,13 +22,16 @@ from agescale.training.plan import Plan
 
 
 class Learner:
-    """``judged`` is the model that is validated and kept: the averaged one, where weights are averaged."""
+    """``judged`` is the model that is validated and kept: the averaged one, where weights are averaged. With
+    ``on_features`` only the model's top learns, of features that what is below it has made."""
 
     learner: nn.Module
     optimizer: torch.optim.Optimizer
 
-    def __init__(self, plan: Plan, weights: StateDict, device: torch.device, world_size: int) -> None:
-        self.plan, self.device, self.world_size = plan, device, world_size
+    def __init__(
+        self, plan: Plan, weights: StateDict, device: torch.device, world_size: int, on_features: bool = False
+    ) -> None:
+        self.plan, self.device, self.world_size, self.on_features = plan, device, world_size, on_features
         self.task = plan.build_task()
         self.model = AgeModel(plan.spec)
         self.model.load_state_dict(weights)
@@ -63,7 +66,15 @@ class Learner:
         if self._optimizer_state is not None:
             self.optimizer.load_state_dict(self._optimizer_state)
             self._optimizer_state = None
-        self.learner = wrap(self.model)
+        self.learner = wrap(self.whole_or_top(self.model))
+
+    def whole_or_top(self, model: AgeModel) -> nn.Module:
+        """What of a model the batches are for."""
+        return Top(model) if self.on_features else model
+
+    def inputs(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Of a batch, for ``whole_or_top``: features (N, ...), or images (N, 3, H, W)."""
+        return batch["features"] if self.on_features else batch["image"].permute(0, 3, 1, 2)
 
     def set_lr(self, step: int, steps_per_epoch: int) -> None:
         """The learning rate of a ``step`` of the phase."""
@@ -83,9 +94,9 @@ class Learner:
         """One step, whose gradient is that of the global batch. Returns the sums of its losses and of their weights
         over all processes (2,), float64."""
         config = self.plan.config
-        images_NCHW, known, mixed = self._prepare(batch, labels, generator)
-        with self.autocast():
-            outputs = self.learner(images_NCHW)
+        inputs, known, mixed = self._prepare(batch, labels, generator)
+        with autocast(self.device):
+            outputs = self.learner(inputs)
         loss_N, weight_N = batch_loss(self.task, outputs, known, config.auxiliary_weight, mixed)
         sums = torch.stack([loss_N.detach().sum(), weight_N.sum()]).double()
         add_up(sums)
@@ -103,25 +114,25 @@ class Learner:
     def _prepare(
         self, batch: Mapping[str, Tensor], labels: Mapping[str, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor], Mixed | None]:
-        """Changed images, what is learned of them, and how they were mixed."""
+        """Features, or changed images; what is learned of them, and how they were mixed."""
         config = self.plan.config
+        if self.on_features:
+            features = self.inputs(batch)
+            return features, labels_of(self.model, batch["index"], features, labels), None
         augmentation = AUGMENTATIONS[config.augmentation]
-        images_NCHW = augment(batch["image"].permute(0, 3, 1, 2), augmentation, generator, self.plan.spec.image_size)
+        images_NCHW = augment(self.inputs(batch), augmentation, generator, self.plan.spec.image_size)
         mixed = None
         if config.mixup:
             images_NCHW, *mixing = mix(images_NCHW, config.mixup, generator)
             mixed = (mixing[0], mixing[1])
         return images_NCHW, labels_of(self.model, batch["index"], images_NCHW, labels), mixed
 
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
 
-
-def labels_of(model: AgeModel, index_N: Tensor, images_NCHW: Tensor, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def labels_of(model: AgeModel, index_N: Tensor, inputs: Tensor, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What is known of some images, by their index; a reconstruction is compared with the very images that the encoder
-    sees."""
+    sees, its ``inputs``."""
     known = {name: values[index_N] for name, values in labels.items()}
-    return known | ({"target": model.normalise(images_NCHW)} if model.reads == "feature_map" else {})
+    return known | ({"target": model.normalise(inputs)} if model.reads == "feature_map" else {})
 
 
 def add_up(sums: Tensor) -> None:

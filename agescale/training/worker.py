@@ -28,6 +28,7 @@ from torch import Tensor
 
 from agescale.ages.groups import AgeGroups
 from agescale.models import checkpoints
+from agescale.models.age_model import autocast
 from agescale.models.checkpoints import Epoch, LearnerState, Order, RunProgress, Step, Validation
 from agescale.runtime.progress import ImageProgress
 from agescale.store import paths
@@ -45,6 +46,8 @@ LOOK_S = 2.0
 """A notice that a node will be taken away is looked for about so often."""
 LEAVES = "a node will be taken away"
 """What a training returns that has made room for it, to be started again elsewhere."""
+GOES_ON = "the next phase learns from images"
+"""What a training returns that has learned from features as long as it could, to be started again with images."""
 
 SHUFFLE_BUFFER_IMAGES = 1024
 
@@ -61,6 +64,8 @@ class TrainLoopConfig(TypedDict):
     labels: ray.ObjectRef  # of arrays by split and column
     num_train: int  # images
     is_held: bool  # these, decoded once for all epochs
+    on_features: bool  # of them, made once
+    num_phases: int  # the first ones, in which what is given to them suffices
     has_terminal: bool
     use_gpu: bool
     num_trainings: int  # at a time on one machine
@@ -83,6 +88,8 @@ def _train_epochs(loop: TrainLoopConfig) -> str | None:
         runs.take_over(plan.out, loop["writer"])  # from one that died, or seems to have
     progress, begun = _restore(loop, learner)
     while (index := runs.next_phase(plan.phases, progress, plan.config.patience)) is not None:
+        if index >= loop["num_phases"]:
+            return GOES_ON
         learner.enter_phase(index, partial(ray.train.torch.prepare_model, move_to_device=False))
         epoch = _run_epoch(loop, learner, labels, progress, begun)
         faulthandler.cancel_dump_traceback_later()  # what follows are stores, which have time limits of their own
@@ -117,7 +124,7 @@ def _set_up(loop: TrainLoopConfig) -> tuple[Learner, dict[str, Labels]]:
     if device.type == "cpu":
         num_here = ray.train.get_context().get_local_world_size() * loop["num_trainings"]
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_here))
-    learner = Learner(loop["plan"], ray.get(loop["initial_weights"]), device, _world_size())
+    learner = Learner(loop["plan"], ray.get(loop["initial_weights"]), device, _world_size(), loop["on_features"])
     labels: dict[str, Labels] = {
         split: {name: torch.as_tensor(values.copy(), device=device) for name, values in columns.items()}
         for split, columns in ray.get(loop["labels"]).items()
@@ -281,6 +288,7 @@ def _validate(plan: Plan, learner: Learner, labels: Labels) -> Validation:
         for buffer in model.buffers():  # batch-norm statistics differ between processes; the first one's are kept
             dist.broadcast(buffer, 0)
     model.eval()
+    judged_part = learner.whole_or_top(model)
     age_groups = AgeGroups.parse(plan.spec.age_groups)
     sums = torch.zeros(validation.num_sums(age_groups), dtype=torch.float64, device=learner.device)
     batches = ray.train.get_dataset_shard("val").iter_torch_batches(
@@ -292,13 +300,13 @@ def _validate(plan: Plan, learner: Learner, labels: Labels) -> Validation:
         batch = {name: values[is_mine] for name, values in batch.items()}
         if len(batch["index"]) == 0:
             continue
-        images_NCHW = batch["image"].permute(0, 3, 1, 2)
-        with torch.inference_mode(), learner.autocast():
-            outputs = model(images_NCHW)
+        inputs = learner.inputs(batch)
+        with torch.inference_mode(), autocast(learner.device):
+            outputs = judged_part(inputs)
         if not outputs.task.isfinite().all():
             sums[0] = math.inf
             continue
-        known = labels_of(model, batch["index"], images_NCHW, labels)
+        known = labels_of(model, batch["index"], inputs, labels)
         loss_N, weight_N = batch_loss(learner.task, outputs, known, plan.config.auxiliary_weight)
         judged = validation.judge(learner.task, age_groups, outputs.task, known)
         sums += sums.new_tensor([float(loss_N.sum()), float(weight_N.sum()), *judged])

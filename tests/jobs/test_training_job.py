@@ -37,7 +37,7 @@ from agescale.config import CatalogConfig, ScoreConfig, TrainConfig
 from agescale.faces.geometry import FaceGeometry
 from agescale.faces.loading import Framing
 from agescale.models import checkpoints
-from agescale.models.age_model import AgeModel
+from agescale.models.age_model import AgeModel, ModelSpec
 from agescale.models.checkpoints import RunProgress
 from agescale.scoring.driver import score
 from agescale.store import lease, listing, objects, parquet
@@ -47,8 +47,10 @@ from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions
 from agescale.training import ingest, runs, worker
 from agescale.training import plan as training_plan
-from agescale.training.driver import Watch, is_out_of_memory, train
+from agescale.training.driver import Watch, _num_top_phases, is_out_of_memory, train
 from agescale.training.failures import OutOfMemory, lasting_store_error
+from agescale.training.finetuning import parse_phases
+from agescale.training.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -241,6 +243,56 @@ def test_weights_come_from_a_file_the_head_phase_leaves_them_and_a_wrong_checksu
     assert changed == {"encoder", "head", "auxiliary"}
 
 
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.chaos)])
+def test_phases_of_dense_layers_alone_learn_the_same_from_features_made_once(
+    num_workers: int, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head, then the encoder's dense layer as well, then all of it from images; dropout and averaged weights. And
+    cut off in between, they end the same."""
+    monkeypatch.setattr(ingest, "CHUNK_ROWS", 12)
+    config = replace(
+        config, batch_size=8, phases="head:2@1e-2,last1:2@1e-2,all:1@1e-3", dropout=0.2, ema_decay=0.9,
+        num_workers=num_workers, cpus_per_worker=0.5,
+    )  # fmt: skip
+    of_images, of_features, cut_off = (str(tmp_path / name) for name in ("images", "features", "cut-off"))
+    train(replace(config, out=of_images, cache="never"))
+    train(replace(config, out=of_features))
+    histories = [checkpoints.read(f"{out}/last").progress.history for out in (of_images, of_features)]
+    assert [epoch["phase"] for epoch in histories[0]] == ["head", "head", "last1", "last1", "all"]
+    for theirs, ours in zip(*histories, strict=True):
+        for name in ("train_loss", "val_loss", "val_mae", "val_accuracy"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3), (ours["epoch"], name)
+    if num_workers:
+        return
+
+    def killed_in_the_third_epoch(learner: Learner, *arguments: Any) -> Any:
+        if learner.phase_index == 1:
+            raise lease.Held("killed")
+        return step(learner, *arguments)
+
+    step = Learner.step
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", killed_in_the_third_epoch)
+        with pytest.raises(lease.Held, match="killed"):
+            train(replace(config, out=cut_off))
+    train(replace(config, out=cut_off))
+    assert len({checkpoints.read(f"{out}/last").weights_sha256 for out in (of_features, cut_off)}) == 1
+
+
+def test_features_are_made_where_they_save_work_and_fit(config: TrainConfig) -> None:
+    def num_phases(**changes: Any) -> int:
+        changed = replace(config, **changes)
+        spec = ModelSpec(encoder=changed.encoder, task="distribution", age_groups="decades", image_size=32)
+        return _num_top_phases(changed, parse_phases(changed.phases), AgeModel(spec), num_images=100)
+
+    assert num_phases(phases="head:3@1e-3,last1:1@1e-3,last2:1@1e-3,head:1@1e-3") == 2
+    assert num_phases(phases="head:3@1e-3", encoder="skip_cnn") == 1
+    assert num_phases(phases="last1:3@1e-3", encoder="skip_cnn") == 0
+    assert num_phases(phases="head:1@1e-3,all:9@1e-3") == 0
+    for changes in ({"augmentation": "light"}, {"mixup": 0.2}, {"cache": "never"}):
+        assert num_phases(phases="head:3@1e-3", **changes) == 0
+
+
 def test_an_unfinished_or_unlabelled_catalog_is_refused(config: TrainConfig, tmp_path: Path) -> None:
     dataset.write_dataset(tmp_path / "faces", "unlabelled", num_faces=12, size=32)
     out = str(tmp_path / "catalog")
@@ -300,10 +352,13 @@ def test_ctrl_c_amid_a_training_is_an_interruption(config: TrainConfig, tmp_path
     thread.join()
 
 
-def test_a_training_whose_folder_another_job_has_taken_ends_in_one_line(config: TrainConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.chaos)])
+def test_a_training_whose_folder_another_job_has_taken_ends_in_one_line(
+    num_workers: int, config: TrainConfig, tmp_path: Path
+) -> None:
     """Its processes find out at their next write, though the job that has started them stands still."""
     out = tmp_path / "run"
-    long = replace(config, out=str(out), phases="all:500@1e-3", patience=500, num_workers=1)
+    long = replace(config, out=str(out), phases="all:500@1e-3", patience=500, num_workers=num_workers)
 
     def take() -> None:
         for _ in range(600):

@@ -39,6 +39,9 @@ class Encoder(Protocol):
     def blocks(self) -> list[nn.Module]:
         """The building blocks from input to output: disjoint, and together all of the parameters."""
 
+    # Where an encoder ends in a block of dense layers, ``dense``, it has ``before_dense`` besides: images to what that
+    # block takes.
+
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "cnn": Cnn,

@@ -44,8 +44,11 @@ class Cnn(nn.Module):
         maps_NCHW: Tensor = self.convs(images_NCHW)
         return maps_NCHW
 
+    def before_dense(self, images_NCHW: Tensor) -> Tensor:
+        return self.feature_map(images_NCHW)
+
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        features_NF: Tensor = self.dense(self.feature_map(images_NCHW))
+        features_NF: Tensor = self.dense(self.before_dense(images_NCHW))
         return features_NF
 
     def blocks(self) -> list[nn.Module]:

@@ -39,8 +39,12 @@ class TimmBackbone(nn.Module):
         self.dense = nn.Sequential()
         self.num_features = 0  # build counts them
 
+    def before_dense(self, images_NCHW: Tensor) -> Tensor:
+        pooled_NF: Tensor = self.trunk(self.input(images_NCHW))
+        return pooled_NF
+
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        features_NF: Tensor = self.dense(self.trunk(self.input(images_NCHW)))
+        features_NF: Tensor = self.dense(self.before_dense(images_NCHW))
         return features_NF
 
     def feature_map(self, images_NCHW: Tensor) -> Tensor:
