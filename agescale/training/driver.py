@@ -35,6 +35,7 @@ from agescale.runtime.resources import WORKER_BYTES, check_resources, uses_gpu
 from agescale.store import paths
 from agescale.store.writers import Writer
 from agescale.tables.catalogs import Catalog
+from agescale.tables.faces import found_on_the_fly
 from agescale.training import plan as training_plan
 from agescale.training import runs
 from agescale.training.failures import Diverged, InvalidSettings, OutOfMemory, lasting_store_error, said_once
@@ -260,6 +261,8 @@ def _dataset(
     geometry = replace(faces, size=size) if faces else None
     framing = Framing(size, config.center_crop, geometry)
     decoder = FaceDecoder(catalog.uri, framing, catalog.holds_packed(replace(framing, size=config.image_size)))
+    if is_train and (said := found_on_the_fly(catalog, framing)):
+        print(said, flush=True)
     seed = ray.data.RandomSeedConfig(seed=config.seed, reseed_after_execution=True) if is_train else None
     fits = config.cache == "auto" and fits_in_object_store(decoded_bytes(len(rows), size))
     if config.cache == "always" or fits:

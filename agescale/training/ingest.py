@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import ray
 import ray.data
 import torch
 
-from agescale.faces.finding import FaceFinder
+from agescale.faces.finding import finder_of
 from agescale.faces.images import Face
 from agescale.faces.loading import Framing
 from agescale.runtime.cluster import start_ray
@@ -22,12 +21,6 @@ from agescale.tables import catalogs, packed
 
 CHUNK_ROWS = catalogs.ROW_GROUP_ROWS
 """Rows of one decoding task, and of one block of the training data."""
-
-
-@lru_cache(maxsize=2)
-def finder_of(framing: Framing) -> FaceFinder:
-    """One a process: it loads a network, where faces are to be found."""
-    return FaceFinder(framing)
 
 
 class FaceDecoder:
