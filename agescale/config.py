@@ -198,8 +198,8 @@ class CatalogConfig(Recorded):
     """Read every image of an unlabelled source too. Labelled ones are always read once."""
     faces: Literal["none", "largest", "all"] = "none"
     """Find the faces in all images once, and keep where they are beside the catalog, so that training and scoring with
-    --faces need not find them again: as they look for the largest of an image, or, twice as thoroughly, for all. May be
-    added later."""
+    --faces need not find them again: as it is done for the largest face of an image, or, looking closer, for all of
+    them. May be added later."""
     listing: str | None = None
     """Listing made elsewhere, in place of listing an unlabelled --source: Parquet or CSV with a header (a file, a
     folder of them, the manifest.json of an S3 inventory in Parquet), in any order. Columns: uri, or bucket and key, or

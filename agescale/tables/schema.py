@@ -1,4 +1,4 @@
-"""The two tables that all jobs share: column names, Arrow types, closed vocabularies. Null means missing.
+"""The tables that all jobs share: column names, Arrow types, closed vocabularies. Null means missing.
 
 Every file of either table is written with the explicit schema, and its metadata name ``agescale.schema_version`` and
 the kind of the table, so that any part tells what it belongs to. No type has a fixed size: such lists cannot be read

@@ -27,8 +27,8 @@ from agescale.faces.geometry import FaceGeometry
 from agescale.faces.images import Face, Photo
 from agescale.faces.loading import Framing
 from agescale.scoring.driver import score
-from agescale.store import objects, parquet, paths
-from agescale.store.errors import Damaged
+from agescale.store import lease, objects, parquet, paths
+from agescale.store.errors import Damaged, StoreError
 from agescale.store.objects import read_pool
 from agescale.synthetic import portraits
 from agescale.tables import faces, folders, packed
@@ -231,7 +231,7 @@ def rows_without_versions(catalog: str) -> list[dict[str, Any]]:
 
 
 def few(photos: Path, folder: Path) -> Path:
-    """A source of four photos."""
+    """A source of three photos."""
     folder.mkdir(parents=True)
     for beginning in ("20_1_0_1", "40_1_2_3", "50_0_3_4"):
         shutil.copy2(photos / photo_name(beginning), folder)
@@ -338,3 +338,57 @@ def test_damaged_faces_are_one_line_and_repaired(photos: Path, tmp_path: Path) -
 def test_faces_are_not_found_where_images_are_only_listed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--faces largest reads every image: give --inspect with it, or leave it out"):
         CatalogConfig(str(tmp_path), str(tmp_path / "catalog"), faces="largest")
+
+
+def test_packed_photos_that_are_large_enough_are_searched_and_cut_out_in_their_place(
+    photos: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    source, out = few(photos, tmp_path / "photos"), str(tmp_path / "catalog")
+    build_catalog(config_of(source, Path(out), pack=images.PHOTO_SIDE))
+    shutil.rmtree(source)
+    request.getfixturevalue("no_detector")
+    rows = Catalog.open(out).read(["uri"]).append_column("index", pa.array(range(3)))
+    assert len(FaceDecoder(out, Framing(40, geometry=FaceGeometry(size=40)), use_packed=True)(rows)["image"]) == 2
+
+
+def test_a_source_that_is_away_leaves_no_table_without_faces(photos: Path, tmp_path: Path) -> None:
+    source, out = few(photos, tmp_path / "photos"), tmp_path / "catalog"
+    config = config_of(source, out)
+    build_catalog(replace(config, faces="none"))
+    catalog = Catalog.open(str(out))
+    shutil.rmtree(source)
+    find = worker.FaceWriter(catalog, FaceGeometry(), lease.Claim("", "", holder=""))
+    with pytest.raises(StoreError, match="none of the images tried could be read"):
+        find(pa.table({"part": catalog.names}))
+    assert faces.missing_parts(catalog, FaceGeometry()) == catalog.names
+
+
+def test_ray_finds_the_same_faces(
+    photos: Path, found: str, tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "is_cluster_at_hand", lambda: True)
+    monkeypatch.setattr(parts, "MIN_PARTS", 2)
+    out = str(tmp_path / "catalog")
+    build_catalog(config_of(photos, Path(out)))
+    once, again = rows_without_versions(found), rows_without_versions(out)
+    assert [(row["uri"], row["face"]) for row in again] == [(row["uri"], row["face"]) for row in once]
+    for row, other in zip(once, again, strict=True):
+        assert row["face_box"] is None or np.allclose(row["face_box"], other["face_box"], atol=0.01)
+
+
+def test_beside_a_catalog_on_s3_they_stand_too(photos: Path, s3: str, request: pytest.FixtureRequest) -> None:
+    for path in few(photos, photos.parent / "few").iterdir():
+        objects.write_bytes(f"{s3}/found/{path.name}", path.read_bytes())
+    out = f"{s3}/catalogs/found"
+    config = CatalogConfig(f"{s3}/found", out, layout="utkface", split=(0, 0, 1))
+    build_catalog(config)
+    framing = Framing(80, geometry=FaceGeometry(size=80))
+    on_the_fly = seen(out, framing, knows=True)
+    build_catalog(replace(config, faces="largest"))
+    request.getfixturevalue("no_detector")
+    once = seen(out, framing, knows=True)
+    for one, other in zip(once, on_the_fly, strict=True):
+        assert type(one) is type(other)
+        if isinstance(one, list):
+            np.testing.assert_allclose(one[0].pixels.astype(int), other[0].pixels.astype(int), atol=1)
+    assert faces.missing_parts(Catalog.open(out), FaceGeometry()) == []
