@@ -10,7 +10,7 @@ found, so a catalog may have several, and whoever cuts them out otherwise shares
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any, Literal
 
@@ -89,7 +89,7 @@ def _read(file: str) -> dict[str, KnownFaces]:
     try:
         rows = parquet.read_table(file, [*columns, "content_hash"]).to_pylist()
     except StoreError as error:
-        if error.status != "missing":
+        if error.status not in ("missing", "forbidden"):  # whoever may read a catalog, may do without its faces
             raise
         return {}
     return {uri: _known([*of_photo]) for uri, of_photo in groupby(rows, key=lambda row: row["uri"])}
@@ -111,16 +111,13 @@ def found_on_the_fly(catalog: Catalog, framing: Framing) -> str:
     geometry, once = framing.geometry, geometry_of(catalog)
     if geometry is None or once is None:
         return ""
-    missing = missing_parts(catalog, geometry)
-    if not missing:
+    number = len(missing_parts(catalog, geometry))
+    if not number:
         return ""
+    said = f"{catalog.uri}: the faces of {number:,} part{'' if number == 1 else 's'} of it are found on the fly"
     if geometry.detection == once.detection:
-        hint = "the same jobs/catalog.py command finds those"
-        return f"{catalog.uri}: the faces of {_count(missing)} are found on the fly; {hint}"
-    differ = _differences(once.detection, geometry.detection)
-    return (
-        f"{catalog.uri}: the faces of {_count(missing)} are found on the fly, as the catalog's were found with {differ}"
-    )
+        return f"{said}; the same jobs/catalog.py command finds those"
+    return f"{said}, as the catalog's were found with {_differences(once.detection, geometry.detection)}"
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -129,8 +126,3 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return ", ".join(
         f"another {name}" if is_long[name] else f"{name} {before[name]}, not {now[name]}" for name in names
     )
-
-
-def _count(parts: Iterable[str]) -> str:
-    number = len([*parts])
-    return f"{number:,} part{'' if number == 1 else 's'} of it"
