@@ -196,6 +196,10 @@ class CatalogConfig(Recorded):
     files. 0: do not."""
     inspect: bool = False
     """Read every image of an unlabelled source too. Labelled ones are always read once."""
+    faces: Literal["none", "largest", "all"] = "none"
+    """Find the faces in all images once, and keep where they are beside the catalog, so that training and scoring with
+    --faces need not find them again: as it is done for the largest face of an image, or, looking closer, for all of
+    them. May be added later."""
     listing: str | None = None
     """Listing made elsewhere, in place of listing an unlabelled --source: Parquet or CSV with a header (a file, a
     folder of them, the manifest.json of an S3 inventory in Parquet), in any order. Columns: uri, or bucket and key, or
@@ -215,6 +219,8 @@ class CatalogConfig(Recorded):
             raise ValueError("--csv and --layout csv go together")
         if self.pack and not self.reads_images:
             raise ValueError("--pack reads every image: give --inspect with it, or leave it out")
+        if self.faces != "none" and not self.reads_images:
+            raise ValueError(f"--faces {self.faces} reads every image: give --inspect with it, or leave it out")
         if len(self.split) != 3 or abs(sum(self.split) - 1) > 1e-6:
             given = " ".join(map(str, self.split))
             raise ValueError(f"--split {given}: three shares that sum to 1 are needed, such as 0.8 0.1 0.1")

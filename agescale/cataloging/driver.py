@@ -36,7 +36,7 @@ from agescale.cataloging.settings import (
     settings_of,
 )
 from agescale.cataloging.summary import CatalogResult, with_group_names
-from agescale.cataloging.worker import PartWriter, run_lister, sorted_rows
+from agescale.cataloging.worker import FaceWriter, PartWriter, run_lister, sorted_rows
 from agescale.config import CatalogConfig
 from agescale.faces import images
 from agescale.reports import formats
@@ -49,7 +49,7 @@ from agescale.store import lease, listing, objects, parquet, paths
 from agescale.store.errors import Damaged
 from agescale.store.listing import Listed
 from agescale.store.outputs import check_unchanged
-from agescale.tables import catalogs, folders, schema
+from agescale.tables import catalogs, faces, folders, schema
 from agescale.tables.catalogs import Catalog
 
 SMALL_SOURCE_FILES = 10_000
@@ -144,6 +144,7 @@ def _add_images(
     objects.write_bytes(catalogs.findings_uri(out, "csv"), formats.to_bytes(findings, "csv"))
     _write_findings(grown, metadata, findings, held)
     changes.end_listing(out, listing_number)
+    _find_faces(Catalog.open(out), config.repair, held)
     rows = with_group_names(rows, labels.age_groups)
     group_names = labels.age_groups.names if labels.age_groups else ()
     counts = (len(new), len(changed), len(found.gone), len(rows), len(others))
@@ -160,8 +161,41 @@ def _add_images(
     )
 
 
+def _find_faces(catalog: Catalog, repair: bool, held: lease.Lease) -> None:
+    """Finds the faces of all parts where they are wanted and nobody has found them yet. The catalog is complete without
+    them."""
+    geometry = faces.geometry_of(catalog)
+    if geometry is None:
+        return
+    if repair:
+        _delete_damaged(faces.folder(catalog.uri, geometry), held)
+    num_rows = {part.name: part.num_rows for part in catalog.parts}
+    units = [pa.table({"part": [part]}) for part in faces.missing_parts(catalog, geometry)]
+    if not units:
+        return
+    num_photos = sum(num_rows[unit["part"][0].as_py()] for unit in units)
+    by_ray = num_photos > FEW_IMAGES or is_cluster_at_hand()
+    writer, num_faces = FaceWriter(catalog, geometry, held.claim), 0
+    with ImageProgress("finding faces", num_photos) as progress:
+        run = _run_by_ray(units, writer, progress, catalog.source) if by_ray else run_here(units, writer, progress)
+        for found in run:
+            held.check()
+            num_faces += found["num_faces"]
+            progress.note = f"{num_faces:,} faces"
+
+
+def _delete_damaged(folder: str, held: lease.Lease) -> None:
+    for name in folders.list_parts(folder, "faces"):
+        try:
+            parquet.check_table(paths.join(folder, name))
+        except Damaged:
+            held.prove()
+            objects.delete(paths.join(folder, name))
+            print(f"{name}: was damaged, and has been deleted", flush=True)
+
+
 def _run_by_ray(
-    units: list[pa.Table], writer: PartWriter, progress: ImageProgress, source: str
+    units: list[pa.Table], writer: PartWriter | FaceWriter, progress: ImageProgress, source: str
 ) -> Iterator[dict[str, Any]]:
     start_ray()
     check_resources(1, cpus_per_worker=1, gpus_per_worker=0)

@@ -60,19 +60,20 @@ def settings_of(config: CatalogConfig, age_groups: AgeGroups | None) -> dict[str
         **{column: getattr(config, column) for column in CSV_COLUMNS},
         "split": ",".join(f"{share:g}" for share in config.split),
         "pack": config.pack,
+        "faces": None if config.faces == "none" else config.faces,
         "inspect": config.inspect and config.layout == "unlabelled",
         "age_groups": age_groups.format() if age_groups else None,
     }
 
 
-LABEL_SETTINGS = ("csv", *CSV_COLUMNS, "age_groups")
-"""Settings that only say how labels are told: they may change like these."""
+LATER_SETTINGS = ("csv", *CSV_COLUMNS, "age_groups", "faces")
+"""Settings that only say how labels are told, or what is kept beside the catalog: they may change like these."""
 
 
 def check_settings(out: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises ValueError where a catalog of other settings stands there: other images, or less would be known of them,
     which is mostly a setting that was forgotten."""
-    kept = {name: now[name] for name in now if name not in LABEL_SETTINGS or (now[name] is None and before.get(name))}
+    kept = {name: now[name] for name in now if name not in LATER_SETTINGS or (now[name] is None and before.get(name))}
     check_unchanged(out, "another catalog", before, kept)
 
 

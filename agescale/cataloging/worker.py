@@ -9,20 +9,25 @@ from itertools import chain
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 
 from agescale.cataloging import changes
 from agescale.cataloging.parts import PLANNED_FIELDS, split_of
-from agescale.faces.images import ImageError
+from agescale.faces.finding import finder_of
+from agescale.faces.geometry import FaceGeometry
+from agescale.faces.images import ImageError, Photo
 from agescale.faces.isolation import Decoder
+from agescale.faces.loading import Framing
 from agescale.runtime.cluster import start_ray
 from agescale.runtime.progress import ImageProgress
 from agescale.runtime.work import decoder, run_work
 from agescale.store import lease, listing, objects, paths
 from agescale.store.errors import StoreError
 from agescale.store.objects import read_pool
-from agescale.tables import catalogs, folders, schema, splits
+from agescale.tables import catalogs, faces, folders, packed, schema, splits
+from agescale.tables.catalogs import Catalog
 
 DECODING = threading.BoundedSemaphore(2)
 """Many threads read, two decode: a picture of 24 megapixels fills 72 MB."""
@@ -103,6 +108,50 @@ class PartWriter:
         except ImageError as error:
             row["read_error"] = f"{error.status}: {error}"
         return row, None
+
+
+class FaceWriter:
+    """Finds the faces in the photos of one part of a catalog and writes where they are. Runs in a Ray task.
+
+    What cannot be read has no row. Raises the StoreError where the store delivers nothing.
+    """
+
+    def __init__(self, catalog: Catalog, geometry: FaceGeometry, claim: lease.Claim) -> None:
+        self.out = catalog.uri
+        self.catalog = catalog
+        self.geometry = geometry
+        self.claim = claim
+
+    def __call__(self, unit: pa.Table) -> pa.Table:
+        part = unit["part"][0].as_py()
+        columns = ["uri", "version", "size_bytes", "deleted", "read_error", "content_hash"]
+        listed = self.catalog.read_part(part, columns)
+        rows = listed.filter(pc.and_(pc.invert(listed["deleted"]), pc.is_null(listed["read_error"])))
+        rows = self.catalog.superseded().current(rows, catalogs.listing_of(part))
+        found = list(self._search(part, rows))
+        table = pa.Table.from_pylist(found, schema=schema.FACES)
+        self.claim.prove()
+        faces.write(self.out, self.geometry, part, table)
+        return pa.table({"num_rows": [len(listed)], "num_faces": [sum(row["num_faces"] > 0 for row in found)]})
+
+    def _search(self, part: str, rows: pa.Table) -> Iterator[dict[str, Any]]:
+        framing = Framing(self.geometry.size, geometry=self.geometry, only_largest=False)
+        failure: StoreError | None = None
+        num_loaded = 0
+        with read_pool() as pool, decoder(faces.file_of(self.out, self.geometry, part)) as decode:
+            use_packed = self.catalog.holds_packed(framing)
+            loaded = packed.load_faces(self.out, rows, framing, use_packed, pool, decode)
+            for row, photo in finder_of(framing).search(zip(rows.to_pylist(), loaded, strict=True)):
+                if isinstance(photo, StoreError):
+                    failure = photo
+                    if not photo.is_about_one_file:
+                        raise photo
+                    continue
+                num_loaded += 1
+                if isinstance(photo, Photo):
+                    yield from faces.rows_of(row, photo, self.geometry)
+        if failure and not num_loaded and not self.catalog.delivers_others(rows["uri"]):
+            raise StoreError(failure.status, f"{failure}; none of the images tried could be read; is the source there?")
 
 
 def check_store(probes: Sequence[str], failure: StoreError) -> None:

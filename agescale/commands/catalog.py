@@ -12,7 +12,7 @@ from agescale.config import CatalogConfig
 from agescale.reports.figures import to_png
 from agescale.runtime import terminal
 from agescale.store import objects, paths
-from agescale.tables import catalogs, folders
+from agescale.tables import catalogs, faces, folders
 
 
 def main(config: CatalogConfig) -> None:
@@ -29,6 +29,8 @@ def main(config: CatalogConfig) -> None:
     if result.unused_columns:
         print(f"columns not used, though they look like labels: {' '.join(result.unused_columns)}")
     print(f"findings: {catalogs.findings_uri(config.out)}{as_csv}{charts}")
+    if config.faces != "none":
+        print(f"faces: {faces.folder(config.out, faces.default_geometry(config.faces))}")
     print(f"catalog: {config.out}")
 
 

@@ -1,14 +1,15 @@
 """Upright images in; every face in them out: what a table says of it, and the pixels that a model is shown.
 
 The one way from photos to faces, for a catalog and on the fly alike: ``FaceFinder`` takes what was loaded, in any
-order of squares, photos and failures. Where faces were found before, ``aligned`` makes the same pixels of an image and
-what is known of them, without a detector.
+order of squares, photos and failures. Where a photo comes with the faces that were found in it before, the same pixels
+are made of them without a detector.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -78,52 +79,69 @@ def sharpness(pixels_HWC: Pixels) -> float:
 
 class FaceFinder:
     """What is shown to a model of pictures as they were loaded for a ``framing``. ``detector``: the one that agescale
-    brings, where faces are to be found and none is given."""
+    brings, where faces are to be found and none is given; it is loaded for the first photo whose faces nobody knows."""
 
     def __init__(
         self, framing: Framing, device: str = "cpu", num_threads: int = 1, detector: FaceDetector | None = None
     ) -> None:
         self.framing = framing
+        self.device = device
+        self.num_threads = num_threads
         self.detector = detector
-        if framing.geometry is not None and detector is None:
-            from agescale.faces.detection import RetinaFaceDetector  # here, since torchvision takes a second
-
-            self.detector = RetinaFaceDetector(framing.geometry, device=device, num_threads=num_threads)
 
     def find(self, loaded: Iterable[tuple[Key, Loaded]]) -> Iterator[tuple[Key, Found]]:
         """For each picture, with its key and in their order, the faces to be shown; drawn from as they are needed."""
-        waiting: list[tuple[Key, Loaded]] = []
-        for key, each in loaded:
-            waiting.append((key, each))
-            if self.detector is None or len(waiting) == BATCH_PHOTOS:
-                yield from self._find(waiting)
-                waiting = []
-        yield from self._find(waiting)
-
-    def _find(self, loaded: Sequence[tuple[Key, Loaded]]) -> Iterator[tuple[Key, Found]]:
-        photos = [each for _, each in loaded if isinstance(each, Photo)]
-        found = iter(self._faces(photos) if photos else ())
-        for key, each in loaded:
+        for key, each in self.search(loaded):
             if isinstance(each, Photo):
-                yield key, next(found)
+                yield key, self._shown(each)
             else:
                 yield key, [each] if isinstance(each, Face) else each
 
-    def _faces(self, photos: Sequence[Photo]) -> Iterator[Found]:
-        assert self.detector is not None
+    def search(self, loaded: Iterable[tuple[Key, Loaded]]) -> Iterator[tuple[Key, Loaded]]:
+        """The same pictures, photos with all of their faces."""
+        waiting: list[tuple[Key, Loaded]] = []
+        for key, each in loaded:
+            waiting.append((key, each))
+            if self.framing.geometry is None or len(waiting) == BATCH_PHOTOS:
+                yield from self._search(waiting)
+                waiting = []
+        yield from self._search(waiting)
+
+    def _search(self, loaded: Sequence[tuple[Key, Loaded]]) -> Iterator[tuple[Key, Loaded]]:
+        photos = [each.pixels for _, each in loaded if isinstance(each, Photo) and each.faces is None]
+        found = iter(self._loaded_detector().detect(photos) if photos else ())
+        for key, each in loaded:
+            if isinstance(each, Photo) and each.faces is None:
+                each = replace(each, faces=tuple(next(found)))
+            yield key, each
+
+    def _loaded_detector(self) -> FaceDetector:
+        if self.detector is None:
+            from agescale.faces.detection import RetinaFaceDetector  # here, since torchvision takes a second
+
+            assert self.framing.geometry is not None, "photos are loaded only where faces are to be found"
+            self.detector = RetinaFaceDetector(self.framing.geometry, device=self.device, num_threads=self.num_threads)
+        return self.detector
+
+    def _shown(self, photo: Photo) -> Found:
         assert self.framing.geometry is not None
-        for photo, found in zip(photos, self.detector.detect([each.pixels for each in photos]), strict=True):
-            kept = found[:1] if self.framing.only_largest else found
-            faces = aligned(photo.pixels, kept, self.framing.geometry)
-            shown = [_shown(face, photo, len(found)) for face in faces]
-            yield shown or ImageError("no_face", "no face was found in it")
+        assert photo.faces is not None
+        kept = photo.faces[:1] if self.framing.only_largest else photo.faces
+        shown = [_shown(face, photo) for face in aligned(photo.pixels, kept, self.framing.geometry)]
+        return shown or ImageError("no_face", "no face was found in it")
 
 
-def _shown(face: AlignedFace, photo: Photo, num_faces: int) -> Face | TinyFace:
+@lru_cache(maxsize=2)
+def finder_of(framing: Framing) -> FaceFinder:
+    """One a process, as it may load a network."""
+    return FaceFinder(framing)
+
+
+def _shown(face: AlignedFace, photo: Photo) -> Face | TinyFace:
     across, down = photo.width / photo.pixels.shape[1], photo.height / photo.pixels.shape[0]
     x1, y1, x2, y2 = face.found.box
     size = ((x2 - x1) * across, (y2 - y1) * down)
-    place = Place(face.number, num_faces, x1 * across, y1 * down, *size, face.found.score)
+    place = Place(face.number, len(photo.faces or ()), x1 * across, y1 * down, *size, face.found.score)
     if face.pixels is None:
         return TinyFace(photo.width, photo.height, place)
     return Face(face.pixels, photo.width, photo.height, place)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 Point = tuple[float, float]
@@ -33,6 +33,11 @@ the template takes that back."""
 
 WEIGHTS_SHA256 = "0222356adb93fb35fb3160f797573b0cb2eab9369fff5fe78a107c99ba3ed391"
 """Of the weights of the detector that agescale brings."""
+
+ALL_FACES_SIZE = 640
+"""Pixels of a photo's longer side at which all of its faces are looked for: small ones beside a large one, too."""
+CUT_FIELDS = ("margin", "size", "min_face_size")
+"""Of a geometry, those that only say how a face is cut out once it is found."""
 
 SIZE_STEP = 1.5
 """Faces whose sides differ by less are as large as each other where faces are numbered."""
@@ -115,6 +120,15 @@ class FaceGeometry:
 
     def _framed(self, share: float) -> float:
         return (share + self.margin) / (1 + 2 * self.margin)
+
+    def for_all_faces(self) -> FaceGeometry:
+        """The same for whoever wants all faces of a photo, and not only the largest."""
+        return replace(self, detection_size=max(self.detection_size, ALL_FACES_SIZE))
+
+    @property
+    def detection(self) -> dict[str, Any]:
+        """What decides which faces are found, and where."""
+        return {name: value for name, value in self.to_dict().items() if name not in CUT_FIELDS}
 
     def to_dict(self) -> dict[str, Any]:
         """Of values that JSON has; ``from_dict`` takes them, and what JSON makes of them."""

@@ -20,6 +20,8 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from agescale.faces.geometry import FoundFace
+
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".png", ".apng", ".bmp", ".dib", ".webp", ".gif"),
     *(".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"),
@@ -150,6 +152,7 @@ class Photo:
     pixels: Pixels
     width: int
     height: int
+    faces: tuple[FoundFace, ...] | None = None  # in these pixels; None: nobody has looked for them
 
 
 def is_image_name(name: str) -> bool:

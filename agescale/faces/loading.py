@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agescale.faces import images
-from agescale.faces.geometry import FaceGeometry
+from agescale.faces.geometry import FaceGeometry, FoundFace
 from agescale.faces.images import Face, ImageError, Photo, Picture
 from agescale.faces.isolation import Decoder
 from agescale.store import objects
@@ -34,6 +34,21 @@ class Framing:
         return LOOK_AHEAD_PHOTOS if self.geometry else LOOK_AHEAD
 
 
+@dataclass(frozen=True)
+class KnownFaces:
+    """What was found in a picture before: ``faces`` in pixels of it as it was decoded then, to that width and height.
+    ``content_hash`` is the SHA-256 of its file."""
+
+    faces: tuple[FoundFace, ...]
+    width: int
+    height: int
+    content_hash: str
+
+    def told(self, photo: Photo) -> Photo:
+        """``photo`` with its faces, if it is decoded as it was then."""
+        return replace(photo, faces=self.faces) if photo.pixels.shape[:2] == (self.height, self.width) else photo
+
+
 def load_one(
     uri: str,
     framing: Framing,
@@ -41,14 +56,18 @@ def load_one(
     version: str = "",
     size_bytes: int | None = None,
     decoder: Decoder = images,
+    known: KnownFaces | None = None,
 ) -> Loaded:
     """The picture at ``uri``, or ``picture`` where it is at hand: its square, or the whole of it where faces are to be
-    found, or why there is none."""
+    found, with those that are ``known``, or why there is none."""
     try:
         if picture is None:
             picture = objects.read_bytes(uri, version, size_bytes)
+            if known and objects.sha256(picture) != known.content_hash:  # no listing was asked whether it is the same
+                known = None
         if framing.geometry is not None:
-            return decoder.load_photo(picture)
+            photo = decoder.load_photo(picture)
+            return known.told(photo) if known else photo
         return decoder.load_face(picture, framing.size, framing.center_crop)
     except (ImageError, StoreError) as error:
         return error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -28,8 +27,6 @@ from agescale.store.errors import StoreError
 from agescale.tables import schema
 
 MAX_ERROR_CHARACTERS = 500
-ALL_FACES_SIZE = 640
-"""Pixels of a photo's longer side at which all of its faces are looked for: small ones beside a large one, too."""
 PLACE = ("face", "num_faces", "face_x", "face_y", "face_width", "face_height", "face_score")
 """Columns of where a face lies; filled where faces are looked for."""
 Which = Literal["auto", "none", "largest", "all"]
@@ -154,7 +151,7 @@ def framing_of(spec: ModelSpec, faces: Which = "auto") -> Framing:
         return Framing(spec.image_size, spec.center_crop)
     geometry = spec.faces or FaceGeometry(size=spec.image_size)
     if faces == "all":
-        geometry = replace(geometry, detection_size=max(geometry.detection_size, ALL_FACES_SIZE))
+        geometry = geometry.for_all_faces()
     return Framing(spec.image_size, geometry=geometry, only_largest=faces != "all")
 
 

@@ -38,7 +38,7 @@ from agescale.scoring.plan import Work, plan_work
 from agescale.scoring.worker import ScoringActor, UnitScorer, Workers
 from agescale.store import lease, objects, paths
 from agescale.store.outputs import check_unchanged
-from agescale.tables import folders, footers, predictions, units
+from agescale.tables import faces, folders, footers, predictions, units
 from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions
 
@@ -97,6 +97,8 @@ def score(config: ScoreConfig) -> ScoreResult:
         progress = ImageProgress("scoring", work.num_rows)
         if work.todo:
             objects.delete(summary_uri)
+            if said := faces.found_on_the_fly(catalog, framing_of(checkpoint.spec, config.faces)):
+                print(said, flush=True)
             workers = _workers(config, work, catalog)
             card = {**checkpoint.card(), "tta": config.tta}
             metadata = {"run": run, "checkpoint": checkpoint_uri, "model_card": card}

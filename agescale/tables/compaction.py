@@ -26,7 +26,7 @@ from agescale.reports import formats
 from agescale.runtime.progress import ImageProgress
 from agescale.store import lease, objects, parquet, paths
 from agescale.store.outputs import Output, check_unchanged
-from agescale.tables import catalogs, folders, footers, schema, units
+from agescale.tables import catalogs, faces, folders, footers, schema, units
 from agescale.tables.catalogs import Catalog, Part
 from agescale.tables.predictions import Counts, Predictions, part_of, summary_uri
 from agescale.tables.predictions import by_status as count_by_status
@@ -99,6 +99,7 @@ def _write_catalog(old: Catalog, new: str, held: lease.Lease) -> None:
                 if was_listed:
                     rows = rows.sort_by("uri")
                 said = {**metadata, "replaces": False, "from": [part.name for part in group]}
+                _write_faces(old, group, new, name, rows)
                 rows = rows.cast(schema.with_metadata("catalog", said))
                 row_group_rows = catalogs.LISTED_GROUP_ROWS if was_listed else catalogs.ROW_GROUP_ROWS
                 folders.write_new_part(new, name, rows, row_group_rows)
@@ -138,6 +139,16 @@ def _current_rows(part: str, superseded: catalogs.Superseded) -> pa.Table:
     rows = parquet.read_table(part).replace_schema_metadata(None)
     rows = rows.filter(pc.invert(rows["deleted"]))
     return superseded.current(rows, catalogs.listing_of(paths.name_of(part)))
+
+
+def _write_faces(old: Catalog, group: Sequence[Part], new: str, name: str, rows: pa.Table) -> None:
+    """Writes where the faces of ``rows`` are, as the part of that name will hold them, if all have been looked for."""
+    geometry = faces.geometry_of(old)
+    files = [faces.file_of(old.uri, geometry, part.name) for part in group if part.num_rows] if geometry else []
+    if geometry and all(map(objects.exists, files)):
+        found = pa.concat_tables([schema.FACES.empty_table(), *(parquet.read_table(file) for file in files)])
+        is_current = pc.is_in(catalogs.keys_of(found), value_set=catalogs.keys_of(rows))
+        faces.write(new, geometry, name, found.filter(is_current))
 
 
 def _write_predictions(

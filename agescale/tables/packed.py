@@ -13,6 +13,7 @@ from agescale.faces.isolation import Decoder
 from agescale.faces.loading import Framing, Loaded, load_one
 from agescale.store import parquet, paths
 from agescale.store.objects import ahead
+from agescale.tables import faces
 from agescale.tables.catalogs import ROW_GROUP_ROWS, as_listed
 
 
@@ -25,15 +26,17 @@ def load_faces(
     decoder: Decoder = images,
 ) -> Iterator[Loaded]:
     """A face, or a photo to find faces in, or why there is none, for each of ``rows`` (columns uri, part, row), in
-    order, decoded ahead in ``pool``.
+    order, decoded ahead in ``pool``. Photos come with their faces, as far as the catalog has them.
 
     Where the rows have the columns version and size_bytes, another picture than was listed is a reason, too. With
     ``use_packed`` the pictures come from the catalog's parts, and from their own URIs only where a row has none.
     """
-    packed = _packed_images(uri, rows) if use_packed else (None for _ in range(len(rows)))
+    nothing = [None] * len(rows)
+    packed = _packed_images(uri, rows) if use_packed else nothing
+    known = faces.known_faces(uri, rows, framing.geometry) if framing.geometry else nothing
     tasks = (
-        pool.submit(load_one, framing=framing, picture=picture, decoder=decoder, **listed)
-        for listed, picture in zip(_listed(rows), packed, strict=True)
+        pool.submit(load_one, framing=framing, picture=picture, known=of_it, decoder=decoder, **listed)
+        for listed, picture, of_it in zip(_listed(rows), packed, known, strict=True)
     )
     return ahead(tasks, num_ahead=framing.look_ahead)
 

@@ -1,4 +1,4 @@
-"""The two tables that all jobs share: column names, Arrow types, closed vocabularies. Null means missing.
+"""The tables that all jobs share: column names, Arrow types, closed vocabularies. Null means missing.
 
 Every file of either table is written with the explicit schema, and its metadata name ``agescale.schema_version`` and
 the kind of the table, so that any part tells what it belongs to. No type has a fixed size: such lists cannot be read
@@ -51,6 +51,24 @@ FINDINGS = pa.schema(
     ]
 )
 
+FACES = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("face", pa.int32(), nullable=False),  # from 0 on, by size, then by place; 0 where none was found
+        pa.field("num_faces", pa.int32(), nullable=False),  # found in the photo; of 0 there is one row
+        pa.field("face_box", pa.list_(pa.float64())),  # x1, y1, x2, y2, pixels of the photo as it was decoded
+        pa.field("face_landmarks", pa.list_(pa.list_(pa.float64()))),  # x, y of eyes, nose, corners of the mouth
+        pa.field("face_score", pa.float64()),  # how sure the detector is that this is one, 0..1
+        pa.field("face_pixels", pa.float32()),  # side of a square as large as the box
+        pa.field("roll", pa.float32()),  # degrees, clockwise; null, as the next one, where it is too small
+        pa.field("sharpness", pa.float32()),  # variance of the Laplacian of the face cut out at 112 pixels
+        pa.field("photo_width", pa.int32(), nullable=False),  # pixels of the photo as it was decoded
+        pa.field("photo_height", pa.int32(), nullable=False),
+        pa.field("content_hash", pa.string(), nullable=False),  # the catalog's: of the file that was searched
+    ]
+)
+
 PREDICTIONS = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
@@ -83,7 +101,7 @@ PREDICTIONS = pa.schema(
     ]
 )
 
-TABLES = {"catalog": CATALOG, "findings": FINDINGS, "predictions": PREDICTIONS}
+TABLES = {"catalog": CATALOG, "findings": FINDINGS, "faces": FACES, "predictions": PREDICTIONS}
 """Kinds of tables."""
 
 SPLITS = get_args(Split)
@@ -141,4 +159,4 @@ def read_metadata(schema: pa.Schema, kind: str) -> dict[str, Any]:
     return found
 
 
-NOUNS = {"catalog": "a catalog", "findings": "findings", "predictions": "predictions"}
+NOUNS = {"catalog": "a catalog", "findings": "findings", "faces": "faces", "predictions": "predictions"}

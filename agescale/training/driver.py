@@ -23,6 +23,7 @@ from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel
 from agescale.models.checkpoints import RunProgress, StateDict
 from agescale.models.inference import find_device
+from agescale.models.predictor import framing_of
 from agescale.runtime import nodes, terminal
 from agescale.runtime.cluster import allocator_environment, start_ray
 from agescale.runtime.network import TorchConfig
@@ -30,6 +31,7 @@ from agescale.runtime.resources import WORKER_BYTES, check_resources, uses_gpu
 from agescale.store import paths
 from agescale.store.writers import Writer
 from agescale.tables.catalogs import Catalog
+from agescale.tables.faces import found_on_the_fly
 from agescale.training import finetuning, runs
 from agescale.training import plan as training_plan
 from agescale.training.failures import Diverged, InvalidSettings, OutOfMemory, lasting_store_error, said_once
@@ -181,6 +183,8 @@ def _fit(
             )
             return _result(trainer, config)
 
+    if shared is None and (said := found_on_the_fly(catalog, framing_of(plan.spec))):
+        print(said, flush=True)
     feeder = Feeder(config, plan.spec, catalog, shared.faces if shared else None, scaling.use_gpu)
     ended: str | None = GOES_ON
     num_top_phases = _num_top_phases(config, plan.phases, model, sum(map(len, splits.values())))

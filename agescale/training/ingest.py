@@ -12,7 +12,7 @@ import ray
 import ray.data
 import torch
 
-from agescale.faces.finding import FaceFinder
+from agescale.faces.finding import finder_of
 from agescale.faces.images import Face
 from agescale.faces.loading import Framing
 from agescale.models.age_model import AgeModel, ModelSpec, autocast, below
@@ -26,12 +26,6 @@ from agescale.tables import catalogs, packed
 CHUNK_ROWS = catalogs.ROW_GROUP_ROWS
 """Rows of one decoding task, and of one block of the training data."""
 FEATURE_BATCH = 64
-
-
-@lru_cache(maxsize=2)
-def finder_of(framing: Framing) -> FaceFinder:
-    """One a process: it loads a network, where faces are to be found."""
-    return FaceFinder(framing)
 
 
 class FaceDecoder:

@@ -74,6 +74,14 @@ def test_pictures_keep_their_order_whatever_became_of_them(portrait: np.ndarray)
             assert (each[0] is square) == (index % 4 == 3)
 
 
+def test_faces_that_are_known_are_not_looked_for(portrait: np.ndarray) -> None:
+    known, wall = Photo(portrait, 128, 128, (LARGE,)), Photo(portrait, 128, 128, ())
+    (one,), none, both = find([LARGE, SMALL], known, wall, Photo(portrait, 128, 128))
+    assert one.place.num_faces == 1
+    assert isinstance(none, ImageError)
+    assert len(both) == 2
+
+
 def test_what_a_table_says_of_a_face(portrait: np.ndarray) -> None:
     large, small = (face.to_row() for face in aligned(portrait, [LARGE, SMALL], GEOMETRY))
     assert (large["face"], large["face_pixels"]) == (0, pytest.approx(74.8, abs=0.1))
