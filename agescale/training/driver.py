@@ -48,7 +48,7 @@ MAX_FAILURES = 3
 RESIZE_S = 600.0
 """Whether there is room for more processes is looked at so often: it costs what was done since the last save."""
 
-LABEL_COLUMNS = ("group", "age_low", "age_high", "gender", "ethnicity", "weight")
+LABEL_COLUMNS = ("group", "age_low", "age_high", "gender", "ethnicity", "weight", "catalog")
 """What is learned of an image: numbers, looked up by its index."""
 
 
@@ -90,10 +90,10 @@ def train(
     ``selected`` are the images of another run that differs in nothing of this. Raises ValueError, before anything is
     started, for settings that cannot work.
     """
+    if not config.catalog or not all(config.catalog):
+        raise ValueError("--catalog: missing; jobs/catalog.py makes one, and --catalog drawn draws faces to try it on")
     config = paths.with_absolute_uris(config)
     out = config.out
-    if not config.catalog:
-        raise ValueError("--catalog: missing; jobs/catalog.py makes one, and --catalog drawn draws faces to try it on")
     known = selected or (shared.selected if shared else None)
     output = training_plan.output(paths.join(out, runs.RUN_NAME), "a run")
     selected = training_plan.select(config, paths.join(out, runs.RUN_NAME), known)
@@ -101,7 +101,7 @@ def train(
     if progress is not None and progress.is_finished and runs.is_over(out):
         return _say_finished(out, progress)
     if shared is None:
-        output.check(selected.catalog.places)
+        output.check(selected.places)
     try:
         plan, splits, model = training_plan.build_plan(config, selected, begins=progress is None)
     except ValueError as error:
@@ -118,7 +118,7 @@ def train(
             print(f"{out}: continues after epoch {progress.epochs_done} of {num_epochs}", flush=True)
         elif plan.loaded:
             print(f"weights: {config.weights}: {plan.loaded}", flush=True)
-        _fit(config, plan, selected.catalog, splits, model, writer, callbacks, shared)
+        _fit(config, plan, selected.catalogs, splits, model, writer, callbacks, shared)
         return checkpoints.read(paths.join(out, "last")).progress
 
 
@@ -130,7 +130,7 @@ def _say_finished(out: str, progress: RunProgress) -> RunProgress:
 def _fit(
     config: TrainConfig,
     plan: Plan,
-    catalog: Catalog,
+    catalogs: tuple[Catalog, ...],
     splits: dict[str, pa.Table],
     model: AgeModel,
     writer: Writer,
@@ -141,13 +141,15 @@ def _fit(
     is_apart = config.num_workers != 0  # from this process
     start_ray(min_cpus=config.worker_range[0] * config.cpus_per_worker + 1, has_dashboard=is_apart)
     if shared is None:  # of a sweep, which has asked for all its trainings
-        nodes.check_shared(plan.out, catalog.uri)
+        nodes.check_shared(plan.out, *config.catalog)
     scaling = _scaling(config)
     num = scaling.min_workers if scaling.min_workers == scaling.max_workers else config.num_workers
     where = f"{num} x" if is_apart else "in this process, on"
     print(f"training {where} {'GPU' if scaling.use_gpu else 'CPU'}", flush=True)
 
-    datasets = {name: _dataset(config, plan.spec.faces, catalog, split, name, shared) for name, split in splits.items()}
+    datasets = {
+        name: _dataset(config, plan.spec.faces, catalogs, split, name, shared) for name, split in splits.items()
+    }
     labels = {name: {column: split[column].to_numpy() for column in LABEL_COLUMNS} for name, split in splits.items()}
     loop: TrainLoopConfig = {
         "plan": plan,
@@ -251,7 +253,12 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def _dataset(
-    config: TrainConfig, faces: FaceGeometry | None, catalog: Catalog, rows: pa.Table, split: str, shared: Shared | None
+    config: TrainConfig,
+    faces: FaceGeometry | None,
+    catalogs: tuple[Catalog, ...],
+    rows: pa.Table,
+    split: str,
+    shared: Shared | None,
 ) -> tuple[ray.data.Dataset, int, bool]:
     """Decoded faces, their number, and whether they are held in the object store for all epochs, as where they fit, or
     decoded in each."""
@@ -259,7 +266,8 @@ def _dataset(
     size = source_size(config.image_size, AUGMENTATIONS[config.augmentation]) if is_train else config.image_size
     geometry = replace(faces, size=size) if faces else None
     framing = Framing(size, config.center_crop, geometry)
-    decoder = FaceDecoder(catalog.uri, framing, catalog.holds_packed(replace(framing, size=config.image_size)))
+    seen = replace(framing, size=config.image_size)
+    decoder = FaceDecoder(config.catalog, framing, tuple(catalog.holds_packed(seen) for catalog in catalogs))
     seed = ray.data.RandomSeedConfig(seed=config.seed, reseed_after_execution=True) if is_train else None
     fits = config.cache == "auto" and fits_in_object_store(decoded_bytes(len(rows), size))
     if config.cache == "always" or fits:

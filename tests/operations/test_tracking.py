@@ -248,7 +248,7 @@ def test_a_training_and_its_report_are_one_run(
     build_catalog(
         CatalogConfig(source=str(drawn_faces / "utkface"), layout="utkface", split=(0.5, 0.25, 0.25), out=catalog)
     )
-    config = TrainConfig(catalog=catalog, out=out, image_size=32, widths=(8, 8), phases="all:2@1e-3", mlflow=uri)
+    config = TrainConfig(catalog=(catalog,), out=out, image_size=32, widths=(8, 8), phases="all:2@1e-3", mlflow=uri)
     config = replace(config, num_workers=0)
     train_command.main(config)
     train_command.main(replace(config, device="cpu"))  # finished; nothing is told twice
