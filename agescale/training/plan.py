@@ -225,16 +225,17 @@ def _rows(config: TrainConfig, opened: Sequence[Catalog], age_groups: AgeGroups)
     key = ["content_hash"] if len(opened) > 1 and "content_hash" not in columns else []
     tables = [choose(catalog, [*columns, *key]) for catalog in opened]
     if len(opened) > 1:
-        num_before = sum(map(len, tables))
-        tables = selection.taken_once(opened, tables)
-        if num_again := num_before - sum(map(len, tables)):
+        are_taken = selection.taken_once(opened, tables)
+        tables = [
+            rows.select([*columns, "part", "row"]).filter(pa.array(is_taken))
+            for rows, is_taken in zip(tables, are_taken, strict=True)
+        ]
+        if num_again := sum(int((~is_taken).sum()) for is_taken in are_taken):
             reason = "tests or validates with them, or one before has them"
             print(f"{num_again:,} images are left out, because another of the catalogs {reason}", flush=True)
-    numbered = [
-        rows.select([*columns, "part", "row"]).append_column("catalog", pa.array(np.full(len(rows), number, np.int16)))
-        for number, rows in enumerate(tables)
-    ]
-    rows = pa.concat_tables(numbered)
+    for number, rows in enumerate(tables):
+        tables[number] = rows.append_column("catalog", pa.array(np.full(len(rows), number, np.int16)))
+    rows = pa.concat_tables(tables)
     if config.gender_from:
         files = Predictions.open(config.gender_from).files
         predictions = parquet.read_tables(files, ["uri", "version", "gender"])

@@ -69,23 +69,23 @@ STRICTER = {"train": ("val", "test"), "val": ("test",)}
 """In which splits of another catalog a photo may not stand that is in such a one."""
 
 
-def taken_once(catalogs: Sequence[Catalog], tables: Sequence[pa.Table]) -> list[pa.Table]:
-    """The rows of each catalog, chosen from it, without photos (by URI or content) that another one has in a stricter
-    split, or one before it among its own chosen in the same split. Held are 16 bytes of each row."""
+def taken_once(catalogs: Sequence[Catalog], tables: Sequence[pa.Table]) -> list[np.ndarray]:
+    """Whether each of the rows chosen from each catalog (N,) is one to take: none is whose photo (by URI or content)
+    another catalog has in a stricter split, or one before among those chosen in the same. Holds 16 bytes a row."""
     learned = [_keys_by_split(rows, ("train", "val")) for rows in tables]
     columns = ["uri", "content_hash", "split"]
     strict = [_keys_by_split(catalog.read(columns, _held_out), STRICTER["train"]) for catalog in catalogs]
-    kept = []
+    are_taken = []
     for number, rows in enumerate(tables):
         others = [other for other in range(len(tables)) if other != number]
-        is_kept = np.ones(len(rows), bool)
+        is_taken_N = np.ones(len(rows), bool)
         for split, keys_N2 in learned[number].items():
             known = [keys[each] for keys in (strict[other] for other in others) for each in STRICTER[split]]
             known += [learned[other]["val"] for other in others if split == "train"]  # of those without a split
             known += [learned[other][split] for other in range(number)]
-            is_kept[pc.equal(rows["split"], split).to_numpy()] = ~_are_among(keys_N2, known).any(axis=1)
-        kept.append(rows.filter(pa.array(is_kept)))
-    return kept
+            is_taken_N[pc.equal(rows["split"], split).to_numpy()] = ~_are_among(keys_N2, known).any(axis=1)
+        are_taken.append(is_taken_N)
+    return are_taken
 
 
 def _held_out(rows: pa.Table) -> pa.Table:
@@ -94,11 +94,9 @@ def _held_out(rows: pa.Table) -> pa.Table:
 
 def _keys_by_split(rows: pa.Table, names: Sequence[str]) -> dict[str, np.ndarray]:
     """What tells photos apart, (N, 2) uint64, by split: their URI, and their content, where it is known."""
-    parts = {name: rows.filter(pc.equal(rows["split"], name)) for name in names}
-    return {
-        name: np.stack([_digests(part["uri"]), _digests(pc.coalesce(part["content_hash"], part["uri"]))], axis=1)
-        for name, part in parts.items()
-    }
+    content = pc.coalesce(rows["content_hash"], rows["uri"])
+    keys_N2 = np.stack([_digests(rows["uri"]), _digests(content)], axis=1)
+    return {name: keys_N2[pc.equal(rows["split"], name).to_numpy()] for name in names}
 
 
 def _are_among(keys: np.ndarray, some: Sequence[np.ndarray]) -> np.ndarray:
