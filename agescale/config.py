@@ -235,9 +235,9 @@ class TrainConfig(Recorded):
     """Catalogs to train on, one or several; drawn: drawn faces, made beside --out, to try things out. A photo that
     stands in several is taken once: never for training where another one validates or tests with it."""
     mix: tuple[Positive, ...] = ()
-    """Shares of the catalogs in the loss, and in the validation metrics, one for each in the order of --catalog, such
-    as 1 1 for the same of two, whatever their sizes. No image is left out or taken twice: each weighs share * N / n,
-    n of the N training images being its catalog's. Default: every image counts the same."""
+    """Shares of the catalogs in the loss, and in the validation metrics, in the order of --catalog; 1 1 and 0.5 0.5 are
+    the same half of each, whatever their sizes. No image is left out or drawn twice: each weighs share * N / n, where n
+    of the N training images are its catalog's, on top of --weighting. Default: every image counts the same."""
     out: str = "runs/train"
     """Folder of the run: best/ (the checkpoint), history.parquet. The same command again continues it."""
     where: str = ""

@@ -335,7 +335,11 @@ def _print_epoch(plan: Plan, progress: RunProgress) -> None:
 
 
 def _short_names(uris: Sequence[str]) -> Sequence[str]:
-    """Names of the folders, or all of the URIs where two have the same name."""
+    """Names of the folders, or all of the URIs where two have the same name.
+
+    >>> _short_names(("s3://work/utk", "s3://work/appa")), _short_names(("a/faces", "b/faces"))
+    (['utk', 'appa'], ('a/faces', 'b/faces'))
+    """
     names = [paths.name_of(uri) for uri in uris]
     return names if len(set(names)) == len(names) else uris
 
