@@ -237,8 +237,13 @@ class CatalogConfig(Recorded):
 class TrainConfig(Recorded):
     """Train an age model on a catalog."""
 
-    catalog: str = ""
-    """Catalog to train on; drawn: drawn faces, made beside --out, to try things out."""
+    catalog: tuple[str, ...] = ()
+    """Catalogs to train on, one or several; drawn: drawn faces, made beside --out, to try things out. A photo that
+    stands in several is taken once: never for training where another one validates or tests with it."""
+    mix: tuple[Positive, ...] = ()
+    """Shares of the catalogs in the loss, and in the validation metrics, in the order of --catalog; 1 1 and 0.5 0.5 are
+    the same half of each, whatever their sizes. No image is left out or drawn twice: each weighs share * N / n, where n
+    of the N training images are its catalog's, on top of --weighting. Default: every image counts the same."""
     out: str = "runs/train"
     """Folder of the run: best/ (the checkpoint), history.parquet. The same command again continues it."""
     where: str = ""
@@ -359,6 +364,9 @@ class TrainConfig(Recorded):
             ends = re.fullmatch(r"(\d+):(\d+)", self.num_workers)
             if not ends or not 1 <= int(ends[1]) <= int(ends[2]):
                 raise ValueError(f"--num-workers {self.num_workers}: a number, or a range such as 2:8")
+        if self.mix and len(self.mix) != len(self.catalog):
+            given = " ".join(f"{share:g}" for share in self.mix)
+            raise ValueError(f"--mix {given}: a share for each of --catalog, which names {len(self.catalog)}")
 
     @property
     def worker_range(self) -> tuple[int, int]:

@@ -187,7 +187,7 @@ def run_step(name: str, catalog: str, out: str) -> None:
         current = opened.superseded().current(rows, catalogs.listing_of(unit.part))
         assert 0 < len(current) <= len(rows)
     elif name == "train":
-        config = TrainConfig(catalog=catalog, out=f"{out}-run", weights="")
+        config = TrainConfig(catalog=(catalog,), out=f"{out}-run", weights="")
         training_plan.build_plan(config, training_plan.select(config))
     elif name == "evaluate":
         evaluation.evaluate(EvaluateConfig(catalog, out, f"{out}-report"))

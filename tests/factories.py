@@ -17,14 +17,18 @@ ROWS_PER_UNIT = 1000
 
 
 def write_catalog(
-    uri: str, parts: Mapping[str, list[Row]], findings: Iterable[Row] = (), settings: Mapping[str, Any] | None = None
+    uri: str,
+    parts: Mapping[str, list[Row]],
+    findings: Iterable[Row] = (),
+    settings: Mapping[str, Any] | None = None,
+    identity: str = "1",
 ) -> str:
     """A complete catalog of these rows, by the name of their part; a listing after the first one replaces rows."""
     for name, rows in parts.items():
-        facts = {"id": "1", "settings": dict(settings or {}), "replaces": not name.startswith("part-00001")}
+        facts = {"id": identity, "settings": dict(settings or {}), "replaces": not name.startswith("part-00001")}
         table = pa.Table.from_pylist(rows, schema.with_metadata("catalog", facts))
         parquet.write_table(f"{uri}/{name}", table, row_group_size=256)
-    covered = schema.with_metadata("findings", {"id": "1", "parts": list(parts)})
+    covered = schema.with_metadata("findings", {"id": identity, "parts": list(parts)})
     parquet.write_table(catalogs.findings_uri(uri), pa.Table.from_pylist(list(findings), covered))
     return uri
 

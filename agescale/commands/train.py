@@ -2,6 +2,7 @@
 
 python jobs/train.py drawn --catalog drawn            # a small model, on drawn faces
 python jobs/train.py fast --catalog s3://bucket/catalog --out s3://bucket/runs/fast
+python jobs/train.py fast --catalog s3://bucket/utk s3://bucket/appa --mix 1 1 --out s3://bucket/runs/both
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ def main(config: TrainConfig) -> None:
     out = paths.absolute(config.out)
     with tracking.followed(config.mlflow, out):
         config = replace(config, mlflow="")  # no password in what Ray's processes are told
-        if config.catalog == "drawn":
+        if "drawn" in config.catalog:
             start_ray(has_dashboard=True)  # one for both
-            config = replace(config, catalog=drawn_catalog(out))
+            drawn = drawn_catalog(out)
+            config = replace(config, catalog=tuple(drawn if uri == "drawn" else uri for uri in config.catalog))
         progress = train(config)
     print(f"checkpoint: {paths.join(out, 'best')} (epoch {progress.best_epoch}, "
           f"validation {progress.metric} {progress.best_value:.3f})")  # fmt: skip

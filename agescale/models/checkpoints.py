@@ -48,6 +48,7 @@ class Validation(TypedDict):
     val_mae: float | None
     val_worst_group_mae: float | None
     val_accuracy: float | None
+    mae_by_catalog: list[float | None]  # on the validation images of each catalog
     decode: PointEstimate
 
 

@@ -157,7 +157,9 @@ class Tracker:
             if epoch["epoch"] not in told:
                 values = cast(Mapping[str, float | None], epoch)
                 numbers = {name: value for name in METRICS if (value := values.get(name)) is not None}
-                self._log_metrics(numbers, step=epoch["epoch"])
+                maes = epoch["mae_by_catalog"] if len(epoch["mae_by_catalog"]) > 1 else []
+                of_each = {f"val_mae_{place}": mae for place, mae in enumerate(maes, 1) if mae is not None}
+                self._log_metrics(of_each | numbers, step=epoch["epoch"])
 
     def _tell_best(self, best: Checkpoint, tags: Mapping[str, str]) -> None:
         if tags.get("model") == best.digest:

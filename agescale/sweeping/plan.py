@@ -26,7 +26,6 @@ from agescale.training.finetuning import format_phases, parse_phases
 from agescale.training.plan import Selected
 
 SHARED_FIELDS = (
-    "catalog",
     "where",
     "max_images",
     "num_workers",
@@ -36,7 +35,7 @@ SHARED_FIELDS = (
     "seed",
     "lease",
 )
-"""Settings of a sweep that are those of every trial."""
+"""Settings of a sweep that are those of every trial, beside its catalog."""
 
 
 def with_absolute_paths(config: SweepConfig, base: TrainConfig) -> tuple[SweepConfig, TrainConfig]:
@@ -44,7 +43,7 @@ def with_absolute_paths(config: SweepConfig, base: TrainConfig) -> tuple[SweepCo
     pairs = (item.rpartition("=") for item in config.weights)
     weights = tuple(f"{encoder}{sign}{initial_weights.absolute_weights(source)}" for encoder, sign, source in pairs)
     config = replace(paths.with_absolute_uris(config), weights=weights)
-    base = replace(base, **{name: getattr(config, name) for name in SHARED_FIELDS})
+    base = replace(base, catalog=(config.catalog,), **{name: getattr(config, name) for name in SHARED_FIELDS})
     base = paths.with_absolute_uris(base)
     return config, replace(base, weights=initial_weights.absolute_weights(base.weights))
 

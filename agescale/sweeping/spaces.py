@@ -123,7 +123,7 @@ DISTRIBUTIONS = ("uniform", "loguniform", "reciprocal", "randint")
 """Of scipy.stats, those that every searcher can draw from; reciprocal is another name of loguniform."""
 
 FIXED_FIELDS = {*EXECUTION_FIELDS, "catalog", "where", "max_images", "coarse_labels", "gender_from", "age_groups"}
-FIXED_FIELDS |= {"auxiliary", "center_crop", "faces", "epochs", "refit"}
+FIXED_FIELDS |= {"mix", "auxiliary", "center_crop", "faces", "epochs", "refit"}
 """Fields that a space may not name: trials that see or learn something else cannot be compared."""
 
 

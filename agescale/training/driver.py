@@ -47,7 +47,7 @@ MAX_FAILURES = 3
 RESIZE_S = 600.0
 """Whether there is room for more processes is looked at so often: it costs what was done since the last save."""
 
-LABEL_COLUMNS = ("group", "age_low", "age_high", "gender", "ethnicity", "weight")
+LABEL_COLUMNS = ("group", "age_low", "age_high", "gender", "ethnicity", "weight", "catalog")
 """What is learned of an image: numbers, looked up by its index."""
 
 
@@ -89,10 +89,10 @@ def train(
     ``selected`` are the images of another run that differs in nothing of this. Raises ValueError, before anything is
     started, for settings that cannot work.
     """
+    if not config.catalog or not all(config.catalog):
+        raise ValueError("--catalog: missing; jobs/catalog.py makes one, and --catalog drawn draws faces to try it on")
     config = paths.with_absolute_uris(config)
     out = config.out
-    if not config.catalog:
-        raise ValueError("--catalog: missing; jobs/catalog.py makes one, and --catalog drawn draws faces to try it on")
     known = selected or (shared.selected if shared else None)
     output = training_plan.output(paths.join(out, runs.RUN_NAME), "a run")
     selected = training_plan.select(config, paths.join(out, runs.RUN_NAME), known)
@@ -100,7 +100,7 @@ def train(
     if progress is not None and progress.is_finished and runs.is_over(out):
         return _say_finished(out, progress)
     if shared is None:
-        output.check(selected.catalog.places)
+        output.check(selected.places)
     try:
         plan, splits, model = training_plan.build_plan(config, selected, begins=progress is None)
     except ValueError as error:
@@ -117,7 +117,7 @@ def train(
             print(f"{out}: continues after epoch {progress.epochs_done} of {num_epochs}", flush=True)
         elif plan.loaded:
             print(f"weights: {config.weights}: {plan.loaded}", flush=True)
-        _fit(config, plan, selected.catalog, splits, model, writer, callbacks, shared)
+        _fit(config, plan, selected.catalogs, splits, model, writer, callbacks, shared)
         return checkpoints.read(paths.join(out, "last")).progress
 
 
@@ -129,7 +129,7 @@ def _say_finished(out: str, progress: RunProgress) -> RunProgress:
 def _fit(
     config: TrainConfig,
     plan: Plan,
-    catalog: Catalog,
+    catalogs: tuple[Catalog, ...],
     splits: dict[str, pa.Table],
     model: AgeModel,
     writer: Writer,
@@ -140,7 +140,7 @@ def _fit(
     is_apart = config.num_workers != 0  # from this process
     start_ray(min_cpus=config.worker_range[0] * config.cpus_per_worker + 1, has_dashboard=is_apart)
     if shared is None:  # of a sweep, which has asked for all its trainings
-        nodes.check_shared(plan.out, catalog.uri)
+        nodes.check_shared(plan.out, *config.catalog)
     scaling = _scaling(config)
     num = scaling.min_workers if scaling.min_workers == scaling.max_workers else config.num_workers
     where = f"{num} x" if is_apart else "in this process, on"
@@ -183,9 +183,10 @@ def _fit(
             )
             return _result(trainer, config)
 
-    if shared is None and (said := found_on_the_fly(catalog, framing_of(plan.spec))):
-        print(said, flush=True)
-    feeder = Feeder(config, plan.spec, catalog, shared.faces if shared else None, scaling.use_gpu)
+    for catalog in catalogs if shared is None else ():
+        if said := found_on_the_fly(catalog, framing_of(plan.spec)):
+            print(said, flush=True)
+    feeder = Feeder(config, plan.spec, catalogs, shared.faces if shared else None, scaling.use_gpu)
     ended: str | None = GOES_ON
     num_top_phases = _num_top_phases(config, plan.phases, model, sum(map(len, splits.values())))
     if num_top_phases and (next_phase := _next_phase(plan)) is not None and next_phase < num_top_phases:

@@ -43,7 +43,7 @@ class Feeder:
 
     config: TrainConfig
     spec: ModelSpec
-    catalog: Catalog
+    catalogs: tuple[Catalog, ...]
     shared_faces: Any  # the actor that holds decoded images for all trainings of a sweep, or None
     use_gpu: bool
 
@@ -73,8 +73,8 @@ class Feeder:
         if split == "train":
             size = source_size(size, AUGMENTATIONS[config.augmentation])
         framing = Framing(size, config.center_crop, replace(faces, size=size) if faces else None)
-        use_packed = self.catalog.holds_packed(replace(framing, size=config.image_size))
-        return FaceDecoder(self.catalog.uri, framing, use_packed)
+        seen = replace(framing, size=config.image_size)
+        return FaceDecoder(config.catalog, framing, tuple(each.holds_packed(seen) for each in self.catalogs))
 
     def _seed(self, split: str) -> ray.data.RandomSeedConfig | None:
         is_train = split == "train"

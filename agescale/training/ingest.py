@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -36,8 +38,8 @@ class FaceDecoder:
     stops the job.
     """
 
-    def __init__(self, catalog: str, framing: Framing, use_packed: bool) -> None:
-        self.catalog = catalog
+    def __init__(self, catalogs: tuple[str, ...], framing: Framing, use_packed: tuple[bool, ...]) -> None:
+        self.catalogs = catalogs
         self.framing = framing
         self.use_packed = use_packed
 
@@ -46,9 +48,12 @@ class FaceDecoder:
         size = self.framing.size
         images_NHWC = np.empty((len(rows), size, size, 3), np.uint8)
         is_loaded = np.zeros(len(rows), bool)
-        first = f"{self.catalog} {rows['part'][0]} {rows['row'][0]}"
+        first = f"{self.catalogs[rows['catalog'][0].as_py()]} {rows['part'][0]} {rows['row'][0]}"
         with read_pool() as pool, decoder(first) as decode:
-            loaded = packed.load_faces(self.catalog, rows, self.framing, self.use_packed, pool, decode)
+            loaded = chain.from_iterable(
+                packed.load_faces(self.catalogs[each], part, self.framing, self.use_packed[each], pool, decode)
+                for each, part in _by_catalog(rows)
+            )
             for index, found in finder_of(self.framing).find(enumerate(loaded)):
                 if isinstance(found, list) and isinstance(found[0], Face):
                     images_NHWC[index] = found[0].pixels
@@ -58,9 +63,19 @@ class FaceDecoder:
         return {"image": images_NHWC[is_loaded], "index": rows["index"].to_numpy()[is_loaded]}
 
 
+def _by_catalog(rows: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    """The stretches of ``rows`` that are of one catalog, with its number."""
+    numbers_N = rows["catalog"].to_numpy()
+    starts = [0, *(np.flatnonzero(np.diff(numbers_N)) + 1).tolist(), len(rows)]
+    for start, stop in pairwise(starts):
+        yield int(numbers_N[start]), rows.slice(start, stop - start)
+
+
 def decoded_dataset(rows: pa.Table, decoder: FaceDecoder, seed: ray.data.RandomSeedConfig | None) -> ray.data.Dataset:
     """Decoded faces of ``rows`` as a lazy dataset of blocks of CHUNK_ROWS, in a random order where there is a seed."""
-    rows = rows.select(["uri", "part", "row"]).append_column("index", pa.array(np.arange(len(rows)), pa.int64()))
+    rows = rows.select(["uri", "catalog", "part", "row"]).append_column(
+        "index", pa.array(np.arange(len(rows)), pa.int64())
+    )
     chunks = [rows.slice(start, CHUNK_ROWS).combine_chunks() for start in range(0, len(rows), CHUNK_ROWS)]
     dataset = ray.data.from_arrow(chunks)
     if seed is not None:

@@ -7,7 +7,7 @@ settings is a ValueError here, in one line, before any cluster time is spent.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TypedDict
 
@@ -37,7 +37,7 @@ IMAGES_NAME = "images.parquet"
 """Beside run.json and sweep.json: the images that a run, or all trainings of a sweep, learn from and are judged by."""
 BEGUN_NAMES = ("run.json", "sweep.json")
 LEARNED_COLUMNS = ["uri", "version", "split", "age_low", "age_high", "group", "gender", "ethnicity"]
-"""Of a catalog, where nothing else is asked for: 10,000,000 rows have to fit into memory."""
+"""Of catalogs, where nothing else is asked for: 10,000,000 rows have to fit into memory."""
 
 
 class TaskSettings(TypedDict, total=False):
@@ -73,12 +73,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class Selected:
-    """The images of a run and what names it: ``run`` is what run.json holds."""
+    """The images of a run and what names it: ``run`` is what run.json holds, ``catalog`` of a row the place of its own
+    among ``catalogs``."""
 
     rows: pa.Table
     age_groups: AgeGroups
     run: Identity
-    catalog: Catalog
+    catalogs: tuple[Catalog, ...]
+
+    @property
+    def places(self) -> dict[str, str]:
+        """The folders that are only read, for ``Output.check``."""
+        return {uri: what for catalog in self.catalogs for uri, what in catalog.places.items()}
 
 
 def select(config: TrainConfig, begun: str = "", known: Selected | None = None) -> Selected:
@@ -89,18 +95,23 @@ def select(config: TrainConfig, begun: str = "", known: Selected | None = None) 
     """
     if known is not None:
         return replace(known, run={"settings": _identity(config), "data": known.run["data"]})
-    catalog = Catalog.open(config.catalog)
-    rows = pinned_images(begun, catalog.id) if begun and objects.exists(begun) else None
+    opened = tuple(map(Catalog.open, config.catalog))
+    ids = [catalog.id for catalog in opened]
+    for index, catalog in enumerate(opened):
+        if catalog.id in ids[:index]:
+            raise ValueError(f"--catalog: {config.catalog[ids.index(catalog.id)]} and {catalog.uri} are the same one")
+    rows = pinned_images(begun, ids) if begun and objects.exists(begun) else None
     if rows is not None:
         said = rows.schema.metadata.get(b"age_groups")
-        age_groups = AgeGroups.parse(said.decode()) if said else _age_groups(config, catalog)
+        age_groups = AgeGroups.parse(said.decode()) if said else _age_groups(config, opened)
     else:
-        catalog.check_complete()
-        age_groups = _age_groups(config, catalog)
-        rows = _rows(config, catalog, age_groups)
-        origin = {"catalog_id": catalog.id, "parts": json.dumps(catalog.names)}
+        for catalog in opened:
+            catalog.check_complete()
+        age_groups = _age_groups(config, opened)
+        rows = _rows(config, opened, age_groups)
+        origin = {"catalog_ids": json.dumps(ids), "parts": json.dumps([catalog.names for catalog in opened])}
         rows = rows.replace_schema_metadata({**origin, "age_groups": age_groups.format()})
-    return Selected(rows, age_groups, {"settings": _identity(config), "data": selection.fingerprint(rows)}, catalog)
+    return Selected(rows, age_groups, {"settings": _identity(config), "data": selection.fingerprint(rows)}, opened)
 
 
 def output(begun: str, owner: str) -> Output:
@@ -120,18 +131,18 @@ def _has_pinned_images(folder: str) -> bool:
     """Whether a run or a sweep that was killed at its beginning has left its first file there."""
     uri = paths.join(folder, IMAGES_NAME)
     try:
-        return objects.exists(uri) and b"catalog_id" in (parquet.read_schema(uri).metadata or {})
+        return objects.exists(uri) and b"catalog_ids" in (parquet.read_schema(uri).metadata or {})
     except ValueError:
         return False
 
 
 def pin_images(folder: str, selected: Selected) -> None:
     """Keeps the images of a run, or of a sweep, that begins in ``folder``, with their labels, their places in the
-    catalog and the age groups: it goes on with them when the catalog has grown, or its labels or groups are others."""
+    catalogs and the age groups: it goes on with them when a catalog has grown, or its labels or groups are others."""
     parquet.write_table(paths.join(folder, IMAGES_NAME), selected.rows)
 
 
-def pinned_images(begun: str, catalog_id: str) -> pa.Table | None:
+def pinned_images(begun: str, catalog_ids: list[str]) -> pa.Table | None:
     """What ``pin_images`` kept beside ``begun``, or None. Raises ValueError where it is of no use."""
     folder = begun.rpartition("/")[0]
     uri = paths.join(folder, IMAGES_NAME)
@@ -139,11 +150,14 @@ def pinned_images(begun: str, catalog_id: str) -> pa.Table | None:
         return None
     try:
         rows = parquet.read_table(uri)
-        born = (rows.schema.metadata or {})[b"catalog_id"].decode()
-    except (Damaged, KeyError, UnicodeDecodeError) as error:
+        said = rows.schema.metadata or {}
+        born = None if b"catalog_id" in said else json.loads(said[b"catalog_ids"])
+    except (Damaged, KeyError, ValueError) as error:
         hint = "delete it: the images are then chosen from the catalog once more"
         raise ValueError(f"{uri}: damaged, no table of a run's images; {hint}") from error
-    if born != catalog_id:
+    if born is None:
+        raise ValueError(f"{folder}: begun by an older agescale, which this one cannot go on with; give another --out")
+    if born != catalog_ids:
         raise ValueError(
             f"{folder}: --catalog is not the one that it began with, or was built anew; give another --out"
         )
@@ -187,21 +201,41 @@ def _identity(config: TrainConfig) -> Settings:
     return dict(json.loads(json.dumps(values)))
 
 
-def _age_groups(config: TrainConfig, catalog: Catalog) -> AgeGroups:
+def _age_groups(config: TrainConfig, opened: Sequence[Catalog]) -> AgeGroups:
     if config.age_groups:
         return AgeGroups.parse(config.age_groups)
-    if catalog.age_groups is not None:
-        return catalog.age_groups
+    said = {catalog.uri: catalog.age_groups.format() for catalog in opened if catalog.age_groups}
     if config.task == "reconstruction":
-        return AgeGroups.parse("25-years")  # never asked for
-    raise ValueError(f"{config.catalog}: an unlabelled catalog; training needs labels (--layout of jobs/catalog.py)")
+        return AgeGroups.parse(next(iter(said.values()), "25-years"))  # never asked for
+    for catalog in opened:
+        if catalog.uri not in said:
+            hint = "training needs labels (--layout of jobs/catalog.py)"
+            raise ValueError(f"{catalog.uri}: an unlabelled catalog; {hint}")
+    if len(set(said.values())) > 1:
+        words = "; ".join(f"{uri} has {groups}" for uri, groups in said.items())
+        raise ValueError(f"--catalog: their age groups are not the same ({words}); give --age-groups")
+    return AgeGroups.parse(said[opened[0].uri])
 
 
-def _rows(config: TrainConfig, catalog: Catalog, age_groups: AgeGroups) -> pa.Table:
-    """What the run learns from and is validated on: the catalog's rows, after everything that selects and changes."""
+def _rows(config: TrainConfig, opened: Sequence[Catalog], age_groups: AgeGroups) -> pa.Table:
+    """What the run learns from and is validated on: the catalogs' rows, after everything that selects and changes."""
     choose = selection.usable_rows if config.task == "reconstruction" else selection.labelled_rows
     has_choice = bool(config.coarse_labels or config.where or config.max_images is not None)
-    rows = choose(catalog, selection.LABEL_COLUMNS if has_choice else LEARNED_COLUMNS)
+    columns = selection.LABEL_COLUMNS if has_choice else LEARNED_COLUMNS
+    key = ["content_hash"] if len(opened) > 1 and "content_hash" not in columns else []
+    tables = [choose(catalog, [*columns, *key]) for catalog in opened]
+    if len(opened) > 1:
+        are_taken = selection.taken_once(opened, tables)
+        tables = [
+            rows.select([*columns, "part", "row"]).filter(pa.array(is_taken))
+            for rows, is_taken in zip(tables, are_taken, strict=True)
+        ]
+        if num_again := sum(int((~is_taken).sum()) for is_taken in are_taken):
+            reason = "tests or validates with them, or one before has them"
+            print(f"{num_again:,} images are left out, because another of the catalogs {reason}", flush=True)
+    for number, rows in enumerate(tables):
+        tables[number] = rows.append_column("catalog", pa.array(np.full(len(rows), number, np.int16)))
+    rows = pa.concat_tables(tables)
     if config.gender_from:
         files = Predictions.open(config.gender_from).files
         predictions = parquet.read_tables(files, ["uri", "version", "gender"])
@@ -220,6 +254,8 @@ def _rows(config: TrainConfig, catalog: Catalog, age_groups: AgeGroups) -> pa.Ta
 
 def _spec(config: TrainConfig, age_groups: AgeGroups, rows: pa.Table) -> ModelSpec:
     train = rows.filter(pc.equal(rows["split"], "train"))
+    for column in config.auxiliary:
+        _check_words(config, train, column)
     classes = {column: tuple(sorted(pc.unique(train[column]).drop_null().to_pylist())) for column in config.auxiliary}
     for column, names in classes.items():
         if len(names) < 2:
@@ -245,6 +281,17 @@ def _spec(config: TrainConfig, age_groups: AgeGroups, rows: pa.Table) -> ModelSp
     )
 
 
+def _check_words(config: TrainConfig, rows: pa.Table, column: str) -> None:
+    """Raises ValueError where the catalogs do not name the same classes: none's words are all that there are."""
+    told = rows.select(["catalog", column]).drop_null().group_by(["catalog", column]).aggregate([])
+    words: dict[int, set[str]] = {}
+    for number, word in zip(*(told[name].to_pylist() for name in ("catalog", column)), strict=True):
+        words.setdefault(number, set()).add(word)
+    if words and set().union(*words.values()) not in words.values():
+        said = "; ".join(f"{config.catalog[number]} says {sorted(words[number])}" for number in sorted(words))
+        raise ValueError(f"--auxiliary {column}: the catalogs have different words for it ({said})")
+
+
 def _geometry(config: TrainConfig, begins: bool) -> FaceGeometry:
     """How faces are found: as by the model that is trained further, so that it sees what it knows, else our way."""
     before = config.weights if begins else paths.join(config.out, "last")
@@ -256,7 +303,7 @@ def _splits(config: TrainConfig, rows: pa.Table, spec: ModelSpec, age_groups: Ag
     """The rows of train and val with labels as numbers: ``group`` and auxiliary classes as indices, -1 where unknown,
     and ``weight``, how much each image counts."""
     labels = {"group": catalogs.group_indices(rows, age_groups)}
-    rows = rows.select([*(name for name in LEARNED_COLUMNS if name != "version"), "part", "row"])
+    rows = rows.select([*(name for name in LEARNED_COLUMNS if name != "version"), "catalog", "part", "row"])
     classes = auxiliary_classes(spec)
     for column in ("gender", "ethnicity"):
         indices = pc.index_in(rows[column], pa.array(classes.get(column, ()), pa.string()))
@@ -266,13 +313,28 @@ def _splits(config: TrainConfig, rows: pa.Table, spec: ModelSpec, age_groups: Ag
     splits = {name: rows.filter(pc.equal(rows["split"], name)) for name in ("train", "val")}
     if config.refit:
         splits["train"] = rows
+    _check_catalogs(config, splits["train"])
     for name, split in splits.items():
         weight = _weights(config, split, age_groups) if name == "train" else np.ones(len(split), np.float32)
         splits[name] = split.append_column("weight", pa.array(weight))
     return splits
 
 
+def _check_catalogs(config: TrainConfig, train: pa.Table) -> None:
+    """Raises ValueError where nothing is learned from one of several catalogs."""
+    counts = np.bincount(train["catalog"].to_numpy(), minlength=len(config.catalog))
+    if len(train) and not counts.all():
+        uri = config.catalog[int(np.argmin(counts))]
+        raise ValueError(f"{uri}: no usable labelled image is left of its train split; see its findings, and --where")
+
+
 def _weights(config: TrainConfig, rows: pa.Table, age_groups: AgeGroups) -> np.ndarray:
+    """How much each training image counts (N,): by its label, and such that each catalog has its share of the sum."""
+    weight_N = _label_weights(config, rows, age_groups)
+    return weighting.mixed(weight_N, rows["catalog"].to_numpy(), config.mix) if config.mix else weight_N
+
+
+def _label_weights(config: TrainConfig, rows: pa.Table, age_groups: AgeGroups) -> np.ndarray:
     if config.weighting == "classes":
         return weighting.class_weights(rows["group"].to_numpy(), len(age_groups))
     if config.weighting == "density":

@@ -300,7 +300,8 @@ HISTORY_SCHEMA = pa.schema(
         ("epoch", pa.int32()), ("phase", pa.string()), ("phase_index", pa.int32()), ("lr", pa.float64()),
         ("train_loss", pa.float64()), ("images_per_s", pa.float64()), ("val_loss", pa.float64()),
         ("val_mae", pa.float64()), ("val_worst_group_mae", pa.float64()), ("val_accuracy", pa.float64()),
-        ("decode", pa.string()), ("seconds", pa.float64()), ("is_best", pa.bool_()),
+        ("mae_by_catalog", pa.list_(pa.float64())), ("decode", pa.string()), ("seconds", pa.float64()),
+        ("is_best", pa.bool_()),
     ]
 )  # fmt: skip
 

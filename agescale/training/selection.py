@@ -65,14 +65,56 @@ def _fit_rows(catalog: Catalog, columns: Sequence[str], choose: Callable[[pa.Tab
     return catalog.read(columns, choose_fit)
 
 
+STRICTER = {"train": ("val", "test"), "val": ("test",)}
+"""In which splits of another catalog a photo may not stand that is in such a one."""
+
+
+def taken_once(catalogs: Sequence[Catalog], tables: Sequence[pa.Table]) -> list[np.ndarray]:
+    """Whether each of the rows chosen from each catalog (N,) is one to take: none is whose photo (by URI or content)
+    another catalog has in a stricter split, or one before among those chosen in the same. Holds 16 bytes a row."""
+    learned = [_keys_by_split(rows, ("train", "val")) for rows in tables]
+    columns = ["uri", "content_hash", "split"]
+    strict = [_keys_by_split(catalog.read(columns, _held_out), STRICTER["train"]) for catalog in catalogs]
+    are_taken = []
+    for number, rows in enumerate(tables):
+        others = [other for other in range(len(tables)) if other != number]
+        is_taken_N = np.ones(len(rows), bool)
+        for split, keys_N2 in learned[number].items():
+            known = [keys[each] for keys in (strict[other] for other in others) for each in STRICTER[split]]
+            known += [learned[other]["val"] for other in others if split == "train"]  # of those without a split
+            known += [learned[other][split] for other in range(number)]
+            is_taken_N[pc.equal(rows["split"], split).to_numpy()] = ~_are_among(keys_N2, known).any(axis=1)
+        are_taken.append(is_taken_N)
+    return are_taken
+
+
+def _held_out(rows: pa.Table) -> pa.Table:
+    return rows.filter(pc.is_in(rows["split"], pa.array(STRICTER["train"])))
+
+
+def _keys_by_split(rows: pa.Table, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """What tells photos apart, (N, 2) uint64, by split: their URI, and their content, where it is known."""
+    content = pc.coalesce(rows["content_hash"], rows["uri"])
+    keys_N2 = np.stack([_digests(rows["uri"]), _digests(content)], axis=1)
+    return {name: keys_N2[pc.equal(rows["split"], name).to_numpy()] for name in names}
+
+
+def _are_among(keys: np.ndarray, some: Sequence[np.ndarray]) -> np.ndarray:
+    known = np.sort(np.concatenate([each.ravel() for each in some]))
+    if not len(known):
+        return np.zeros(keys.shape, bool)
+    found: np.ndarray = known[np.searchsorted(known, keys).clip(max=len(known) - 1)] == keys
+    return found
+
+
 def in_catalog_order(rows: pa.Table) -> pa.Table:
     """Joins do not keep the order of rows, and packed images are read fastest in theirs."""
-    return rows.sort_by([("part", "ascending"), ("row", "ascending")])
+    return rows.sort_by([("catalog", "ascending"), ("part", "ascending"), ("row", "ascending")])
 
 
 def fingerprint(rows: pa.Table) -> str:
-    """Names the images and labels of a training run: 16 hex digits, whatever the order in the catalog."""
-    columns = ("version", "split", "age_low", "age_high", "group", "gender", "ethnicity")
+    """Names the images and labels of a training run: 16 hex digits, whatever the order in their catalogs."""
+    columns = ("catalog", "version", "split", "age_low", "age_high", "group", "gender", "ethnicity")
     total = 0
     for batch in rows.select(columns).to_batches(max_chunksize=catalogs.LISTED_ROWS):
         for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
@@ -126,6 +168,13 @@ def limit_rows(rows: pa.Table, num_rows: int) -> pa.Table:
 
 def _positions(rows: pa.Table, purpose: str) -> np.ndarray:
     """A number in [0, 1) for each row, which depends on its image and on the purpose alone."""
-    keys = pc.coalesce(rows["content_hash"], rows["uri"]).to_pylist()  # only listed images have no hash
-    digests = (hashlib.sha256(f"{purpose} {key}".encode()).digest()[:8] for key in keys)
-    return np.array([int.from_bytes(digest, "big") / 2**64 for digest in digests])
+    keys = pc.coalesce(rows["content_hash"], rows["uri"])  # only listed images have no hash
+    return _digests(keys, f"{purpose} ") / 2**64
+
+
+def _digests(texts: pa.ChunkedArray, prefix: str = "") -> np.ndarray:
+    """64 bits (N,) uint64 for each text."""
+    digests = (
+        hashlib.sha256(f"{prefix}{text}".encode()).digest()[:8] for chunk in texts.chunks for text in chunk.to_pylist()
+    )
+    return np.fromiter((int.from_bytes(digest, "big") for digest in digests), np.uint64, len(texts))

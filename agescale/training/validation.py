@@ -6,7 +6,7 @@ that scoring takes, each way of telling one age of a distribution is tried, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast, get_args
 
 import numpy as np
@@ -35,7 +35,7 @@ def value_of(epoch: Epoch, metric: str) -> float | None:
 
 
 def num_sums(age_groups: AgeGroups) -> int:
-    """Length of what is summed: the loss, its weights, and what ``judge`` returns."""
+    """Length of what is summed of each catalog: the loss, its weights, and what ``judge`` returns."""
     return 4 + (1 + len(RULES)) * (1 + len(age_groups))
 
 
@@ -65,23 +65,42 @@ def judge(task: Task, age_groups: AgeGroups, outputs: Tensor, batch: Mapping[str
     return [*hits, *errors]
 
 
-def summarise(sums: Tensor) -> Validation:
-    """Metrics of a validation split from the sums over all of it: loss, its weights, then those of ``judge``.
+def summarise(sums: Tensor, mix: Sequence[float] = ()) -> Validation:
+    """Metrics of a validation split from the sums over all of it (C, S), of each catalog: loss, its weights, then
+    those of ``judge``. All images count the same, or those of each catalog together as much as its share in ``mix``.
 
     >>> import torch
-    >>> summarise(torch.tensor([6.0, 4, 80, 60, 50, 225, 200, 250, 30, 180, 150, 200, 20, 45, 50, 50]))
-    {'val_loss': 1.5, 'val_mae': 4.0, 'val_worst_group_mae': 5.0, 'val_accuracy': 0.75, 'decode': 'mean'}
+    >>> sums_S = torch.tensor([6.0, 4, 80, 60, 50, 225, 200, 250, 30, 180, 150, 200, 20, 45, 50, 50])
+    >>> summarise(sums_S[None])  # doctest: +NORMALIZE_WHITESPACE
+    {'val_loss': 1.5, 'val_mae': 4.0, 'val_worst_group_mae': 5.0, 'val_accuracy': 0.75, 'mae_by_catalog': [4.0],
+     'decode': 'mean'}
     """
-    (loss, num_loss, num_groups, num_hits), by_part = sums[:4].tolist(), sums[4:].reshape(-1, 1 + len(RULES)).numpy()
+    sums_CS = sums.double().numpy()
+    total_S = sums_CS.sum(axis=0)
+    weighted_S = (sums_CS * _scales(sums_CS, mix)).sum(axis=0) if mix else total_S
+    loss, num_loss, num_groups, num_hits = weighted_S[:4].tolist()
+    by_part = weighted_S[4:].reshape(-1, 1 + len(RULES))
     num_exact, best = by_part[0, 0], int(np.argmin(by_part[0, 1:]))
-    mae_of_groups = [float(part[1 + best] / part[0]) for part in by_part[1:] if part[0] >= few.ENOUGH_FACES]
+    is_large_P = total_S[4 :: 1 + len(RULES)] >= few.ENOUGH_FACES
+    mae_of_groups = [float(part[1 + best] / part[0]) for part in by_part[1:][is_large_P[1:]]]
     return {
         "val_loss": loss / num_loss if num_loss else loss or None,  # infinite where no output was a number
-        "val_mae": float(by_part[0, 1 + best] / num_exact) if num_exact else None,
+        "val_mae": _ratio(by_part[0, 1 + best], num_exact),
         "val_worst_group_mae": max(mae_of_groups, default=None),
-        "val_accuracy": num_hits / num_groups if num_groups else None,
+        "val_accuracy": _ratio(num_hits, num_groups),
+        "mae_by_catalog": [_ratio(each_S[5 + best], each_S[4]) for each_S in sums_CS],
         "decode": RULES[best] if num_exact else RULES[0],
     }
+
+
+def _scales(sums_CS: np.ndarray, mix: Sequence[float]) -> np.ndarray:
+    """What the sums of each catalog are multiplied by, so that its loss, its hits and its age errors have its share."""
+    counts_CS = sums_CS[:, [1, 1, 2, 2, *[4] * (sums_CS.shape[1] - 4)]]
+    return np.divide(np.array(mix)[:, None], counts_CS, out=np.ones_like(counts_CS), where=counts_CS > 0)
+
+
+def _ratio(total: float, count: float) -> float | None:
+    return float(total / count) if count else None
 
 
 def _hits(predicted_N: np.ndarray, group_N: np.ndarray) -> tuple[float, float]:

@@ -1,11 +1,13 @@
 """How much each training image counts, where some labels are rare and others common.
 
 In: labels of N images, as a catalog has them. Out: weights that are 1 on average over the images given, so that the
-size of the loss, and with it the learning rate, stays what it was; and the importance of each threshold of the ordinal
-task. Only numbers: knows nothing of tables, tensors or tasks.
+size of the loss, and with it the learning rate, stays what it was; the same with a share for each catalog; and the
+importance of each threshold of the ordinal task. Only numbers: knows nothing of tables, tensors or tasks.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -59,6 +61,20 @@ def label_density_weights(age_low_N: np.ndarray, age_high_N: np.ndarray) -> np.n
         density_A = np.convolve(counts_A, KERNEL, "same") / np.convolve(np.ones(MAX_AGE + 1), KERNEL, "same")
         weight_N[is_exact_N] = _cap(1 / np.sqrt(density_A[age_N]))
     return weight_N.astype(np.float32)
+
+
+def mixed(weight_N: np.ndarray, catalog_N: np.ndarray, mix: Sequence[float]) -> np.ndarray:
+    """Weights (N,) float32 whose sums over the images of each catalog (N,) have the proportions of ``mix`` (one share
+    for each catalog), and whose sum over all stays the same.
+
+    Three images and one, each of which is to have half of four:
+
+    >>> mixed(np.ones(4, np.float32), np.array([0, 0, 0, 1]), (1, 1)).round(3).tolist()
+    [0.6669999957084656, 0.6669999957084656, 0.6669999957084656, 2.0]
+    """
+    sum_C = np.bincount(catalog_N, weight_N, minlength=len(mix))
+    factor_C = np.array(mix) / sum(mix) * sum_C.sum() / sum_C
+    return (weight_N * factor_C[catalog_N]).astype(np.float32)
 
 
 def rank_weights(age_low_N: np.ndarray, age_high_N: np.ndarray) -> tuple[float, ...]:

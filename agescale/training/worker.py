@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypedDict
@@ -290,7 +290,8 @@ def _validate(plan: Plan, learner: Learner, labels: Labels) -> Validation:
     model.eval()
     judged_part = learner.whole_or_top(model)
     age_groups = AgeGroups.parse(plan.spec.age_groups)
-    sums = torch.zeros(validation.num_sums(age_groups), dtype=torch.float64, device=learner.device)
+    num_catalogs, num_sums = len(plan.config.catalog), validation.num_sums(age_groups)
+    sums_CS = torch.zeros((num_catalogs, num_sums), dtype=torch.float64, device=learner.device)
     batches = ray.train.get_dataset_shard("val").iter_torch_batches(
         batch_size=plan.config.batch_size, device=str(learner.device)
     )
@@ -304,14 +305,18 @@ def _validate(plan: Plan, learner: Learner, labels: Labels) -> Validation:
         with torch.inference_mode(), autocast(learner.device):
             outputs = judged_part(inputs)
         if not outputs.task.isfinite().all():
-            sums[0] = math.inf
+            sums_CS[:, 0] = math.inf
             continue
         known = labels_of(model, batch["index"], inputs, labels)
         loss_N, weight_N = batch_loss(learner.task, outputs, known, plan.config.auxiliary_weight)
-        judged = validation.judge(learner.task, age_groups, outputs.task, known)
-        sums += sums.new_tensor([float(loss_N.sum()), float(weight_N.sum()), *judged])
-    add_up(sums)
-    return validation.summarise(sums.cpu())
+        for number in known["catalog"].unique().tolist():
+            is_its = known["catalog"] == number
+            its = {name: values[is_its] for name, values in known.items()}
+            judged = validation.judge(learner.task, age_groups, outputs.task[is_its], its)
+            losses = (float(loss_N[is_its].sum()), float(weight_N[is_its].sum()))
+            sums_CS[number] += sums_CS.new_tensor([*losses, *judged])
+    add_up(sums_CS)
+    return validation.summarise(sums_CS.cpu(), plan.config.mix)
 
 
 def _wind_watchdog() -> None:
@@ -321,8 +326,13 @@ def _wind_watchdog() -> None:
 
 def _print_epoch(plan: Plan, progress: RunProgress) -> None:
     entry = progress.history[-1]
+    maes = zip(_short_names(plan.config.catalog), entry["mae_by_catalog"], strict=True)
+    by_catalog = ", ".join(f"{name} {mae:.3f}" for name, mae in maes if mae is not None)
     known = {"MAE": entry["val_mae"], "accuracy": entry["val_accuracy"], "loss": entry["val_loss"]}
-    judged = ", ".join(f"{name} {value:.3f}" for name, value in known.items() if value is not None)
+    said = {name: f"{name} {value:.3f}" for name, value in known.items() if value is not None}
+    if len(plan.config.catalog) > 1 and by_catalog:
+        said["MAE"] += f" ({by_catalog})"
+    judged = ", ".join(said.values())
     epochs = sum(phase.epochs for phase in plan.phases)
     left_s = (epochs - progress.epochs_done) * entry["seconds"]
     print(
@@ -330,6 +340,16 @@ def _print_epoch(plan: Plan, progress: RunProgress) -> None:
         f"{entry['images_per_s']:.0f} images/s, {entry['seconds']:.0f} s, {left_s / 60:.1f} min left at most",
         flush=True,
     )
+
+
+def _short_names(uris: Sequence[str]) -> Sequence[str]:
+    """Names of the folders, or all of the URIs where two have the same name.
+
+    >>> _short_names(("s3://work/utk", "s3://work/appa")), _short_names(("a/faces", "b/faces"))
+    (['utk', 'appa'], ('a/faces', 'b/faces'))
+    """
+    names = [paths.name_of(uri) for uri in uris]
+    return names if len(set(names)) == len(names) else uris
 
 
 def _export(epoch: Epoch) -> None:

@@ -192,7 +192,7 @@ def test_many_new_labels_are_parts_of_some_rows(catalog: str, monkeypatch: pytes
 
 
 def test_a_run_goes_on_with_the_labels_and_groups_that_it_began_with(catalog: str, tmp_path: Path) -> None:
-    config, begun = TrainConfig(catalog=catalog), tmp_path / "run.json"
+    config, begun = TrainConfig(catalog=(catalog,)), tmp_path / "run.json"
     first = plan.select(config, str(begun))
     plan.pin_images(str(tmp_path), first)
     begun.write_text("{}")

@@ -75,7 +75,12 @@ def make_sweep(where: Paths) -> None:
     trials.begin(config.out, sweep_plan.identity_of(config, base, space, selected.run["data"]))
     (point,) = json.loads(json.dumps(spaces.grid(space, 0)))
     trials.write_trial(config.out, Trial(0, point, {}, status="finished", num_parameters=1))
-    epoch = dict.fromkeys(runs.HISTORY_SCHEMA.names, 1.0) | {"phase": "all", "decode": "mean", "is_best": True}
+    epoch = dict.fromkeys(runs.HISTORY_SCHEMA.names, 1.0) | {
+        "phase": "all",
+        "decode": "mean",
+        "is_best": True,
+        "mae_by_catalog": [1.0],
+    }
     rows = pa.Table.from_pylist([epoch | {"epoch": 1, "phase_index": 0}], schema=runs.HISTORY_SCHEMA)
     run = Path(trials.run_of(config.out, 0))
     parquet.write_table(str(run / runs.HISTORY_NAME), rows)
@@ -168,7 +173,7 @@ def run_sweep(where: Paths) -> Any:
 
 def run_train(where: Paths) -> Any:
     """Up to what is before Ray."""
-    return training_plan.select(TrainConfig(where["catalog"], image_size=32)).run["data"]
+    return training_plan.select(TrainConfig((where["catalog"],), image_size=32)).run["data"]
 
 
 JOBS: dict[str, Callable[[Paths], Any]] = {

@@ -215,11 +215,17 @@ def test_all_faces_are_used_where_all_were_looked_for(
     assert table["num_faces"].to_pylist().count(2) == 2
 
 
+def decoded(catalog: str, framing: Framing, use_packed: bool) -> dict[str, np.ndarray]:
+    """All of a catalog, as training is fed with it."""
+    rows = Catalog.open(catalog).read(["uri"])
+    for name, numbers in (("catalog", [0] * len(rows)), ("index", range(len(rows)))):
+        rows = rows.append_column(name, pa.array(numbers))
+    return FaceDecoder((catalog,), framing, (use_packed,))(rows)
+
+
 def test_training_decodes_what_was_found(found: str, no_detector: None) -> None:
-    rows = Catalog.open(found).read(["uri"])
-    rows = rows.append_column("index", pa.array(np.arange(len(rows))))
     framing = Framing(40, geometry=FaceGeometry(size=40))
-    batch = FaceDecoder(found, framing, use_packed=False)(rows)
+    batch = decoded(found, framing, use_packed=False)
     assert len(batch["image"]) == 4, "but for the wall and the broken one"
     shown = [each[0].pixels for each in seen(found, framing, knows=True) if isinstance(each, list)]
     np.testing.assert_array_equal(batch["image"], np.stack(shown))
@@ -303,10 +309,10 @@ def test_another_photo_of_the_same_name_is_searched_again(photos: Path, tmp_path
     source, out = few(photos, tmp_path / "photos"), str(tmp_path / "catalog")
     build_catalog(config_of(source, Path(out)))
     framing = Framing(40, geometry=FaceGeometry(size=40))
-    rows = Catalog.open(out).read(["uri"]).append_column("index", pa.array(range(3)))
+    rows = Catalog.open(out).read(["uri"])
     name = photo_name("40_1_2_3")
     draw_photo((120,), 2).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(source / name, "JPEG")
-    batch = FaceDecoder(out, framing, use_packed=False)(rows)
+    batch = decoded(out, framing, use_packed=False)
     place = [paths.name_of(rows["uri"][index].as_py()) for index in batch["index"]].index(name)
     (only,) = FaceFinder(framing).find([(0, images.load_photo((source / name).read_bytes()))])
     np.testing.assert_allclose(batch["image"][place].astype(int), only[1][0].pixels.astype(int), atol=2)
@@ -347,8 +353,7 @@ def test_packed_photos_that_are_large_enough_are_searched_and_cut_out_in_their_p
     build_catalog(config_of(source, Path(out), pack=images.PHOTO_SIDE))
     shutil.rmtree(source)
     request.getfixturevalue("no_detector")
-    rows = Catalog.open(out).read(["uri"]).append_column("index", pa.array(range(3)))
-    assert len(FaceDecoder(out, Framing(40, geometry=FaceGeometry(size=40)), use_packed=True)(rows)["image"]) == 2
+    assert len(decoded(out, Framing(40, geometry=FaceGeometry(size=40)), use_packed=True)["image"]) == 2
 
 
 def test_a_source_that_is_away_leaves_no_table_without_faces(photos: Path, tmp_path: Path) -> None:

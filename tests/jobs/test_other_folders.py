@@ -67,7 +67,7 @@ def start(job: str, folder: Path | str, out: str) -> None:
     if job == "catalog":
         build_catalog(CatalogConfig(f"{folder}/faces", to))
     elif job == "train":
-        train(TrainConfig(catalog, to, task="reconstruction", image_size=32))
+        train(TrainConfig((catalog,), out=to, task="reconstruction", image_size=32))
     elif job == "sweep":
         sweep(SweepConfig(catalog, to, space), TrainConfig())
     elif job == "score":
@@ -139,7 +139,7 @@ def files_below(folder: Path) -> dict[Path, bytes]:
 
 def test_a_run_or_a_sweep_that_was_killed_behind_its_first_file_is_known(tmp_path: Path) -> None:
     plan.output(f"{tmp_path}/new/run.json", "a run").check({})
-    rows = pa.table({"uri": ["a"]}).replace_schema_metadata({"catalog_id": "beef"})
+    rows = pa.table({"uri": ["a"]}).replace_schema_metadata({"catalog_ids": "[]"})
     parquet.write_table(str(tmp_path / "run" / plan.IMAGES_NAME), rows)
     plan.output(f"{tmp_path}/run/run.json", "a run").check({})
     objects.write_bytes(str(tmp_path / "run" / "run.json"), b"")

@@ -45,7 +45,7 @@ def test_imagenet_features_learn_ages_that_beat_the_median(faces: Path, tmp_path
     assert findings.filter(pc.equal(findings["kind"], "malformed")).num_rows >= 3
     train(
         TrainConfig(
-            catalog=catalog, out=out, encoder="torchvision/mobilenet_v2", image_size=96, phases="head:4@3e-3",
+            catalog=(catalog,), out=out, encoder="torchvision/mobilenet_v2", image_size=96, phases="head:4@3e-3",
             ema_decay=0.0,
             weights=str(DATA / "weights" / "mobilenet_v2_imagenet_features.torchvision.pth"),
         )

@@ -224,7 +224,7 @@ def test_the_baseline_is_what_the_best_constant_reaches(
     config: SweepConfig, objective: Literal["mae", "worst_group_mae", "accuracy"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(few, "ENOUGH_FACES", 3)
-    selected = training_plan.select(replace(BASE, catalog=config.catalog))
+    selected = training_plan.select(replace(BASE, catalog=(config.catalog,)))
     train, val = (selected.rows.filter(pc.equal(selected.rows["split"], split)) for split in ("train", "val"))
     baseline = sweep_plan.baseline(replace(config, objective=objective), selected)
     ages, judged = (rows["age_low"].to_numpy() for rows in (train, val))
@@ -279,7 +279,7 @@ def test_an_impossible_sweep_is_told_before_the_first_trial(
 
 
 def test_a_sweep_goes_on_with_the_images_that_it_began_with(config: SweepConfig, tmp_path: Path) -> None:
-    base = replace(BASE, catalog=config.catalog)
+    base = replace(BASE, catalog=(config.catalog,))
     begun, everything = str(tmp_path / "sweep.json"), training_plan.select(base)
     pinned = replace(everything, rows=everything.rows.slice(0, len(everything.rows) // 2))
     training_plan.pin_images(str(tmp_path), pinned)

@@ -81,7 +81,7 @@ def config(catalog: str) -> TrainConfig:
     """One step an epoch: the whole training split is one batch. No batch norm, no dropout, no augmentation. In this
     process, which is quick; where others are the subject, a test says how many."""
     return TrainConfig(
-        catalog=catalog, image_size=32, batch_size=512, phases="head:1@1e-3,all:1@1e-3", dropout=0.0,
+        catalog=(catalog,), image_size=32, batch_size=512, phases="head:1@1e-3,all:1@1e-3", dropout=0.0,
         augmentation="none", ema_decay=0.0, warmup_epochs=0, weighting="density", auxiliary=("gender",), num_workers=0,
     )  # fmt: skip
 
@@ -123,7 +123,8 @@ def test_decoded_faces_stand_in_the_order_of_their_rows_whichever_come_first(
 
     monkeypatch.setattr(ingest, "CHUNK_ROWS", 20)
     rows = Catalog.open(catalog).read(["uri"])
-    held = ingest.held_faces(rows, SlowFirst(catalog, Framing(32), use_packed=True))
+    rows = rows.append_column("catalog", pa.array([0] * len(rows)))
+    held = ingest.held_faces(rows, SlowFirst((catalog,), Framing(32), use_packed=(True,)))
     indices = [row["index"] for row in held.select_columns("index").take_all()]
     assert len(indices) > 60
     assert indices == sorted(indices)
@@ -173,8 +174,8 @@ MISTAKES = {
     ),
     "more workers than the cluster holds": ({"num_workers": 64, "batch_size": 64}, "the cluster has"),
     "a crop of nothing": ({"center_crop": 0.0}, "--center-crop 0.0"),
-    "no catalog": ({"catalog": ""}, "--catalog: missing; .* and --catalog drawn draws faces to try it on"),
-    "no catalog there": ({"catalog": "/nowhere"}, "no catalog there"),
+    "no catalog": ({"catalog": ("",)}, "--catalog: missing; .* and --catalog drawn draws faces to try it on"),
+    "no catalog there": ({"catalog": ("/nowhere",)}, "no catalog there"),
     "groups that no label falls into": (
         {"task": "classification", "age_groups": "YOUNG,OLD"},
         "classification has nothing to learn from",
@@ -298,10 +299,10 @@ def test_an_unfinished_or_unlabelled_catalog_is_refused(config: TrainConfig, tmp
     out = str(tmp_path / "catalog")
     build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=out))
     with pytest.raises(ValueError, match="an unlabelled catalog"):
-        train(replace(config, catalog=out, out=str(tmp_path / "run")))
+        train(replace(config, catalog=(out,), out=str(tmp_path / "run")))
     (tmp_path / "catalog.agescale" / "findings.parquet").unlink()
     with pytest.raises(ValueError, match="is not complete; run the same"):
-        train(replace(config, catalog=out, out=str(tmp_path / "run")))
+        train(replace(config, catalog=(out,), out=str(tmp_path / "run")))
 
 
 def test_a_second_job_on_the_same_output_stops_in_one_line(config: TrainConfig, tmp_path: Path) -> None:
@@ -390,7 +391,7 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_an_undisturbed_one_thou
     for seed in (1, 2):
         dataset.write_dataset(faces, "utkface", num_faces=30, size=32, seed=seed)
         build_catalog(add)
-    config = TrainConfig(catalog=out, image_size=16, batch_size=8, augmentation="light", patience=9, cache=cache)
+    config = TrainConfig(catalog=(out,), image_size=16, batch_size=8, augmentation="light", patience=9, cache=cache)
     config = replace(config, phases="all:3@1e-3", num_workers=0)
     undisturbed, cut_off = str(tmp_path / "undisturbed"), str(tmp_path / "cut-off")
     train(replace(config, out=undisturbed))
@@ -422,6 +423,50 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_an_undisturbed_one_thou
     build_catalog(add)
     with pytest.raises(ValueError, match=r"cut-off: --catalog is not the one that it began with"):
         train(replace(config, out=cut_off))
+
+
+def test_a_run_of_two_catalogs_that_was_cut_off_ends_with_the_weights_of_an_undisturbed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A large catalog with packed pictures and a small one without, in blocks that cross from one to the other."""
+    monkeypatch.setattr(ingest, "CHUNK_ROWS", 12)
+    catalog = (str(tmp_path / "large"), str(tmp_path / "small"))
+    for seed, (out, num_faces, pack) in enumerate(zip(catalog, (60, 25), (32, 0), strict=True)):
+        dataset.write_dataset(f"{out}-faces", "utkface", num_faces=num_faces, size=32, seed=seed)
+        build_catalog(CatalogConfig(f"{out}-faces", out, layout="utkface", split=(0.7, 0.3, 0), pack=pack))
+    config = TrainConfig(catalog=catalog, mix=(1, 1), image_size=16, batch_size=16, patience=9, num_workers=0)
+    config = replace(config, phases="all:2@1e-3", out=str(tmp_path / "undisturbed"))
+    rows = training_plan.select(config).rows
+    rows = rows.append_column("index", pa.array(range(len(rows))))
+    decoded = ingest.FaceDecoder(catalog, Framing(16), (True, False))(rows)["image"]
+    for number, uri in enumerate(catalog):
+        own = rows.filter(pc.equal(rows["catalog"], number)).drop_columns(["catalog"])
+        own = own.append_column("catalog", pa.array([0] * len(own)))
+        alone = ingest.FaceDecoder((uri,), Framing(16), (number == 0,))(own)["image"]
+        np.testing.assert_array_equal(decoded[pc.equal(rows["catalog"], number).to_numpy()], alone)
+
+    train(config)
+    save = runs.save
+
+    def save_and_end(*arguments: Any) -> None:
+        save(*arguments)
+        raise lease.Held("killed")
+
+    cut_off = str(tmp_path / "cut-off")
+    monkeypatch.setattr(runs, "save", save_and_end)
+    with pytest.raises(lease.Held, match="killed"):
+        train(replace(config, out=cut_off))
+    monkeypatch.setattr(runs, "save", save)
+    with pytest.raises(ValueError, match=r"mix was \[1, 1\], is \[\]"):
+        train(replace(config, out=cut_off, mix=()))
+    capsys.readouterr()
+    train(replace(config, out=cut_off))
+    ours, theirs = (checkpoints.read(f"{run}/last") for run in (cut_off, config.out))
+    assert ours.weights_sha256 == theirs.weights_sha256
+    for epoch in pq.read_table(f"{cut_off}/history.parquet").to_pylist():
+        large, small = epoch["mae_by_catalog"]
+        assert epoch["val_mae"] == pytest.approx((large + small) / 2)
+    assert f"MAE {epoch['val_mae']:.3f} (large {large:.3f}, small {small:.3f})" in capsys.readouterr().out
 
 
 def amid_an_epoch(run: str, epoch: int, *deeds: Callable[[], None]) -> threading.Thread:
@@ -659,7 +704,7 @@ def test_an_autoencoder_learns_from_unlabelled_pictures_and_its_encoder_is_used_
     unlabelled = str(tmp_path / "catalog")
     build_catalog(CatalogConfig(source=str(tmp_path / "faces"), out=unlabelled))
     auto = replace(
-        config, catalog=unlabelled, encoder="conv_autoencoder", task="reconstruction", out=str(tmp_path / "auto"),
+        config, catalog=(unlabelled,), encoder="conv_autoencoder", task="reconstruction", out=str(tmp_path / "auto"),
         phases="all:8@3e-3", batch_size=8, auxiliary=(), weighting="none",
     )  # fmt: skip
     history = train(auto).history
@@ -689,7 +734,7 @@ def test_every_technique_at_once_trains_and_its_heads_predict(config: TrainConfi
     assert checkpoint.spec.genders == ("female", "male")
     assert checkpoint.provenance["num_images"]["train"] == 40
     predictions = str(tmp_path / "ages")
-    score(ScoreConfig(config.catalog, str(tmp_path / "run" / "best"), predictions, num_workers=0))
+    score(ScoreConfig(config.catalog[0], str(tmp_path / "run" / "best"), predictions, num_workers=0))
     rows = parquet.read_tables(
         Predictions.open(predictions).files, ["status", "gender", "gender_probability"]
     ).to_pylist()
@@ -706,7 +751,7 @@ def test_a_model_that_learns_from_faces_finds_them_in_what_it_scores(
     for number in range(4):
         Image.new("RGB", (96, 96), (90, 90, 90 + number)).save(folder / f"30_0_0_2017011{number}000000000.jpg.chip.jpg")
     build_catalog(CatalogConfig(str(folder), out, layout="utkface", split=(0.5, 0.5, 0)))
-    largest = replace(config, catalog=out, auxiliary=(), faces="largest", epochs=1, out=str(tmp_path / "run"))
+    largest = replace(config, catalog=(out,), auxiliary=(), faces="largest", epochs=1, out=str(tmp_path / "run"))
     train(largest)
     assert "have no face, or cannot be read: left out" in capsys.readouterr().out
     spec = checkpoints.read(str(tmp_path / "run" / "best")).spec

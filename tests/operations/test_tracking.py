@@ -81,7 +81,7 @@ def write_run(tmp_path: Path) -> Callable[..., str]:
 
     def write(num_epochs: int, is_finished: bool = False) -> str:
         out = str(tmp_path / "run")
-        settings = {"catalog": "c", "seed": 3, "widths": [8, 16], "where": "x" * 900}
+        settings = {"catalog": ["c", "d"], "seed": 3, "widths": [8, 16], "where": "x" * 900}
         objects.write_bytes(f"{out}/run.json", json.dumps({"settings": settings, "data": "abc"}).encode())
         if num_epochs:
             model = AgeModel(ModelSpec(encoder="cnn", task="distribution", age_groups="25-years", image_size=32))
@@ -99,7 +99,7 @@ def epoch(number: int) -> Epoch:
     return {
         "epoch": number, "phase": "all", "phase_index": 0, "lr": 1e-3, "train_loss": 1 / number, "images_per_s": 9.0,
         "val_loss": 0.5, "val_mae": 10.0 - number, "val_worst_group_mae": None, "val_accuracy": 0.5, "seconds": 2.0,
-        "decode": "median",
+        "mae_by_catalog": [10.0 - number, None], "decode": "median",
     }  # fmt: skip
 
 
@@ -119,10 +119,10 @@ def test_a_run_that_goes_on_stays_one_and_no_epoch_is_missed_or_told_twice(
     out = write_run(4, is_finished=True)
     second.tell("FINISHED")
     tracking.Tracker(uri, out).tell("FINISHED")  # the same command once more
-    for name in ("train_loss", "val_mae", "seconds"):
+    for name in ("train_loss", "val_mae", "val_mae_1", "seconds"):
         assert steps(client, name) == [1, 2, 3, 4], name
     assert steps(client, "best_mae") == [4]
-    assert steps(client, "val_worst_group_mae") == []
+    assert steps(client, "val_worst_group_mae") == steps(client, "val_mae_2") == []
     run = only_run(client)
     assert run.info.status == "FINISHED"
     assert run.data.tags["checkpoint"] == f"{out}/best"
@@ -248,7 +248,7 @@ def test_a_training_and_its_report_are_one_run(
     build_catalog(
         CatalogConfig(source=str(drawn_faces / "utkface"), layout="utkface", split=(0.5, 0.25, 0.25), out=catalog)
     )
-    config = TrainConfig(catalog=catalog, out=out, image_size=32, widths=(8, 8), phases="all:2@1e-3", mlflow=uri)
+    config = TrainConfig(catalog=(catalog,), out=out, image_size=32, widths=(8, 8), phases="all:2@1e-3", mlflow=uri)
     config = replace(config, num_workers=0)
     train_command.main(config)
     train_command.main(replace(config, device="cpu"))  # finished; nothing is told twice

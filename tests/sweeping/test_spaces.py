@@ -136,6 +136,6 @@ def test_a_space_that_is_not_there_is_refused(name: str, message: str) -> None:
 
 
 def test_the_command_line_of_a_training_says_what_differs_from_the_default() -> None:
-    config = TrainConfig(catalog="a b", head_sizes=(256, 128), mixup=0.2)
+    config = TrainConfig(catalog=("a b", "c"), head_sizes=(256, 128), mixup=0.2)
     said: list[Any] = spaces.to_arguments(config)
-    assert said == ["--catalog", "a b", "--head-sizes", "256", "128", "--mixup", "0.2"]
+    assert said == ["--catalog", "a b", "c", "--head-sizes", "256", "128", "--mixup", "0.2"]

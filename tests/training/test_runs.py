@@ -36,10 +36,10 @@ LONG_EPOCH = 2
 """It is saved in between, twice."""
 ORDER = Order(num_workers=1, num_images=2, is_held=True)
 SELECTED = Selected(
-    pa.table({"uri": ["a.jpg", "b.jpg"]}).replace_schema_metadata({"catalog_id": "id"}),
+    pa.table({"uri": ["a.jpg", "b.jpg"]}).replace_schema_metadata({"catalog_ids": '["id"]'}),
     AgeGroups.parse("25-years"),
     {"settings": {}, "data": "d"},
-    Catalog("catalog", {}),
+    (Catalog("catalog", {}),),
 )
 
 
@@ -408,7 +408,7 @@ def test_no_file_of_a_run_that_is_cut_anywhere_is_silently_taken(
             (out / name).write_bytes(data[: len(data) * tenth // 10])
             capsys.readouterr()
             try:
-                training_plan.pinned_images(str(out / "run.json"), "id")
+                training_plan.pinned_images(str(out / "run.json"), ["id"])
                 assert until < len(MAES) or not runs.is_over(str(out)) or name in ("run.json", "images.parquet")
                 go_on(str(out))
             except ValueError as error:

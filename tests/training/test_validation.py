@@ -53,7 +53,7 @@ def test_the_rule_with_the_smallest_error_is_kept() -> None:
     probs_NA = torch.full((1, 101), 1e-9)
     probs_NA[0, 10], probs_NA[0, 40:90] = 0.4, 0.6 / 50
     judged = validation.judge(build_task("distribution", GROUPS), GROUPS, probs_NA.log(), labels_of([10]))
-    metrics = validation.summarise(torch.tensor([2.0, 1.0, *judged]))
+    metrics = validation.summarise(torch.tensor([[2.0, 1.0, *judged]]))
     assert metrics["decode"] == "mode"
     assert metrics["val_mae"] == 0
 
@@ -64,15 +64,40 @@ def test_the_worst_group_is_the_one_with_the_largest_error_of_those_with_enough_
     outputs[:, 10] = 20
     labels = labels_of([12.0] * 30 + [30.0] * 25 + [70.0])
     judged = validation.judge(build_task("distribution", GROUPS), GROUPS, outputs, labels)
-    metrics = validation.summarise(torch.tensor([56.0, 56.0, *judged]))
+    metrics = validation.summarise(torch.tensor([[56.0, 56.0, *judged]]))
     assert metrics["val_worst_group_mae"] == pytest.approx(20, abs=0.6)
     assert metrics["val_mae"] == pytest.approx((30 * 2 + 25 * 20 + 60) / 56, abs=0.6)
+
+
+def test_a_small_catalog_counts_as_much_as_its_share_says() -> None:
+    """Forty faces that are told right, and ten that are 8 years older than told."""
+    outputs = torch.full((1, 101), -20.0)
+    outputs[:, 10] = 20
+    rows = [
+        [1.0, num, *validation.judge(build_task("distribution", GROUPS), GROUPS, outputs.expand(num, -1), labels)]
+        for num, labels in ((40, labels_of([10.0] * 40)), (10, labels_of([18.0] * 10)))
+    ]
+    right, wrong = (validation.summarise(torch.tensor([row])) for row in rows)
+    plain = validation.summarise(torch.tensor(rows))
+    assert plain["val_mae"] == pytest.approx(1.6)
+    assert plain["mae_by_catalog"] == [right["val_mae"], wrong["val_mae"]] == pytest.approx([0, 8])
+    for mix in ((0.5, 0.5), (2, 2)):
+        mixed = validation.summarise(torch.tensor(rows), mix)
+        assert mixed["val_mae"] == mixed["val_worst_group_mae"] == pytest.approx(4)
+        assert mixed["val_loss"] == pytest.approx((1 / 40 + 1 / 10) / 2)
+        assert mixed["mae_by_catalog"] == plain["mae_by_catalog"]
+    nothing = torch.zeros((2, validation.num_sums(GROUPS)))
+    nothing[0] = torch.tensor(rows[0])
+    alone = validation.summarise(nothing, (1, 9))
+    assert alone == {**right, "mae_by_catalog": [right["val_mae"], None]}
+    nothing[:, 0] = torch.inf
+    assert validation.summarise(nothing, (1, 9))["val_loss"] == torch.inf
 
 
 def test_ranges_are_judged_by_their_group_alone() -> None:
     outputs = torch.randn(2, 101)
     judged = validation.judge(build_task("distribution", GROUPS), GROUPS, outputs, labels_of([25, 50], width=25))
-    metrics = validation.summarise(torch.tensor([2.0, 2.0, *judged]))
+    metrics = validation.summarise(torch.tensor([[2.0, 2.0, *judged]]))
     assert metrics["val_mae"] is None
     assert metrics["val_accuracy"] is not None
 
@@ -84,12 +109,12 @@ def test_groups_with_names_only_have_an_accuracy_and_no_error() -> None:
     judged = validation.judge(
         task, groups, torch.tensor([[1.0, 0], [0, 1.0], [1.0, 0]]), {**labels, "group": torch.tensor([0, 0, -1])}
     )
-    metrics = validation.summarise(torch.tensor([2.0, 2.0, *judged]))
+    metrics = validation.summarise(torch.tensor([[2.0, 2.0, *judged]]))
     assert (metrics["val_mae"], metrics["val_accuracy"]) == (None, 0.5)
 
 
 def test_a_loss_of_nothing_is_none_and_of_outputs_that_are_no_numbers_infinite() -> None:
-    nothing = torch.zeros(validation.num_sums(GROUPS))
+    nothing = torch.zeros((1, validation.num_sums(GROUPS)))
     assert validation.summarise(nothing)["val_loss"] is None
-    nothing[0] = torch.inf
+    nothing[0, 0] = torch.inf
     assert validation.summarise(nothing)["val_loss"] == torch.inf
