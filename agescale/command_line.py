@@ -28,9 +28,6 @@ from agescale.store.errors import Damaged, StoreError
 from agescale.training import recipes
 
 PACKAGE = Path(__file__).parent
-RUNS = Path("runs")
-"""Where README.md's commands put what they train."""
-NUM_CHECKPOINTS_NAMED = 5
 OUT_OF_MEMORY = (
     "a process of this job ran out of memory, repeatedly; give it more, or lower --num-workers or "
     "--batch-size; the same command continues"
@@ -184,7 +181,7 @@ def wrong_choice(config_type: type[Any], arguments: Sequence[str]) -> str:
 
 
 def missing_options(config_type: type[Any], arguments: Sequence[str]) -> str:
-    """The one line that names required options which are not among the arguments, and checkpoints to choose from.
+    """The one line that names required options which are not among the arguments.
 
     Empty where none is missing, or where tyro has more to say: help, or options that there are not.
     """
@@ -199,18 +196,7 @@ def missing_options(config_type: type[Any], arguments: Sequence[str]) -> str:
     missing = [option for option in required if option not in given]
     if not missing or not {option.replace("--no-", "--") for option in given} <= options.keys():
         return ""
-    hint = f"; {known_checkpoints(RUNS)}" if "--checkpoint" in missing else ""
-    return f"{', '.join(missing)}: missing{hint} (--help explains each setting)"
-
-
-def known_checkpoints(folder: Path) -> str:
-    """The best checkpoints of the runs in a folder, however deep, the newest first."""
-    files = sorted(folder.glob("**/best/config.json"), key=lambda file: file.stat().st_mtime, reverse=True)
-    found = [str(file.parent) for file in files]
-    if not found:
-        return f"no checkpoint lies under {folder}/, jobs/train.py makes one"
-    more = f" and {len(found) - NUM_CHECKPOINTS_NAMED} more" if len(found) > NUM_CHECKPOINTS_NAMED else ""
-    return f"newest under {folder}/: {', '.join(found[:NUM_CHECKPOINTS_NAMED])}{more}"
+    return f"{', '.join(missing)}: missing (--help explains each setting)"
 
 
 def user_mistake(error: BaseException | None) -> str | None:

@@ -261,7 +261,7 @@ class TrainConfig(Recorded):
     Its validation metrics are then meaningless."""
     encoder: str = "cnn"
     """Architecture: cnn, skip_cnn, attention_cnn, conv_autoencoder, torchvision/NAME for any torchvision
-    classification backbone, or timm/NAME for any of timm's (pip install 'agescale[timm]')."""
+    classification backbone, or timm/NAME for any of timm's."""
     widths: tuple[Count, ...] = ()
     """Filters of each convolution block of cnn, skip_cnn, attention_cnn, conv_autoencoder. Default: the encoder's."""
     num_features: Count | None = None
@@ -284,8 +284,9 @@ class TrainConfig(Recorded):
     auxiliary_weight: NotNegative = 0.2
     """Weight of each auxiliary head's cross-entropy beside the task's loss."""
     weights: str = ""
-    """Initial weights: a name of torchvision's or timm's, such as IMAGENET1K_V1, a file or s3:// URI, or an agescale
-    checkpoint, whose heads are taken too where they fit. Default: random."""
+    """Initial weights: a name of torchvision's or timm's, such as IMAGENET1K_V1, a file or s3:// URI, an agescale
+    checkpoint, whose heads are taken too where they fit, or included, the one that comes with agescale. Default:
+    random."""
     weights_sha256: str = ""
     """SHA-256 that the weights file (of a checkpoint: its weights-*.pt) must have, hex. Default: not checked."""
     weights_license: str = ""
@@ -326,7 +327,7 @@ class TrainConfig(Recorded):
     """Gradient clipping: the largest norm. 0: no clipping."""
     ema_decay: Share = 0.998
     """Decay per step of the exponential moving average (EMA) of the weights, which is validated and kept. 0: none."""
-    augmentation: Literal["none", "light", "heavy"] = "light"
+    augmentation: Literal["none", "flip", "light", "heavy"] = "light"
     """Random changes of training images, a fresh draw per image."""
     mixup: NotNegative = 0.0
     """Blend pairs of training images and their labels with shares from Beta(mixup, mixup). 0: do not."""
@@ -444,10 +445,10 @@ class ScoreConfig(Recorded):
 
     catalog: str
     """Catalog to score."""
-    checkpoint: str
-    """Checkpoint, such as runs/train/best."""
     out: str
     """Folder of the predictions. The same command again scores only what is missing."""
+    checkpoint: str = ""
+    """Checkpoint, such as runs/train/best. Default: the one that comes with agescale, for non-commercial research."""
     unit_rows: Annotated[int, Limits(1, MAX_UNIT_ROWS, f"from 1 to {MAX_UNIT_ROWS:,}")] | None = None
     """Catalog rows of one output file, which is the unit of work: at most 10,000. Default: a tenth of the part of the
     catalog, but at least 1,000 and at most 10,000."""
@@ -482,8 +483,8 @@ class PredictConfig(Checked):
 
     photos: Annotated[Positional[tuple[str, ...]], arg(metavar="PHOTO ...", help_behavior_hint="(one or more)")]
     """Photos and folders of photos: paths or s3:// URIs."""
-    checkpoint: str
-    """Checkpoint, such as runs/train/best."""
+    checkpoint: str = ""
+    """Checkpoint, such as runs/train/best. Default: the one that comes with agescale, for non-commercial research."""
     out: str = ""
     """File to write the predictions to: a path or s3:// URI that ends in .csv, .json or .parquet. Default: they are
     printed."""
@@ -579,19 +580,23 @@ class StatusConfig(Checked):
 
 @dataclass(frozen=True)
 class WeightsConfig(Checked):
-    """Which models of others agescale knows; with a name, make a checkpoint of the files of that one. Nothing is
-    downloaded."""
+    """Which models agescale brings (included), or knows of others; with a name, make a checkpoint of that one. Nothing
+    is downloaded."""
 
     name: Annotated[Positional[str], arg(metavar="NAME")] = ""
-    """Model to make a checkpoint of. Default: what is known of each is printed."""
+    """Model to make a checkpoint of, or included alone: its card is printed. Default: what is known of each is
+    printed."""
     source: str = ""
-    """Folder with its files as they were published: a path or s3:// URI. Their SHA-256 is checked."""
+    """Folder with its files as others have published them: a path or s3:// URI. Their SHA-256 is checked."""
     out: str = ""
     """Folder of the checkpoint: a new one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if bool(self.name) != bool(self.source) or bool(self.name) != bool(self.out):
+        if self.name == "included":
+            if self.source:
+                raise ValueError(f"--source {self.source}: included comes with agescale; leave it out")
+        elif bool(self.name) != bool(self.source) or bool(self.name) != bool(self.out):
             raise ValueError("NAME, --source and --out go together")
 
 

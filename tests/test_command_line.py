@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import tyro
 from conftest import REPO
 
 from agescale import command_line
-from agescale.command_line import is_ours, known_checkpoints, missing_options
+from agescale.command_line import is_ours, missing_options
 from agescale.config import PredictConfig, ScoreConfig
 
 DRAW = (sys.executable, "jobs/draw.py", "--num-faces", "6")
@@ -26,22 +25,6 @@ def test_required_options_that_are_missing_are_named_in_one_line() -> None:
     said = missing_options(ScoreConfig, ["--checkpoint=x"])
     assert said == "--catalog, --out: missing (--help explains each setting)"
     assert missing_options(ScoreConfig, ["--checkpoint", "x", "--catalog", "y", "--out=z", "--no-tta"]) == ""
-
-
-def test_a_missing_checkpoint_is_told_with_those_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command_line, "RUNS", tmp_path)
-    assert "no checkpoint lies under" in missing_options(PredictConfig, ["photo.jpg"])
-    runs = [tmp_path / f"{number}/run" for number in range(7)]
-    for number, run in enumerate(runs):
-        for folder in ("best", "last"):
-            (run / folder).mkdir(parents=True)
-            (run / folder / "config.json").write_text("{}")
-            os.utime(run / folder / "config.json", (number, number))
-    (tmp_path / "unfinished" / "best").mkdir(parents=True)
-    newest = ", ".join(f"{run}/best" for run in (runs[6], runs[5], runs[4], runs[3], runs[2]))
-    assert known_checkpoints(tmp_path) == f"newest under {tmp_path}/: {newest} and 2 more"
-    said = missing_options(PredictConfig, ["photo.jpg", "--draw", "x"])
-    assert said.startswith(f"--checkpoint: missing; newest under {tmp_path}/: ")
 
 
 def test_a_job_says_what_is_missing_and_its_help_what_is_meant(capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,7 +138,7 @@ def test_each_command_is_one_that_its_job_takes(command: str) -> None:
     "command",
     [
         "python jobs/score.py --catlog catalog --checkpoint runs/best --out ages",
-        "python jobs/score.py --catalog catalog --checkpoint runs/best",
+        "python jobs/score.py --checkpoint runs/best --out ages",
         "python jobs/train.py fats --catalog catalog",
         "python jobs/train.py fast --catalog catalog --task clasification",
         "python benchmarks/scale.py --num-row 1",

@@ -13,6 +13,7 @@ from collections import Counter
 from typing import Literal, TextIO
 
 from agescale.config import PredictConfig
+from agescale.models import included
 from agescale.reports import formats
 from agescale.runtime import terminal
 from agescale.scoring.photos import INTERVAL_SHARE, PhotoResult, predict
@@ -34,6 +35,8 @@ TITLES = {
 def main(config: PredictConfig) -> None:
     config = paths.with_absolute_uris(config)
     form: Form = config.format or (formats.format_of(config.out) if config.out else "table")
+    if not config.checkpoint:
+        print(included.NOTE, file=sys.stderr)  # standard output is for data
     result = predict(config)
     if config.out:
         objects.write_bytes(config.out, to_bytes(result, form))

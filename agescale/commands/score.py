@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from agescale.command_line import refuse
 from agescale.config import ScoreConfig
+from agescale.models import included
 from agescale.scoring.driver import score
 from agescale.store import paths
 
 
 def main(config: ScoreConfig) -> None:
     config = paths.with_absolute_uris(config)
+    if not config.checkpoint:
+        print(included.NOTE, flush=True)
     result = score(config)
     counts = ", ".join(f"{count:,} {status}" for status, count in result.by_status.items())
     print(f"scored {result.num_scored_now:,} images now, {result.images_per_s:g} images/s; the table has {counts}")

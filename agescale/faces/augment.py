@@ -9,7 +9,7 @@ same on every device and nothing waits for an accelerator. Normalises nothing: t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,6 +41,11 @@ class Augmentation:
     erase: float = 0.0
     """Probability of painting a rectangle of 2-20 % of the area over with one random colour."""
 
+    @property
+    def only_flips(self) -> bool:
+        """Whether an image stays as it is, or becomes its mirror image."""
+        return replace(self, flip=0.0) == Augmentation()
+
 
 SOURCE_SCALE = 1.25
 """How much larger images should arrive than they leave: turning and cropping at the final size would blur them, and a
@@ -48,6 +53,7 @@ model that learned from blurred faces is judged on sharp ones."""
 
 AUGMENTATIONS: dict[str, Augmentation] = {
     "none": Augmentation(),
+    "flip": Augmentation(flip=0.5),
     "light": Augmentation(flip=0.5, rotation_degrees=10, min_crop_area=0.85, shift=0.03, colour=0.15),
     "heavy": Augmentation(
         flip=0.5,
@@ -68,7 +74,7 @@ def source_size(image_size: int, augmentation: Augmentation) -> int:
     >>> source_size(112, AUGMENTATIONS["light"]), source_size(112, AUGMENTATIONS["none"])
     (140, 112)
     """
-    return image_size if augmentation == Augmentation() else math.ceil(image_size * SOURCE_SCALE)
+    return image_size if augmentation.only_flips else math.ceil(image_size * SOURCE_SCALE)
 
 
 def augment(
@@ -77,9 +83,9 @@ def augment(
     """Images (N, 3, H, W), uint8 or float in 0..255, to float32 in 0..255: changed, each by its own draw, and scaled to
     ``size`` x ``size`` pixels. Without a size they keep theirs."""
     images_NCHW = images_NCHW.to(torch.float32, memory_format=torch.contiguous_format)
-    if augmentation == Augmentation():
+    if augmentation.only_flips:
         assert size is None or images_NCHW.shape[2:] == (size, size), "nothing that would scale them"
-        return images_NCHW
+        return flip(images_NCHW, images_NCHW.flip(3), augmentation, generator)
     with torch.autocast(images_NCHW.device.type, enabled=False):  # pixel coordinates need more than bfloat16
         images_NCHW = _warp(images_NCHW, augmentation, generator, size)
         if augmentation.colour or augmentation.grey:
@@ -89,6 +95,14 @@ def augment(
         if augmentation.erase:
             images_NCHW = _erase(images_NCHW, augmentation, generator)
     return images_NCHW
+
+
+def flip(inputs: Tensor, mirrored: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Of N images, or of what is known of them (N, ...), each as it is or what is known of its mirror image."""
+    if not augmentation.flip:
+        return inputs
+    is_flipped_N = (_uniform((len(inputs),), generator) < augmentation.flip).to(inputs.device)
+    return torch.where(is_flipped_N.view(-1, *[1] * (inputs.ndim - 1)), mirrored, inputs)
 
 
 def mix(images_NCHW: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -158,9 +158,11 @@ class Model:
         return Predictions(_results(rows, self._predictor), self._predictor.columns)
 
 
-def load(checkpoint: str | os.PathLike[str], device: str = "auto", tta: bool = False, faces: Which = "auto") -> Model:
+def load(
+    checkpoint: str | os.PathLike[str] | None = None, device: str = "auto", tta: bool = False, faces: Which = "auto"
+) -> Model:
     """The model of a checkpoint, such as ``runs/demo/run/best``: a folder that ``jobs/train.py`` wrote, as a path,
-    ``file://`` or ``s3://`` URI.
+    ``file://`` or ``s3://`` URI. Without one the checkpoint that comes with agescale, for non-commercial research.
 
     ``device``: auto (a GPU where this machine has one), cpu, cuda or cuda:1. With ``tta`` each prediction is the
     average over the image and its mirror image: twice the work, a little more accurate. ``faces``: what of an image is
@@ -170,7 +172,11 @@ def load(checkpoint: str | os.PathLike[str], device: str = "auto", tta: bool = F
     Raises ValueError where no checkpoint stands there, where it predicts no age, and for a device that is not there;
     StoreError where it cannot be read.
     """
-    return Model(Predictor(paths.absolute(os.fspath(checkpoint)), find_device(device), tta, faces))
+    return Model(Predictor(_absolute(checkpoint), find_device(device), tta, faces))
+
+
+def _absolute(checkpoint: str | os.PathLike[str] | None) -> str:
+    return "" if checkpoint is None else paths.absolute(os.fspath(checkpoint))
 
 
 def find_device(name: str) -> str:
@@ -330,9 +336,13 @@ class Scorer:
     """
 
     def __init__(
-        self, checkpoint: str | os.PathLike[str], column: str = "bytes", device: str = "auto", tta: bool = False
+        self,
+        checkpoint: str | os.PathLike[str] | None = None,
+        column: str = "bytes",
+        device: str = "auto",
+        tta: bool = False,
     ) -> None:
-        self._predictor = Predictor(paths.absolute(os.fspath(checkpoint)), find_device(device), tta)
+        self._predictor = Predictor(_absolute(checkpoint), find_device(device), tta)
         self._column = column
 
     def __call__(self, batch: Mapping[str, npt.NDArray[Any]] | pa.Table) -> pa.Table:

@@ -19,7 +19,7 @@ from agescale.faces.finding import FaceFinder
 from agescale.faces.geometry import FaceGeometry
 from agescale.faces.images import Face, ImageError, Pixels, Place, TinyFace
 from agescale.faces.loading import Framing, Loaded
-from agescale.models import checkpoints
+from agescale.models import checkpoints, included
 from agescale.models.age_model import ModelSpec, autocast, auxiliary_classes, build_spec_task
 from agescale.models.checkpoints import Checkpoint
 from agescale.models.tasks import Prediction
@@ -35,8 +35,9 @@ MAX_UNREACHABLE = 64
 
 
 def read_checkpoint(uri: str) -> Checkpoint:
-    """A checkpoint to predict with. Raises ValueError, in one line, where there is none or its task predicts no age."""
-    checkpoint = checkpoints.read(uri)
+    """A checkpoint to predict with, by default the included one. Raises ValueError, in one line, where there is none or
+    its task predicts no age."""
+    checkpoint = checkpoints.read(included.located(uri))
     if not build_spec_task(checkpoint.spec).predicts_age:
         raise ValueError(f"{uri}: its task, {checkpoint.spec.task}, predicts no age; nothing to score with")
     return checkpoint
@@ -58,7 +59,7 @@ class Predictor:
         self.task = build_spec_task(self.spec)
         self.classes = auxiliary_classes(self.spec)
         self.age_groups = AgeGroups.parse(self.spec.age_groups)
-        self.model = checkpoints.load_model(checkpoint_uri, self.checkpoint).to(self.device)
+        self.model = checkpoints.load_model(included.located(checkpoint_uri), self.checkpoint).to(self.device)
         self.framing = framing_of(self.spec, faces)
         self.finder = FaceFinder(self.framing, device, torch.get_num_threads())
 

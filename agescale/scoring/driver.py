@@ -24,7 +24,7 @@ import ray.data
 from ray.util import metrics
 
 from agescale.config import ScoreConfig
-from agescale.models import checkpoints
+from agescale.models import checkpoints, included
 from agescale.models.inference import find_device
 from agescale.models.predictor import faces_of, framing_of, read_checkpoint
 from agescale.runtime import nodes
@@ -80,12 +80,13 @@ def score(config: ScoreConfig) -> ScoreResult:
     config = paths.with_absolute_uris(config)
     out, checkpoint_uri = config.out, config.checkpoint
     checkpoint = read_checkpoint(checkpoint_uri)
-    checkpoints.read_file(checkpoint_uri, checkpoint.weights_file, checkpoint.weights_sha256)  # or it is damaged
+    folder, named = included.located(checkpoint_uri), checkpoint_uri or included.NAME
+    checkpoints.read_file(folder, checkpoint.weights_file, checkpoint.weights_sha256)  # or it is damaged
     catalog = Catalog.open(config.catalog)
     if catalog.settings["layout"] != "unlabelled":  # a bucket is scored while it is still being listed
         catalog.check_complete()
     output = folders.output(out, "predictions")
-    output.check({**catalog.places, checkpoint_uri: "the checkpoint"}, "the table")
+    output.check({**catalog.places, folder: "the checkpoint"}, "the table")
     summary_uri = predictions.summary_uri(out)
     with output.held(config.lease) as held:
         if config.repair:
@@ -101,14 +102,19 @@ def score(config: ScoreConfig) -> ScoreResult:
                 print(said, flush=True)
             workers = _workers(config, work, catalog)
             card = {**checkpoint.card(), "tta": config.tta}
-            metadata = {"run": run, "checkpoint": checkpoint_uri, "model_card": card}
+            metadata = {"run": run, "checkpoint": named, "model_card": card}
             scorer = UnitScorer(catalog, checkpoint_uri, out, metadata, config, workers)
             with progress:
                 result = _run(work, scorer, progress, held)
         else:
             result = ScoreResult(predictions.by_status(work.standing), {}, 0.0)
         if work.todo or not predictions.has_summary(out):
-            summary = {**run, "checkpoint": checkpoint_uri, "num_rows": result.num_rows, "by_status": result.by_status}
+            summary = {
+                **run,
+                "checkpoint": named,
+                "num_rows": result.num_rows,
+                "by_status": result.by_status,
+            }
             summary |= {
                 "num_units": len(work.units),
                 "catalog_parts": catalog.names,
@@ -203,7 +209,7 @@ def _workers(config: ScoreConfig, work: Work, catalog: Catalog) -> Workers:
     if config.num_workers == 0 or (config.num_workers is None and is_few):
         return Workers(0, num_threads=os.cpu_count() or 1, device=find_device(config.device))
     start_ray()
-    nodes.check_shared(folders.beside(config.out), catalog.uri, config.checkpoint)
+    nodes.check_shared(folders.beside(config.out), catalog.uri, *filter(None, [config.checkpoint]))
     num_cpus, gpus = int(ray.cluster_resources().get("CPU", 1)), num_gpus()
     use_gpu = uses_gpu(config.device)
     worthwhile = math.ceil(work.num_rows / MIN_PROCESS_ROWS)

@@ -162,7 +162,7 @@ def _check_copies(draw: str) -> None:
 
 def _check_out(out: str, photos: Iterable[str], checkpoint: str) -> None:
     """Raises ValueError or StoreError where the predictions cannot be written, or would replace what they may not."""
-    if out.startswith(f"{checkpoint}/"):
+    if checkpoint and out.startswith(f"{checkpoint}/"):
         raise ValueError(f"--out {out}: there is the checkpoint; give another folder")
     folders.check_file(out)
     if out in photos:

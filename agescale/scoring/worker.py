@@ -57,7 +57,8 @@ class ScoringActor:
             torch.set_num_threads(min(scorer.workers.num_threads, len(os.sched_getaffinity(0))))
         self.predictor = Predictor(scorer.checkpoint, device, scorer.config.tta, scorer.config.faces)
         if self.predictor.digest != scorer.metadata["run"]["model"]:
-            raise ValueError(f"{scorer.checkpoint}: the checkpoint was replaced meanwhile; run the same command again")
+            where = scorer.checkpoint or f"agescale on {os.uname().nodename}"
+            raise ValueError(f"{where}: the checkpoint was replaced meanwhile; run the same command again")
         self.use_packed = scorer.catalog.holds_packed(self.predictor.framing)
         self.pool = read_pool()
         self.num_scored = metrics.Counter("agescale_images_scored", "Images scored, by status", tag_keys=("status",))

@@ -19,6 +19,7 @@ import ray.train.torch
 import torch
 
 from agescale.config import TrainConfig
+from agescale.faces.augment import AUGMENTATIONS
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel
 from agescale.models.checkpoints import RunProgress, StateDict
@@ -268,11 +269,12 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 def _num_top_phases(config: TrainConfig, phases: tuple[Phase, ...], model: AgeModel, num_images: int) -> int:
     """The first phases that learn from features made once: those that train dense layers alone, from images that are
-    the same in each epoch; where the features fit into memory, and there is more than one epoch."""
-    if config.cache == "never" or config.augmentation != "none" or config.mixup:
+    the same in each epoch, or mirrored; where the features fit into memory, and there is more than one epoch."""
+    augmentation = AUGMENTATIONS[config.augmentation]
+    if config.cache == "never" or not augmentation.only_flips or config.mixup:
         return 0
     num_phases = finetuning.num_top_phases(model, phases)
-    fits = config.cache == "always" or fits_in_object_store(num_images * feature_bytes(model))
+    fits = config.cache == "always" or fits_in_object_store(num_images * feature_bytes(model, augmentation))
     return num_phases if fits and sum(phase.epochs for phase in phases[:num_phases]) > 1 else 0
 
 

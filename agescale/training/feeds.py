@@ -61,7 +61,8 @@ class Feeder:
             images = self._held_faces(split, rows, decoder)
         else:
             images = decoded_dataset(rows, decoder, seed=None)
-        maker = FeatureMaker(self.spec, weights, "cuda" if self.use_gpu else "cpu")
+        has_mirrored = split == "train" and AUGMENTATIONS[self.config.augmentation].flip > 0
+        maker = FeatureMaker(self.spec, weights, "cuda" if self.use_gpu else "cpu", has_mirrored)
         num_gpus = self.config.gpus_per_worker if self.use_gpu else None
         features = images.map_batches(maker, batch_size=None, num_cpus=1, num_gpus=num_gpus)
         verb = f"features of the {split} split, once for all epochs" if self.shared_faces is None else ""

@@ -14,6 +14,7 @@ import ray
 import ray.data
 import torch
 
+from agescale.faces.augment import Augmentation
 from agescale.faces.finding import finder_of
 from agescale.faces.images import Face
 from agescale.faces.loading import Framing
@@ -101,11 +102,13 @@ def held(dataset: ray.data.Dataset, num_images: int, verb: str = "") -> ray.data
 
 
 class FeatureMaker:
-    """A block of decoded images in, what the top of a model takes out: ``features`` float32 (n, ...), and the ``index``
-    of their rows. In batches of one size and by one thread, so that the same images always have the same features."""
+    """A block of decoded images in, what the top of a model takes out: ``features`` float32 (n, V, ...), of each image
+    and, where it ``has_mirrored`` ones, of its mirror image; and the ``index`` of their rows. In batches of one size
+    and by one thread, so that the same images always have the same features."""
 
-    def __init__(self, spec: ModelSpec, weights: ray.ObjectRef, device: str) -> None:
+    def __init__(self, spec: ModelSpec, weights: ray.ObjectRef, device: str, has_mirrored: bool) -> None:
         self.spec = spec
+        self.has_mirrored = has_mirrored
         self.weights = weights
         self.device = device
 
@@ -114,8 +117,12 @@ class FeatureMaker:
         model = model_of(self.spec, self.weights, self.device)
         images_NCHW = torch.from_numpy(block["image"]).permute(0, 3, 1, 2)
         with torch.inference_mode(), autocast(torch.device(self.device)):
-            features = [below(model, batch.to(self.device)).float().cpu() for batch in images_NCHW.split(FEATURE_BATCH)]
-        return {"features": torch.cat(features).numpy(), "index": block["index"]}
+            views = [images_NCHW, images_NCHW.flip(3)] if self.has_mirrored else [images_NCHW]
+            features = [
+                torch.cat([below(model, batch.to(self.device)).float().cpu() for batch in view.split(FEATURE_BATCH)])
+                for view in views
+            ]
+        return {"features": torch.stack(features, dim=1).numpy(), "index": block["index"]}
 
 
 @lru_cache(maxsize=1)
@@ -153,11 +160,12 @@ def decoded_bytes(num_images: int, image_size: int) -> int:
     return num_images * image_size**2 * 3
 
 
-def feature_bytes(model: AgeModel) -> int:
+def feature_bytes(model: AgeModel, augmentation: Augmentation) -> int:
     """Of the features of one image."""
     side = model.spec.image_size
     with torch.inference_mode():
-        return 4 * below(copy.deepcopy(model).eval(), torch.zeros(1, 3, side, side, dtype=torch.uint8)).numel()
+        features = below(copy.deepcopy(model).eval(), torch.zeros(1, 3, side, side, dtype=torch.uint8))
+    return features.numel() * 4 * (2 if augmentation.flip else 1)
 
 
 def fits_in_object_store(num_bytes: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from agescale.config import TrainConfig
-from agescale.models import checkpoints
+from agescale.models import checkpoints, included
 from agescale.models.age_model import AgeModel, ModelSpec
 from agescale.models.encoders import load_backbone_weights
 from agescale.store import paths
@@ -30,7 +30,7 @@ def initial_model(
         )
     if not config.weights or not loads_weights:
         return model, ""
-    uri = paths.absolute(config.weights)
+    uri = stored_at(config.weights)
     if is_checkpoint(config.weights):
         return model, checkpoints.load_into(model, uri, config.weights_sha256)
     source = checkpoints.read_state_dict(uri, config.weights_sha256) if is_ours else config.weights
@@ -41,7 +41,12 @@ def initial_model(
 
 def is_stored(weights: str) -> bool:
     """Whether initial weights are a file or a checkpoint, rather than a name of torchvision's or timm's."""
-    return _is_file(weights) or "/" in weights
+    return _is_file(weights) or "/" in weights or weights == included.NAME
+
+
+def stored_at(weights: str) -> str:
+    """Where these lie."""
+    return included.located("") if weights == included.NAME else paths.absolute(weights)
 
 
 def is_checkpoint(weights: str) -> bool:
@@ -54,7 +59,7 @@ def _is_file(weights: str) -> bool:
 
 def absolute_weights(weights: str) -> str:
     """Initial weights as another process finds them, which may have another working directory."""
-    return paths.absolute(weights) if is_stored(weights) else weights
+    return paths.absolute(weights) if is_stored(weights) and weights != included.NAME else weights
 
 
 def _name_some(tensors: list[str]) -> str:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from agescale.faces.augment import AUGMENTATIONS, augment, mix
+from agescale.faces.augment import AUGMENTATIONS, augment, flip, mix
 from agescale.models.age_model import AgeModel, Top, autocast
 from agescale.models.checkpoints import LearnerState, StateDict
 from agescale.training import finetuning
@@ -74,7 +74,7 @@ class Learner:
 
     def inputs(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Of a batch, for ``whole_or_top``: features (N, ...), or images (N, 3, H, W)."""
-        return batch["features"] if self.on_features else batch["image"].permute(0, 3, 1, 2)
+        return batch["features"][:, 0] if self.on_features else batch["image"].permute(0, 3, 1, 2)
 
     def set_lr(self, step: int, steps_per_epoch: int) -> None:
         """The learning rate of a ``step`` of the phase."""
@@ -116,10 +116,10 @@ class Learner:
     ) -> tuple[Tensor, dict[str, Tensor], Mixed | None]:
         """Features, or changed images; what is learned of them, and how they were mixed."""
         config = self.plan.config
-        if self.on_features:
-            features = self.inputs(batch)
-            return features, labels_of(self.model, batch["index"], features, labels), None
         augmentation = AUGMENTATIONS[config.augmentation]
+        if self.on_features:
+            features = flip(batch["features"][:, 0], batch["features"][:, -1], augmentation, generator)
+            return features, labels_of(self.model, batch["index"], features, labels), None
         images_NCHW = augment(self.inputs(batch), augmentation, generator, self.plan.spec.image_size)
         mixed = None
         if config.mixup:

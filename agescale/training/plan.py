@@ -31,7 +31,7 @@ from agescale.tables import catalogs, filters
 from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions
 from agescale.training import finetuning, selection, weighting
-from agescale.training.initial_weights import initial_model, is_checkpoint
+from agescale.training.initial_weights import initial_model, is_checkpoint, stored_at
 
 IMAGES_NAME = "images.parquet"
 """Beside run.json and sweep.json: the images that a run, or all trainings of a sweep, learn from and are judged by."""
@@ -295,7 +295,7 @@ def _check_words(config: TrainConfig, rows: pa.Table, column: str) -> None:
 def _geometry(config: TrainConfig, begins: bool) -> FaceGeometry:
     """How faces are found: as by the model that is trained further, so that it sees what it knows, else our way."""
     before = config.weights if begins else paths.join(config.out, "last")
-    known = checkpoints.read(paths.absolute(before)).spec.faces if is_checkpoint(before) else None
+    known = checkpoints.read(stored_at(before)).spec.faces if is_checkpoint(before) else None
     return known or FaceGeometry()
 
 

@@ -69,6 +69,23 @@ RECIPES: dict[str, Recipe] = {
         undisturbed cores.""",
         "41-50",
     ),
+    "face": Recipe(
+        TrainConfig(
+            encoder="timm/mobilenetv1_100?pad_type=same",
+            weights="included",
+            num_features=256,
+            image_size=224,
+            faces="largest",
+            phases="last1:15@1e-3",
+            batch_size=64,
+            augmentation="flip",
+            ema_decay=0.998,
+        ),
+        "your photos, from what is known of faces",
+        """The two dense layers of the checkpoint that comes with agescale (FaceRes, a MobileNet 1.0 that was trained on
+        faces), on the largest face of each photo; what is below them makes its features once, so that it takes minutes
+        for thousands of photos. docs/your-photos.md says what how many labels are worth.""",
+    ),
     "best": Recipe(
         TrainConfig(
             encoder="torchvision/convnext_tiny",

@@ -244,16 +244,23 @@ def test_weights_come_from_a_file_the_head_phase_leaves_them_and_a_wrong_checksu
     assert changed == {"encoder", "head", "auxiliary"}
 
 
-@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.chaos)])
+ON_FEATURES = [(0, "flip"), *(pytest.param(2, each, marks=pytest.mark.chaos) for each in ("none", "flip"))]
+
+
+@pytest.mark.parametrize(("num_workers", "augmentation"), ON_FEATURES)
 def test_phases_of_dense_layers_alone_learn_the_same_from_features_made_once(
-    num_workers: int, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    num_workers: int,
+    augmentation: Literal["none", "flip"],
+    config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The head, then the encoder's dense layer as well, then all of it from images; dropout and averaged weights. And
     cut off in between, they end the same."""
     monkeypatch.setattr(ingest, "CHUNK_ROWS", 12)
     config = replace(
         config, batch_size=8, phases="head:2@1e-2,last1:2@1e-2,all:1@1e-3", dropout=0.2, ema_decay=0.9,
-        num_workers=num_workers, cpus_per_worker=0.5,
+        num_workers=num_workers, cpus_per_worker=0.5, augmentation=augmentation,
     )  # fmt: skip
     of_images, of_features, cut_off = (str(tmp_path / name) for name in ("images", "features", "cut-off"))
     train(replace(config, out=of_images, cache="never"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import re
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -493,13 +492,6 @@ def test_timms_weights_that_cannot_be_had_are_one_line(monkeypatch):
         load_backbone_weights(encoder, "ra4_e3600_r224_in1k")
     with pytest.raises(ValueError, match=r"another architecture.*the file has none"):
         load_backbone_weights(encoder, {})
-
-
-def test_without_timm_its_networks_are_one_line_with_the_remedy(monkeypatch):
-    monkeypatch.delitem(sys.modules, "agescale.models.encoders.timm_backbone", raising=False)
-    monkeypatch.setitem(sys.modules, "timm", None)  # as if it were not installed
-    with pytest.raises(ValueError, match=r"^timm/NAME needs timm \(.*\): pip install 'agescale\[timm\]'$"):
-        build_encoder("timm/resnet10t", SIZE)
 
 
 def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -193,14 +192,6 @@ def test_files_that_are_not_the_published_ones_are_refused(tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"is what is imported"):
         import_model("faceres", str(published), str(published))
     assert not out.exists()
-
-
-def test_without_timm_an_import_is_one_line_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "agescale.models.encoders.timm_backbone", raising=False)
-    monkeypatch.setitem(sys.modules, "timm", None)  # as if it were not installed
-    with pytest.raises(ValueError, match=r"pip install 'agescale\[timm\]'$"):
-        import_model("faceres", str(tmp_path / "published"), str(tmp_path / "out"))
-    assert foreign_models.foreign_models().keys() == {"faceres"}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import difflib
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from importlib.util import find_spec
 from inspect import signature
 from types import ModuleType
 from typing import Any, Protocol
@@ -54,17 +53,12 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
 
 def encoder_names() -> list[str]:
     """Every name that ``build_encoder`` takes here."""
-    return [
-        *ENCODERS, *(f"{each}/{name}" for each in LIBRARIES if find_spec(each) for name in _backbones_of(each).names())
-    ]  # fmt: skip
+    return [*ENCODERS, *(f"{library}/{name}" for library in LIBRARIES for name in _backbones_of(library).names())]
 
 
 def _backbones_of(library: str) -> ModuleType:
     """Imported where it is needed: it takes seconds, which processes that build no such network need not wait."""
-    try:
-        return import_module(f"agescale.models.encoders.{library}_backbone")
-    except ImportError as error:
-        raise ValueError(f"{library}/NAME needs {library} ({error}): pip install 'agescale[{library}]'") from error
+    return import_module(f"agescale.models.encoders.{library}_backbone")
 
 
 def build_encoder(

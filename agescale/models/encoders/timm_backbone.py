@@ -1,4 +1,4 @@
-"""Any timm network as an encoder: its trunk, without the classification head (the extra ``agescale[timm]``).
+"""Any timm network as an encoder: its trunk, without the classification head.
 
 In: normalised float images. Out: the features that timm's head reads, or of a dense ReLU layer on them; or the last
 feature map, always (N, C, H, W). Tensors keep timm's names, so that published weights fit key by key. A name may end

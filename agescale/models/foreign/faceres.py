@@ -32,7 +32,7 @@ OPEN_BIN = -20.0
 
 def convert(files: Mapping[str, bytes]) -> StateDict:
     """The tensors of an AgeModel of the spec below."""
-    from agescale.models.encoders.timm_backbone import normalisation  # who only asks what there is may lack timm
+    from agescale.models.encoders.timm_backbone import normalisation  # here, since timm takes a second
 
     graph = tensorflow_js.read_tensors(files["faceres-deep.json"], files)
     trunk = {"conv_stem.weight": _filters(graph["conv1/convolution/merged_input"]).flip(1)}  # to RGB

@@ -1,0 +1,71 @@
+"""What labelled photos are worth: a recipe trained on a few of a catalog's, and on more; the table of
+docs/your-photos.md.
+
+python benchmarks/few_labels.py --catalog runs/appa --split val --out runs/few/appa --weights runs/faceres
+python benchmarks/few_labels.py --catalog runs/appa --split val --out runs/few/appa-imagenet \
+    --recipe fast --weights mobilenet_v2.pth
+
+Photos are added to those of the row before, so each row is one draw. The epoch is chosen on as many validation photos,
+at most, as are learned from. The same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from agescale.config import EvaluateConfig, ScoreConfig
+from agescale.evaluation.driver import evaluate
+from agescale.scoring.driver import score
+from agescale.store import paths
+from agescale.training import initial_weights
+from agescale.training.driver import train
+from agescale.training.recipes import RECIPES
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train on N labelled photos, for several N, and judge each on the same ones."""
+
+    catalog: str
+    """Catalog with labelled photos in train, val and the split that is judged on."""
+    out: str
+    """Folder of all runs."""
+    weights: str = "included"
+    """Initial weights; a checkpoint is judged as it comes, too."""
+    recipe: str = "face"
+    """How to train."""
+    num_labels: tuple[int, ...] = (100, 300, 1000, 4000)
+    """Photos to learn from."""
+    split: Literal["val", "test"] = "test"
+    """Where to judge."""
+
+
+def main(config: Config) -> None:
+    catalog, out = paths.absolute(config.catalog), paths.absolute(config.out)
+    base = replace(RECIPES[config.recipe].config, catalog=(catalog,), weights=config.weights)
+    lines = []
+    if initial_weights.is_checkpoint(config.weights):
+        lines.append(judge(catalog, initial_weights.stored_at(config.weights), f"{out}/0", config.split, 0, 0.0))
+    for number in config.num_labels:
+        progress = train(replace(base, max_images=number, out=f"{out}/{number}/run"))
+        minutes = sum(epoch["seconds"] for epoch in progress.history) / 60
+        lines.append(judge(catalog, f"{out}/{number}/run/best", f"{out}/{number}", config.split, number, minutes))
+    print("| labelled photos | MAE, years (95 % interval) | bias | minutes of epochs |\n| --- | --- | --- | --- |")
+    print("\n".join(lines))
+
+
+def judge(catalog: str, checkpoint: str, out: str, split: Literal["val", "test"], number: int, minutes: float) -> str:
+    score(ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=f"{out}/ages", split=(split,)))
+    evaluate(EvaluateConfig(catalog=catalog, predictions=f"{out}/ages", out=f"{out}/report", split=(split,)))
+    said = json.loads(Path(f"{out}/report/metrics.json").read_bytes())[split]
+    low, high = said["intervals"]["mae"]
+    return f"| {number:,} | {said['mae']:.2f} ({low:.2f} to {high:.2f}) | {said['bias']:+.1f} | {minutes:.1f} |"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
