@@ -566,7 +566,7 @@ class StatusConfig(Checked):
     """What stands in some folders, how far it is, and who works there. Changes nothing, and starts no Ray."""
 
     out: tuple[str, ...]
-    """Folders that jobs write into: catalogs, runs, sweeps, predictions, reports."""
+    """Folders that jobs write into: catalogs, runs, sweeps, predictions, reports, gates."""
     format: Literal["table", "json"] = "table"
     """For people, or one array of objects for programs."""
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from agescale.config import GateConfig
 from agescale.evaluation.gate_driver import find_gate
+from agescale.runtime import terminal
 
 
 def main(config: GateConfig) -> None:
     found = find_gate(config)
     for note in found.notes:
-        print(note)
+        print(terminal.printable(note))
     print(found.answer)
     print(f"gate: {found.page}")

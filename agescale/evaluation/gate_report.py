@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from agescale.ages.few import ENOUGH_FACES
 from agescale.evaluation import plots
-from agescale.evaluation.gates import Gate, Policy
+from agescale.evaluation.gates import Gate, Policy, percent
 from agescale.reports.page import inline, interval, template
 from agescale.store import objects, outputs, paths
 from agescale.store.outputs import Output
@@ -55,11 +56,15 @@ def _is_gate(out: str) -> bool:
 def answer(policy: Policy, gate: Gate) -> str:
     """The threshold, and what it does, in a line."""
     chosen, adults = gate.chosen, gate.adults
-    cost = "" if adults.wrong is None else f"; {adults.wrong:.1%} of {adults.num_people:,} adults must show papers, too"
+    cost = (
+        ""
+        if adults.wrong is None
+        else f"; {percent(adults.wrong)} of {adults.num_people:,} adults must show papers, too"
+    )
     return (
         f"papers where {policy.challenged_where(chosen.threshold)}: {chosen.num_false_positives:,} of "
-        f"{gate.num_minors:,} minors of {policy.band_name} years pass ({chosen.false_positive_rate:.1%}, with "
-        f"{100 * policy.confidence:g} % confidence at most {chosen.upper_bound:.1%}){cost}"
+        f"{gate.num_minors:,} minors of {policy.band_name} years pass ({percent(chosen.false_positive_rate)}, with "
+        f"{100 * policy.confidence:g}% confidence at most {percent(chosen.upper_bound)}){cost}"
     )
 
 
@@ -71,7 +76,7 @@ def notes(about: About, policy: Policy, gate: Gate) -> list[str]:
     if about.num_minors_not_scored:
         found.append(f"{about.num_minors_not_scored:,} photos of minors have no prediction, and do not count")
     above = [
-        f"{kind.name} ({kind.wrong:.1%} of {kind.num_people:,})"
+        f"{kind.name} ({percent(kind.wrong)} of {kind.num_people:,})"
         for kind in gate.above(policy.max_false_positive_rate)
         if kind.wrong is not None
     ]
@@ -85,6 +90,7 @@ def write_report(out: str, about: About, policy: Policy, gate: Gate, lines: list
     page = render(about, policy, gate, lines).encode()
     numbers = json.dumps(numbers_of(about, policy, gate, lines), indent=2, ensure_ascii=False, allow_nan=False).encode()
     outputs.tell_held(out)
+    objects.delete(paths.join(out, PAGE_NAME))  # or it would stand beside another one's numbers
     for name, data in ((NUMBERS_NAME, numbers), (PAGE_NAME, page)):
         objects.write_bytes(paths.join(out, name), data)
     return paths.join(out, PAGE_NAME)
@@ -126,5 +132,7 @@ def render(about: About, policy: Policy, gate: Gate, lines: list[str]) -> str:
         answer=answer(policy, gate),
         notes=lines,
         figures=inline(figures),
+        few=ENOUGH_FACES,
         interval=interval,
+        exactly=lambda share: percent(share).replace("%", "\N{NO-BREAK SPACE}%"),
     )

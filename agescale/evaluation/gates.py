@@ -150,8 +150,18 @@ class Gate:
 
     def above(self, rate: float) -> list[Rate]:
         """Kinds of minors of whom clearly more than that pass: their whole interval lies above it."""
-        kinds = [*self.minors_by_age, *(part.minors for parts in self.parts.values() for part in parts)]
+        by_age = [replace(kind, name=f"{kind.name} years") for kind in self.minors_by_age]
+        kinds = [*by_age, *(part.minors for parts in self.parts.values() for part in parts)]
         return [kind for kind in kinds if kind.wrong_low is not None and kind.wrong_low > rate]
+
+
+def percent(share: float) -> str:
+    """A share to three digits, however small it is.
+
+    >>> percent(0.0533333), percent(0.000123), percent(0.1)
+    ('5.33%', '0.0123%', '10%')
+    """
+    return f"{100 * share:.3g}%"
 
 
 def upper_bound(num_hits: int, num_rows: int, confidence: float) -> float:
@@ -216,7 +226,7 @@ def gate_of(faces: Faces, policy: Policy, parts: dict[str, list[str]], where: st
         raise ValueError(
             f"no threshold keeps {asked}: where all of {policy.challenged_where(first.threshold)} must show papers, "
             f"the strictest, {first.num_false_positives:,} of {len(minors):,} minors in {where} still pass "
-            f"({first.false_positive_rate:.1%}, at most {first.upper_bound:.1%})"
+            f"({percent(first.false_positive_rate)}, at most {percent(first.upper_bound)})"
         )
     chosen = certified[-1]
     adults = faces.aged(policy.gate_age, math.inf)

@@ -16,6 +16,7 @@ from agescale.ages import cdf
 from agescale.config import GateConfig
 from agescale.evaluation.gate_driver import Found, find_gate
 from agescale.evaluation.gates import upper_bound
+from agescale.operations import status
 from agescale.store import objects
 
 Row = dict[str, Any]
@@ -171,9 +172,9 @@ def test_who_passes_clearly_too_often_is_told(tmp_path: Path) -> None:
         prediction(row, 59.0 if row["age_low"] == 17.0 and index % 3 == 0 else 12.0) for index, row in enumerate(rows)
     ]
     done, _ = found(tmp_path, rows, said)
-    line = "more than the target pass, though not of all together, of the minors: 17 (34.0% of 100)"
+    line = "more than the target pass, though not of all together, of the minors: 17 years (34% of 100)"
     assert line in done.notes
-    assert "17 (34.0% of 100)" in Path(done.page).read_text()
+    assert "17 years (34% of 100)" in Path(done.page).read_text()
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,13 @@ def test_who_passes_clearly_too_often_is_told(tmp_path: Path) -> None:
             r"takes 29 persons of 14 to 17 years, .* \(test\) has 28 with an exact age and a prediction",
         ),
         (28, 15.0, {"max_false_positive_rate": 0.01}, {}, "takes 299 persons"),
-        (80, 70.0, {}, {}, r"age < 60 must show papers, the strictest, 80 of 80 minors .* still pass \(100\.0%"),
+        (
+            80,
+            70.0,
+            {},
+            {},
+            r"age < 60 must show papers, the strictest, 80 of 80 minors .* still pass \(100%, at most 100%\)",
+        ),
         (80, 15.0, {"split": ("val",)}, {}, "--split val: the catalog has train, test"),
         (
             80,
@@ -244,18 +251,45 @@ def test_a_gate_that_was_cut_short_is_replaced_and_so_is_a_whole_one(
         with pytest.raises(KeyboardInterrupt):
             find_gate(config)
     assert [path.name for path in (tmp_path / "gate").iterdir()] == ["gate.json"]
+    assert (status.look(config.out).kind, status.look(config.out).state) == ("gate", "stopped")
     for _ in range(2):
-        find_gate(config)
+        done = find_gate(config)
         assert len(list((tmp_path / "gate").iterdir())) == 2
+    standing = status.look(config.out)
+    assert standing.state == "complete"
+    assert done.answer.startswith(f"{standing.says}: ")
+
+
+def test_no_page_stands_beside_the_numbers_of_another_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = GateConfig(*tables(tmp_path, *people(1200)), out=str(tmp_path / "gate"))
+    find_gate(config)
+
+    def fail(uri: str, data: bytes) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(objects, "write_bytes", fail)
+    with pytest.raises(KeyboardInterrupt):
+        find_gate(config)
+    assert [path.name for path in (tmp_path / "gate").iterdir()] == ["gate.json"]
+
+
+def test_a_bucket_holds_a_gate_as_a_folder_does(tmp_path: Path, s3: str) -> None:
+    done, _ = found(tmp_path, *people(1200))
+    catalog, predictions = tables(tmp_path, *people(1200))
+    for _ in range(2):
+        on_s3 = find_gate(GateConfig(catalog, predictions, f"{s3}/gate"))
+        assert (on_s3.page, on_s3.answer) == (f"{s3}/gate/gate.html", done.answer)
+    assert objects.list_names(f"{s3}/gate") == ["gate.html", "gate.json"]
 
 
 def test_the_command_prints_the_threshold_and_refuses_with_two(tmp_path: Path, run_job: RunJob) -> None:
     catalog, predictions = tables(tmp_path, *people(1200))
     given = ("jobs/gate.py", "--catalog", catalog, "--predictions", predictions, "--out", tmp_path / "gate")
-    done = run_job(*given, "--confidence", "0.9")
+    done = run_job(*given, "--confidence", "0.9", "--band", "13", "17")
     assert (done.returncode, done.stderr) == (0, "")
     numbers = json.loads((tmp_path / "gate" / "gate.json").read_text())
     assert numbers["about"]["confidence"] == 0.9
+    assert numbers["about"]["band"] == [13, 17]
     assert f"papers where age < {numbers['threshold']:g}: " in done.stdout
     assert done.stdout.endswith(f"gate: {tmp_path}/gate/gate.html\n")
     refused = run_job(*given, "--max-false-positive-rate", "0.001")
