@@ -32,6 +32,7 @@ MAX_UNIT_ROWS = 10_000
 """Catalog rows of one file of predictions: what a worker holds in memory, and loses when it dies."""
 _LEAST = 1e-9  # "above 0"
 Share = Annotated[float, Limits(0, 1, "a share from 0 to 1")]
+InnerShare = Annotated[float, Limits(_LEAST, 1 - _LEAST, "a share above 0 and below 1")]
 PositiveShare = Annotated[float, Limits(_LEAST, 1, "a share above 0, at most 1")]
 Positive = Annotated[float, Limits(_LEAST, math.inf, "more than 0")]
 NotNegative = Annotated[float, Limits(0, math.inf, "at least 0")]
@@ -39,6 +40,7 @@ MoreThanOne = Annotated[float, Limits(1 + _LEAST, math.inf, "more than 1")]
 Count = Annotated[int, Limits(1, math.inf, "at least 1")]
 CountOrZero = Annotated[int, Limits(0, math.inf, "at least 0")]
 AgeThreshold = Annotated[int, Limits(1, 100, "whole years from 1 to 100")]
+GateAge = Annotated[int, Limits(1, 59, "whole years from 1 to 59")]
 Split = Literal["train", "val", "test"]
 FailedStatus = Literal[
     "unreadable",  # the bytes are no image that decodes
@@ -573,7 +575,7 @@ class StatusConfig(Checked):
     """What stands in some folders, how far it is, and who works there. Changes nothing, and starts no Ray."""
 
     out: tuple[str, ...]
-    """Folders that jobs write into: catalogs, runs, sweeps, predictions, reports."""
+    """Folders that jobs write into: catalogs, runs, sweeps, predictions, reports, gates."""
     format: Literal["table", "json"] = "table"
     """For people, or one array of objects for programs."""
 
@@ -648,6 +650,42 @@ class EvaluateConfig(Recorded):
     """Checkpoint to describe. Default: the one that the predictions name."""
     mlflow: str = ""
     """Tracking URI of the MLflow that knows the checkpoint's run: that run gets the metrics and the report."""
+
+
+@dataclass(frozen=True)
+class GateConfig(Recorded):
+    """Find the threshold of an age gate that minors pass no more often than may be: gate.json and gate.html."""
+
+    catalog: str
+    """Catalog with the labels."""
+    predictions: str
+    """Predictions of that catalog."""
+    out: str
+    """Folder of the two files."""
+    age: GateAge = 18
+    """Age from which people may pass, years."""
+    max_false_positive_rate: InnerShare = 0.1
+    """Share of the minors of --band that may pass without papers."""
+    confidence: InnerShare = 0.95
+    """With what probability that share is not exceeded."""
+    by: Literal["age", "probability"] = "age"
+    """What decides who must show papers: a predicted age below the threshold, or a predicted probability of being under
+    --age above it."""
+    band: tuple[CountOrZero, ...] = ()
+    """Ages of the minors that count, the first and the last year. Default: the four years below --age, of 18: 14 17."""
+    split: tuple[Split, ...] = ("test",)
+    """Splits whose faces count, taken together."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.band and not (len(self.band) == 2 and self.band[0] <= self.band[1] < self.age):
+            given = " ".join(map(str, self.band))
+            raise ValueError(f"--band {given}: the first and the last year of it, both below --age {self.age}")
+
+    @property
+    def minors(self) -> tuple[int, int]:
+        """The first and the last year of the band."""
+        return (self.band[0], self.band[1]) if self.band else (max(self.age - 4, 0), self.age - 1)
 
 
 EXECUTION_FIELDS = (

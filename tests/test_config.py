@@ -12,8 +12,18 @@ import pytest
 from conftest import REPO
 
 from agescale import config as settings
-from agescale.config import CatalogConfig, Checked, CompactConfig, DrawConfig, ScoreConfig, SweepConfig, TrainConfig
+from agescale.config import (
+    CatalogConfig,
+    Checked,
+    CompactConfig,
+    DrawConfig,
+    GateConfig,
+    ScoreConfig,
+    SweepConfig,
+    TrainConfig,
+)
 
+GATE = {"catalog": "c", "predictions": "p", "out": "o"}
 MISTAKES: list[tuple[type[Checked], dict[str, Any], str]] = [
     (TrainConfig, {"dropout": 1.5}, "--dropout 1.5: a share from 0 to 1"),
     (TrainConfig, {"center_crop": 0.0}, "--center-crop 0.0: a share above 0, at most 1"),
@@ -37,10 +47,17 @@ MISTAKES: list[tuple[type[Checked], dict[str, Any], str]] = [
     (CompactConfig, {"catalog": "c", "out": "o", "predictions": "p"},
      "--predictions and --out-predictions go together"),
     (DrawConfig, {"out": "o", "num_broken": -1}, "--num-broken -1: at least 0"),
+    (GateConfig, GATE | {"max_false_positive_rate": 1.0}, "--max-false-positive-rate 1.0: a share above 0 and below 1"),
+    (GateConfig, GATE | {"confidence": 0.0}, "--confidence 0.0: a share above 0 and below 1"),
+    (GateConfig, GATE | {"age": 60}, "--age 60: whole years from 1 to 59"),
+    (GateConfig, GATE | {"by": "group"}, "--by group: one of age, probability"),
+    (GateConfig, GATE | {"band": (14, 18)}, "--band 14 18: the first and the last year of it, both below --age 18"),
+    (GateConfig, GATE | {"band": (17, 14)}, "--band 17 14: the first and the last year of it, both below --age 18"),
+    (GateConfig, GATE | {"band": (14,)}, "--band 14: the first and the last year of it, both below --age 18"),
 ]  # fmt: skip
 JOBS = {
     TrainConfig: "train", SweepConfig: "sweep", ScoreConfig: "score", CatalogConfig: "catalog",
-    CompactConfig: "compact", DrawConfig: "draw",
+    CompactConfig: "compact", DrawConfig: "draw", GateConfig: "gate",
 }  # fmt: skip
 
 
@@ -52,7 +69,7 @@ def test_a_mistake_is_one_line(kind: type[Checked], values: dict[str, Any], line
         kind(**values)
 
 
-@pytest.mark.parametrize("index", [0, 4, 8, 12])
+@pytest.mark.parametrize("index", [0, 4, 8, 12, 22])
 def test_the_command_line_says_the_same(index: int) -> None:
     kind, values, line = MISTAKES[index]
     arguments = [
@@ -69,4 +86,5 @@ def test_the_command_line_says_the_same(index: int) -> None:
 def test_what_is_not_given_is_no_mistake() -> None:
     TrainConfig(max_images=None, head_weight_decay=None, widths=())
     assert TrainConfig(age_groups="") == TrainConfig(age_groups=None)
+    assert [GateConfig(**GATE, age=age).minors for age in (18, 21, 2)] == [(14, 17), (17, 20), (0, 1)]
     assert doctest.testmod(settings).failed == 0

@@ -108,7 +108,7 @@ def _read_rows(
         raise ValueError(
             f"{config.catalog}: none of its images has a label to judge by; name a catalog of labelled ones"
         )
-    rows = read_rows(config, predictions, listed, groups)
+    rows = read_rows(predictions, listed, groups, config.gender_from)
     if card.get("task") in TASKS and not TASKS[card["task"]].learns_spread:
         unknown_N = np.full(len(listed), np.nan)
         rows = replace(rows, age_std_N=unknown_N, probability_N=unknown_N)

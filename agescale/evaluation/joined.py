@@ -55,12 +55,13 @@ class OtherModel:
 
 
 def read_rows(
-    config: EvaluateConfig, predictions: Predictions, listed: CatalogArrays, groups: AgeGroups | None
+    predictions: Predictions, listed: CatalogArrays, groups: AgeGroups | None, gender_from: str = ""
 ) -> JoinedRows:
+    """``gender_from`` names predictions whose gender stands in where the catalog has none."""
     predicted = _read_predictions(predictions, listed, groups)
     gender_N = listed.gender_N
-    if config.gender_from:
-        other = arrays.read_predictions(Predictions.open(config.gender_from), listed, [])
+    if gender_from:
+        other = arrays.read_predictions(Predictions.open(gender_from), listed, [])
         names = np.array([*listed.genders.names, None], dtype=object)  # the index -1 is None
         ours, theirs = (names[code[code >= 0]].tolist() for code in (np.unique(gender_N), other.has_gender))
         filters.check_genders(bool((other.gender_N >= 0).any()), ours, theirs)

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from agescale.ages.few import ENOUGH_FACES
+from agescale.evaluation.gates import Candidate, Rate
 from agescale.evaluation.records import PartScores
-from agescale.reports.figures import ACCENT, INK, MUTED, SECOND, STYLE, WIDTH_IN, axes_of, legend_above
+from agescale.reports.figures import ACCENT, INK, MUTED, SECOND, STYLE, WIDE_IN, WIDTH_IN, axes_of, legend_above
 
 LOSSES = {"train_loss": "train", "val_loss": "val"}
 MAX_POINTS = 1500
@@ -167,6 +168,50 @@ def training_curves(history: Sequence[Mapping[str, Any]], watched: str | None = 
             all_axes[-1].plot(epochs[best], values[best], "o", color=SECOND, markersize=6)
             all_axes[-1].set_title(f"best {values[best]:.3g}, epoch {epochs[best]}", loc="right", color=MUTED, size=8.5)
     all_axes[-1].set_xlabel("epoch")
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def false_positives(candidates: Sequence[Candidate], chosen: Candidate, target: float, label: str) -> Figure:
+    """Share of minors who pass at each threshold, with its upper bound, in per cent; what was not certified is grey."""
+    figure, axes = axes_of(height=3.2, width=WIDE_IN)
+    axes.axhline(100 * target, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="target")
+    certified = [each for each in candidates if each.is_certified]
+    others = [chosen, *(each for each in candidates if not each.is_certified)]
+    for some, colours, labels in (
+        (others, (MUTED, MUTED), ("", "")),
+        (certified, (ACCENT, SECOND), ("share of minors who pass", "upper bound")),
+    ):
+        thresholds = [each.threshold for each in some]
+        shares = [100 * each.false_positive_rate for each in some]
+        bounds = [100 * each.upper_bound for each in some]
+        axes.plot(thresholds, bounds, color=colours[1], label=labels[1] or None, linewidth=1.1)
+        axes.plot(thresholds, shares, color=colours[0], label=labels[0] or None)
+    axes.axvline(chosen.threshold, color=MUTED, linewidth=0.8)
+    axes.plot(chosen.threshold, 100 * chosen.upper_bound, "o", color=SECOND, markersize=5)
+    axes.plot(chosen.threshold, 100 * chosen.false_positive_rate, "o", color=ACCENT, markersize=5)
+    axes.set_title(f"T = {chosen.threshold:g}", loc="right", color=MUTED, size=8.5)
+    if chosen.threshold < 1:  # a probability
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel=label, ylabel="% of minors")
+    axes.set_ylim(bottom=0)
+    legend_above(axes, columns=3)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def challenged(bands: Sequence[Rate]) -> Figure:
+    """Share of the adults of each age who must show papers, with its interval, in per cent; of few people hollow."""
+    drawn = [(band, band.wrong, band.wrong_low, band.wrong_high) for band in bands if band.wrong is not None]
+    figure, axes = axes_of(height=3.0, width=WIDE_IN)
+    for x, (band, share, low, high) in enumerate(drawn):
+        if low is not None and high is not None:
+            axes.plot([x, x], [100 * low, 100 * high], color=ACCENT, linewidth=2.2, solid_capstyle="round")
+        axes.plot(x, 100 * share, "o", color=ACCENT, markerfacecolor="none" if band.is_few else ACCENT, markersize=6)
+    names = [band.name for band, *_ in drawn]
+    axes.set_xticks(range(len(drawn)), names, rotation=90 if sum(len(name) + 2 for name in names) > 120 else 0)
+    axes.set(xlabel="true age, years", ylabel="% who must show papers", ylim=(-3, 103), xlim=(-0.6, len(drawn) - 0.4))
     return figure
 
 
