@@ -303,6 +303,12 @@ class TrainConfig(Recorded):
     phases: str = "all:12@1e-3"
     """Fine-tuning phases, scope:epochs@learning-rate, such as "head:1@1e-3,last2:3@3e-4,all:9@3e-4"; the scope is head,
     lastN (the head and the last N blocks of the encoder) or all."""
+    layer_decay: PositiveShare = 1.0
+    """Layer-wise learning-rate decay, such as 0.75: the heads learn at the phase's rate, each block of the encoder at
+    this share of the rate of the block behind it. 1: all at the same."""
+    freeze_batch_norm: bool = False
+    """Keep the statistics of the encoder's batch norms as they are, and normalise by them, while it learns: for weights
+    whose batch norms were published folded, and for small batches."""
     epochs: Count | None = None
     """Cap on the epochs of all phases together."""
     batch_size: Count = 64
