@@ -327,8 +327,9 @@ class TrainConfig(Recorded):
     """Gradient clipping: the largest norm. 0: no clipping."""
     ema_decay: Share = 0.998
     """Decay per step of the exponential moving average (EMA) of the weights, which is validated and kept. 0: none."""
-    augmentation: Literal["none", "light", "heavy"] = "light"
-    """Random changes of training images, a fresh draw per image."""
+    augmentation: Literal["none", "light", "heavy", "framing"] = "light"
+    """Random changes of training images, a fresh draw per image; framing: those of light, with more of scale (0.8 to
+    1.25), shift and roll, for a model that is to bear faces that are cut out otherwise than those it learns from."""
     mixup: NotNegative = 0.0
     """Blend pairs of training images and their labels with shares from Beta(mixup, mixup). 0: do not."""
     patience: Count = 5
