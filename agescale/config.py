@@ -311,6 +311,12 @@ class TrainConfig(Recorded):
     phases: str = "all:12@1e-3"
     """Fine-tuning phases, scope:epochs@learning-rate, such as "head:1@1e-3,last2:3@3e-4,all:9@3e-4"; the scope is head,
     lastN (the head and the last N blocks of the encoder) or all."""
+    layer_decay: PositiveShare = 1.0
+    """Layer-wise learning-rate decay, such as 0.75: the heads learn at the phase's rate, each block of the encoder at
+    this share of the rate of the block behind it. 1: all at the same."""
+    freeze_batch_norm: bool = False
+    """Keep the statistics of the encoder's batch norms as they are, and normalise by them, while it learns: for weights
+    whose batch norms were published folded, and for small batches."""
     epochs: Count | None = None
     """Cap on the epochs of all phases together."""
     batch_size: Count = 64
@@ -329,8 +335,10 @@ class TrainConfig(Recorded):
     """Gradient clipping: the largest norm. 0: no clipping."""
     ema_decay: Share = 0.998
     """Decay per step of the exponential moving average (EMA) of the weights, which is validated and kept. 0: none."""
-    augmentation: Literal["none", "flip", "light", "heavy"] = "light"
-    """Random changes of training images, a fresh draw per image."""
+    augmentation: Literal["none", "flip", "light", "heavy", "framing"] = "light"
+    """Random changes of training images, a fresh draw per image; flip: mirrored or not; framing: those of light, with
+    more of scale (0.8 to 1.25), shift and roll, for a model that is to bear faces that are cut out otherwise than those
+    it learns from."""
     mixup: NotNegative = 0.0
     """Blend pairs of training images and their labels with shares from Beta(mixup, mixup). 0: do not."""
     patience: Count = 5

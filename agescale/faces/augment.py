@@ -30,6 +30,9 @@ class Augmentation:
     """Largest rotation to either side."""
     min_crop_area: float = 1.0
     """Smallest part of the image's area that is kept and enlarged; a default of other libraries, 0.08, cuts faces."""
+    max_crop_area: float = 1.0
+    """Largest area that is shown, as a multiple of the image's: above 1 faces become smaller, too; what comes in is
+    mirrored."""
     shift: float = 0.0
     """Largest shift, as a part of the side, beyond what the crop leaves free; what comes in is mirrored."""
     colour: float = 0.0
@@ -64,6 +67,10 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         grey=0.1,
         low_resolution=0.2,
         erase=0.25,
+    ),
+    # faces at 0.8 to 1.25 of their scale, shifted as far as boxes of faces differ (benchmarks/face_template.py)
+    "framing": Augmentation(
+        flip=0.5, rotation_degrees=15, min_crop_area=0.64, max_crop_area=1.5625, shift=0.05, colour=0.15
     ),
 }
 
@@ -127,8 +134,9 @@ def _warp(images_NCHW: Tensor, augmentation: Augmentation, generator: torch.Gene
     flip_N, angle_N, area_N, x_N, y_N = _uniform((5, num_images), generator)
     sign_N = 1 - 2 * (flip_N < augmentation.flip).float()
     angle_N = (2 * angle_N - 1) * math.radians(augmentation.rotation_degrees)
-    side_N = (1 - area_N * (1 - augmentation.min_crop_area)).sqrt()
-    reach_N = 1 - side_N + 2 * augmentation.shift  # in units of half a side, as grids are
+    largest = augmentation.max_crop_area
+    side_N = (largest - area_N * (largest - augmentation.min_crop_area)).sqrt()
+    reach_N = (1 - side_N).abs() + 2 * augmentation.shift  # in units of half a side, as grids are
     cos_N, sin_N = side_N * angle_N.cos(), side_N * angle_N.sin()
     aspect = height / width
     theta_N23 = torch.stack(

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from agescale.models.age_model import AgeModel, dense_of
@@ -74,16 +75,22 @@ def freeze(model: nn.Module, scope: str) -> None:
             block.requires_grad_(True)
 
 
-def set_train_mode(model: nn.Module, scope: str) -> None:
-    """Like ``model.train()``, with the frozen part in evaluation mode: its batch-norm statistics stay as they are.
+def set_train_mode(model: nn.Module, scope: str, freeze_batch_norm: bool = False) -> None:
+    """Like ``model.train()``, with the frozen part in evaluation mode: its batch-norm statistics stay as they are; with
+    ``freeze_batch_norm`` those of the whole encoder do, and are what it normalises by.
 
     To be called at the start of each epoch, since evaluation changes the mode.
     """
     model.train()
+    encoder = cast(nn.Module, model.encoder)
     if scope != "all":
-        cast(nn.Module, model.encoder).eval()
+        encoder.eval()
         for block in _trained_blocks(model, scope):
             block.train()
+    if freeze_batch_norm:
+        for module in encoder.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
 
 
 def num_top_phases(model: AgeModel, phases: tuple[Phase, ...]) -> int:
@@ -95,17 +102,28 @@ def num_top_phases(model: AgeModel, phases: tuple[Phase, ...]) -> int:
     return next((index for index, trains in enumerate(trains_more) if trains), len(phases))
 
 
-def param_groups(model: nn.Module, weight_decay: float, head_weight_decay: float | None = None) -> list[dict[str, Any]]:
+def param_groups(
+    model: nn.Module, weight_decay: float, head_weight_decay: float | None = None, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
     """Optimiser groups of what learns: weight decay on matrices and filters, none on biases and norms (vectors); the
-    encoder's and the heads' may differ."""
-    encoder_ids = {id(parameter) for parameter in cast(nn.Module, model.encoder).parameters()}
-    decays: dict[float, list[nn.Parameter]] = {}
+    encoder's and the heads' may differ.
+
+    ``lr_scale``, as timm calls it, is what a group's learning rate is multiplied by: 1 for the heads, ``layer_decay``
+    for the encoder's last block, its square for the one before, and so on (Bao et al., "BEiT", ICLR 2022).
+    """
+    blocks = reversed(cast(Encoder, model.encoder).blocks())
+    scales = {id(each): layer_decay**depth for depth, block in enumerate(blocks, 1) for each in block.parameters()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            is_head = id(parameter) not in encoder_ids and head_weight_decay is not None
+            is_head = id(parameter) not in scales and head_weight_decay is not None
             decay = cast(float, head_weight_decay) if is_head else weight_decay
-            decays.setdefault(decay if parameter.ndim > 1 else 0.0, []).append(parameter)
-    return [{"params": parameters, "weight_decay": decay} for decay, parameters in decays.items()]
+            key = (decay if parameter.ndim > 1 else 0.0, scales.get(id(parameter), 1.0))
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "lr_scale": scale}
+        for (decay, scale), parameters in groups.items()
+    ]
 
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

@@ -61,7 +61,7 @@ class Learner:
         config, phase = self.plan.config, self.plan.phases[index]
         self.phase_index, self.learner = index, self.model  # lets go of the former phase's wrapper before the next one
         finetuning.freeze(self.model, phase.scope)
-        groups = finetuning.param_groups(self.model, config.weight_decay, config.head_weight_decay)
+        groups = finetuning.param_groups(self.model, config.weight_decay, config.head_weight_decay, config.layer_decay)
         self.optimizer = finetuning.OPTIMIZERS[config.optimizer](groups, lr=phase.lr)
         if self._optimizer_state is not None:
             self.optimizer.load_state_dict(self._optimizer_state)
@@ -88,7 +88,7 @@ class Learner:
             schedule=config.schedule,
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)  # the state of an older agescale has none
 
     def step(self, batch: Mapping[str, Tensor], labels: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
         """One step, whose gradient is that of the global batch. Returns the sums of its losses and of their weights

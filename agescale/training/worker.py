@@ -175,7 +175,7 @@ def _run_epoch(
     plan, index, number = loop["plan"], learner.phase_index, progress.epochs_done + 1
     assert index is not None
     phase = plan.phases[index]
-    finetuning.set_train_mode(learner.model, phase.scope)
+    finetuning.set_train_mode(learner.model, phase.scope, plan.config.freeze_batch_norm)
     with _progress(loop, f"epoch {number} ({phase.scope})") as shown:
         ended = _train(loop, learner, labels["train"], progress, begun, shown)
     if ended is None:

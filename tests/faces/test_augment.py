@@ -63,7 +63,7 @@ def test_none_changes_nothing_and_draws_nothing():
     assert torch.equal(generator.get_state(), state)
 
 
-@pytest.mark.parametrize("name", ["light", "heavy"])
+@pytest.mark.parametrize("name", ["light", "heavy", "framing"])
 def test_the_same_seed_gives_the_same_images_and_another_seed_others(name):
     preset, images_NCHW = AUGMENTATIONS[name], random_images()
     assert torch.equal(augment(images_NCHW, preset, seeded(1)), augment(images_NCHW, preset, seeded(1)))
@@ -77,6 +77,7 @@ def test_the_same_seed_gives_the_same_images_and_another_seed_others(name):
         AUGMENTATIONS["heavy"],
         Augmentation(rotation_degrees=10),
         Augmentation(min_crop_area=0.75),
+        Augmentation(max_crop_area=1.5),
         Augmentation(shift=0.05),
         Augmentation(colour=0.3),
     ],
@@ -134,6 +135,27 @@ def test_a_crop_keeps_at_least_its_part_of_the_area_and_stays_inside():
     assert right_N.max() <= 63
 
 
+def test_framing_shows_faces_smaller_and_larger_about_as_often_and_shifts_what_is_whole_to_the_edge():
+    framing = AUGMENTATIONS["framing"]
+    ramp_HW = torch.arange(64.0).expand(64, 64)
+    images_NCHW = ramp_HW.expand(1000, 3, 64, 64)
+    scales_only = Augmentation(min_crop_area=framing.min_crop_area, max_crop_area=framing.max_crop_area)
+    row_NW = augment(images_NCHW, scales_only, seeded())[:, 0, 32]
+    side_N = (row_NW[:, 36] - row_NW[:, 28]) / 8
+    scale_N = 1 / side_N
+    assert 0.79 < scale_N.min() < 0.82
+    assert 1.22 < scale_N.max() < 1.26
+    assert scale_N.log().mean().abs() < 0.06
+    assert 0.35 < (scale_N > 1).float().mean() < 0.45
+    shift_N = ((row_NW[:, 31] + row_NW[:, 32]) / 2 - 31.5) / 64  # of the middle, as a part of the image's side
+    free_N = (1 - side_N).abs() / 2
+    assert (shift_N.abs() <= free_N + 0.01).all()
+    assert (shift_N.abs() / free_N)[free_N > 0.05].mean().item() == pytest.approx(0.5, abs=0.03)
+    further = Augmentation(shift=framing.shift)
+    row_NW = augment(images_NCHW, further, seeded())[:, 0, 32]
+    assert 0.045 < ((row_NW[:, 31] + row_NW[:, 32]) / 2 - 31.5).abs().max() / 64 < 0.051
+
+
 def test_brightness_contrast_and_saturation_stay_within_their_bounds():
     flat_NCHW = torch.full((500, 3, 8, 8), 100.0)
     brightness_N = augment(flat_NCHW, Augmentation(colour=0.3), seeded())[:, 0, 0, 0] / 100
@@ -170,5 +192,5 @@ def test_erasing_paints_one_rectangle_of_its_share_of_the_images():
 
 def test_mirrored_edges_leave_no_black_corners():
     white_NCHW = torch.full((64, 3, 32, 32), 255.0)
-    warped = augment(white_NCHW, Augmentation(flip=0.5, rotation_degrees=10, shift=0.1), seeded())
+    warped = augment(white_NCHW, Augmentation(flip=0.5, rotation_degrees=10, max_crop_area=1.5, shift=0.1), seeded())
     assert warped.min() > 254.9

@@ -562,7 +562,7 @@ def test_what_ends_amid_an_epoch_goes_on_from_its_last_step_to_the_same_weights(
     cache, num_workers = CASES[victim]
     config = replace(
         config, batch_size=2 * max(1, num_workers), phases="all:2@1e-3", dropout=0.2, augmentation="light",
-        ema_decay=0.9, cache=cache, num_workers=num_workers, cpus_per_worker=0.5, save_minutes=0,
+        ema_decay=0.9, layer_decay=0.75, cache=cache, num_workers=num_workers, cpus_per_worker=0.5, save_minutes=0,
     )  # fmt: skip
     undisturbed, run = str(tmp_path / "undisturbed"), str(tmp_path / "run")
     train(replace(config, out=undisturbed))
@@ -729,15 +729,20 @@ def test_an_autoencoder_learns_from_unlabelled_pictures_and_its_encoder_is_used_
 
 
 def test_every_technique_at_once_trains_and_its_heads_predict(config: TrainConfig, tmp_path: Path) -> None:
-    """Mixup, weights, heavy augmentation, SGD, an exponential schedule, ranges beside ages, a gender head."""
+    """Mixup, weights, heavy augmentation, SGD, an exponential schedule, layer-wise rates, frozen batch norms, ranges
+    beside ages, a gender head."""
     everything = replace(
         config, encoder="attention_cnn", auxiliary=("gender",), mixup=0.2, weighting="density", coarse_labels=0.5,
         augmentation="heavy", optimizer="sgd", schedule="exponential", head_weight_decay=1e-3, batch_size=32,
-        max_images=40, ema_decay=0.9, out=str(tmp_path / "run"),
+        max_images=40, ema_decay=0.9, layer_decay=0.75, freeze_batch_norm=True, out=str(tmp_path / "run"),
     )  # fmt: skip
     progress = train(everything)
     assert progress.epochs_done == 2
     checkpoint = checkpoints.read(str(tmp_path / "run" / "best"))
+    encoder = checkpoints.load_model(str(tmp_path / "run" / "best")).encoder
+    means = [tensor for name, tensor in encoder.state_dict().items() if name.endswith("running_mean")]
+    assert means
+    assert not torch.cat(means).any()
     assert checkpoint.spec.genders == ("female", "male")
     assert checkpoint.provenance["num_images"]["train"] == 40
     predictions = str(tmp_path / "ages")

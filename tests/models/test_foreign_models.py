@@ -24,7 +24,7 @@ from agescale.models.foreign import faceres
 from agescale.models.foreign_models import fill, import_model
 from agescale.models.predictor import Predictor
 from agescale.store.errors import StoreError
-from agescale.training.finetuning import freeze
+from agescale.training.finetuning import freeze, set_train_mode
 
 PUBLISHED = Path(os.environ.get("AGESCALE_DATA", "/nowhere")) / "weights" / "faceres_deep"
 needs_files = pytest.mark.skipif(not PUBLISHED.exists(), reason="AGESCALE_DATA names no folder with the files")
@@ -169,6 +169,20 @@ def test_any_weights_in_faceres_form_compute_what_its_graph_says() -> None:
     assert wanted_NA.std(dim=0).max() > 1e-3  # three images, three answers
     torch.testing.assert_close(ages_NA[:, :MAX_AGE], wanted_NA, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(male_N, wanted_N, rtol=1e-3, atol=1e-5)
+
+
+def test_faceres_learns_on_from_what_it_predicts_only_with_its_folded_norms_frozen() -> None:
+    model = AgeModel(faceres.MODEL.spec).eval()
+    fill(model, faceres.convert(as_published(made_up_graph())))
+    images_NCHW = torch.randint(0, 256, (4, 3, 96, 96), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    predicted_NA, _ = say(model, images_NCHW)
+    statistics = {name: tensor.clone() for name, tensor in model.named_buffers() if "running" in name}
+    set_train_mode(model, "all", freeze_batch_norm=True)
+    assert torch.equal(say(model, images_NCHW)[0], predicted_NA)
+    assert all(torch.equal(model.get_buffer(name), tensor) for name, tensor in statistics.items())
+    set_train_mode(model, "all")
+    assert (say(model, images_NCHW)[0] - predicted_NA).abs().max() > 1e-3
+    assert not any(torch.equal(model.get_buffer(name), tensor) for name, tensor in statistics.items())
 
 
 def test_a_graph_that_lacks_or_adds_a_tensor_is_no_such_model() -> None:

@@ -132,6 +132,28 @@ def test_scope_decides_which_blocks_learn_and_which_statistics_move(model, scope
     assert moved == is_learning
 
 
+def test_frozen_batch_norms_predict_as_in_evaluation_and_stay_while_all_else_learns(model):
+    """Folded ones know nothing of their inputs: mean 0, variance 1, as those of a new model."""
+    images = torch.randn(8, 4) + 1
+    model.eval()
+    predicted = model(images)
+    freeze(model, "all")
+    for layer in model.encoder.layers:
+        layer[2].p = 0.0
+
+    set_train_mode(model, "all", freeze_batch_norm=True)
+    first = model(images)
+    assert torch.equal(first, predicted)
+    assert all(layer[0].training and layer[2].training for layer in model.encoder.layers)
+    assert not any(layer[1].running_mean.any() for layer in model.encoder.layers)
+    first.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+    set_train_mode(model, "all")
+    assert not torch.allclose(model(images), predicted, atol=0.1)
+    assert all(layer[1].running_mean.any() for layer in model.encoder.layers)
+
+
 def test_later_phases_unfreeze_what_earlier_ones_froze(model):
     freeze(model, "head")
     freeze(model, "last2")
@@ -155,6 +177,21 @@ def test_weight_decay_spares_biases_norms_and_what_is_frozen(model):
     assert [names[id(p)] for p in decayed["params"]] == ["encoder.layers.2.0.weight", "head.weight"]
     assert len(spared["params"]) == 4  # a bias, a norm's weight and bias, the head's bias
     torch.optim.AdamW([decayed, spared], lr=1e-3)
+
+
+def test_each_block_learns_at_a_part_of_the_rate_of_the_one_behind_it(model):
+    freeze(model, "all")
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = param_groups(model, 0.05, head_weight_decay=0.1, layer_decay=0.75)
+    scales = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+    assert scales.keys() == set(names.values())
+    for name, scale in scales.items():
+        assert scale == (1.0 if name.startswith("head") else 0.75 ** (3 - int(name.split(".")[2]))), name
+    plain = {names[id(p)]: group["weight_decay"] for group in param_groups(model, 0.05, 0.1) for p in group["params"]}
+    assert {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]} == plain
+    assert len(param_groups(model, 0.05, 0.1)) == 3  # decay of the encoder's, of the head's, none
+    freeze(model, "last1")
+    assert {group["lr_scale"] for group in param_groups(model, 0.05, layer_decay=0.75)} == {1.0, 0.75}
 
 
 def test_learning_rate_warms_up_and_falls_to_its_end():
