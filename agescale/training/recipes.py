@@ -81,10 +81,11 @@ RECIPES: dict[str, Recipe] = {
             augmentation="flip",
             ema_decay=0.998,
         ),
-        "your photos, from what is known of faces",
+        "your photos, from a model of faces",
         """The two dense layers of the checkpoint that comes with agescale (FaceRes, a MobileNet 1.0 that was trained on
-        faces), on the largest face of each photo; what is below them makes its features once, so that it takes minutes
-        for thousands of photos. docs/your-photos.md says what how many labels are worth.""",
+        faces), on the largest face of each photo; what is below them makes its features once. From FaceRes itself, on
+        18,872 faces of UTKFace and APPA-REAL: MAE 4.27 on UTKFace's test chips, 14 minutes on two busy cores.""",
+        "14",
     ),
     "best": Recipe(
         TrainConfig(
