@@ -5,13 +5,17 @@ DEMO := runs/demo
 
 .PHONY: demo test test-cluster test-readers test-lowest chaos lint audit bench clean
 
-demo: .venv/installed  ## the whole pipeline on drawn faces; prints where the report is
+demo: .venv/installed  ## the whole pipeline on drawn faces; prints where the report is; with PHOTO=me.jpg the ages in it, too
 	rm -rf $(DEMO)
 	$(BIN)/python jobs/draw.py --out $(DEMO)/faces --layout utkface --num-faces 1500
 	$(BIN)/python jobs/catalog.py --source $(DEMO)/faces --layout utkface --pack 128 --split 0.7 0.1 0.2 --out $(DEMO)/catalog
 	$(BIN)/python jobs/train.py drawn --catalog $(DEMO)/catalog --out $(DEMO)/run
 	$(BIN)/python jobs/score.py --catalog $(DEMO)/catalog --checkpoint $(DEMO)/run/best --out $(DEMO)/predictions
 	$(BIN)/python jobs/evaluate.py --catalog $(DEMO)/catalog --predictions $(DEMO)/predictions --out $(DEMO)/report
+ifdef PHOTO
+	$(BIN)/python jobs/predict.py $(PHOTO) --checkpoint $(DEMO)/run/best --faces largest
+	$(BIN)/python jobs/predict.py $(PHOTO) --faces all --draw $(DEMO)/photo
+endif
 
 test: .venv/installed  ## all tests that a change must pass, in some nine minutes on 2 cores
 	$(BIN)/python -m pytest
