@@ -81,7 +81,7 @@ def notes(about: About, policy: Policy, gate: Gate) -> list[str]:
         if kind.wrong is not None
     ]
     if above:
-        found.append(f"more than the target pass, though not of all together, of the minors: {', '.join(above)}")
+        found.append(f"clearly more than the target pass of some minors by themselves: {', '.join(above)}")
     return found
 
 

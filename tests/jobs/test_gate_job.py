@@ -172,7 +172,7 @@ def test_who_passes_clearly_too_often_is_told(tmp_path: Path) -> None:
         prediction(row, 59.0 if row["age_low"] == 17.0 and index % 3 == 0 else 12.0) for index, row in enumerate(rows)
     ]
     done, _ = found(tmp_path, rows, said)
-    line = "more than the target pass, though not of all together, of the minors: 17 years (34% of 100)"
+    line = "clearly more than the target pass of some minors by themselves: 17 years (34% of 100)"
     assert line in done.notes
     assert "17 years (34% of 100)" in Path(done.page).read_text()
 
