@@ -133,7 +133,7 @@ def score_config(where: Paths, **settings: Any) -> ScoreConfig:
     checkpoint = Path(where["ages"]).with_name("checkpoint")
     if not checkpoint.exists():
         make_checkpoint(checkpoint)
-    return ScoreConfig(where["catalog"], str(checkpoint), where["ages"], **settings)
+    return ScoreConfig(where["catalog"], where["ages"], str(checkpoint), **settings)
 
 
 def sweep_config(where: Paths) -> SweepConfig:

@@ -178,7 +178,7 @@ def test_the_pixels_are_those_of_faces_found_on_the_fly(
 
 
 def ages(catalog: str, checkpoint: str, out: Path, **settings: Any) -> pa.Table:
-    config = ScoreConfig(catalog, checkpoint, str(out), num_workers=0, device="cpu", **settings)
+    config = ScoreConfig(catalog, str(out), checkpoint, num_workers=0, device="cpu", **settings)
     score(config)
     (file,) = Predictions.open(config.out).files
     return parquet.read_table(file).drop_columns(["scored_at"]).replace_schema_metadata(None)

@@ -71,7 +71,7 @@ def start(job: str, folder: Path | str, out: str) -> None:
     elif job == "sweep":
         sweep(SweepConfig(catalog, to, space), TrainConfig())
     elif job == "score":
-        score(ScoreConfig(catalog, checkpoint, to))
+        score(ScoreConfig(catalog, to, checkpoint))
     elif job == "draw":
         draw.main(synthetic_config(to))
     elif job == "predict":

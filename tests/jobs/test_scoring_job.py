@@ -69,9 +69,9 @@ def predictions(catalog: str, checkpoint: str, faces: Path) -> str:
     return out
 
 
-def here(*arguments: Any, **settings: Any) -> ScoreConfig:
+def here(catalog: str, checkpoint: str, out: str, **settings: Any) -> ScoreConfig:
     """In this process, which is quick; ``predictions`` are by Ray."""
-    return ScoreConfig(*arguments, num_workers=0, **settings)
+    return ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=out, num_workers=0, **settings)
 
 
 def read(out: str) -> pa.Table:
@@ -165,7 +165,7 @@ def test_a_catalog_that_was_moved_or_is_named_by_a_link_is_the_same(
 
 def test_a_cluster_that_is_too_small_is_told_with_the_way_out(catalog: str, checkpoint: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"1 workers need 1 GPUs, the cluster has 0; --device cpu, or add nodes"):
-        score(ScoreConfig(catalog, checkpoint, str(tmp_path / "out"), device="cuda"))
+        score(ScoreConfig(catalog, str(tmp_path / "out"), checkpoint, device="cuda"))
     with pytest.raises(ValueError, match=r"need 5 CPUs, the cluster has 4; lower --num-workers or --cpus-per-worker"):
         resources.check_resources(4, cpus_per_worker=1, gpus_per_worker=0, extra_cpus=1)
 

@@ -746,7 +746,7 @@ def test_every_technique_at_once_trains_and_its_heads_predict(config: TrainConfi
     assert checkpoint.spec.genders == ("female", "male")
     assert checkpoint.provenance["num_images"]["train"] == 40
     predictions = str(tmp_path / "ages")
-    score(ScoreConfig(config.catalog[0], str(tmp_path / "run" / "best"), predictions, num_workers=0))
+    score(ScoreConfig(config.catalog[0], predictions, str(tmp_path / "run" / "best"), num_workers=0))
     rows = parquet.read_tables(
         Predictions.open(predictions).files, ["status", "gender", "gender_probability"]
     ).to_pylist()
@@ -772,7 +772,7 @@ def test_a_model_that_learns_from_faces_finds_them_in_what_it_scores(
     on = replace(largest, weights=wider, image_size=40, out=str(tmp_path / "on"))
     plan, _, _ = training_plan.build_plan(on, training_plan.select(on))
     assert plan.spec.faces == FaceGeometry(size=40, margin=0.3), "as the model that is trained on has been shown them"
-    scoring = ScoreConfig(out, str(tmp_path / "run" / "best"), str(tmp_path / "ages"), num_workers=0)
+    scoring = ScoreConfig(out, str(tmp_path / "ages"), str(tmp_path / "run" / "best"), num_workers=0)
     score(scoring)
     rows = parquet.read_tables(Predictions.open(scoring.out).files, ["uri", "status", "num_faces"]).to_pylist()
     walls = [(row["status"], row["num_faces"]) for row in rows if "/30_0_0_2017011" in row["uri"]]
