@@ -8,7 +8,8 @@ in each band of predicted age by itself (Mondrian: Vovk et al. 2005), as that is
 holds in each. Bands are made of decades, by how many faces each has and not by how wrong they are.
 
 Ages are on the labels' scale: a label 34 is 34.0, and lies inside where lower <= 34.0 <= upper. The last age that a
-model tells apart is 100, which stands for 100 and older, as a label and as an upper end. Knows no models and no tables.
+model tells apart is 100, which stands for 100 and older, as a label and as an upper end. An end that lies at 0 or 100
+stays there, as nobody is beyond it: else many infants had one and the same score. Knows no models and no tables.
 Legend of shapes: N faces.
 """
 
@@ -80,6 +81,7 @@ class Calibration:
         """
         ends = [math.inf if band.high is None else band.high for band in self.bands]
         offset_N = np.array([band.offset for band in self.bands])[np.searchsorted(ends, age_N, side="right")]
+        low_N, high_N = _without_edges(low_N, high_N)
         lower_N, upper_N = np.minimum(low_N - offset_N, age_N), np.maximum(high_N + offset_N, age_N)
         return lower_N.clip(0, MAX_AGE).astype(np.float32), upper_N.clip(0, MAX_AGE).astype(np.float32)
 
@@ -103,10 +105,16 @@ def offset_of(low_N: np.ndarray, high_N: np.ndarray, true_age_N: np.ndarray, cov
     -0.499
     """
     label_N = np.minimum(true_age_N, MAX_AGE)
+    low_N, high_N = _without_edges(low_N, high_N)
     score_N = np.sort(np.maximum(low_N - label_N, label_N - high_N))
     rank = math.ceil((len(score_N) + 1) * coverage - 1e-9)
     assert rank <= len(score_N), f"{len(score_N)} faces are too few for {coverage}"
-    return math.ceil(1000 * float(score_N[rank - 1]) + 0.01) / 1000
+    return math.ceil(1000 * max(float(score_N[rank - 1]), -MAX_AGE) + 0.01) / 1000
+
+
+def _without_edges(low_N: np.ndarray, high_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ends, infinite where they lie at the edge of the scale."""
+    return np.where(low_N <= 0, -np.inf, low_N), np.where(high_N >= MAX_AGE, np.inf, high_N)
 
 
 def bands_of(

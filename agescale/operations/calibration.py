@@ -141,5 +141,5 @@ def _learnt(checkpoint: Checkpoint, config: CalibrateConfig) -> list[str]:
     if "train" in config.split:
         return ["the model was trained on faces of this catalog (train): on new ones its intervals are too narrow"]
     if "val" in config.split:
-        return ["the model's epoch was chosen on these faces (val): on new ones its intervals hold a little less often"]
+        return ["the model's epoch was chosen on these faces (val): on new ones its intervals may hold less often"]
     return []

@@ -100,6 +100,14 @@ def test_the_face_that_decides_lies_inside_as_float32_and_the_oldest_are_100() -
     assert is_inside(lower_N, upper_N, old_N).all()
 
 
+def test_an_end_at_the_edge_of_the_scale_stays_there() -> None:
+    known = calibrated((calibration.Band(0, 50, -1.0, 100), calibration.Band(50, None, -1.0, 100)), 0.9)
+    ends = known.intervals(np.array([0.5, 99.0]), np.array([0.0, 90.0]), np.array([4.0, 100.2]))
+    assert np.stack(ends, axis=1).tolist() == [[0, 3], [91, 100]]
+    infants_N = np.repeat([0.0, 1.0], 50)
+    assert calibration.offset_of(np.zeros(100), np.linspace(1.5, 3, 100), infants_N, 0.9) < -0.5
+
+
 def test_what_is_not_known_is_refused() -> None:
     values = asdict(calibrated((calibration.Band(0, None, 1.0, 9),), 0.9))
     for wrong in (values | {"method": "x"}, values | {"bands": [{**values["bands"][0], "gender": "x"}]}):

@@ -7,13 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import RunJob, make_checkpoint
 
 import agescale
 from agescale.ages import cdf
 from agescale.cataloging.driver import build_catalog
-from agescale.config import CalibrateConfig, CatalogConfig, EvaluateConfig, PredictConfig, ScoreConfig, TableConfig
+from agescale.config import (
+    CalibrateConfig,
+    CatalogConfig,
+    EvaluateConfig,
+    PredictConfig,
+    ScoreConfig,
+    TableConfig,
+    VerifyConfig,
+)
 from agescale.evaluation.driver import evaluate
 from agescale.models import checkpoints, included
 from agescale.models.age_model import AgeModel, ModelSpec
@@ -21,6 +30,7 @@ from agescale.operations import calibration
 from agescale.operations.calibration import calibrate
 from agescale.scoring import photos
 from agescale.scoring.driver import score
+from agescale.scoring.verification import verify
 from agescale.store import parquet
 from agescale.synthetic import dataset
 from agescale.tables.exports import export
@@ -47,8 +57,8 @@ def made(folder: Path) -> Path:
     return folder / "made"
 
 
-def config(folder: Path, out: str, **changes: Any) -> CalibrateConfig:
-    given = {"catalog": str(folder / "catalog"), "out": str(folder / out), "checkpoint": str(folder / "model")}
+def config(folder: Path, name: str, **changes: Any) -> CalibrateConfig:
+    given = {"catalog": str(folder / "catalog"), "out": str(folder / name), "checkpoint": str(folder / "model")}
     return CalibrateConfig(**{**given, "num_workers": 0, "device": "cpu", **changes})
 
 
@@ -159,6 +169,24 @@ def test_too_few_faces_are_one_line_that_says_how_many_it_takes(folder: Path) ->
     assert not (folder / "few").exists()
 
 
+def test_a_table_without_its_intervals_is_wrong(folder: Path, made: Path) -> None:
+    table = Predictions.open(scored(folder, "cut", "made"))
+    catalog = str(folder / "catalog")
+    assert verify(VerifyConfig(catalog, table.uri)).num_problems == 0
+    rows = parquet.read_table(table.files[0])
+    none = pa.nulls(len(rows), pa.float32())
+    parquet.write_table(table.files[0], rows.set_column(rows.schema.get_field_index("age_upper"), "age_upper", none))
+    assert "ok without age_upper" in verify(VerifyConfig(catalog, table.uri)).problems[0]
+
+
+def test_on_s3_it_makes_the_same_checkpoint(folder: Path, made: Path, s3: str) -> None:
+    ours = scored(folder, "ours", "model")
+    done = calibrate(config(folder, "made", out=f"{s3}/calibrated", predictions=ours))
+    assert checkpoints.read(f"{s3}/calibrated").digest == done.checkpoint.digest == checkpoints.read(str(made)).digest
+    checkpoints.check_files(f"{s3}/calibrated", done.checkpoint)
+    assert "stands already" in calibrate(config(folder, "made", out=f"{s3}/calibrated", predictions=ours)).notes[0]
+
+
 def test_a_training_that_begins_from_it_has_no_calibration(made: Path) -> None:
     model = AgeModel(ModelSpec(encoder="cnn", task="distribution", age_groups="25-years", image_size=32))
     checkpoints.load_into(model, str(made))
@@ -177,7 +205,7 @@ def test_evaluate_tells_whether_they_hold_where_there_are_any(folder: Path, made
         assert ("Whether the intervals hold" in page) == has_intervals
         assert (tmp_path / name / "intervals.csv").exists() == has_intervals
     val = json.loads((tmp_path / "made" / "metrics.json").read_text())["val"]["age_intervals"]
-    assert (val["wanted"], val["num_rows"]) == (0.9, checkpoints.read(str(made)).spec.calibration.num_faces)  # type: ignore[union-attr]
+    assert (val["wanted"], val["num_rows"]) == (0.9, checkpoints.read(str(made)).spec.calibration.num_faces)
     assert 0.9 <= val["coverage"] < 1
     parts = {line.split(",")[1] for line in (tmp_path / "made" / "intervals.csv").read_text().splitlines()[1:]}
     assert parts == {"all", "predicted decade", "gender", "ethnicity"}
