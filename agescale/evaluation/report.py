@@ -205,8 +205,8 @@ def verdicts(result: SplitResult) -> list[str]:
     for row in result.covered.get("all", []):
         bounds = interval([row.coverage_low, row.coverage_high], "{:.1%}")
         found.append(
-            f"Of its {percent(result.interval_coverage)} intervals {percent(row.coverage)} ({bounds}) hold the age; "
-            f"they are {row.mean_width:.1f} years wide on average."
+            f"Its intervals are to hold the age of {percent(result.interval_coverage)}, and hold that of "
+            f"{percent(row.coverage)} ({bounds}); they are {row.mean_width:.1f} years wide on average."
         )
     for part in result.missed.get("all", []):
         bounds = interval([part.missed_low, part.missed_high], "{:.1%}")

@@ -101,11 +101,12 @@ def _scored(config: CalibrateConfig) -> Predictions:
 
 
 def _output(out: str, checkpoint: Checkpoint) -> Output:
-    """The folder of a new checkpoint, in which nothing may stand but the beginning of it."""
+    """The folder of a new checkpoint, in which nothing may stand but its beginning: what is hidden was cut short."""
     ours = (*NOTICES, checkpoint.weights_file)
 
     def find_stranger(found: str) -> str | None:
-        return next((each for each in objects.list_names(out) or [found] if each not in ours), None)
+        names = [each for each in objects.list_names(out) if not each.startswith(".")]
+        return next((each for each in names or [found] if each not in ours), None)
 
     return Output(out, "a checkpoint", find_stranger, folders.beside(out))
 
