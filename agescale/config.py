@@ -634,6 +634,36 @@ class CompactConfig(Recorded):
 
 
 @dataclass(frozen=True)
+class CalibrateConfig(Recorded):
+    """Make of a checkpoint one of the same weights whose age intervals cover a stated share of faces."""
+
+    catalog: str
+    """Catalog with exact ages, of people such as the model will see."""
+    out: str
+    """Folder of the new checkpoint. The same command again goes on, or changes nothing."""
+    checkpoint: str = ""
+    """Checkpoint, such as runs/train/best. Default: the one that comes with agescale, for non-commercial research."""
+    predictions: str = ""
+    """Predictions of that catalog by that very model. Default: the images of --split are scored first, into a folder
+    beside --out."""
+    split: tuple[Split, ...] = ("val",)
+    """Splits whose faces count, taken together."""
+    interval_coverage: InnerShare = 0.9
+    """Share of faces whose age is to lie in their interval."""
+    batch_size: Count = 64
+    """Images of one forward pass."""
+    tta: bool = False
+    """Average each prediction over the image and its mirror image, as it will be done when the model is used."""
+    num_workers: CountOrZero | None = None
+    """Scoring processes, as in jobs/score.py."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to score; auto takes GPUs where the cluster has them."""
+    lease: bool = True
+    """Lock --out against other jobs. --no-lease: do not, for a store without conditional writes, where you make sure
+    that no other job writes there."""
+
+
+@dataclass(frozen=True)
 class EvaluateConfig(Recorded):
     """Judge predictions against a catalog's labels: metrics.json, tables, and one report.html."""
 

@@ -15,6 +15,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from agescale.ages.calibration import Calibration
 from agescale.ages.groups import MAX_AGE, AgeGroups
 
 NUM_AGES = MAX_AGE + 1
@@ -159,24 +160,28 @@ def group_probabilities(cdf_NA: np.ndarray, groups: AgeGroups) -> np.ndarray:
 
 
 def prediction_columns(
-    cdf_NA: np.ndarray, groups: AgeGroups | None, rule: PointEstimate = "median"
+    cdf_NA: np.ndarray,
+    groups: AgeGroups | None,
+    rule: PointEstimate = "median",
+    calibration: Calibration | None = None,
 ) -> dict[str, np.ndarray]:
     """The columns of a predictions table that derive from ``age_cdf``, each of length N.
 
     ``age`` and ``age_std`` in years (float32), ``group`` (names, object array) and ``group_probability`` (float32). The
     group is the likeliest one, which near a border need not be the one that holds ``age``. It is None where the groups
-    leave out all ages that have any mass, and everywhere where ``groups`` is None or has names only.
+    leave out all ages that have any mass, and everywhere where ``groups`` is None or has names only. With a
+    ``calibration`` also ``age_lower`` and ``age_upper`` (years, float32).
 
     >>> probs = np.zeros((1, 101)); probs[0, 12] = 0.4; probs[0, 13:18] = 0.12
     >>> columns = prediction_columns(quantize(probs), AgeGroups.parse("child=0-12,teenager=13-19"))
     >>> columns["age"].round(2).tolist(), columns["group"].tolist(), columns["group_probability"].round(2).tolist()
     ([13.329999923706055], ['teenager'], [0.6000000238418579])
     """
-    return {
-        "age": point_estimate(cdf_NA, rule).astype(np.float32),
-        "age_std": std(cdf_NA).astype(np.float32),
-        **group_columns(cdf_NA, groups),
-    }
+    columns = {"age": point_estimate(cdf_NA, rule).astype(np.float32), "age_std": std(cdf_NA).astype(np.float32)}
+    if calibration:
+        low_N, high_N = central_interval(cdf_NA, calibration.coverage)
+        columns["age_lower"], columns["age_upper"] = calibration.intervals(columns["age"], low_N, high_N)
+    return columns | group_columns(cdf_NA, groups)
 
 
 def group_columns(cdf_NA: np.ndarray, groups: AgeGroups | None) -> dict[str, np.ndarray]:

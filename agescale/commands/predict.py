@@ -16,7 +16,7 @@ from agescale.config import PredictConfig
 from agescale.models import included
 from agescale.reports import formats
 from agescale.runtime import terminal
-from agescale.scoring.photos import INTERVAL_SHARE, PhotoResult, predict
+from agescale.scoring.photos import PhotoResult, predict
 from agescale.store import objects, paths
 
 Form = formats.Format | Literal["table"]
@@ -24,7 +24,7 @@ Form = formats.Format | Literal["table"]
 TITLES = {
     "face": "face",
     "age": "age",
-    "interval": f"{100 * INTERVAL_SHARE:.0f} % between",
+    "interval": "{:g} % between",
     "group": "age group",
     "group_probability": "probability",
     "gender": "gender",
@@ -68,5 +68,6 @@ def print_table(result: PhotoResult, file: TextIO | None = None) -> None:
     said = [vars(words) for words in result.words]
     columns = [column for column in TITLES if any(words[column] for words in said)]
     rows = [[name, *(words[column] for column in columns)] for name, words in zip(result.names(), said, strict=True)]
-    terminal.print_table(["photo", *(TITLES[column] for column in columns)], rows, file)
+    share = round(100 * result.interval_share, 3)
+    terminal.print_table(["photo", *(TITLES[column].format(share) for column in columns)], rows, file)
     print(result.note, file=file)

@@ -9,7 +9,7 @@ Legend of shapes: N current rows of the catalog, in its order: part after part, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,18 +17,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from agescale.ages import cdf
 from agescale.ages.groups import AgeGroups
 from agescale.ages.labels import is_exact
 from agescale.evaluation import metrics
 from agescale.store import objects, parquet, paths
 from agescale.tables import catalogs, keys, schema
 from agescale.tables.catalogs import Catalog
-from agescale.tables.predictions import Predictions, regrouped
+from agescale.tables.predictions import Predictions, regrouped, stored_cdfs
 
 CATALOG_COLUMNS = ("uri", "version", "age_low", "age_high", "group", "subject", "gender", "ethnicity", "split")
-PREDICTION_COLUMNS = (
-    "uri", "version", "face", "status", "age", "age_std", "group", "group_probability", "gender", "ethnicity"
-)  # fmt: skip
+PREDICTION_COLUMNS = ("uri", "version", "face", "status", "group", "gender", "ethnicity")
+"""Besides numbers."""
 FILES_AHEAD = 16
 """Files of predictions read ahead; with their distributions some 5 MB each."""
 
@@ -164,6 +164,8 @@ class PredictionArrays:
     status_N: np.ndarray  # index into statuses
     age_N: np.ndarray  # years, NaN = none
     age_std_N: np.ndarray
+    age_lower_N: np.ndarray  # ends of the interval, NaN = none
+    age_upper_N: np.ndarray
     group_N: np.ndarray  # index into the groups asked for
     probability_N: np.ndarray  # of the group
     gender_N: np.ndarray  # index into the genders of the catalog's rows, and those met here
@@ -173,13 +175,18 @@ class PredictionArrays:
 
 
 def read_predictions(
-    predictions: Predictions, listed: CatalogArrays, group_names: list[str], regroup: AgeGroups | None = None
+    predictions: Predictions,
+    listed: CatalogArrays,
+    group_names: list[str],
+    regroup: AgeGroups | None = None,
+    share: float | None = None,
 ) -> PredictionArrays:
     """What a table of predictions says of the ``listed`` rows: of an image that was scored twice what is "ok", where
     anything is. Of one model, whose metadata the files say alike; else raises ValueError.
 
-    The groups are told as stored or, with ``regroup``, derived from the distributions. An image takes another one's
-    prediction where the hashes of their keys are the same: of 10,000,000 images any does with a chance of 1 in 300,000.
+    The groups are told as stored or, with ``regroup``, derived from the distributions; so are intervals with ``share``,
+    then those of the central share of each. An image takes another one's prediction where the hashes of their keys are
+    the same: of 10,000,000 images any does with a chance of 1 in 300,000.
     """
     if (num_models := len(predictions.models)) > 1:
         hint = "score each into a folder of its own"
@@ -187,10 +194,13 @@ def read_predictions(
     find, statuses = _finder(listed.hash_N), Names()
     num_rows, met = len(listed), [np.zeros(0, np.int32)]
     whole = {name: np.full(num_rows, -1, np.int32) for name in ("status", "group", "gender", "ethnicity")}
-    numbers = {name: np.full(num_rows, np.nan, np.float32) for name in ("age", "age_std", "group_probability")}
+    ends = ("age_lower", "age_upper")
+    told = ("age", "age_std", "group_probability", *(ends if share or predictions.interval_coverage else ()))
+    numbers = {name: np.full(num_rows, np.nan, np.float32) for name in told}
+    none_N = np.broadcast_to(np.float32(np.nan), num_rows)
     is_ok_N = np.zeros(num_rows, bool)
     with objects.read_pool() as pool:
-        tasks = (pool.submit(_read_first_faces, file, regroup) for file in predictions.files)
+        tasks = (pool.submit(_read_first_faces, file, told, regroup, share) for file in predictions.files)
         for rows in objects.ahead(tasks, FILES_AHEAD):
             is_ok = pc.equal(rows["status"], "ok").to_numpy()
             codes = {
@@ -215,6 +225,8 @@ def read_predictions(
         status_N=whole["status"],
         age_N=numbers["age"],
         age_std_N=numbers["age_std"],
+        age_lower_N=numbers.get("age_lower", none_N),
+        age_upper_N=numbers.get("age_upper", none_N),
         group_N=whole["group"],
         probability_N=numbers["group_probability"],
         gender_N=whole["gender"],
@@ -224,14 +236,29 @@ def read_predictions(
     )
 
 
-def _read_first_faces(file: str, regroup: AgeGroups | None) -> pa.Table:
+def _read_first_faces(file: str, numbers: Sequence[str], regroup: AgeGroups | None, share: float | None) -> pa.Table:
     """One file of predictions, with the ``hash`` of the key in place of it."""
-    rows = parquet.read_table(file, [*PREDICTION_COLUMNS, *(["age_cdf"] if regroup else [])])
+    rows = parquet.read_table(file, [*PREDICTION_COLUMNS, *numbers, *(["age_cdf"] if regroup or share else [])])
     if regroup:
-        rows = regrouped(rows, regroup).drop_columns(["age_cdf"])
+        rows = regrouped(rows, regroup)
+    if share:
+        rows = _with_central(rows, share)
+    if regroup or share:
+        rows = rows.drop_columns(["age_cdf"])
     rows = rows.filter(pc.equal(rows["face"], 0))
     rows = rows.append_column("hash", pa.array(keys.hashes_of(catalogs.keys_of(rows)), pa.uint64()))
     return rows.drop_columns(["uri", "version", "face"])
+
+
+def _with_central(rows: pa.Table, share: float) -> pa.Table:
+    """Rows with the ends of the central ``share`` of their distributions as those of their intervals."""
+    is_known_N = pc.is_valid(rows["age_cdf"]).to_numpy()
+    ends = cdf.central_interval(stored_cdfs(rows["age_cdf"]), share)
+    for name, values in zip(("age_lower", "age_upper"), ends, strict=True):
+        end_N = np.full(len(rows), np.nan)
+        end_N[is_known_N] = values
+        rows = rows.set_column(rows.schema.get_field_index(name), name, pa.array(end_N))
+    return rows
 
 
 def _finder(hash_N: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

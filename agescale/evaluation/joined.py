@@ -34,6 +34,7 @@ class JoinedRows:
     probability_N: np.ndarray  # of the predicted group: NaN also where a model does not learn how sure it is
     parts: dict[str, tuple[np.ndarray, list[str]]]  # by gender and ethnicity: index into the names, -1 = unknown
     looks_for_faces: bool  # in the images, before it predicts
+    interval_coverage: float | None  # what intervals are to cover; None: the model is not calibrated
     heads: dict[str, tuple[np.ndarray, np.ndarray]]  # labels and what an auxiliary head says, as indices, -1 = nothing
 
     def is_in(self, split: str | None) -> np.ndarray:
@@ -77,6 +78,7 @@ def read_rows(
             "ethnicity": listed.ethnicities.sorted(listed.ethnicity_N),
         },
         looks_for_faces=predictions.run.get("faces", "none") != "none",
+        interval_coverage=predictions.interval_coverage,
         heads={
             "gender": (listed.gender_N, predicted.gender_N),
             "ethnicity": (listed.ethnicity_N, predicted.ethnicity_N),

@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from agescale.ages.baselines import Constant
+from agescale.ages.calibration import is_inside
 from agescale.evaluation.intervals import (
     LEAST,
     NUM_REPLICATES,
@@ -30,6 +31,7 @@ from agescale.evaluation.records import (
     Agreement,
     Baselines,
     Comparison,
+    CoveredPart,
     GroupScores,
     MajorityGroup,
     MedianAge,
@@ -342,15 +344,15 @@ def compared(outcomes: Outcomes, others: Outcomes, subgroup_N: np.ndarray, names
     return rows
 
 
-def decades(true_age_N: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Part of each row for ``breakdown`` by decade of true age (-1 where the age is unknown), and the parts' names.
+def decades(age_N: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Part of each row for ``breakdown`` by decade of age (-1 where the age is unknown), and the parts' names.
 
     >>> subgroup_N, names = decades(np.array([3.0, 39.0, 104.0, np.nan]))
     >>> [names[part] for part in subgroup_N[:3]], int(subgroup_N[3])
     (['0-9', '30-39', '100+'], -1)
     """
     names = [f"{low}-{low + 9}" for low in range(0, 100, 10)] + ["100+"]
-    return np.where(np.isnan(true_age_N), -1, np.nan_to_num(true_age_N) // 10).clip(max=10).astype(np.int64), names
+    return np.where(np.isnan(age_N), -1, np.nan_to_num(age_N) // 10).clip(max=10).astype(np.int64), names
 
 
 def missed(is_missed_N: np.ndarray, subgroup_N: np.ndarray, names: Sequence[str]) -> list[MissedPart]:
@@ -366,6 +368,28 @@ def missed(is_missed_N: np.ndarray, subgroup_N: np.ndarray, names: Sequence[str]
             num_missed = int(of_part_N.sum())
             ends = wilson_interval(num_missed, len(of_part_N))
             parts.append(MissedPart(name, len(of_part_N), num_missed, num_missed / len(of_part_N), *ends))
+    return parts
+
+
+def covered(
+    lower_N: np.ndarray, upper_N: np.ndarray, true_age_N: np.ndarray, subgroup_N: np.ndarray, names: Sequence[str]
+) -> list[CoveredPart]:
+    """How many intervals of each subgroup (index, -1 where unknown) hold the age, of those that have any with both.
+
+    >>> ends = np.array([20.0, 30.0, np.nan]), np.array([25.0, 39.0, np.nan])
+    >>> found = covered(*ends, np.array([25.0, 40.0, 1.0]), np.zeros(3, int), ["all"])[0]
+    >>> found.coverage, found.mean_width
+    (0.5, 7.0)
+    """
+    parts = []
+    known_N = ~np.isnan(lower_N) & ~np.isnan(true_age_N)
+    inside_N = is_inside(lower_N, upper_N, true_age_N)
+    for index, name in enumerate(names):
+        of_part_N = known_N & (subgroup_N == index)
+        if num_rows := int(of_part_N.sum()):
+            num_inside, width = int(inside_N[of_part_N].sum()), float((upper_N - lower_N)[of_part_N].mean())
+            ends = wilson_interval(num_inside, num_rows)
+            parts.append(CoveredPart(name, num_rows, num_inside, num_inside / num_rows, *ends, width))
     return parts
 
 

@@ -154,6 +154,19 @@ class GateBand:
 
 
 @dataclass(frozen=True)
+class CoveredPart:
+    """Faces of one part of the people: how many intervals hold the age, and how wide they are."""
+
+    name: str
+    num_rows: int
+    num_covered: int
+    coverage: float
+    coverage_low: float | None  # Wilson's interval
+    coverage_high: float | None
+    mean_width: float
+
+
+@dataclass(frozen=True)
 class MissedPart:
     """Photos of one part of the people: in how many the face was not found, or too small to be judged."""
 

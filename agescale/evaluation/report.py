@@ -33,11 +33,14 @@ PAGE_NAME, METRICS_NAME, ERRORS_NAME = "report.html", "metrics.json", "errors.cs
 MARKS = ("catalog", "predictions", "report_split")
 """What ``metrics.json`` says under "about", by which a report's folder is known."""
 TABLES = (
-    "by_group", "by_decade", "by_gender", "by_ethnicity", "age_gate", "missed", "confusion", "left_out", "against",
-    "errors",
+    "by_group", "by_decade", "by_gender", "by_ethnicity", "age_gate", "intervals", "missed", "confusion", "left_out",
+    "against", "errors",
 )  # fmt: skip
 
-BREAKDOWNS = {"decade": "decade of age", "gender": "gender", "ethnicity": "ethnicity"}
+BREAKDOWNS = {
+    "decade": "decade of age", "predicted decade": "decade of predicted age", "gender": "gender",
+    "ethnicity": "ethnicity",
+}  # fmt: skip
 LOOK = "Often the label is at fault: look before you blame the model."
 GALLERIES = {
     "worst": ("The worst of", f"Largest errors of the age. {LOOK}"),
@@ -155,6 +158,7 @@ def render(judged: Judgement) -> str:
         figures=_figures(central, card, group_names),
         few=ENOUGH_FACES,
         gate_age=GATE_AGE,
+        covered=[(BREAKDOWNS.get(key, ""), rows) for key, rows in central.covered.items()],
         missed=[(BREAKDOWNS.get(key, ""), rows) for key, rows in central.missed.items()],
         interval=interval,
     )
@@ -197,6 +201,12 @@ def verdicts(result: SplitResult) -> list[str]:
         found.append(
             f"{percent(minors.wrong)} of the {minors.num_rows:,} minors would pass as {GATE_AGE} or older"
             f"{_few(minors.num_rows, [minors.wrong_low, minors.wrong_high])}."
+        )
+    for row in result.covered.get("all", []):
+        bounds = interval([row.coverage_low, row.coverage_high], "{:.1%}")
+        found.append(
+            f"Its intervals are to hold the age of {percent(result.interval_coverage)}, and hold that of "
+            f"{percent(row.coverage)} ({bounds}); they are {row.mean_width:.1f} years wide on average."
         )
     for part in result.missed.get("all", []):
         bounds = interval([part.missed_low, part.missed_high], "{:.1%}")
@@ -366,6 +376,8 @@ def _tables(results: Sequence[SplitResult], group_names: Sequence[str]) -> dict[
         tables["age_gate"] += [split | asdict(band) for band in result.gate]
         for key, rows in result.breakdowns.items():
             tables.setdefault(f"by_{key}", []).extend(split | asdict(row) for row in rows)
+        for key, covered in result.covered.items():
+            tables.setdefault("intervals", []).extend(split | {"part": key} | asdict(row) for row in covered)
         for key, missed in result.missed.items():
             tables.setdefault("missed", []).extend(split | {"part": key} | asdict(row) for row in missed)
         for key, compared in result.comparisons.items():

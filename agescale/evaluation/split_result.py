@@ -15,6 +15,7 @@ from agescale.evaluation.records import (
     Agreement,
     Comparison,
     Counts,
+    CoveredPart,
     GateBand,
     GroupScores,
     MissedPart,
@@ -39,6 +40,8 @@ class SplitResult:
     breakdowns: dict[str, list[PartScores]]
     worst: dict[str, WorstPart | None]  # of each breakdown its worst part
     gate: list[GateBand]
+    interval_coverage: float | None  # what the model's intervals are to cover; None = it has none
+    covered: dict[str, list[CoveredPart]]  # over "all" and part by part, where it has
     missed: dict[str, list[MissedPart]]  # by the face detector, over "all" and part by part; {} = none was asked
     comparisons: dict[str, list[Comparison]]  # with another model, over "all" and part by part; {} = not asked for
     not_scored: dict[str, int]
@@ -48,6 +51,8 @@ class SplitResult:
         """What ``metrics.json`` says of the split."""
         numbers = asdict(self.counts) | asdict(self.summary) | {"num_subjects": self.num_subjects}
         numbers["auxiliary"] = {key: asdict(head) for key, head in self.auxiliary.items()}
+        if self.covered:
+            numbers["age_intervals"] = {"wanted": self.interval_coverage, **asdict(self.covered["all"][0])}
         return numbers | ({"against": asdict(self.comparisons["all"][0])} if self.comparisons else {})
 
 
@@ -73,6 +78,8 @@ def judge_split(split: str | None, rows: JoinedRows, names: list[str], other: Ot
         breakdowns={key: metrics.breakdown(outcomes, *part) for key, part in parts.items()},
         worst={key: metrics.worst_subgroup(outcomes, *part) for key, part in parts.items()},
         gate=gate if any(band.num_rows for band in gate) else [],
+        interval_coverage=rows.interval_coverage,
+        covered=_covered(rows, judged_N) if rows.interval_coverage else {},
         missed=_missed(rows, in_split_N) if rows.looks_for_faces else {},
         comparisons=_compared(rows, other, judged_N) if other else {},
         not_scored=_not_scored(rows, in_split_N),
@@ -93,6 +100,18 @@ def _compared(rows: JoinedRows, other: OtherModel, judged_N: np.ndarray) -> dict
     parts = {"all": (np.zeros(len(one), np.int64), ["all"])} | _parts(rows, one, both_N)
     found = {key: metrics.compared(one, others, *part) for key, part in parts.items()}
     return {key: compared for key, compared in found.items() if compared}
+
+
+def _covered(rows: JoinedRows, judged_N: np.ndarray) -> dict[str, list[CoveredPart]]:
+    """How many of the judged rows' intervals hold the age: over all, and part by part. Decades are those of predicted
+    age, in which they were calibrated."""
+    lower_N, upper_N = rows.predicted.age_lower_N[judged_N], rows.predicted.age_upper_N[judged_N]
+    true_N = rows.outcomes.true_age_N[judged_N]
+    parts = {"all": (np.zeros(int(judged_N.sum()), np.int64), ["all"])}
+    parts["predicted decade"] = metrics.decades(rows.outcomes.predicted_age_N[judged_N])
+    parts |= {key: (code_N[judged_N], names) for key, (code_N, names) in rows.parts.items()}
+    found = {key: metrics.covered(lower_N, upper_N, true_N, *part) for key, part in parts.items()}
+    return {key: covered for key, covered in found.items() if covered}
 
 
 def _missed(rows: JoinedRows, in_split_N: np.ndarray) -> dict[str, list[MissedPart]]:

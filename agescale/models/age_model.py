@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from agescale.ages.calibration import Calibration
 from agescale.ages.cdf import PointEstimate
 from agescale.ages.groups import AgeGroups
 from agescale.faces.geometry import FaceGeometry
@@ -42,7 +43,7 @@ class ModelSpec:
     mean: tuple[float, float, float] = IMAGENET_MEAN  # of pixels in 0..1
     std: tuple[float, float, float] = IMAGENET_STD
     decode: PointEstimate = "median"  # the age that is reported of the distribution
-    calibration: None = None  # of the age interval; none yet
+    calibration: Calibration | None = None  # of the age interval; None: it has none
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> ModelSpec:
@@ -51,6 +52,8 @@ class ModelSpec:
         }
         if known.get("faces"):
             known["faces"] = FaceGeometry.from_dict(values["faces"])
+        if known.get("calibration"):
+            known["calibration"] = Calibration.from_dict(values["calibration"])
         return ModelSpec(**known)
 
 

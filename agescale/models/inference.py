@@ -67,7 +67,11 @@ class Prediction:
     age_std: float | None
     """Spread of the predicted distribution, years. Says nothing where the model is a regression."""
     interval: tuple[float, float] | None
-    """Ages between which the central 80 % of the distribution lie: the model's own doubt, not calibrated."""
+    """Ages between which this person's age is: where the model is calibrated with a probability of
+    ``Model.interval_coverage``, else the central 80 % of the distribution, the model's own doubt."""
+    age_lower: float | None
+    """The ends of a calibrated interval, as tables have them; None where the model is not calibrated."""
+    age_upper: float | None
     group: str | None
     group_probability: float | None
     group_probabilities: tuple[float, ...] | None
@@ -132,6 +136,13 @@ class Model:
     def groups(self) -> tuple[str, ...]:
         """Names of the age groups, in their order."""
         return self._predictor.age_groups.names
+
+    @property
+    def interval_coverage(self) -> float | None:
+        """Share of faces, of such as it was calibrated on, whose age lies in ``Prediction.interval``; None where the
+        model is not calibrated (``jobs/calibrate.py``)."""
+        calibration = self._predictor.spec.calibration
+        return calibration.coverage if calibration else None
 
     @property
     def image_size(self) -> int:
@@ -311,7 +322,11 @@ def _results(rows: pa.Table, predictor: Predictor) -> Iterator[Prediction]:
         cdf_A, interval = next(distributions) if has_age else (None, None)
         row["uri"] = row["uri"] or None
         row["group_probabilities"] = row["group_probabilities"] and tuple(row["group_probabilities"])
-        yield Prediction(**row, age_cdf=cdf_A, interval=interval if has_spread else None)
+        if row["age_lower"] is not None:
+            interval = (row["age_lower"], row["age_upper"])
+        elif not has_spread:
+            interval = None
+        yield Prediction(**row, age_cdf=cdf_A, interval=interval)
 
 
 class Scorer:

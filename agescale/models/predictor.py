@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from agescale.ages import cdf
+from agescale.ages.calibration import Calibration
 from agescale.ages.cdf import PointEstimate
 from agescale.ages.groups import AgeGroups
 from agescale.faces.finding import FaceFinder
@@ -71,6 +72,7 @@ class Predictor:
         filled |= {f"{column}_probability" for column in self.classes}
         has_ages = self.age_groups.is_bounded or self.spec.task != "classification"
         filled |= {"age_cdf", "age", "age_std"} if has_ages else {"group_probabilities"}
+        filled |= {"age_lower", "age_upper"} if self.spec.calibration else set()
         return tuple(name for name in schema.PREDICTIONS.names if name in filled)
 
     def __call__(self, images_NHWC: npt.NDArray[np.uint8]) -> dict[str, Any]:
@@ -85,7 +87,10 @@ class Predictor:
         with torch.inference_mode(), autocast(self.device):
             outputs = [self.model(view_NCHW) for view_NCHW in views]
             columns = prediction_columns(
-                self.task.predict(_mean([each.task for each in outputs])), self.age_groups, self.spec.decode
+                self.task.predict(_mean([each.task for each in outputs])),
+                self.age_groups,
+                self.spec.decode,
+                self.spec.calibration,
             )
             for column, names in self.classes.items():
                 probs_NK = _mean([each.auxiliary[column] for each in outputs]).softmax(dim=1)
@@ -174,11 +179,13 @@ def _mean(outputs: list[Tensor]) -> Tensor:
     return torch.stack(outputs).float().mean(dim=0)
 
 
-def prediction_columns(prediction: Prediction, age_groups: AgeGroups, decode: PointEstimate) -> dict[str, Any]:
+def prediction_columns(
+    prediction: Prediction, age_groups: AgeGroups, decode: PointEstimate, calibration: Calibration | None = None
+) -> dict[str, Any]:
     """The predictions table's columns of one batch, each derived from what is stored of it (see schema.PREDICTIONS)."""
     if prediction.age_probs_NA is not None:
         cdf_NA = cdf.quantize(prediction.age_probs_NA.cpu().numpy())
-        columns = cdf.prediction_columns(cdf_NA, age_groups, decode)
+        columns = cdf.prediction_columns(cdf_NA, age_groups, decode, calibration)
         return {"age_cdf": list(cdf_NA.astype(np.int32)), **columns}
     assert prediction.group_probs_NG is not None
     probs_NG = prediction.group_probs_NG.cpu().numpy()

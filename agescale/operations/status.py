@@ -121,6 +121,8 @@ def _sweep(out: str) -> Standing:
 def _checkpoint(out: str) -> Standing:
     checkpoint = checkpoints.read(out)
     says = f"{checkpoint.spec.encoder}, digest {checkpoint.digest}"
+    if checkpoint.spec.calibration:
+        says += f", {100 * checkpoint.spec.calibration.coverage:g} % intervals"
     age_s = objects.age_s(paths.join(out, checkpoints.CONFIG_NAME))
     return Standing(out, "checkpoint", True, "epochs", checkpoint.epoch, None, says, written_s_ago=age_s)
 

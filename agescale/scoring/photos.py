@@ -47,7 +47,7 @@ TOLD = pa.schema(
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
         pa.field("age", pa.float64()),  # years, as the next two
-        pa.field("age_lower", pa.float64()),  # between these lies the central INTERVAL_SHARE of the distribution
+        pa.field("age_lower", pa.float64()),  # the calibrated interval, or the distribution's central INTERVAL_SHARE
         pa.field("age_upper", pa.float64()),
         pa.field("group", pa.string()),
         pa.field("group_probability", pa.float64()),
@@ -92,6 +92,7 @@ class PhotoResult:
     told: pa.Table
     words: list[Words]
     note: str
+    interval_share: float  # of people whose age is in their interval; of a model that is not calibrated, of its doubt
 
     def names(self) -> list[str]:
         """What to call each photo: by its file's name where these differ, else by its URI."""
@@ -123,7 +124,9 @@ def predict(config: PredictConfig) -> PhotoResult:
         rows = predict_images(predictor, sources, BATCH_SIZE, decoder)
         told = [_told(row, predictor.task.learns_spread) for row in rows.to_pylist()]
         words = [in_words(row, has_several=note is ALL) for row in told]
-        result = PhotoResult(rows, _as_table(told), words, note)
+        calibration = predictor.spec.calibration
+        share = calibration.coverage if calibration else INTERVAL_SHARE
+        result = PhotoResult(rows, _as_table(told), words, note, share)
         if draw:
             _draw_photos(draw, result, framing, decoder)
     return result
@@ -175,8 +178,7 @@ def _check_out(out: str, photos: Iterable[str], checkpoint: str) -> None:
 def _told(row: dict[str, Any], has_spread: bool = True) -> dict[str, Any]:
     """The row of TOLD of one of schema.PREDICTIONS; without ``has_spread`` its distribution is no more than an age."""
     told = {name: row[name] for name in TOLD.names}
-    told |= {"age_lower": None, "age_upper": None}
-    if has_spread and row["age_cdf"] is not None:
+    if has_spread and row["age_cdf"] is not None and row["age_lower"] is None:
         low_N, high_N = cdf.central_interval(np.array([row["age_cdf"]]), INTERVAL_SHARE)
         told |= {"age_lower": float(low_N[0]), "age_upper": float(high_N[0])}
     if not has_spread and row["age_cdf"] is not None:

@@ -44,6 +44,8 @@ MAX_HELD_ROWS = 1_000_000
 
 KEY = ["uri", "version", "face"]
 COLUMNS = [*KEY, "num_faces", "status", "error", "age", "group", "model"]
+INTERVAL = ["age_lower", "age_upper"]
+"""Read as well where the model is calibrated."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,8 @@ def _check_unit(file: str, listed: pa.Table, run: dict[str, Any]) -> UnitFinding
         metadata = schema.read_metadata(part.schema_arrow, "predictions")
         if not part.schema_arrow.equals(schema.PREDICTIONS):
             return UnitFindings({}, [f"{name}: other columns ({_other_columns(part.schema_arrow)})"])
-        rows = part.read(COLUMNS, use_threads=False)
+        ends = INTERVAL if (metadata.get("model_card") or {}).get("calibration") else []
+        rows = part.read([*COLUMNS, *ends], use_threads=False)
     except (ValueError, OSError) as error:  # of bytes that are here: they are no Parquet file, or not one of ours
         text = " ".join(str(error).split())[:200]
         return UnitFindings({}, [f"{name}: {text}"], is_kept=isinstance(error, schema.OtherVersion))
@@ -254,7 +257,8 @@ def _wrong_values(rows: pa.Table, by_status: dict[str, int], run: dict[str, Any]
     if unknown:
         problems.append(f"unknown statuses: {', '.join(unknown[:3])}")
     is_ok = pc.equal(rows["status"], "ok")
-    for column in required_columns(AgeGroups.parse(run["age_groups"])):
+    ends = [name for name in INTERVAL if name in rows.column_names]
+    for column in required_columns(AgeGroups.parse(run["age_groups"])) + ends:
         is_empty = pc.and_(is_ok, pc.is_null(rows[column], nan_is_null=True))
         problems += _describe(rows["uri"].filter(is_empty), f"ok without {column}")
     is_unexplained = pc.and_(pc.invert(is_ok), pc.is_null(rows["error"]))

@@ -99,6 +99,12 @@ class Predictions:
         return dict(self.metadata.get("model_card") or {})
 
     @property
+    def interval_coverage(self) -> float | None:
+        """The share of faces that their intervals are to cover; None where the model is not calibrated."""
+        calibration = self.model_card.get("calibration")
+        return float(calibration["coverage"]) if calibration else None
+
+    @property
     def age_groups(self) -> AgeGroups | None:
         """The groups that they were made in."""
         text = self.run["age_groups"]

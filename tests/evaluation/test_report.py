@@ -65,6 +65,8 @@ def result(outcomes: Outcomes, name: str = "test") -> SplitResult:
             "ethnicity": None,
         },
         gate=age_gate.age_gate(outcomes.true_age_N, outcomes.predicted_age_N),
+        interval_coverage=None,
+        covered={},
         missed={},
         comparisons={},
         not_scored={},

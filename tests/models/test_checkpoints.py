@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from agescale.ages.calibration import Band, Calibration
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel, ModelSpec, describe_blocks
 from agescale.models.checkpoints import RunProgress
@@ -99,6 +100,29 @@ def test_the_digest_names_what_is_computed_and_not_how_training_went(tmp_path: P
     assert again.digest == first.digest
     assert replace(first, spec=replace(SPEC, center_crop=0.5)).digest != first.digest
     assert replace(first, weights_sha256="0" * 64).digest != first.digest
+
+
+def test_a_calibration_comes_back_and_names_another_model(tmp_path: Path, model: AgeModel) -> None:
+    plain = save(tmp_path / "plain", model)
+    known = Calibration(0.9, (Band(0, 30, -1.5, 120), Band(30, None, 2.25, 100)), 220, "1", "val", "largest", True)
+    made = replace(plain, spec=replace(SPEC, calibration=known))
+    checkpoints.copy_weights(str(tmp_path / "plain"), made, str(tmp_path / "made"))
+    read = checkpoints.read(str(tmp_path / "made"))
+    assert (read, read.spec.calibration) == (made, known)
+    assert read.digest == made.digest != plain.digest
+    assert checkpoints.load_model(str(tmp_path / "made")).spec == made.spec
+    config = tmp_path / "made" / "config.json"
+    config.write_text(config.read_text().replace('"assumes"', '"assumed"'))
+    with pytest.raises(ValueError, match=r"of a newer agescale \(calibration: assumed is not known to this agescale\)"):
+        checkpoints.read(str(tmp_path / "made"))
+
+
+def test_a_checkpoint_of_before_calibrations_is_read(tmp_path: Path, model: AgeModel) -> None:
+    saved = save(tmp_path, model)
+    said = json.loads((tmp_path / "config.json").read_text())
+    del said["model"]["calibration"]
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    assert checkpoints.read(str(tmp_path)).digest == saved.digest
 
 
 def test_changed_weights_are_refused(tmp_path: Path, model: AgeModel) -> None:

@@ -22,6 +22,7 @@ from PIL import Image
 
 import agescale
 from agescale.ages import cdf
+from agescale.ages.calibration import Band, Calibration
 from agescale.config import PredictConfig
 from agescale.faces import images
 from agescale.models import inference
@@ -242,10 +243,16 @@ def test_groups_of_names_only_have_no_age_and_say_so(tmp_path: Path) -> None:
         result.probability_under(18)
 
 
-def test_a_regression_claims_no_interval(tmp_path: Path) -> None:
-    (result,) = agescale.load(make_checkpoint(tmp_path, "regression"), "cpu").predict(draw_face())
+def test_a_regression_claims_no_interval_before_it_is_calibrated(tmp_path: Path) -> None:
+    (result,) = agescale.load(make_checkpoint(tmp_path / "raw", "regression"), "cpu").predict(draw_face())
     assert result.age is not None
-    assert result.interval is None
+    assert result.interval is result.age_lower is None
+    known = Calibration(0.9, (Band(0, None, 1.5, 100),), 100, "1", "val", "none", False)
+    model = agescale.load(make_checkpoint(tmp_path / "calibrated", "regression", calibration=known), "cpu")
+    (result,) = model.predict(draw_face())
+    assert model.interval_coverage == 0.9
+    assert result.interval == (result.age_lower, result.age_upper)
+    assert result.age_lower is not None
 
 
 def test_a_model_is_loaded_by_path_or_uri_and_mistakes_are_one_line(checkpoint: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from conftest import make_checkpoint
 
 from agescale.ages import cdf
+from agescale.ages.calibration import Band, Calibration
 from agescale.ages.groups import AgeGroups
 from agescale.faces.images import Face, ImageError
 from agescale.models.predictor import Predictor, prediction_columns
@@ -95,6 +96,21 @@ def test_a_predictor_names_the_columns_that_it_fills(
     predictor = Predictor(make_checkpoint(tmp_path, task, age_groups, ethnicities=("a", "b")))
     filled = {*predictor(images_NHWC), "status", "error", "width", "height", "model"}
     assert predictor.columns == tuple(name for name in schema.PREDICTIONS.names if name in filled)
+
+
+@pytest.mark.parametrize("task", ["distribution", "classification", "regression", "ordinal"])
+def test_a_calibrated_model_fills_intervals_that_derive_from_what_is_stored(
+    tmp_path: Path, task: str, images_NHWC: np.ndarray
+) -> None:
+    known = Calibration(0.9, (Band(0, None, 1.5, 100),), 100, "1", "val", "none", False)
+    predictor = Predictor(make_checkpoint(tmp_path, task, "life-stages", calibration=known))
+    columns = predictor(images_NHWC)
+    filled = {*columns, "status", "error", "width", "height", "model"}
+    assert predictor.columns == tuple(name for name in schema.PREDICTIONS.names if name in filled)
+    ends = known.intervals(columns["age"], *cdf.central_interval(np.stack(columns["age_cdf"]), 0.9))
+    for name, values in zip(("age_lower", "age_upper"), ends, strict=True):
+        np.testing.assert_array_equal(columns[name], values)
+    assert (columns["age_lower"] < columns["age_upper"]).all()
 
 
 def test_columns_fit_the_schema() -> None:
