@@ -218,6 +218,13 @@ def save(
     return checkpoint
 
 
+def stranger_in(uri: str, ours: Callable[[str], bool], found: str) -> str | None:
+    """A file, of those in a folder or else the ``found`` one, that is not the beginning of a checkpoint that was to be
+    made there; what is hidden was cut short."""
+    names = [name for name in objects.list_names(uri) if not name.startswith(".")]
+    return next((name for name in names or [found] if not ours(name)), None)
+
+
 def copy_weights(source: str, checkpoint: Checkpoint, uri: str, writer: Writer | None = None) -> None:
     """Writes the checkpoint in ``source``, without what only continuing needs, into the folder ``uri``."""
     data = read_file(source, checkpoint.weights_file, checkpoint.weights_sha256)

@@ -60,8 +60,7 @@ def import_model(name: str, source: str, out: str) -> Checkpoint:
         if checkpoints.exists(out):
             told = checkpoints.read(out).provenance.get("initial_weights")
             return None if told and told["source"] == origin else checkpoints.CONFIG_NAME
-        names = objects.list_names(out) or [found]  # a folder, else
-        return next((each for each in names if each != LICENSE_NAME and not each.startswith("weights-")), None)
+        return checkpoints.stranger_in(out, lambda name: name == LICENSE_NAME or name.startswith("weights-"), found)
 
     Output(out, "a checkpoint", find_stranger).check({source: "what is imported"})
     age_model = AgeModel(model.spec).eval()  # raises where its encoder's library is missing

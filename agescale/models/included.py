@@ -52,8 +52,7 @@ def copy(out: str) -> Checkpoint:
     def find_stranger(found: str) -> str | None:
         if checkpoints.exists(out):
             return None if checkpoints.read(out).digest == known.digest else checkpoints.CONFIG_NAME
-        ours = (CARD_NAME, NOTICE_NAME, known.weights_file)
-        return next((each for each in objects.list_names(out) or [found] if each not in ours), None)
+        return checkpoints.stranger_in(out, {CARD_NAME, NOTICE_NAME, known.weights_file}.__contains__, found)
 
     Output(out, "a checkpoint", find_stranger).check({source: "what comes with agescale"})
     for name in (CARD_NAME, NOTICE_NAME):

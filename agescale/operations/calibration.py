@@ -101,12 +101,11 @@ def _scored(config: CalibrateConfig) -> Predictions:
 
 
 def _output(out: str, checkpoint: Checkpoint) -> Output:
-    """The folder of a new checkpoint, in which nothing may stand but its beginning: what is hidden was cut short."""
-    ours = (*NOTICES, checkpoint.weights_file)
+    """The folder of a new checkpoint, in which nothing may stand but its beginning."""
+    ours = {*NOTICES, checkpoint.weights_file}
 
     def find_stranger(found: str) -> str | None:
-        names = [each for each in objects.list_names(out) if not each.startswith(".")]
-        return next((each for each in names or [found] if each not in ours), None)
+        return checkpoints.stranger_in(out, ours.__contains__, found)
 
     return Output(out, "a checkpoint", find_stranger, folders.beside(out))
 

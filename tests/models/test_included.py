@@ -75,7 +75,11 @@ def test_it_predicts_where_no_checkpoint_is_named(photos: Path, tmp_path: Path) 
 
 def test_a_copy_of_it_is_a_checkpoint_to_train_on_from(tmp_path: Path) -> None:
     out = tmp_path / "copy"
+    out.mkdir()
+    (out / included.NOTICE_NAME).write_text("cut")
+    (out / ".of-a-killed-process").write_text("")
     known = included.copy(str(out))
+    (out / ".of-a-killed-process").unlink()
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     assert included.copy(str(out)) == known
     assert before == {file.name: file.read_bytes() for file in out.iterdir()}
