@@ -13,7 +13,7 @@ from typing import Any
 from agescale.ages.few import ENOUGH_FACES
 from agescale.evaluation import plots
 from agescale.evaluation.gates import Gate, Policy, percent
-from agescale.reports.page import inline, interval, template
+from agescale.reports.page import inline, interval, is_about, template
 from agescale.store import objects, outputs, paths
 from agescale.store.outputs import Output
 
@@ -45,12 +45,7 @@ def claim(out: str, others: Mapping[str, str]) -> None:
 
 
 def _is_gate(out: str) -> bool:
-    uri = paths.join(out, NUMBERS_NAME)
-    try:
-        said = json.loads(objects.read_bytes(uri)) if objects.exists(uri) else None
-    except ValueError:
-        return False
-    return isinstance(said, dict) and set(MARKS) <= set(said.get("about") or ())
+    return is_about(paths.join(out, NUMBERS_NAME), MARKS)
 
 
 def answer(policy: Policy, gate: Gate) -> str:

@@ -25,7 +25,7 @@ from agescale.evaluation.intervals import LEAST
 from agescale.evaluation.records import Comparison, GroupScores, PartScores, Summary, WorstPart
 from agescale.evaluation.split_result import SplitResult
 from agescale.reports import formats
-from agescale.reports.page import UNKNOWN, inline, interval, number, percent, template, text
+from agescale.reports.page import UNKNOWN, inline, interval, is_about, number, percent, template, text
 from agescale.store import objects, outputs, paths
 from agescale.store.outputs import Output
 
@@ -96,12 +96,7 @@ def claim(out: str, others: Mapping[str, str]) -> None:
 
 def _is_report(out: str) -> bool:
     """Whether a report stands in ``out``, or the beginning of one: ``metrics.json`` is written first."""
-    uri = paths.join(out, METRICS_NAME)
-    try:
-        numbers = json.loads(objects.read_bytes(uri)) if objects.exists(uri) else None
-    except ValueError:
-        return False
-    return isinstance(numbers, dict) and set(MARKS) <= set(numbers.get("about") or ())
+    return is_about(paths.join(out, METRICS_NAME), MARKS)
 
 
 def write_report(out: str, judged: Judgement) -> str:

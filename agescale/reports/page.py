@@ -1,14 +1,16 @@
-"""What the pages of all reports share: templates, inlined figures, numbers and names as text."""
+"""What all reports share: templates, inlined figures, numbers and names as text, and by what each kind is known."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from agescale.reports.figures import Figure, to_svg
+from agescale.store import objects
 
 UNKNOWN: tuple[Any, ...] = (None, "", [], {})
 """Values of a card that say nothing and are not shown."""
@@ -67,3 +69,12 @@ def interval(bounds: Sequence[float | None] | None, style: str) -> str:
     if bounds is None or bounds[0] is None:
         return "–"
     return " to ".join(number(bound, style) for bound in bounds).replace("\N{NO-BREAK SPACE}% to", " to")
+
+
+def is_about(uri: str, marks: Collection[str]) -> bool:
+    """Whether the numbers beside a page stand there, and tell all of the ``marks``, by which its kind is known."""
+    try:
+        numbers = json.loads(objects.read_bytes(uri)) if objects.exists(uri) else None
+    except ValueError:
+        return False
+    return isinstance(numbers, dict) and set(marks) <= set(numbers.get("about") or ())

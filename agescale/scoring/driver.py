@@ -109,12 +109,7 @@ def score(config: ScoreConfig) -> ScoreResult:
         else:
             result = ScoreResult(predictions.by_status(work.standing), {}, 0.0)
         if work.todo or not predictions.has_summary(out):
-            summary = {
-                **run,
-                "checkpoint": named,
-                "num_rows": result.num_rows,
-                "by_status": result.by_status,
-            }
+            summary = {**run, "checkpoint": named, "num_rows": result.num_rows, "by_status": result.by_status}
             summary |= {
                 "num_units": len(work.units),
                 "catalog_parts": catalog.names,
