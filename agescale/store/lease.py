@@ -91,6 +91,13 @@ def look(out: str, folder: str = "") -> Holder | None:
     return Holder(str(said["host"]), int(said["pid"]), str(said["since"]), is_alive)
 
 
+def release(out: str) -> None:
+    """Gives a folder back for a holder that was killed by whoever started it, so that nobody waits for its lease to
+    expire. One that lives on proves in vain, and stops."""
+    if paths.is_remote(out):
+        objects.delete(paths.join(out, LEASE_NAME))
+
+
 def _is_renewed(uri: str) -> bool:
     age_s = objects.age_s(uri)
     return age_s is not None and age_s < EXPIRES_S

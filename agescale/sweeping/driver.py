@@ -8,6 +8,7 @@ and images are decoded once, as far as they fit in memory.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -26,6 +27,7 @@ from agescale.runtime import nodes
 from agescale.runtime.cluster import start_ray
 from agescale.runtime.resources import WORKER_BYTES, num_gpus, uses_gpu, wait_for_nodes
 from agescale.store import lease, objects, paths
+from agescale.store.errors import StoreError
 from agescale.sweeping import report as sweep_report
 from agescale.sweeping import spaces, trials
 from agescale.sweeping.plan import (
@@ -200,7 +202,19 @@ def _run(
                 stop=Breaker(proposals, held),
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        finally:
+            _give_back(config.out, held)
     ray.kill(faces)
     if proposals.error is not None:
         raise proposals.error
+
+
+def _give_back(out: str, held: lease.Lease) -> None:
+    """The folders of trials that are not over: their processes end with this one, and cannot do it themselves."""
+    with contextlib.suppress(lease.Held, StoreError):
+        held.prove()  # else they are another sweep's
+        for trial in trials.read_trials(out):
+            if trial.status == "running":
+                lease.release(trials.run_of(out, trial.number))

@@ -89,7 +89,7 @@ class Submission:
             assert self.process.poll() is None, f"it ended too early:\n{self.said}"
             return bool(happened())
 
-        self.hosts.wait(happened_meanwhile, f"{self.id}: {what}\n{self.said}", timeout_s)
+        self.hosts.wait(happened_meanwhile, lambda: f"{self.id}: {what}\n{self.said}", timeout_s)
 
     def stop(self) -> None:
         """As `ray job stop` does, which takes seconds to start."""
@@ -208,16 +208,17 @@ class Hosts:
     def logs(self) -> str:
         return "".join(f"{file.name}:\n{file.read_text()[-1500:]}\n" for file in self.folder.glob("*.log"))
 
-    def wait(self, until: Callable[[], object], what: str, timeout_s: float = 300) -> None:
+    def wait(self, until: Callable[[], object], what: Callable[[], str], timeout_s: float = 300) -> None:
+        """``what`` says, in the end, what has not come about."""
         deadline = time.monotonic() + timeout_s
         while not until():
-            assert time.monotonic() < deadline, f"{what}\n{self.logs()}"
+            assert time.monotonic() < deadline, f"{what()}\n{self.logs()}"
             time.sleep(0.5)
 
     def wait_for_hosts(self, *numbers: int) -> None:
         """Until exactly these are alive."""
         wanted = {f"10.88.0.{number}" for number in numbers}
-        self.wait(lambda: self.alive() == wanted, f"not the hosts that are alive: {numbers}")
+        self.wait(lambda: self.alive() == wanted, lambda: f"not the hosts that are alive: {numbers}")
 
     def alive(self) -> set[str]:
         """Addresses of the hosts that the head thinks alive."""
@@ -254,10 +255,10 @@ def started_hosts(folder: Path) -> Iterator[Hosts]:
         hosts = Hosts(psutil.Process(outer.pid).children()[0].pid, folder)
         hosts.start_store()
         hosts.start_host(HEAD)
-        hosts.wait(lambda: "success" in hosts.ask(f"{DASHBOARD}/api/gcs_healthz"), "the head does not start")
+        hosts.wait(lambda: "success" in hosts.ask(f"{DASHBOARD}/api/gcs_healthz"), lambda: "the head does not start")
         hosts.start_host(DRIVER)
         hosts.wait_for_hosts(HEAD, DRIVER)
-        hosts.wait(lambda: "<Error>" in hosts.ask(STORE_URL), "the store does not start")
+        hosts.wait(lambda: "<Error>" in hosts.ask(STORE_URL), lambda: "the store does not start")
         yield hosts
     finally:
         outer.kill()  # all that runs in its namespaces ends with it

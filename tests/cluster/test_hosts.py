@@ -84,7 +84,9 @@ def prometheus(hosts: Hosts) -> Callable[[str], list[Any]] | None:
         answer = hosts.run("curl", "-s", "-G", "http://127.0.0.1:9090/api/v1/query_range", *encoded).stdout
         return list(json.loads(answer)["data"]["result"])
 
-    hosts.wait(lambda: "Ready" in hosts.run("curl", "-s", "http://127.0.0.1:9090/-/ready").stdout, "no Prometheus")
+    hosts.wait(
+        lambda: "Ready" in hosts.run("curl", "-s", "http://127.0.0.1:9090/-/ready").stdout, lambda: "no Prometheus"
+    )
     return ask
 
 

@@ -102,6 +102,14 @@ def test_what_a_killed_job_held_is_free_again(out: str, capsys: pytest.CaptureFi
         assert said == ""
 
 
+def test_who_has_killed_a_holder_gives_its_folder_back(out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    kill_a_holder_of(out)
+    lease.release(out)
+    with lease.hold(out) as held:
+        held.prove()
+        assert capsys.readouterr().err == "", "waits for a dead one"
+
+
 def test_a_folder_without_locks_is_used_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
