@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from agescale.ages.groups import AgeGroups
 from agescale.ages.labels import has_exact_age, is_exact
+from agescale.tables import catalogs
 from agescale.tables.schema import FINDINGS
 
 FACTS = [
@@ -45,6 +46,15 @@ def find(rows: pa.Table, age_groups: AgeGroups | None, is_labelled_layout: bool)
     findings += _about_subjects(_sharing(rows, "subject"))
     findings.sort(key=lambda finding: (finding["uri"], finding["kind"]))
     return pa.Table.from_pylist(findings, schema=FINDINGS)
+
+
+def without_face(rows: pa.Table, searched: pa.Table) -> pa.Table:
+    """Findings about labelled rows among those ``searched`` (uri, version) in vain: a label speaks of a face."""
+    is_labelled = pc.or_(pc.is_valid(rows["age_low"]), pc.is_valid(rows["group"]))
+    is_faceless = pc.is_in(catalogs.keys_of(rows), value_set=catalogs.keys_of(searched))
+    faceless = rows.filter(pc.and_(is_labelled, is_faceless)).select(["uri", "version"])
+    found = [finding(row, "no_face", "no face was found in it") for row in faceless.to_pylist()]
+    return pa.Table.from_pylist(found, schema=FINDINGS)
 
 
 def finding(row: Row, kind: str, detail: str, related_uri: str | None = None) -> Row:

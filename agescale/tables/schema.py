@@ -118,6 +118,7 @@ FINDING_KINDS = (
     "malformed",  # a part of the label could not be read; the rest is used
     "unusual",  # a gender or ethnicity in a CSV that nearly no other image has, perhaps mistyped
     "empty_class",  # a class folder without an image
+    "no_face",  # labelled, and faces were looked for in vain
     "outside_groups",  # the label falls into none of the age groups
     "missing_file",  # the CSV names an image that is not there
 )
