@@ -52,6 +52,7 @@ from agescale.store.listing import Listed
 from agescale.store.outputs import check_unchanged
 from agescale.tables import catalogs, faces, folders, schema
 from agescale.tables.catalogs import Catalog
+from agescale.tables.labels import per_label
 
 SMALL_SOURCE_FILES = 10_000
 """So few are listed, or sorted, without Ray, which would take longer to start."""
@@ -141,13 +142,15 @@ def _add_images(
     changes.end_listing(out, listing_number)
     if geometry := faces.geometry_of(grown):
         _find_faces(Catalog.open(out), geometry, config.repair, held)
-        faceless = quality.without_face(rows, faces.faceless(grown, geometry))
-        if len(faceless):
-            findings = pa.concat_tables([findings, _with_lines(faceless, source, labels)])
+        of_faces = [quality.without_face(rows, faces.faceless(grown, geometry))]
+        if grown.has_boxes:
+            of_faces.append(quality.without_match(rows, faces.known_faces(out, rows, geometry)))
+        if any(map(len, of_faces)):
+            findings = pa.concat_tables([findings, _with_lines(pa.concat_tables(of_faces), source, labels)])
             _write_findings(grown, metadata, findings, held)
-    rows = with_group_names(rows, labels.age_groups)
     group_names = labels.age_groups.names if labels.age_groups else ()
     counts = (len(new), len(changed), len(found.gone), len(rows), len(others))
+    rows = with_group_names(per_label(rows), labels.age_groups)
     ignored = Counter(PurePosixPath(name).suffix.lower() or "no ending" for name in others)
     return CatalogResult(
         *counts,
@@ -261,7 +264,8 @@ def _findings(rows: pa.Table, config: CatalogConfig, pictures: list[Listed], lab
     """What is wrong with the current ``rows`` of a catalog, faces aside, and with what is no row."""
     found = [quality.find(rows, labels.age_groups, config.layout != "unlabelled")]
     if config.layout == "csv":
-        odd = [each for column in ("gender", "ethnicity") for each in quality.unusual_values(rows, column)]
+        told = per_label(rows)
+        odd = [each for column in ("gender", "ethnicity") for each in quality.unusual_values(told, column)]
         found.append(pa.Table.from_pylist(odd, schema=schema.FINDINGS))
     found.append(_source_findings(config.source, config, pictures, labels))
     return _with_lines(pa.concat_tables(found), config.source, labels)

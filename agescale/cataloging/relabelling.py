@@ -53,6 +53,8 @@ class Relabelled:
         for name in IN_WORDS:
             if self.before[name] != self.now[name]:
                 found.append(f"{name} {self.before[name] or 'nothing'} -> {self.now[name] or 'nothing'}")
+        if not found and _rounded(self.before["boxes"]) != _rounded(self.now["boxes"]):
+            found.append("boxes, or what is told of a face in them")
         return ", ".join(found)
 
 
@@ -64,6 +66,8 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Relabelled | N
 
 def _rounded(value: Any) -> Any:
     """``value`` as it is compared: the catalog keeps ages in 32 bits."""
+    if isinstance(value, list):
+        return [{name: _rounded(said) for name, said in box.items()} for box in value]
     return round(value, 3) if isinstance(value, float) and math.isfinite(value) else value
 
 
@@ -108,7 +112,8 @@ def _tables(out: str, relabelled: Sequence[Relabelled], listing_number: int) -> 
     order in which they come."""
     held = [schema.CATALOG.empty_table()]
     for part, group in groupby(relabelled, key=lambda each: each.before["part"]):
-        held.append(_copied(parquet.read_table(paths.join(out, part)), list(group), listing_number))
+        known = parquet.read_table(paths.join(out, part), schema=schema.CATALOG)
+        held.append(_copied(known, list(group), listing_number))
         rows = pa.concat_tables(held)
         while len(rows) >= PART_ROWS:
             yield rows.slice(0, PART_ROWS)
@@ -119,7 +124,7 @@ def _tables(out: str, relabelled: Sequence[Relabelled], listing_number: int) -> 
 
 
 def _copied(rows: pa.Table, relabelled: Sequence[Relabelled], listing_number: int) -> pa.Table:
-    rows = rows.replace_schema_metadata(None).take(np.array([each.before["row"] for each in relabelled]))
+    rows = rows.take(np.array([each.before["row"] for each in relabelled]))
     columns = {name: [each.now[name] for each in relabelled] for name in TOLD}
     columns["listed_at"] = [dt.datetime.now(dt.UTC)] * len(relabelled)
     columns["version"] = [_version(each, listing_number) for each in relabelled]

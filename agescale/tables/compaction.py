@@ -136,7 +136,7 @@ def _groups(parts: Sequence[Part], least_rows: int) -> Iterator[list[Part]]:
 
 
 def _current_rows(part: str, superseded: catalogs.Superseded) -> pa.Table:
-    rows = parquet.read_table(part).replace_schema_metadata(None)
+    rows = parquet.read_table(part, schema=schema.CATALOG)
     rows = rows.filter(pc.invert(rows["deleted"]))
     return superseded.current(rows, catalogs.listing_of(paths.name_of(part)))
 

@@ -15,7 +15,7 @@ from agescale.config import CompactConfig, TableConfig, TrainConfig, VerifyConfi
 from agescale.faces.geometry import FaceGeometry
 from agescale.scoring.verification import verify
 from agescale.store import objects, parquet, paths
-from agescale.tables import catalogs, compaction, datasets, exports, faces, folders, schema, units
+from agescale.tables import catalogs, compaction, datasets, exports, faces, folders, labels, schema, units
 from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions, summary_uri
 from agescale.training import plan
@@ -200,6 +200,25 @@ def test_what_was_found_of_its_faces_moves_with_an_image(catalog: str, monkeypat
     assert wall.faces == ()
     assert face is not None
     assert face.faces[0].box == tuple(box)
+
+
+def test_a_catalog_of_before_there_were_boxes_goes_on(catalog: str, tmp_path: Path) -> None:
+    for name in Catalog.open(catalog).names:
+        rows = parquet.read_table(paths.join(catalog, name))
+        said = {**rows.schema.metadata, b"agescale.schema_version": b"3"}
+        Path(catalog, name).write_bytes(parquet.as_parquet(rows.drop_columns(["boxes"]).replace_schema_metadata(said)))
+    rows = Catalog.open(catalog).read(["uri", "boxes"])
+    assert rows["boxes"].null_count == len(rows) == 5
+    box = {"x": 1.0, "y": 2.0, "width": 3.0, "height": 4.0, **dict.fromkeys(schema.BOX_LABEL), "age_low": 7.0}
+    relabel(catalog, 3, {"/in/b": label(72), "/in/e": label(None, boxes=[box | {"age_high": 8.0}, box])})
+    assert ages(catalog) == listed_ages(catalog) == {"a": 10.0, "b": 72.0, "c": 30.0, "d": 40.0, "e": None}
+    complete(catalog)
+    compaction.compact(CompactConfig(catalog, f"{catalog}-new"))
+    for each in (catalog, f"{catalog}-new"):
+        told = labels.per_label(Catalog.open(each).read(["uri", "age_low", "boxes", "width", "height"])).to_pylist()
+        assert [(row["uri"], row["age_low"]) for row in told][-2:] == [("/in/e", 7.0)] * 2
+        assert told[-1]["box"] == [1 / 64, 2 / 48, 4 / 64, 6 / 48]
+        assert [row["box"] for row in told[:-2]] == [None] * 4
 
 
 def test_settings_are_those_of_the_newest_part_even_if_no_label_is_new(catalog: str) -> None:

@@ -227,7 +227,7 @@ def decoded(catalog: str, framing: Framing, use_packed: bool) -> dict[str, np.nd
     rows = Catalog.open(catalog).read(["uri"])
     for name, numbers in (("catalog", [0] * len(rows)), ("index", range(len(rows)))):
         rows = rows.append_column(name, pa.array(numbers))
-    return FaceDecoder((catalog,), framing, (use_packed,))(rows)
+    return FaceDecoder((catalog,), (framing,), (use_packed,))(rows)
 
 
 def test_training_decodes_what_was_found(found: str, no_detector: None) -> None:
