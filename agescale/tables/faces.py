@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, Literal
 
@@ -27,6 +28,8 @@ from agescale.tables import catalogs, folders, schema
 from agescale.tables.catalogs import Catalog
 
 DIGEST_CHARACTERS = 12
+HELD_PARTS = 4
+"""Files that a process keeps what it has read of, some MB each."""
 
 
 def folder(catalog: str, geometry: FaceGeometry) -> str:
@@ -121,8 +124,20 @@ def known_faces(catalog: str, rows: pa.Table, geometry: FaceGeometry) -> Iterato
         yield files[part].get(uri)
 
 
-def _read(file: str) -> dict[str, KnownFaces]:
-    """By URI; an image stands once in a part."""
+def _read(file: str) -> Mapping[str, KnownFaces]:
+    """What is known of one part, by URI; nothing where nobody has looked, or this user may not read it."""
+    try:
+        version = objects.version(file)
+    except StoreError as error:
+        if error.status != "forbidden":
+            raise
+        return {}
+    return _read_version(file, version) if version else {}
+
+
+@lru_cache(maxsize=HELD_PARTS)
+def _read_version(file: str, _: str) -> Mapping[str, KnownFaces]:
+    """By URI; an image stands once in a part. Kept, as training asks for some rows of a part, and then for others."""
     columns = ["uri", "num_faces", "face_box", "face_landmarks", "face_score", "photo_width", "photo_height"]
     table = _read_or_none(file, [*columns, "content_hash"])
     rows = table.to_pylist() if table else []

@@ -124,7 +124,7 @@ def test_decoded_faces_stand_in_the_order_of_their_rows_whichever_come_first(
     monkeypatch.setattr(ingest, "CHUNK_ROWS", 20)
     rows = Catalog.open(catalog).read(["uri"])
     rows = rows.append_column("catalog", pa.array([0] * len(rows)))
-    held = ingest.held_faces(rows, SlowFirst((catalog,), Framing(32), use_packed=(True,)))
+    held = ingest.held_faces(rows, SlowFirst((catalog,), (Framing(32),), use_packed=(True,)))
     indices = [row["index"] for row in held.select_columns("index").take_all()]
     assert len(indices) > 60
     assert indices == sorted(indices)
