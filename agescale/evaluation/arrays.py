@@ -313,8 +313,11 @@ def _by_box(rows: pa.Table, listed: CatalogArrays, finds_all: bool) -> tuple[pa.
                 place.append(label)
                 is_missed.append(number is None)
     rows = rows.take(pa.array(said, pa.int64()))
-    status = pc.if_else(pa.array(is_missed, pa.bool_()), "no_face", rows["status"])
-    return rows.set_column(rows.schema.get_field_index("status"), "status", status), np.array(place, np.int64)
+    of_missed = {"status": "no_face", "group": None, "gender": None, "ethnicity": None}
+    for name, value in of_missed.items():
+        column = pc.if_else(pa.array(is_missed, pa.bool_()), pa.scalar(value, pa.string()), rows[name])
+        rows = rows.set_column(rows.schema.get_field_index(name), name, column)
+    return rows, np.array(place, np.int64)
 
 
 def _with_central(rows: pa.Table, share: float) -> pa.Table:

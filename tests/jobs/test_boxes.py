@@ -16,6 +16,7 @@ import pytest
 from conftest import make_checkpoint
 from PIL import Image
 
+from agescale.ages.groups import AgeGroups
 from agescale.cataloging import driver
 from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig, CompactConfig, EvaluateConfig, ScoreConfig, TrainConfig, VerifyConfig
@@ -40,6 +41,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 FACES = {"party.png": [(520, 60, 340), (40, 180, 220), (290, 300, 170)], "pair.png": [(60, 60, 300), (500, 90, 280)]}
 """Left, top and side of what is drawn into each photo."""
+GROUPS = AgeGroups.parse("25-years")
 LABELS = [
     ("party.png", 31, "male", (310, 310, 130, 150)),  # the smallest first
     ("party.png", 62, "female", (560, 80, 260, 300)),
@@ -148,7 +150,7 @@ def test_each_label_is_judged_by_the_face_in_its_box(source: Path, catalog: Cata
     listed = arrays.read_catalog(catalog, None, catalog.excluded())
     predictions = Predictions.open(scored("all"))
     assert verify(VerifyConfig(catalog.uri, predictions.uri)).problems == ()
-    said = arrays.read_predictions(predictions, listed, [])
+    said = arrays.read_predictions(predictions, listed, list(GROUPS.names))
     rows = {(row["uri"], row["face"]): row for row in pa.concat_tables(map(read, predictions.files)).to_pylist()}
     statuses = [said.statuses[code] for code in said.status_N]
     places, ages = listed.places(np.arange(len(listed)))["uri"].to_pylist(), listed.true_age_N.tolist()
@@ -156,6 +158,7 @@ def test_each_label_is_judged_by_the_face_in_its_box(source: Path, catalog: Cata
         7: "ok", 31: "ok", 62: "ok", 45: "ok", 46: "no_face", 50: "no_face",
     }  # fmt: skip
     assert said.face_N is not None
+    assert {said.group_N[index] for index, status in enumerate(statuses) if status != "ok"} == {-1}
     for uri, age, face, status, predicted in zip(places, ages, said.face_N, statuses, said.age_N, strict=True):
         if status == "ok":
             (x, y, width, height) = next(box for _, label, _, box in LABELS if label == age)
