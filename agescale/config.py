@@ -56,6 +56,10 @@ FailedStatus = Literal[
 """Why an image has no prediction."""
 
 
+BoxFormat = Literal["xywh", "xyxy"]
+"""How a box is written, in torchvision's words: left, top, width, height (COCO), or two corners (Pascal VOC)."""
+
+
 def option_of(name: str) -> str:
     """The option of a setting.
 
@@ -188,6 +192,12 @@ class CatalogConfig(Recorded):
     """Column of ethnicities, for the breakdowns of the report."""
     subject_column: str | None = None
     """Column of person identities; all images of a person stand in one split."""
+    box_columns: str | None = None
+    """Four columns that say whose label a row of the CSV is, where photos have several faces: the face's box in pixels
+    of the upright photo, such as x,y,width,height. A photo may have several rows then."""
+    box_format: BoxFormat = "xywh"
+    """What the four columns hold: left, top, width and height (xywh, as in COCO), or left, top, right and bottom
+    (xyxy, as in Pascal VOC)."""
     age_groups: str | None = None
     """Groups such as "child=0-12,teenager=13-19,adult=20-59,senior=60-", or a preset: life-stages, 25-years, decades,
     adulthood. Default: the class folders or class names, else 25-years."""

@@ -21,7 +21,7 @@ import torchvision
 import tyro
 
 from agescale.cataloging.driver import build_catalog
-from agescale.config import CatalogConfig
+from agescale.config import CatalogConfig, CompactConfig
 from agescale.faces import images
 from agescale.faces.finding import FaceFinder, Found
 from agescale.faces.geometry import FaceGeometry
@@ -29,7 +29,9 @@ from agescale.faces.images import Face, Photo
 from agescale.faces.loading import Framing
 from agescale.store.objects import read_pool
 from agescale.tables import packed
-from agescale.tables.catalogs import Catalog
+from agescale.tables.catalogs import ROW_GROUP_ROWS, Catalog
+from agescale.tables.compaction import compact
+from agescale.tables.faces import known_faces
 
 BATCH = 32
 Shown = images.Pixels | None
@@ -52,7 +54,8 @@ def main(settings: Settings) -> None:
         for index, path in enumerate(files[:: max(1, len(files) // settings.num_photos)][: settings.num_photos]):
             os.symlink(path.resolve(), source / f"{index:06d}{path.suffix}")
         build_catalog(CatalogConfig(str(source), out, inspect=True, faces="largest"))
-        compare(Catalog.open(out), settings.repetitions)
+        compact(CompactConfig(out, f"{out}-whole"))  # into parts of full size, as those of many photos are
+        compare(Catalog.open(f"{out}-whole"), settings.repetitions)
 
 
 def compare(catalog: Catalog, repetitions: int) -> None:
@@ -66,12 +69,19 @@ def compare(catalog: Catalog, repetitions: int) -> None:
             for index, each in enumerate(packed.load_faces(catalog.uri, rows, finder.framing, False, pool)):
                 yield index, each if knows or not isinstance(each, Photo) else replace(each, faces=None)
 
+    def look_up() -> None:
+        """As training does, a block of rows after the other."""
+        for start in range(0, len(rows), ROW_GROUP_ROWS):
+            for _ in known_faces(catalog.uri, rows.slice(start, ROW_GROUP_ROWS), FaceGeometry()):
+                pass
+
     def forward() -> None:
         with torch.inference_mode():
             for _ in range(len(rows) // BATCH):
                 model(inputs_NCHW)
 
     works: dict[str, Callable[[], object]] = {
+        "looking up what is known of its faces": look_up,
         "decoding alone": lambda: [type(each) for _, each in load(knows=False)],
         "faces known": lambda: [found for _, found in finder.find(load(knows=True))],
         "faces found on the fly": lambda: [found for _, found in finder.find(load(knows=False))],

@@ -39,6 +39,7 @@ from agescale.cataloging.summary import CatalogResult, with_group_names
 from agescale.cataloging.worker import FaceWriter, PartWriter, run_lister, sorted_rows
 from agescale.config import CatalogConfig
 from agescale.faces import images
+from agescale.faces.geometry import FaceGeometry
 from agescale.reports import formats
 from agescale.runtime import nodes
 from agescale.runtime.cluster import is_cluster_at_hand, start_ray
@@ -51,6 +52,7 @@ from agescale.store.listing import Listed
 from agescale.store.outputs import check_unchanged
 from agescale.tables import catalogs, faces, folders, schema
 from agescale.tables.catalogs import Catalog
+from agescale.tables.labels import per_label
 
 SMALL_SOURCE_FILES = 10_000
 """So few are listed, or sorted, without Ray, which would take longer to start."""
@@ -135,19 +137,20 @@ def _add_images(
 
     grown = Catalog.open(out).only(parts)
     rows = grown.read([*quality.FACTS, "gender", "ethnicity"])
-    findings = quality.find(rows, labels.age_groups, config.layout != "unlabelled")
-    if config.layout == "csv":
-        odd = [each for column in ("gender", "ethnicity") for each in quality.unusual_values(rows, column)]
-        findings = pa.concat_tables([findings, pa.Table.from_pylist(odd, schema=schema.FINDINGS)])
-    findings = pa.concat_tables([findings, _source_findings(source, config, pictures, labels)])
-    findings = _with_lines(findings, source, labels)
-    objects.write_bytes(catalogs.findings_uri(out, "csv"), formats.to_bytes(findings, "csv"))
+    findings = _findings(rows, config, pictures, labels)
     _write_findings(grown, metadata, findings, held)
     changes.end_listing(out, listing_number)
-    _find_faces(Catalog.open(out), config.repair, held)
-    rows = with_group_names(rows, labels.age_groups)
+    if geometry := faces.geometry_of(grown):
+        _find_faces(Catalog.open(out), geometry, config.repair, held)
+        of_faces = [quality.without_face(rows, faces.faceless(grown, geometry))]
+        if grown.has_boxes:
+            of_faces.append(quality.without_match(rows, faces.known_faces(out, rows, geometry)))
+        if any(map(len, of_faces)):
+            findings = pa.concat_tables([findings, _with_lines(pa.concat_tables(of_faces), source, labels)])
+            _write_findings(grown, metadata, findings, held)
     group_names = labels.age_groups.names if labels.age_groups else ()
     counts = (len(new), len(changed), len(found.gone), len(rows), len(others))
+    rows = with_group_names(per_label(rows), labels.age_groups)
     ignored = Counter(PurePosixPath(name).suffix.lower() or "no ending" for name in others)
     return CatalogResult(
         *counts,
@@ -161,12 +164,8 @@ def _add_images(
     )
 
 
-def _find_faces(catalog: Catalog, repair: bool, held: lease.Lease) -> None:
-    """Finds the faces of all parts where they are wanted and nobody has found them yet. The catalog is complete without
-    them."""
-    geometry = faces.geometry_of(catalog)
-    if geometry is None:
-        return
+def _find_faces(catalog: Catalog, geometry: FaceGeometry, repair: bool, held: lease.Lease) -> None:
+    """Finds the faces of all parts where nobody has found them yet. The catalog is complete without them."""
     if repair:
         _delete_damaged(faces.folder(catalog.uri, geometry), held)
     num_rows = {part.name: part.num_rows for part in catalog.parts}
@@ -255,9 +254,21 @@ def _write_findings(catalog: Catalog, metadata: dict[str, Any], findings: pa.Tab
     covered = {"id": metadata["id"], "parts": catalog.names}
     held.prove()
     catalog.keep_footers()
+    objects.write_bytes(catalogs.findings_uri(catalog.uri, "csv"), formats.to_bytes(findings, "csv"))
     findings = findings.cast(schema.with_metadata("findings", covered))
     held.prove()
     parquet.write_table(catalogs.findings_uri(catalog.uri), findings)
+
+
+def _findings(rows: pa.Table, config: CatalogConfig, pictures: list[Listed], labels: Labels) -> pa.Table:
+    """What is wrong with the current ``rows`` of a catalog, faces aside, and with what is no row."""
+    found = [quality.find(rows, labels.age_groups, config.layout != "unlabelled")]
+    if config.layout == "csv":
+        told = per_label(rows)
+        odd = [each for column in ("gender", "ethnicity") for each in quality.unusual_values(told, column)]
+        found.append(pa.Table.from_pylist(odd, schema=schema.FINDINGS))
+    found.append(_source_findings(config.source, config, pictures, labels))
+    return _with_lines(pa.concat_tables(found), config.source, labels)
 
 
 def _with_lines(findings: pa.Table, source: str, labels: Labels) -> pa.Table:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +15,9 @@ import pyarrow.compute as pc
 
 from agescale.ages.groups import AgeGroups
 from agescale.ages.labels import has_exact_age, is_exact
+from agescale.faces.geometry import matched, scaled_box
+from agescale.faces.loading import KnownFaces
+from agescale.tables import catalogs, labels
 from agescale.tables.schema import FINDINGS
 
 FACTS = [
@@ -28,6 +31,9 @@ FACTS = [
     "group",
     "subject",
     "split",
+    "boxes",
+    "width",
+    "height",
 ]
 """The catalog's columns that findings are made of."""
 
@@ -42,8 +48,32 @@ def find(rows: pa.Table, age_groups: AgeGroups | None, is_labelled_layout: bool)
         findings += _about_one(row, age_groups, is_labelled_layout)
     readable = rows.filter(pc.is_null(rows["read_error"]))  # empty files are no copies of one photo
     findings += _about_copies(_sharing(readable, "content_hash"))
-    findings += _about_subjects(_sharing(rows, "subject"))
+    findings += _about_subjects(_sharing(labels.per_label(rows), "subject"))
     findings.sort(key=lambda finding: (finding["uri"], finding["kind"]))
+    return pa.Table.from_pylist(findings, schema=FINDINGS)
+
+
+def without_face(rows: pa.Table, searched: pa.Table) -> pa.Table:
+    """Findings about labelled rows among those ``searched`` (uri, version) in vain: a label speaks of a face."""
+    is_faceless = pc.is_in(catalogs.keys_of(rows), value_set=catalogs.keys_of(searched))
+    faceless = rows.filter(pc.and_(_is_labelled(rows), is_faceless)).select(["uri", "version"])
+    found = [finding(row, "no_face", "no face was found in it") for row in faceless.to_pylist()]
+    return pa.Table.from_pylist(found, schema=FINDINGS)
+
+
+def without_match(rows: pa.Table, found: Iterable[KnownFaces | None]) -> pa.Table:
+    """Findings about boxes of ``rows`` that are those of none of the faces ``found`` in each, where there are any."""
+    findings: list[Row] = []
+    for row, known in zip(rows.to_pylist(), found, strict=True):
+        boxes = labels.boxes_of(row)
+        if boxes and known and known.faces:
+            across, down = row["width"] / known.width, row["height"] / known.height
+            places = [scaled_box(face.box, across, down) for face in known.faces]
+            for box, match in zip(boxes, matched([*map(labels.corners, boxes)], places), strict=True):
+                if match is None:
+                    detail = f"labelled {say({**box})}, and no face was found there"
+                    where = ", ".join(f"{name} {box[name]:g}" for name in ("x", "y", "width", "height"))
+                    findings.append(finding(row, "unmatched_box", f"{where}: {detail}"))
     return pa.Table.from_pylist(findings, schema=FINDINGS)
 
 
@@ -54,8 +84,9 @@ def finding(row: Row, kind: str, detail: str, related_uri: str | None = None) ->
 def _is_suspicious(rows: pa.Table, age_groups: AgeGroups | None, is_labelled_layout: bool) -> pa.Array:
     """Rows worth a look one by one; the common case, a sound labelled image, is passed over at Arrow's speed."""
     suspicious = pc.or_(pc.is_valid(rows["read_error"]), pc.is_valid(rows["label_error"]))
+    suspicious = pc.or_(suspicious, _has_boxes(rows))
     if is_labelled_layout:
-        suspicious = pc.or_(suspicious, pc.and_(pc.is_null(rows["age_low"]), pc.is_null(rows["group"])))
+        suspicious = pc.or_(suspicious, pc.invert(_is_labelled(rows)))
     if age_groups is not None and age_groups.is_bounded:
         inside = pa.scalar(False)
         for low, high in age_groups.bounds():
@@ -64,20 +95,29 @@ def _is_suspicious(rows: pa.Table, age_groups: AgeGroups | None, is_labelled_lay
     return suspicious
 
 
+def _has_boxes(rows: pa.Table) -> pa.ChunkedArray:
+    return pc.fill_null(pc.greater(pc.list_value_length(rows["boxes"]), 0), False)
+
+
+def _is_labelled(rows: pa.Table) -> pa.ChunkedArray:
+    return pc.or_(pc.or_(pc.is_valid(rows["age_low"]), pc.is_valid(rows["group"])), _has_boxes(rows))
+
+
 def _about_one(row: Row, age_groups: AgeGroups | None, is_labelled_layout: bool) -> list[Row]:
     found = []
     if row["read_error"] is not None:
         status, _, reason = row["read_error"].partition(": ")
         found.append(finding(row, "tiny" if status == "too_small" else "broken", reason or status))
-    is_labelled = row["age_low"] is not None or row["group"] is not None
+    is_labelled = row["age_low"] is not None or row["group"] is not None or bool(labels.boxes_of(row))
     if is_labelled_layout and not is_labelled:
         found.append(finding(row, "unlabelled", row["label_error"] or "no label"))
     elif row["label_error"] is not None:
         found.append(finding(row, "malformed", row["label_error"]))
-    if row["age_low"] is not None and age_groups is not None and age_groups.is_bounded:
-        index = age_groups.index_of_label(row["age_low"], row["age_high"], None)
-        if index is None:
-            found.append(finding(row, "outside_groups", f"{say(row)} years: in none of the age groups"))
+    for label in labels.boxes_of(row) or [row]:
+        if label["age_low"] is not None and age_groups is not None and age_groups.is_bounded:
+            index = age_groups.index_of_label(label["age_low"], label["age_high"], None)
+            if index is None:
+                found.append(finding(row, "outside_groups", f"{say({**label})} years: in none of the age groups"))
     return found
 
 
@@ -86,7 +126,7 @@ def _sharing(rows: pa.Table, column: str) -> Iterable[list[Row]]:
     counts = pc.value_counts(rows[column].combine_chunks())
     shared = counts.field("values").filter(pc.greater(counts.field("counts"), 1)).drop_null()
     groups: dict[str, list[Row]] = defaultdict(list)
-    for row in rows.filter(pc.is_in(rows[column], shared)).select(FACTS).to_pylist():
+    for row in rows.filter(pc.is_in(rows[column], shared)).to_pylist():
         groups[row[column]].append(row)
     return [sorted(group, key=lambda row: row["uri"]) for group in groups.values()]
 
@@ -95,14 +135,14 @@ def _about_copies(groups: Iterable[list[Row]]) -> list[Row]:
     """Byte-identical images. Where labels agree one copy stays without a finding, in a judged split if there is one."""
     found = []
     for copies in groups:
-        labels = {_label(row) for row in copies if _label(row) != (None, None, None)}
-        if len(labels) > 1:
+        told = {_label(row) for row in copies if _label(row) != NO_LABEL}
+        if len(told) > 1:
             for row in copies:
                 other = next((r for r in copies if _label(r) != _label(row)), copies[0])
                 detail = f"same bytes, labelled {say(row)} here and {say(other)} there"
                 found.append(finding(row, "conflicting", detail, other["uri"]))
             continue
-        kept = min(copies, key=lambda r: (_label(r) == (None, None, None), _judged_first(r["split"]), r["uri"]))
+        kept = min(copies, key=lambda r: (_label(r) == NO_LABEL, _judged_first(r["split"]), r["uri"]))
         for row in copies:
             if row is kept:
                 continue
@@ -159,12 +199,25 @@ def _judged_first(split: str | None) -> int:
     return order.index(split)
 
 
-def _label(row: Row) -> tuple[float | None, float | None, str | None]:
+NO_LABEL = ((None, None, None),)
+
+
+def _label(row: Row) -> tuple[tuple[Any, ...], ...]:
+    """All that is told of an image's age, or of the faces in its boxes."""
+    boxes = sorted(labels.boxes_of(row), key=labels.corners)
+    if not boxes:
+        return (_age(row),)
+    return tuple((*_age(box), *labels.corners(box)) for box in boxes)
+
+
+def _age(row: Mapping[str, Any]) -> tuple[float | None, float | None, str | None]:
     return row["age_low"], row["age_high"], row["group"]
 
 
 def say(row: Row) -> str:
-    """The label of a row in words."""
+    """The label of a row, or the labels of its boxes, in words."""
+    if boxes := labels.boxes_of(row):
+        return " and ".join(say({**box}) for box in boxes)
     low, high = row["age_low"], row["age_high"]
     if low is None:
         return row["group"] or "nothing"

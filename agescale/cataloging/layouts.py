@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import posixpath
 import re
 import unicodedata
@@ -20,6 +21,7 @@ from pathlib import PurePosixPath
 
 from agescale.ages.groups import MAX_AGE, AgeGroups
 from agescale.ages.labels import OLDEST_YEARS, class_name, is_missing, odd_one, parse_age, parse_interval, parse_range
+from agescale.config import BoxFormat
 from agescale.tables.schema import SPLITS
 
 SPLIT_NAMES = {**{split: split for split in SPLITS}, "valid": "val", "validation": "val"}
@@ -27,8 +29,19 @@ SPLIT_NAMES |= {"training": "train", "testing": "test"}
 
 
 @dataclass(frozen=True)
+class LabelBox:
+    """Where the face of a label lies, in pixels of the upright photo."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
 class Label:
-    """What is known of one image. Ages: the interval ``[age_low, age_high)`` in years; None is unknown."""
+    """What is known of one image, or of a face in it. Ages: the interval ``[age_low, age_high)`` in years; None is
+    unknown."""
 
     age_low: float | None = None
     age_high: float | None = None
@@ -38,11 +51,12 @@ class Label:
     ethnicity: str | None = None
     split: str | None = None
     error: str | None = None  # what could not be read, in words
+    boxes: tuple[tuple[LabelBox, Label], ...] = ()  # labels of single faces, which tell all but the split
     line: int | None = field(default=None, compare=False)  # of the CSV
 
     @property
     def is_labelled(self) -> bool:
-        return self.age_low is not None or self.group is not None
+        return self.age_low is not None or self.group is not None or bool(self.boxes)
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,8 @@ class LabelSource:
     gender_column: str | None = None
     ethnicity_column: str | None = None
     subject_column: str | None = None
+    box_columns: str | None = None
+    box_format: BoxFormat = "xywh"
     root: str = ""  # what the paths are relative to, for names in a CSV that are not
     other_files: frozenset[str] = frozenset()  # what else is there, in a format that is not taken
 
@@ -185,6 +201,7 @@ def csv_file(paths: Sequence[str], source: LabelSource) -> Labels:
     missing: list[str] = []
     why_missing: dict[str, str] = {}
     missing_lines: dict[str, int] = {}
+    of_faces: dict[str, list[tuple[LabelBox | str, Label]]] = {}
     for row in rows:
         path = files.find(row[image_column])
         if path is None:
@@ -196,10 +213,14 @@ def csv_file(paths: Sequence[str], source: LabelSource) -> Labels:
             missing_lines.setdefault(name, row.line)
             continue
         label = _csv_label(row, source, groups)
+        if source.box_columns:
+            of_faces.setdefault(path, []).append((_csv_box(row, source), label))
+            continue
         before = by_path.get(path)
         if before is not None and before != label:
             label = Label(error="the CSV names it twice, with different labels", line=row.line)
         by_path[path] = label
+    by_path |= {path: _of_photo(told) for path, told in of_faces.items()}
     if not by_path:
         first = f"{next(iter(why_missing.values()))} ({missing[0]!r})" if missing else "it has no row"
         raise ValueError(
@@ -397,7 +418,50 @@ def _column_flags(source: LabelSource, image_column: str) -> list[tuple[str, str
         column = getattr(source, f"{name}_column")
         if column:
             flags.append((f"--{name}-column", column))
+    flags += [("--box-columns", column) for column in box_columns_of(source.box_columns)] if source.box_columns else []
     return flags
+
+
+def box_columns_of(text: str) -> list[str]:
+    """The four columns of ``--box-columns``. Raises ValueError where they are not four."""
+    columns = [name.strip() for name in text.split(",")]
+    if len(columns) != 4 or not all(columns) or len(set(columns)) < 4:
+        raise ValueError(f"--box-columns {text}: four columns, separated by commas, such as x,y,width,height")
+    return columns
+
+
+def _csv_box(row: _Row, source: LabelSource) -> LabelBox | str:
+    """The box of a row, or why it is none, in words."""
+    cells = [row[column].strip() for column in box_columns_of(source.box_columns or "")]
+    try:
+        x, y, third, fourth = map(float, cells)
+    except ValueError:
+        return f"box {','.join(cells)!r} is not four numbers"
+    width, height = (third, fourth) if source.box_format == "xywh" else (third - x, fourth - y)
+    if not all(map(math.isfinite, (x, y, width, height))) or min(width, height) <= 0:
+        return f"box {','.join(cells)!r} has no width and height; is it {source.box_format}?"
+    return LabelBox(x, y, width, height)
+
+
+def _of_photo(told: Sequence[tuple[LabelBox | str, Label]]) -> Label:
+    """The label of a photo that some rows of a CSV tell of its faces: what can be read, and the first mistake."""
+    boxes: dict[LabelBox, Label] = {}
+    mistakes: list[tuple[str, int | None]] = []
+    splits = {label.split for _, label in told}
+    for box, label in told:
+        if isinstance(box, str):
+            mistakes.append((box, label.line))
+        elif label.error:
+            mistakes.append((label.error, label.line))
+        elif boxes.get(box, of_face := replace(label, split=None)) != of_face:
+            mistakes.append(("the CSV names its box twice, with different labels", label.line))
+        if isinstance(box, LabelBox) and label.is_labelled:
+            boxes.setdefault(box, replace(label, split=None))
+    if len(splits) > 1:
+        mistakes.append(("the CSV puts its faces into different splits", told[0][1].line))
+    error, line = mistakes[0] if mistakes else (None, told[0][1].line)
+    split = splits.pop() if len(splits) == 1 else None
+    return Label(split=split, error=error, boxes=tuple(boxes.items()), line=line)
 
 
 def _csv_label(row: _Row, source: LabelSource, groups: AgeGroups | None) -> Label:

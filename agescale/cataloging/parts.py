@@ -6,6 +6,7 @@ import datetime as dt
 import hashlib
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pyarrow as pa
 from agescale.cataloging import relabelling
 from agescale.cataloging.layouts import Label, Labels
 from agescale.store.listing import Listed
-from agescale.tables import catalogs, schema, splits
+from agescale.tables import catalogs, labels, schema, splits
 
 INSPECTED_PART_ROWS = 1024
 """Rows of a part whose images are read: some tens of MB where they are packed."""
@@ -21,25 +22,25 @@ MIN_PARTS = 8
 """So that a small catalog is read in parallel too."""
 
 
-LABEL_FIELDS = tuple(name for name in catalogs.LABEL_COLUMNS if name != "label_error")
-
-
 def told(label: Label) -> dict[str, Any]:
     """What the source tells of a row: its columns ``relabelling.TOLD``."""
-    told = {name: getattr(label, name) for name in LABEL_FIELDS}
-    return {**told, "label_error": label.error, "split": label.split}
+    told = {name: getattr(label, name) for name in schema.BOX_LABEL}
+    boxes = [{**asdict(box), **{name: getattr(of_face, name) for name in told}} for box, of_face in label.boxes]
+    return {**told, "label_error": label.error, "split": label.split, "boxes": boxes or None}
 
 
 def split_of(row: Mapping[str, Any], content_hash: str | None, fractions: splits.Fractions | None) -> str | None:
-    """The split that a row is told, else the one that these shares give to its subject or its picture, if any."""
-    key = row["subject"] or content_hash
+    """The split that a row is told, else the one that these shares give to its subject or its picture, if any. A photo
+    of several persons goes by its picture: where that parts a person's photos, a finding says so."""
+    subjects = {row["subject"], *(box["subject"] for box in labels.boxes_of(row))} - {None}
+    key = subjects.pop() if len(subjects) == 1 else content_hash
     if row["split"] is not None or not fractions or not key:
         return row["split"]
     return splits.assign(key, fractions)
 
 
 def planned_parts(
-    pictures: list[Listed], labels: Labels, listing_number: int, first: int, replaces: bool, in_parallel: bool
+    pictures: list[Listed], told_of: Labels, listing_number: int, first: int, replaces: bool, in_parallel: bool
 ) -> list[pa.Table]:
     """Tables of rows to read and write, one a part, numbered from ``first`` on.
 
@@ -51,7 +52,7 @@ def planned_parts(
     now = dt.datetime.now(dt.UTC)
     facts = ({"uri": item.uri, "version": item.version, "size_bytes": item.size_bytes} for item in order)
     rows = [
-        {"listed_at": now, "deleted": False, **fact, **told(labels.by_path[item.relative])}
+        {"listed_at": now, "deleted": False, **fact, **told(told_of.by_path[item.relative])}
         for fact, item in zip(facts, order, strict=True)
     ]
     starts = range(0, len(rows), part_rows)

@@ -3,7 +3,7 @@
 Known rows and new labels in, parts of the catalog out. An image that has other labels now is the same image: its row
 is copied, facts, pixels and key, into a part that ``relabels``, and what was predicted of it stays true. Where that
 puts it into another split, it becomes a row of its own, of another version, as if it had been listed again: whoever
-scores a split has to find it there. Reads no image.
+scores a split has to find it there. What was found of its faces comes along. Reads no image.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from agescale.cataloging import findings
 from agescale.store import parquet, paths
-from agescale.tables import catalogs, folders, schema
+from agescale.tables import catalogs, faces, folders, schema
 
 PART_ROWS = 1024
 """Rows of a part; they may hold packed pixels."""
@@ -53,6 +53,8 @@ class Relabelled:
         for name in IN_WORDS:
             if self.before[name] != self.now[name]:
                 found.append(f"{name} {self.before[name] or 'nothing'} -> {self.now[name] or 'nothing'}")
+        if not found and _rounded(self.before["boxes"]) != _rounded(self.now["boxes"]):
+            found.append("boxes, or what is told of a face in them")
         return ", ".join(found)
 
 
@@ -64,6 +66,8 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Relabelled | N
 
 def _rounded(value: Any) -> Any:
     """``value`` as it is compared: the catalog keeps ages in 32 bits."""
+    if isinstance(value, list):
+        return [{name: _rounded(said) for name, said in box.items()} for box in value]
     return round(value, 3) if isinstance(value, float) and math.isfinite(value) else value
 
 
@@ -79,6 +83,7 @@ def write_parts(
     their names. Of no rows it is one part, which tells the settings. ``prove`` raises where the catalog is another
     job's."""
     names: list[str] = []
+    which = metadata["settings"].get("faces")
 
     def add(rows: pa.Table, moves: bool) -> None:
         prove()
@@ -87,19 +92,28 @@ def write_parts(
         folders.write_new_part(out, names[-1], rows.cast(table_schema), catalogs.ROW_GROUP_ROWS)
 
     for moves in (False, True):
-        for rows in _tables(out, [each for each in relabelled if each.moves == moves], listing_number):
+        ordered = [each for each in relabelled if each.moves == moves]
+        ordered.sort(key=lambda each: (each.before["part"], each.before["row"]))
+        for number, rows in enumerate(_tables(out, ordered, listing_number)):
             add(rows, moves)
+            if moves and which:
+                before = [each.before for each in ordered[number * PART_ROWS :][: len(rows)]]
+                keys = pa.table({name: [each[name] for each in before] for name in ("uri", "version")})
+                parts = sorted({each["part"] for each in before})
+                geometry = faces.default_geometry(which)
+                faces.carry(out, parts, out, names[-1], geometry, rows, catalogs.keys_of(keys))
     if not relabelled:
         add(schema.CATALOG.empty_table(), moves=False)
     return names
 
 
 def _tables(out: str, relabelled: Sequence[Relabelled], listing_number: int) -> Iterator[pa.Table]:
-    """Their rows with what is told now, PART_ROWS at a time; parts of the catalog are read one after the other."""
+    """Their rows with what is told now, PART_ROWS at a time; parts of the catalog are read one after the other, in the
+    order in which they come."""
     held = [schema.CATALOG.empty_table()]
-    ordered = sorted(relabelled, key=lambda each: (each.before["part"], each.before["row"]))
-    for part, group in groupby(ordered, key=lambda each: each.before["part"]):
-        held.append(_copied(parquet.read_table(paths.join(out, part)), list(group), listing_number))
+    for part, group in groupby(relabelled, key=lambda each: each.before["part"]):
+        known = parquet.read_table(paths.join(out, part), schema=schema.CATALOG)
+        held.append(_copied(known, list(group), listing_number))
         rows = pa.concat_tables(held)
         while len(rows) >= PART_ROWS:
             yield rows.slice(0, PART_ROWS)
@@ -110,7 +124,7 @@ def _tables(out: str, relabelled: Sequence[Relabelled], listing_number: int) -> 
 
 
 def _copied(rows: pa.Table, relabelled: Sequence[Relabelled], listing_number: int) -> pa.Table:
-    rows = rows.replace_schema_metadata(None).take(np.array([each.before["row"] for each in relabelled]))
+    rows = rows.take(np.array([each.before["row"] for each in relabelled]))
     columns = {name: [each.now[name] for each in relabelled] for name in TOLD}
     columns["listed_at"] = [dt.datetime.now(dt.UTC)] * len(relabelled)
     columns["version"] = [_version(each, listing_number) for each in relabelled]

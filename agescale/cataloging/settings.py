@@ -44,11 +44,14 @@ def check(config: CatalogConfig) -> None:
     """The user's mistakes that can be seen before anything is listed."""
     if config.age_groups:
         AgeGroups.parse(config.age_groups)
+    if config.box_columns:
+        layouts.box_columns_of(config.box_columns)
     if 0 < config.pack < images.MIN_SIDE:
         raise ValueError(f"--pack {config.pack}: pixels of the shorter side, at least {images.MIN_SIDE}, or 0")
 
 
 CSV_COLUMNS = [f"{name}_column" for name in ("image", "label", "age", "split", "gender", "ethnicity", "subject")]
+CSV_COLUMNS += ["box_columns"]
 
 
 def settings_of(config: CatalogConfig, age_groups: AgeGroups | None) -> dict[str, Any]:
@@ -58,6 +61,7 @@ def settings_of(config: CatalogConfig, age_groups: AgeGroups | None) -> dict[str
         "layout": config.layout,
         "csv": config.csv,
         **{column: getattr(config, column) for column in CSV_COLUMNS},
+        "box_format": config.box_format if config.box_columns else None,
         "split": ",".join(f"{share:g}" for share in config.split),
         "pack": config.pack,
         "faces": None if config.faces == "none" else config.faces,
@@ -66,7 +70,7 @@ def settings_of(config: CatalogConfig, age_groups: AgeGroups | None) -> dict[str
     }
 
 
-LATER_SETTINGS = ("csv", *CSV_COLUMNS, "age_groups", "faces")
+LATER_SETTINGS = ("csv", *CSV_COLUMNS, "box_format", "age_groups", "faces")
 """Settings that only say how labels are told, or what is kept beside the catalog: they may change like these."""
 
 
@@ -98,6 +102,7 @@ def read_labels(
         root=config.source,
         other_files=others,
         csv_bytes=objects.read_bytes(config.csv) if config.csv else None,
+        box_format=config.box_format,
         **{column: getattr(config, column) for column in CSV_COLUMNS},
     )
     labels = layouts.LAYOUTS[config.layout]([item.relative for item in pictures], label_source)

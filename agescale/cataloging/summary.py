@@ -19,7 +19,8 @@ from agescale.tables import catalogs, schema
 class CatalogResult:
     """What a run found: rows added by what they are, files that are no images, and the findings of all current rows.
 
-    ``rows`` are the current rows' facts, where ``group`` is the age group; None where images are only listed.
+    ``rows`` are the current rows' facts, one for each label, where ``group`` is the age group; None where images are
+    only listed.
     """
 
     num_new: int

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +21,18 @@ from agescale.ages import cdf
 from agescale.ages.groups import AgeGroups
 from agescale.ages.labels import is_exact
 from agescale.evaluation import metrics
+from agescale.faces.geometry import matched
 from agescale.store import objects, parquet, paths
 from agescale.tables import catalogs, keys, schema
 from agescale.tables.catalogs import Catalog
+from agescale.tables.labels import per_label
 from agescale.tables.predictions import Predictions, regrouped, stored_cdfs
 
 CATALOG_COLUMNS = ("uri", "version", "age_low", "age_high", "group", "subject", "gender", "ethnicity", "split")
 PREDICTION_COLUMNS = ("uri", "version", "face", "status", "group", "gender", "ethnicity")
 """Besides numbers."""
+BOX_COLUMNS, FACE_COLUMNS = ("boxes", "width", "height"), ("face_x", "face_y", "face_width", "face_height")
+"""Besides these, where labels are of faces by their boxes."""
 FILES_AHEAD = 16
 """Files of predictions read ahead; with their distributions some 5 MB each."""
 
@@ -54,7 +58,7 @@ class Names:
 
 @dataclass(frozen=True)
 class CatalogArrays:
-    """The current rows of a catalog; arrays (N,). Codes are indices, -1 = unknown."""
+    """The labels of the current rows of a catalog, mostly one a row; arrays (N,). Codes are indices, -1 = unknown."""
 
     catalog: str
     part_names: list[str]
@@ -68,6 +72,7 @@ class CatalogArrays:
     gender_N: np.ndarray  # index into genders
     ethnicity_N: np.ndarray
     is_excluded_N: np.ndarray
+    box_N4: np.ndarray | None  # tables.labels.BOX of the face that a label is of, NaN = of the photo; None: all are
     genders: Names
     ethnicities: Names
     has_labels: bool
@@ -75,6 +80,12 @@ class CatalogArrays:
 
     def __len__(self) -> int:
         return len(self.part_N)
+
+    @cached_property
+    def by_hash(self) -> tuple[np.ndarray, np.ndarray]:
+        """The order of the hashes, and these in it."""
+        order_N = np.argsort(self.hash_N, kind="stable")
+        return order_N, self.hash_N[order_N]
 
     def places(self, index_E: np.ndarray) -> pa.Table:
         """``uri, part, row`` of some of the rows, in the order asked for."""
@@ -98,7 +109,9 @@ def read_catalog(catalog: Catalog, groups: AgeGroups | None, excluded: pa.Table)
     excluded_uris = excluded["uri"].combine_chunks()
     has_labels = False
     held: list[dict[str, np.ndarray]] = []
-    for rows in catalog.current_rows(CATALOG_COLUMNS):
+    for rows in catalog.current_rows([*CATALOG_COLUMNS, *(BOX_COLUMNS if catalog.has_boxes else ())]):
+        if catalog.has_boxes:
+            rows = per_label(rows)
         low_N, high_N = floats(rows["age_low"]), floats(rows["age_high"])
         split_N = codes_of(rows["split"], schema.SPLITS)
         has_labels = has_labels or bool(
@@ -116,16 +129,19 @@ def read_catalog(catalog: Catalog, groups: AgeGroups | None, excluded: pa.Table)
             "ethnicity": ethnicities.codes(rows["ethnicity"]),
             "is_excluded": pc.is_in(rows["uri"], value_set=excluded_uris).to_numpy(),
         })  # fmt: skip
+        if catalog.has_boxes:
+            held[-1]["box"] = corners_of(rows["box"])
         place = pc.index_in(findings["uri"], value_set=rows["uri"].combine_chunks())
         for position, kind in zip(place.to_pylist(), findings["kind"].to_pylist(), strict=True):
             if position is not None:
                 split = schema.SPLITS[split_N[position]] if split_N[position] >= 0 else None
                 counts.setdefault(split, Counter())[kind] += 1
     arrays = {name: _joined(held, name) for name in list(held[0])}
-    subject_N = arrays.pop("subject")
+    subject_N, box_N4 = arrays.pop("subject"), arrays.pop("box", None)
     return CatalogArrays(
         catalog=catalog.uri,
         part_names=parts.names,
+        box_N4=box_N4,
         cluster_N=metrics.clusters_of_subjects(_numbered(subject_N)),
         genders=genders,
         ethnicities=ethnicities,
@@ -158,9 +174,11 @@ def _numbered(hash_N: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PredictionArrays:
-    """What was predicted of the first face of each of N rows. Codes are indices, -1 = nothing."""
+    """What was predicted of the face of each of N labels, mostly the first one of a photo. Codes are indices, -1 =
+    nothing."""
 
     is_ok_N: np.ndarray
+    face_N: np.ndarray | None  # its number, where labels are of faces by their boxes
     status_N: np.ndarray  # index into statuses
     age_N: np.ndarray  # years, NaN = none
     age_std_N: np.ndarray
@@ -187,21 +205,35 @@ def read_predictions(
     The groups are told as stored or, with ``regroup``, derived from the distributions; so are intervals with ``share``,
     then those of the central share of each. An image takes another one's prediction where the hashes of their keys are
     the same: of 10,000,000 images any does with a chance of 1 in 300,000.
+
+    A label by a box takes the prediction of the face that is nearest to it (``faces.geometry.matched``); where all
+    faces were looked for and none is near, it is one without a face.
     """
     if (num_models := len(predictions.models)) > 1:
         hint = "score each into a folder of its own"
         raise ValueError(f"{predictions.uri}: predictions of {num_models} models stand there; {hint}")
+    which = predictions.run.get("faces", "none")
+    if listed.box_N4 is not None and which == "none":
+        hint = "score it with jobs/score.py --faces all"
+        raise ValueError(f"{predictions.uri}: no faces were looked for, and {listed.catalog} has labels by box; {hint}")
     find, statuses = _finder(listed.hash_N), Names()
     num_rows, met = len(listed), [np.zeros(0, np.int32)]
-    whole = {name: np.full(num_rows, -1, np.int32) for name in ("status", "group", "gender", "ethnicity")}
+    only_first = listed.box_N4 is None
+    names = ("status", "group", "gender", "ethnicity", *(() if only_first else ("face",)))
+    whole = {name: np.full(num_rows, -1, np.int32) for name in names}
     ends = ("age_lower", "age_upper")
     told = ("age", "age_std", "group_probability", *(ends if share or predictions.interval_coverage else ()))
     numbers = {name: np.full(num_rows, np.nan, np.float32) for name in told}
     none_N = np.broadcast_to(np.float32(np.nan), num_rows)
     is_ok_N = np.zeros(num_rows, bool)
     with objects.read_pool() as pool:
-        tasks = (pool.submit(_read_first_faces, file, told, regroup, share) for file in predictions.files)
+        columns = told if only_first else (*told, *FACE_COLUMNS, "width", "height")
+        tasks = (pool.submit(_read_faces, file, columns, regroup, share, only_first) for file in predictions.files)
         for rows in objects.ahead(tasks, FILES_AHEAD):
+            if only_first:
+                place = find(rows["hash"].to_numpy())
+            else:
+                rows, place = _by_box(rows, listed, finds_all=which == "all")
             is_ok = pc.equal(rows["status"], "ok").to_numpy()
             codes = {
                 "status": statuses.codes(rows["status"]),
@@ -209,8 +241,8 @@ def read_predictions(
                 "gender": listed.genders.codes(rows["gender"]),
                 "ethnicity": listed.ethnicities.codes(rows["ethnicity"]),
             }
+            codes |= {} if only_first else {"face": rows["face"].to_numpy()}
             met.append(np.unique(codes["gender"]))
-            place = find(rows["hash"].to_numpy())
             first = np.arange(len(place))[::-1]
             first = first[np.argsort(is_ok[first], kind="stable")]  # of the same image the last one stays
             first = first[(place[first] >= 0) & ~is_ok_N[place[first]]]
@@ -222,6 +254,7 @@ def read_predictions(
             is_ok_N[place[first]] = is_ok[first]
     return PredictionArrays(
         is_ok_N=is_ok_N,
+        face_N=whole.get("face"),
         status_N=whole["status"],
         age_N=numbers["age"],
         age_std_N=numbers["age_std"],
@@ -236,8 +269,11 @@ def read_predictions(
     )
 
 
-def _read_first_faces(file: str, numbers: Sequence[str], regroup: AgeGroups | None, share: float | None) -> pa.Table:
-    """One file of predictions, with the ``hash`` of the key in place of it."""
+def _read_faces(
+    file: str, numbers: Sequence[str], regroup: AgeGroups | None, share: float | None, only_first: bool
+) -> pa.Table:
+    """One file of predictions, of all faces or of the first one of each image, with the ``hash`` of the key in place
+    of it."""
     rows = parquet.read_table(file, [*PREDICTION_COLUMNS, *numbers, *(["age_cdf"] if regroup or share else [])])
     if regroup:
         rows = regrouped(rows, regroup)
@@ -245,9 +281,43 @@ def _read_first_faces(file: str, numbers: Sequence[str], regroup: AgeGroups | No
         rows = _with_central(rows, share)
     if regroup or share:
         rows = rows.drop_columns(["age_cdf"])
-    rows = rows.filter(pc.equal(rows["face"], 0))
+    if only_first:
+        rows = rows.filter(pc.equal(rows["face"], 0))
     rows = rows.append_column("hash", pa.array(keys.hashes_of(catalogs.keys_of(rows)), pa.uint64()))
-    return rows.drop_columns(["uri", "version", "face"])
+    return rows.drop_columns(["uri", "version"])
+
+
+def _by_box(rows: pa.Table, listed: CatalogArrays, finds_all: bool) -> tuple[pa.Table, np.ndarray]:
+    """Of one file of predictions, in which the faces of an image stand together, those rows that say something of a
+    label, and which label that is. What is said of an image as a whole is said of all of its labels."""
+    assert listed.box_N4 is not None
+    order_N, sorted_N = listed.by_hash
+    hash_P = rows["hash"].to_numpy()
+    starts = np.flatnonzero(np.append(True, np.diff(hash_P) != 0)) if len(rows) else np.zeros(0, int)
+    low, high = (np.searchsorted(sorted_N, hash_P[starts], side) for side in ("left", "right"))
+    x, y, width, height, across, down = (floats(rows[name]) for name in (*FACE_COLUMNS, "width", "height"))
+    face_P4 = np.stack([x / across, y / down, (x + width) / across, (y + height) / down], axis=1)
+    said: list[int] = []
+    place: list[int] = []
+    is_missed: list[bool] = []
+    for start, stop, first, last in zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], low, high, strict=True):
+        labels = order_N[first:last]
+        are_boxed = ~np.isnan(listed.box_N4[labels, 0]) & ~np.isnan(face_P4[start, 0])
+        numbers: list[int | None] = [0] * len(labels)
+        if are_boxed.any():
+            boxes, faces = ([tuple(box) for box in each] for each in (listed.box_N4[labels], face_P4[start:stop]))
+            numbers = matched(boxes, faces)
+        for label, number in zip(labels, numbers, strict=True):
+            if number is not None or finds_all:
+                said.append(start + (number or 0))
+                place.append(label)
+                is_missed.append(number is None)
+    rows = rows.take(pa.array(said, pa.int64()))
+    of_missed = {"status": "no_face", "group": None, "gender": None, "ethnicity": None}
+    for name, value in of_missed.items():
+        column = pc.if_else(pa.array(is_missed, pa.bool_()), pa.scalar(value, pa.string()), rows[name])
+        rows = rows.set_column(rows.schema.get_field_index(name), name, column)
+    return rows, np.array(place, np.int64)
 
 
 def _with_central(rows: pa.Table, share: float) -> pa.Table:
@@ -278,6 +348,13 @@ def codes_of(column: pa.ChunkedArray, names: Iterable[str]) -> np.ndarray:
     """Index int32 (N,) into ``names`` of each value, -1 for null and for what is not there."""
     found = pc.index_in(column, value_set=pa.array(list(names), pa.string()))
     return np.asarray(pc.fill_null(found, -1).to_numpy(), np.int32)
+
+
+def corners_of(column: pa.ChunkedArray) -> np.ndarray:
+    """x1, y1, x2, y2 (N, 4) of a column of boxes, NaN for null."""
+    corners_N4 = np.full((len(column), 4), np.nan)
+    corners_N4[column.is_valid().to_numpy()] = column.combine_chunks().flatten().to_numpy().reshape(-1, 4)
+    return corners_N4
 
 
 def floats(column: pa.ChunkedArray) -> np.ndarray:

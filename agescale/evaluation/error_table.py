@@ -40,8 +40,10 @@ def _table(rows: JoinedRows, names: list[str], index_E: np.ndarray) -> pa.Table:
         group if np.isnan(age) or np.isnan(label) else f"{age:.1f}"
         for label, age, group in zip(ages, predicted, predicted_groups, strict=True)
     ]
+    face_N = rows.predicted.face_N
     return pa.table({
         "uri": rows.listed.places(index_E)["uri"],
+        **({} if face_N is None else {"face": pa.array(face_N[index_E], pa.int32())}),
         "split": pa.array(np.array([*schema.SPLITS, None], dtype=object)[rows.listed.split_N[index_E]], pa.string()),
         "label": pa.array(labels, pa.string()),
         "prediction": pa.array(predictions, pa.string()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -13,7 +13,8 @@ import pyarrow as pa
 from agescale.evaluation import metrics
 from agescale.evaluation.joined import JoinedRows, is_wrong, who_is_judged
 from agescale.faces import images
-from agescale.faces.loading import Framing
+from agescale.faces.geometry import FaceGeometry
+from agescale.faces.loading import Framing, Loaded
 from agescale.tables import packed
 from agescale.tables.catalogs import Catalog
 
@@ -51,7 +52,13 @@ def galleries(catalog: Catalog, rows: JoinedRows, central: str, names: list[str]
     chosen = [(kind, split, index) for split in splits for kind, index in _chosen(rows, split, names, split == central)]
     wanted = sorted({index for _, _, of_kind in chosen for index in of_kind})
     places = rows.listed.places(np.array(wanted))
-    pictures = _pictures(catalog.uri, places, center_crop, use_packed=catalog.pack > 0)
+    use_packed = catalog.pack > 0
+    if rows.listed.box_N4 is None:
+        pictures = _pictures(catalog.uri, places, Framing(FACE_PIXELS, center_crop), use_packed, _square)
+    else:
+        framing = Framing(FACE_PIXELS, geometry=FaceGeometry())
+        boxes = rows.listed.box_N4[wanted]
+        pictures = _pictures(catalog.uri, places, framing, use_packed, lambda photo, each: _cut_out(photo, boxes[each]))
     shown = dict(zip(wanted, zip(places["uri"].to_pylist(), pictures, strict=True), strict=True))
     source = f"{catalog.source}/"
     return [
@@ -78,15 +85,38 @@ def _chosen(rows: JoinedRows, split: str, names: list[str], is_central: bool) ->
     return [(kind, [int(index_J[j]) for j in of_kind]) for kind, of_kind in chosen.items()]
 
 
-def _pictures(catalog: str, rows: pa.Table, center_crop: float, use_packed: bool) -> list[str | None]:
+def _square(loaded: Loaded, _: int) -> images.Pixels | None:
+    return loaded.pixels if isinstance(loaded, images.Face) else None
+
+
+def _cut_out(loaded: Loaded, box_4: np.ndarray) -> images.Pixels | None:
+    """The box of a label, and a square around it."""
+    if not isinstance(loaded, images.Photo) or np.isnan(box_4).any():
+        return None
+    height, width = loaded.pixels.shape[:2]
+    x1, y1, x2, y2 = box_4 * (width, height, width, height)
+    half = 0.6 * max(x2 - x1, y2 - y1)
+    left, top = (max(0, round((low + high) / 2 - half)) for low, high in ((x1, x2), (y1, y2)))
+    cut = loaded.pixels[top : round(top + 2 * half), left : round(left + 2 * half)]
+    return images.resize(images.central_square(cut), FACE_PIXELS, FACE_PIXELS) if cut.size else None
+
+
+def _pictures(
+    catalog: str,
+    rows: pa.Table,
+    framing: Framing,
+    use_packed: bool,
+    shown: Callable[[Loaded, int], images.Pixels | None],
+) -> list[str | None]:
     """A data URI for each row, or None where its face cannot be read any more."""
     order = np.lexsort((rows["row"].to_numpy(), rows["part"].to_numpy().astype(str)))
     found: list[str | None] = [None] * len(rows)
     with ThreadPoolExecutor(8) as pool:
-        faces = packed.load_faces(catalog, rows.take(order), Framing(FACE_PIXELS, center_crop), use_packed, pool)
+        faces = packed.load_faces(catalog, rows.take(order), framing, use_packed, pool)
         for position, face in zip(order.tolist(), faces, strict=True):
-            if isinstance(face, images.Face):
-                jpeg = images.encode_jpeg(face.pixels, quality=85)
+            pixels = shown(face, position)
+            if pixels is not None:
+                jpeg = images.encode_jpeg(pixels, quality=85)
                 found[position] = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
     return found
 

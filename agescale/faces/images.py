@@ -20,7 +20,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from agescale.faces.geometry import FoundFace
+from agescale.faces.geometry import Box, FoundFace
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".png", ".apng", ".bmp", ".dib", ".webp", ".gif"),
@@ -143,6 +143,11 @@ class Place:
     width: float
     height: float
     score: float
+
+    def share_of(self, width: int, height: int) -> Box:
+        """x1, y1, x2, y2 as shares of the width and height of the image."""
+        x2, y2 = self.x + self.width, self.y + self.height
+        return self.x / width, self.y / height, x2 / width, y2 / height
 
 
 @dataclass(frozen=True)

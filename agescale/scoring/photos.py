@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,19 +22,20 @@ from agescale.ages.cdf import INTERVAL_SHARE
 from agescale.config import PredictConfig
 from agescale.faces import images
 from agescale.faces.geometry import Box
+from agescale.faces.images import ImageError
 from agescale.faces.isolation import Decoder, IsolatedImages
 from agescale.faces.loading import Framing
 from agescale.models.inference import BATCH_SIZE, Source, find_device, list_photos, predict_images
 from agescale.models.predictor import Predictor
+from agescale.scoring import contact_sheet
+from agescale.scoring.contact_sheet import PAGE_NAME, SheetFace, SheetPhoto
 from agescale.store import objects, paths
+from agescale.store.errors import StoreError
 from agescale.tables import folders
 
 SQUARES = "Each photo is taken as one face: what the model sees is the square in its middle."
 LARGEST = "Of each photo the model sees the largest face that was found in it."
 ALL = "The model sees each face that was found in a photo, numbered by size."
-PAGE_NAME = "index.html"
-"""All copies on one page, beside them."""
-
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 DRAWN_SIDE, CAPTION_HEIGHT, FONT_SIZE = 512, 48, 22
 """Pixels of a copy: the longer side of the picture, the bar below it, and the letters on that."""
@@ -82,6 +83,14 @@ class Words:
         """
         interval = f" ({self.interval})" if self.interval else ""
         return ", ".join(part for part in (self.age and f"{self.age} years{interval}", self.group) if part)
+
+    def label(self) -> str:
+        """The shortest that is worth saying, beside a face in its photo.
+
+        >>> Words("0", "34", "27-41", "25-49", "75 %", "", "ok").label()
+        '34 (27-41)'
+        """
+        return f"{self.age} ({self.interval})" if self.interval else self.age or self.group or "?"
 
 
 @dataclass(frozen=True)
@@ -215,27 +224,45 @@ def in_words(told: dict[str, Any], has_several: bool = False) -> Words:
 
 
 def _draw_photos(draw: str, result: PhotoResult, framing: Framing, decoder: Decoder) -> None:
-    """Copies named after the photo's place in the table, as photos of many folders may share a name. First comes their
-    page, by which the folder is known."""
-    from agescale.reports import page as report  # here, since it takes half a second
-
+    """Copies named after the photo's place in the table, as photos of many folders may share a name, and a page of all
+    of them. The page comes first, without its pictures, as by it the folder is known."""
     faces_of: dict[str, list[int]] = {}
     for index, uri in enumerate(result.rows["uri"].to_pylist()):
         faces_of.setdefault(uri, []).append(index)
     names, words, boxes = result.names(), result.words, _boxes(result.rows, framing)
-    listed: list[dict[str, str]] = []
+    sheet = [
+        SheetPhoto(names[indices[0]], words[indices[0]].status, _sheet_faces(indices, words, boxes))
+        for indices in faces_of.values()
+    ]
+    notes = [result.note]
+    if any(said.interval for said in words):
+        notes.append(f"In brackets behind an age: {round(100 * result.interval_share, 3):g} % between.")
+    page = paths.join(draw, PAGE_NAME)
+    objects.write_bytes(page, contact_sheet.to_html(sheet, notes))
     for number, (uri, indices) in enumerate(faces_of.items(), start=1):
-        copy = f"{number:04d}-{_shortened(PurePosixPath(uri).stem)}.jpg"
-        captions = [words[index].caption() for index in indices if words[index].status == "ok"]
-        about = {"name": names[indices[0]], "caption": "; ".join(captions), "status": words[indices[0]].status}
-        listed.append({**about, "drawn": copy if captions else ""})
-    page = report.template("photos.html.j2").render(photos=listed, note=result.note)
-    objects.write_bytes(paths.join(draw, PAGE_NAME), page.encode())
-    for (uri, indices), each in zip(faces_of.items(), listed, strict=True):
-        if each["drawn"]:
-            seen = [(boxes[index], words[index]) for index in indices if words[index].status == "ok"]
-            drawn = draw_faces(objects.read_bytes(uri), seen, decoder)
-            objects.write_bytes(paths.join(draw, each["drawn"]), images.encode_jpeg(np.asarray(drawn)))
+        try:
+            picture = decoder.upright_thumbnail(objects.read_bytes(uri), DRAWN_SIDE)
+        except (ImageError, StoreError):  # the table says why, or it has gone since
+            continue
+        if number <= contact_sheet.MAX_PICTURES:
+            sheet[number - 1] = replace(sheet[number - 1], picture=contact_sheet.thumbnail(picture))
+        if seen := [(boxes[index], words[index]) for index in indices if words[index].status == "ok"]:
+            copy = f"{number:04d}-{_shortened(PurePosixPath(uri).stem)}.jpg"
+            drawn = draw_faces(picture, seen)
+            objects.write_bytes(paths.join(draw, copy), images.encode_jpeg(np.asarray(drawn)))
+    objects.write_bytes(page, contact_sheet.to_html(sheet, notes))
+
+
+def _sheet_faces(indices: Sequence[int], words: Sequence[Words], boxes: Sequence[Box]) -> list[SheetFace]:
+    """What the page tells of the faces of one photo; nothing where none was seen."""
+    found = []
+    for index in indices:
+        said, box = words[index], boxes[index]
+        if said.status == "ok" or box != WHOLE:
+            caption = said.caption() or said.status
+            numbered = f"{said.face}: {caption}" if len(indices) > 1 else caption
+            found.append(SheetFace(None if box == WHOLE else box, said.label(), numbered))
+    return found
 
 
 def _boxes(rows: pa.Table, framing: Framing) -> list[Box]:
@@ -266,13 +293,12 @@ def _shortened(stem: str) -> str:
     return stem.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
 
 
-def draw_faces(data: bytes, seen: Sequence[tuple[Box, Words]], decoder: Decoder = images) -> Image.Image:
-    """The whole picture, upright, its longer side DRAWN_SIDE pixels, above a white bar with the caption; beside a
-    picture that is narrower than its caption stays white. What the model saw of it, where that is not all, has a frame;
-    of several faces each frame has an age, and there is no bar. Raises ImageError."""
+def draw_faces(picture: Image.Image, seen: Sequence[tuple[Box, Words]]) -> Image.Image:
+    """The picture, drawn into, above a white bar with the caption; beside a picture that is narrower than its caption
+    stays white. What the model saw of it, where that is not all, has a frame; of several faces each frame has an age,
+    and there is no bar."""
     from agescale.reports import figures  # here, since it takes a third of a second
 
-    picture = decoder.upright_thumbnail(data, DRAWN_SIDE)
     fonts = Path(figures.mpl.get_data_path(), "fonts", "ttf")  # Pillow's own font has English letters only
     for box, _ in seen:
         _frame(picture, box)

@@ -28,15 +28,21 @@ from agescale.store.objects import write_bytes
 from agescale.store.paths import is_remote
 
 
-def read_table(uri: str, columns: list[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
-    """A Parquet file as a table, only ``columns`` of it and only the rows of ``filters``."""
+def read_table(
+    uri: str,
+    columns: list[str] | None = None,
+    filters: pc.Expression | None = None,
+    schema: pa.Schema | None = None,
+) -> pa.Table:
+    """A Parquet file as a table, only ``columns`` of it and only the rows of ``filters``. Columns of a ``schema`` that
+    the file lacks are null."""
     with _parquet_file(uri) as file:
-        return pads.ParquetFileFormat().make_fragment(file).to_table(columns=columns, filter=filters)
+        return pads.ParquetFileFormat().make_fragment(file).to_table(schema, columns=columns, filter=filters)
 
 
-def read_tables(uris: Sequence[str], columns: Sequence[str]) -> pa.Table:
+def read_tables(uris: Sequence[str], columns: Sequence[str], schema: pa.Schema | None = None) -> pa.Table:
     """Parquet files of one schema, one after the other."""
-    return pa.concat_tables([read_table(uri, list(columns)) for uri in uris])
+    return pa.concat_tables([read_table(uri, list(columns), schema=schema) for uri in uris])
 
 
 def open_dataset(uris: Sequence[str], schema: pa.Schema) -> pads.Dataset:

@@ -159,6 +159,11 @@ class Catalog:
         return AgeGroups.parse(text) if text else None
 
     @property
+    def has_boxes(self) -> bool:
+        """Whether labels are of faces by their boxes, of which a photo may have several (``tables.labels``)."""
+        return bool(self.settings.get("box_columns"))
+
+    @property
     def pack(self) -> int:
         """The shorter side of the pictures in the parts, in pixels; 0 where there are none."""
         return int(self.settings.get("pack") or 0)
@@ -202,7 +207,7 @@ class Catalog:
 
     def read_part(self, part: str, columns: Sequence[str]) -> pa.Table:
         """``columns`` of all rows of one part, with ``part`` and ``row``, which say where each stands."""
-        table = parquet.read_table(self.file(part), columns=list(columns))
+        table = parquet.read_table(self.file(part), list(columns), schema=schema.CATALOG)
         table = table.append_column("part", pa.array([part] * len(table), pa.string()))
         return table.append_column("row", pa.array(np.arange(len(table)), pa.int64()))
 
@@ -335,7 +340,7 @@ class Superseded:
             return dict(zip(names, pool.map(lambda name: _read_uris(paths.join(self.uri, name)), names), strict=True))
 
 
-LABEL_COLUMNS = ("age_low", "age_high", "group", "subject", "gender", "ethnicity", "label_error")
+LABEL_COLUMNS = (*schema.BOX_LABEL, "label_error", "boxes")
 """What a part that relabels tells anew."""
 
 
@@ -359,7 +364,7 @@ class NewLabels:
 
     @cached_property
     def _newest(self) -> pa.Table:
-        rows = parquet.read_tables(self.files, ["uri", "version", *LABEL_COLUMNS])
+        rows = parquet.read_tables(self.files, ["uri", "version", *LABEL_COLUMNS], schema.CATALOG)
         numbered = rows.append_column("position", pa.array(np.arange(len(rows)), pa.int64()))
         positions = numbered.group_by(["uri", "version"]).aggregate([("position", "max")])["position_max"]
         return rows.take(positions)

@@ -136,19 +136,16 @@ def _groups(parts: Sequence[Part], least_rows: int) -> Iterator[list[Part]]:
 
 
 def _current_rows(part: str, superseded: catalogs.Superseded) -> pa.Table:
-    rows = parquet.read_table(part).replace_schema_metadata(None)
+    rows = parquet.read_table(part, schema=schema.CATALOG)
     rows = rows.filter(pc.invert(rows["deleted"]))
     return superseded.current(rows, catalogs.listing_of(paths.name_of(part)))
 
 
 def _write_faces(old: Catalog, group: Sequence[Part], new: str, name: str, rows: pa.Table) -> None:
     """Writes where the faces of ``rows`` are, as the part of that name will hold them, if all have been looked for."""
-    geometry = faces.geometry_of(old)
-    files = [faces.file_of(old.uri, geometry, part.name) for part in group if part.num_rows] if geometry else []
-    if geometry and all(map(objects.exists, files)):
-        found = pa.concat_tables([schema.FACES.empty_table(), *(parquet.read_table(file) for file in files)])
-        is_current = pc.is_in(catalogs.keys_of(found), value_set=catalogs.keys_of(rows))
-        faces.write(new, geometry, name, found.filter(is_current))
+    if geometry := faces.geometry_of(old):
+        parts = [part.name for part in group if part.num_rows]
+        faces.carry(old.uri, parts, new, name, geometry, rows, catalogs.keys_of(rows))
 
 
 def _write_predictions(

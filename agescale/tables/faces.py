@@ -10,11 +10,13 @@ found, so a catalog may have several, and whoever cuts them out otherwise shares
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from agescale.faces.finding import aligned
 from agescale.faces.geometry import FaceGeometry, FoundFace
@@ -22,10 +24,12 @@ from agescale.faces.images import Photo
 from agescale.faces.loading import Framing, KnownFaces
 from agescale.store import objects, parquet, paths
 from agescale.store.errors import StoreError
-from agescale.tables import folders, schema
+from agescale.tables import catalogs, folders, schema
 from agescale.tables.catalogs import Catalog
 
 DIGEST_CHARACTERS = 12
+HELD_PARTS = 4
+"""Files that a process keeps what it has read of, some MB each."""
 
 
 def folder(catalog: str, geometry: FaceGeometry) -> str:
@@ -64,6 +68,43 @@ def write(catalog: str, geometry: FaceGeometry, part: str, rows: pa.Table) -> No
     objects.write_new(file_of(catalog, geometry, part), data, scratch=folders.beside(catalog))
 
 
+def carry(
+    old: str, parts: Sequence[str], new: str, name: str, geometry: FaceGeometry, rows: pa.Table, before: pa.Array
+) -> None:
+    """Writes where the faces of ``rows`` (columns uri, version) are, as the part of that name of the catalog ``new``
+    holds them, from what was found for those parts of ``old``, if all have been looked for. ``before`` are the keys of
+    the rows there, in their order."""
+    files = [file_of(old, geometry, part) for part in parts]
+    if not all(map(objects.exists, files)):
+        return
+    found = pa.concat_tables([schema.FACES.empty_table(), *(parquet.read_table(file) for file in files)])
+    place = pc.index_in(catalogs.keys_of(found), value_set=before)
+    found, place = found.filter(pc.is_valid(place)), place.drop_null()
+    versions = rows["version"].take(place)
+    write(new, geometry, name, found.set_column(1, schema.FACES.field("version"), versions))
+
+
+def faceless(catalog: Catalog, geometry: FaceGeometry) -> pa.Table:
+    """``uri, version`` of the photos of a catalog that were searched, and in which no face was found; maybe of rows
+    that are not current any more."""
+    files = [file_of(catalog.uri, geometry, part.name) for part in catalog.parts if part.num_rows and not part.relabels]
+    is_none = pc.field("num_faces") == 0
+    with objects.read_pool() as pool:
+        found = pool.map(lambda file: _read_or_none(file, ["uri", "version"], is_none), files)
+        return pa.concat_tables([schema.FACES.empty_table().select(["uri", "version"]), *filter(None, found)])
+
+
+def _read_or_none(file: str, columns: Sequence[str], filters: pc.Expression | None = None) -> pa.Table | None:
+    """None where the faces of that part have not been found, or this user may not read where they are: whoever may read
+    a catalog, may do without them."""
+    try:
+        return parquet.read_table(file, list(columns), filters)
+    except StoreError as error:
+        if error.status not in ("missing", "forbidden"):
+            raise
+        return None
+
+
 def rows_of(listed: Mapping[str, Any], photo: Photo, geometry: FaceGeometry) -> list[dict[str, Any]]:
     """The rows of a photo that has been searched; ``listed`` is its row in the catalog: uri, version, content_hash."""
     assert photo.faces is not None
@@ -83,15 +124,23 @@ def known_faces(catalog: str, rows: pa.Table, geometry: FaceGeometry) -> Iterato
         yield files[part].get(uri)
 
 
-def _read(file: str) -> dict[str, KnownFaces]:
-    """By URI; an image stands once in a part."""
-    columns = ["uri", "num_faces", "face_box", "face_landmarks", "face_score", "photo_width", "photo_height"]
+def _read(file: str) -> Mapping[str, KnownFaces]:
+    """What is known of one part, by URI; nothing where nobody has looked, or this user may not read it."""
     try:
-        rows = parquet.read_table(file, [*columns, "content_hash"]).to_pylist()
+        version = objects.version(file)
     except StoreError as error:
-        if error.status not in ("missing", "forbidden"):  # whoever may read a catalog, may do without its faces
+        if error.status != "forbidden":
             raise
         return {}
+    return _read_version(file, version) if version else {}
+
+
+@lru_cache(maxsize=HELD_PARTS)
+def _read_version(file: str, _: str) -> Mapping[str, KnownFaces]:
+    """By URI; an image stands once in a part. Kept, as training asks for some rows of a part, and then for others."""
+    columns = ["uri", "num_faces", "face_box", "face_landmarks", "face_score", "photo_width", "photo_height"]
+    table = _read_or_none(file, [*columns, "content_hash"])
+    rows = table.to_pylist() if table else []
     return {uri: _known([*of_photo]) for uri, of_photo in groupby(rows, key=lambda row: row["uri"])}
 
 

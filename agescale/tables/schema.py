@@ -15,7 +15,20 @@ import pyarrow as pa
 
 from agescale.config import FailedStatus, Split
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+OLDEST_VERSION = 3
+"""Read as well: its catalogs have no ``boxes``."""
+
+BOX_LABEL = ("age_low", "age_high", "group", "subject", "gender", "ethnicity")
+"""What a label by box tells of a face, as the columns of the same name tell it of a photo."""
+BOXES = pa.list_(
+    pa.struct(
+        [
+            *(pa.field(name, pa.float64()) for name in ("x", "y", "width", "height")),  # pixels of the upright photo
+            *(pa.field(name, pa.float32() if name.startswith("age_") else pa.string()) for name in BOX_LABEL),
+        ]
+    )
+)
 
 CATALOG = pa.schema(
     [
@@ -36,6 +49,7 @@ CATALOG = pa.schema(
         pa.field("ethnicity", pa.string()),
         pa.field("split", pa.string()),
         pa.field("label_error", pa.string()),  # why a label could not be read
+        pa.field("boxes", BOXES),  # labels of single faces in the photo; then those above are null
         pa.field("image", pa.binary()),  # packed JPEG, or null
     ]
 )
@@ -118,6 +132,8 @@ FINDING_KINDS = (
     "malformed",  # a part of the label could not be read; the rest is used
     "unusual",  # a gender or ethnicity in a CSV that nearly no other image has, perhaps mistyped
     "empty_class",  # a class folder without an image
+    "no_face",  # labelled, and faces were looked for in vain
+    "unmatched_box",  # a label's box is that of none of the faces that were found
     "outside_groups",  # the label falls into none of the age groups
     "missing_file",  # the CSV names an image that is not there
 )
@@ -146,7 +162,7 @@ def read_metadata(schema: pa.Schema, kind: str) -> dict[str, Any]:
         raise ValueError("not a table written by agescale (its metadata has no schema version)")
     if version > SCHEMA_VERSION:
         raise OtherVersion(f"written by a newer agescale (schema version {version}, this one reads {SCHEMA_VERSION})")
-    if version < SCHEMA_VERSION:
+    if version < OLDEST_VERSION:
         hint = "make the table again, in another folder"
         raise OtherVersion(
             f"written by an older agescale (schema version {version}, this one {SCHEMA_VERSION}); {hint}"

@@ -24,7 +24,6 @@ from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel
 from agescale.models.checkpoints import RunProgress, StateDict
 from agescale.models.inference import find_device
-from agescale.models.predictor import framing_of
 from agescale.runtime import nodes, terminal
 from agescale.runtime.cluster import allocator_environment, start_ray
 from agescale.runtime.network import TorchConfig
@@ -36,7 +35,7 @@ from agescale.tables.faces import found_on_the_fly
 from agescale.training import finetuning, runs
 from agescale.training import plan as training_plan
 from agescale.training.failures import Diverged, InvalidSettings, OutOfMemory, lasting_store_error, said_once
-from agescale.training.feeds import Feed, Feeder, from_the_next_epoch, in_order
+from agescale.training.feeds import Feed, Feeder, from_the_next_epoch, in_order, labelled_framing
 from agescale.training.finetuning import Phase
 from agescale.training.ingest import feature_bytes, fits_in_object_store
 from agescale.training.plan import Plan, Selected
@@ -185,7 +184,7 @@ def _fit(
             return _result(trainer, config)
 
     for catalog in catalogs if shared is None else ():
-        if said := found_on_the_fly(catalog, framing_of(plan.spec)):
+        if said := found_on_the_fly(catalog, labelled_framing(plan.spec, catalog)):
             print(said, flush=True)
     feeder = Feeder(config, plan.spec, catalogs, shared.faces if shared else None, scaling.use_gpu)
     ended: str | None = GOES_ON

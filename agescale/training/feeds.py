@@ -15,6 +15,7 @@ from agescale.faces.augment import AUGMENTATIONS, source_size
 from agescale.faces.loading import Framing
 from agescale.models import checkpoints
 from agescale.models.age_model import ModelSpec
+from agescale.models.predictor import framing_of
 from agescale.store import paths
 from agescale.tables.catalogs import Catalog
 from agescale.training.failures import InvalidSettings
@@ -69,20 +70,20 @@ class Feeder:
         return self._held(held(features, len(rows), verb), split, rows)
 
     def _decoder(self, split: str) -> FaceDecoder:
-        config, faces = self.config, self.spec.faces
+        config = self.config
         size = config.image_size
         if split == "train":
             size = source_size(size, AUGMENTATIONS[config.augmentation])
-        framing = Framing(size, config.center_crop, replace(faces, size=size) if faces else None)
-        seen = replace(framing, size=config.image_size)
-        return FaceDecoder(config.catalog, framing, tuple(each.holds_packed(seen) for each in self.catalogs))
+        seen = [labelled_framing(self.spec, catalog) for catalog in self.catalogs]
+        use_packed = tuple(catalog.holds_packed(each) for catalog, each in zip(self.catalogs, seen, strict=True))
+        return FaceDecoder(config.catalog, tuple(_resized(each, size) for each in seen), use_packed)
 
     def _seed(self, split: str) -> ray.data.RandomSeedConfig | None:
         is_train = split == "train"
         return ray.data.RandomSeedConfig(seed=self.config.seed, reseed_after_execution=True) if is_train else None
 
     def _is_held(self, rows: pa.Table, decoder: FaceDecoder) -> bool:
-        fits = fits_in_object_store(decoded_bytes(len(rows), decoder.framing.size))
+        fits = fits_in_object_store(decoded_bytes(len(rows), decoder.size))
         return self.config.cache == "always" or (self.config.cache == "auto" and fits)
 
     def _held_faces(self, split: str, rows: pa.Table, decoder: FaceDecoder) -> ray.data.Dataset:
@@ -102,6 +103,16 @@ class Feeder:
             print(f"{len(rows) - num_images:,} of the {split} split's {len(rows):,} images {why}: left out")
         seed = self._seed(split)
         return Feed(dataset.randomize_block_order(seed=seed) if seed else dataset, num_images, True)
+
+
+def labelled_framing(spec: ModelSpec, catalog: Catalog) -> Framing:
+    """What a model is shown of a catalog's photos in training; of one whose labels are of single faces all of these."""
+    return framing_of(spec, "all" if catalog.has_boxes else "auto")
+
+
+def _resized(framing: Framing, size: int) -> Framing:
+    geometry = framing.geometry
+    return replace(framing, size=size, geometry=replace(geometry, size=size) if geometry else None)
 
 
 def from_the_next_epoch(dataset: ray.data.Dataset, out: str) -> ray.data.Dataset:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from functools import lru_cache
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ import torch
 
 from agescale.faces.augment import Augmentation
 from agescale.faces.finding import finder_of
-from agescale.faces.images import Face
+from agescale.faces.geometry import matched
+from agescale.faces.images import Face, TinyFace
+from agescale.faces.isolation import Decoder
 from agescale.faces.loading import Framing
 from agescale.models.age_model import AgeModel, ModelSpec, autocast, below
 from agescale.runtime.cluster import start_ray
@@ -36,47 +39,73 @@ class FaceDecoder:
 
     Labels do not travel with them, so that trainings which are told other things can share decoded images. Rows whose
     image cannot be decoded (any more), or has no face where faces are looked for, are left out; a store that fails
-    stops the job.
+    stops the job. ``framings``: of each catalog; one that has ``only_largest`` is for rows that are of the largest face
+    of their photo, the other for rows that tell by a ``box`` of which.
     """
 
-    def __init__(self, catalogs: tuple[str, ...], framing: Framing, use_packed: tuple[bool, ...]) -> None:
+    def __init__(self, catalogs: tuple[str, ...], framings: tuple[Framing, ...], use_packed: tuple[bool, ...]) -> None:
         self.catalogs = catalogs
-        self.framing = framing
+        self.framings = framings
         self.use_packed = use_packed
+
+    @property
+    def size(self) -> int:
+        return self.framings[0].size
 
     def __call__(self, rows: pa.Table) -> dict[str, np.ndarray]:
         torch.set_num_threads(1)
-        size = self.framing.size
-        images_NHWC = np.empty((len(rows), size, size, 3), np.uint8)
+        images_NHWC = np.empty((len(rows), self.size, self.size, 3), np.uint8)
         is_loaded = np.zeros(len(rows), bool)
         first = f"{self.catalogs[rows['catalog'][0].as_py()]} {rows['part'][0]} {rows['row'][0]}"
         with read_pool() as pool, decoder(first) as decode:
-            loaded = chain.from_iterable(
-                packed.load_faces(self.catalogs[each], part, self.framing, self.use_packed[each], pool, decode)
-                for each, part in _by_catalog(rows)
-            )
-            for index, found in finder_of(self.framing).find(enumerate(loaded)):
-                if isinstance(found, list) and isinstance(found[0], Face):
-                    images_NHWC[index] = found[0].pixels
-                    is_loaded[index] = True
-                elif isinstance(found, StoreError) and not found.is_about_one_file:
-                    raise found
+            for start, stop in _stretches(rows, ["catalog"]):
+                catalog = rows["catalog"][start].as_py()
+                of_catalog = rows.slice(start, stop - start)
+                for index, face in self._shown(catalog, of_catalog, pool, decode):
+                    images_NHWC[start + index] = face.pixels
+                    is_loaded[start + index] = True
         return {"image": images_NHWC[is_loaded], "index": rows["index"].to_numpy()[is_loaded]}
 
+    def _shown(self, catalog: int, rows: pa.Table, pool: Executor, decode: Decoder) -> Iterator[tuple[int, Face]]:
+        """The face of each of the rows of a catalog that has one, with the row's place; a photo is decoded once, whose
+        rows follow one another."""
+        framing = self.framings[catalog]
+        photos = _stretches(rows, ["part", "row"])
+        boxes = rows["box"].to_pylist() if "box" in rows.column_names else [None] * len(rows)
+        first = rows.take([start for start, _ in photos])
+        uri, use_packed = self.catalogs[catalog], self.use_packed[catalog]
+        loaded = packed.load_faces(uri, first, framing, use_packed, pool, decode)
+        for (start, stop), found in finder_of(framing).find(zip(photos, loaded, strict=True)):
+            if isinstance(found, list):
+                for index, face in enumerate(_of_boxes(found, boxes[start:stop]), start=start):
+                    if isinstance(face, Face):
+                        yield index, face
+            elif isinstance(found, StoreError) and not found.is_about_one_file:
+                raise found
 
-def _by_catalog(rows: pa.Table) -> Iterator[tuple[int, pa.Table]]:
-    """The stretches of ``rows`` that are of one catalog, with its number."""
-    numbers_N = rows["catalog"].to_numpy()
-    starts = [0, *(np.flatnonzero(np.diff(numbers_N)) + 1).tolist(), len(rows)]
-    for start, stop in pairwise(starts):
-        yield int(numbers_N[start]), rows.slice(start, stop - start)
+
+def _stretches(rows: pa.Table, columns: list[str]) -> list[tuple[int, int]]:
+    """Where rows that follow one another and agree in these columns begin and end."""
+    is_other_N = np.ones(len(rows), bool)
+    is_other_N[1:] = False
+    for name in columns:
+        codes_N = rows[name].combine_chunks().dictionary_encode().indices.to_numpy()
+        is_other_N[1:] |= np.diff(codes_N) != 0
+    return list(pairwise([*np.flatnonzero(is_other_N).tolist(), len(rows)]))
+
+
+def _of_boxes(faces: list[Face | TinyFace], boxes: list[list[float] | None]) -> list[Face | TinyFace | None]:
+    """The faces of a photo that some labels are of: that of each box, or the largest where a label has none."""
+    found = [face.place.share_of(face.width, face.height) for face in faces if face.place]
+    numbers = iter(matched([(x1, y1, x2, y2) for x1, y1, x2, y2 in filter(None, boxes)], found))
+    chosen = [0 if box is None else next(numbers) for box in boxes]
+    return [None if number is None else faces[number] for number in chosen]
 
 
 def decoded_dataset(rows: pa.Table, decoder: FaceDecoder, seed: ray.data.RandomSeedConfig | None) -> ray.data.Dataset:
     """Decoded faces of ``rows`` as a lazy dataset of blocks of CHUNK_ROWS, in a random order where there is a seed."""
-    rows = rows.select(["uri", "catalog", "part", "row"]).append_column(
-        "index", pa.array(np.arange(len(rows)), pa.int64())
-    )
+    names = ["uri", "catalog", "part", "row", *({"box"} & set(rows.column_names))]
+    rows = rows.select(names).append_column("index", pa.array(np.arange(len(rows)), pa.int64()))
     chunks = [rows.slice(start, CHUNK_ROWS).combine_chunks() for start in range(0, len(rows), CHUNK_ROWS)]
     dataset = ray.data.from_arrow(chunks)
     if seed is not None:
@@ -147,7 +176,7 @@ class SharedFaces:
         if key in self.datasets:
             self.datasets[key] = self.datasets.pop(key)
         else:
-            num_bytes = decoded_bytes(len(rows), decoder.framing.size)
+            num_bytes = decoded_bytes(len(rows), decoder.size)
             while self.datasets and not fits_in_object_store(
                 num_bytes + sum(held for _, held in self.datasets.values())
             ):

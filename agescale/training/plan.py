@@ -222,13 +222,13 @@ def _rows(config: TrainConfig, opened: Sequence[Catalog], age_groups: AgeGroups)
     choose = selection.usable_rows if config.task == "reconstruction" else selection.labelled_rows
     has_choice = bool(config.coarse_labels or config.where or config.max_images is not None)
     columns = selection.LABEL_COLUMNS if has_choice else LEARNED_COLUMNS
+    columns = [*dict.fromkeys([*columns, *_box_columns(config, opened)])]
     key = ["content_hash"] if len(opened) > 1 and "content_hash" not in columns else []
     tables = [choose(catalog, [*columns, *key]) for catalog in opened]
     if len(opened) > 1:
         are_taken = selection.taken_once(opened, tables)
         tables = [
-            rows.select([*columns, "part", "row"]).filter(pa.array(is_taken))
-            for rows, is_taken in zip(tables, are_taken, strict=True)
+            rows.drop_columns(key).filter(pa.array(is_taken)) for rows, is_taken in zip(tables, are_taken, strict=True)
         ]
         if num_again := sum(int((~is_taken).sum()) for is_taken in are_taken):
             reason = "tests or validates with them, or one before has them"
@@ -250,6 +250,19 @@ def _rows(config: TrainConfig, opened: Sequence[Catalog], age_groups: AgeGroups)
     if config.max_images is not None:
         train, val = (selection.limit_rows(part, config.max_images) for part in (train, val))
     return selection.in_catalog_order(pa.concat_tables([train, val]))
+
+
+def _box_columns(config: TrainConfig, opened: Sequence[Catalog]) -> list[str]:
+    """What a catalog tells of single faces by their boxes is read where any does. Raises ValueError where it is of no
+    use."""
+    boxed = next((catalog for catalog in opened if catalog.has_boxes), None)
+    if boxed is None:
+        return []
+    if config.faces == "none":
+        raise ValueError(f"{boxed.uri}: its labels are of faces, by their boxes (--box-columns); give --faces largest")
+    if config.gender_from:
+        raise ValueError(f"--gender-from: {boxed.uri} has labels of several faces a photo, and takes none")
+    return ["boxes", "width", "height"]
 
 
 def _spec(config: TrainConfig, age_groups: AgeGroups, rows: pa.Table) -> ModelSpec:
@@ -303,7 +316,8 @@ def _splits(config: TrainConfig, rows: pa.Table, spec: ModelSpec, age_groups: Ag
     """The rows of train and val with labels as numbers: ``group`` and auxiliary classes as indices, -1 where unknown,
     and ``weight``, how much each image counts."""
     labels = {"group": catalogs.group_indices(rows, age_groups)}
-    rows = rows.select([*(name for name in LEARNED_COLUMNS if name != "version"), "catalog", "part", "row"])
+    names = [name for name in LEARNED_COLUMNS if name != "version"]
+    rows = rows.select([*names, *({"box"} & set(rows.column_names)), "catalog", "part", "row"])
     classes = auxiliary_classes(spec)
     for column in ("gender", "ethnicity"):
         indices = pc.index_in(rows[column], pa.array(classes.get(column, ()), pa.string()))

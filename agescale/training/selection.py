@@ -17,6 +17,7 @@ from agescale.ages.labels import is_exact
 from agescale.tables import catalogs, schema, splits
 from agescale.tables.catalogs import Catalog
 from agescale.tables.filters import check_genders
+from agescale.tables.labels import per_label
 
 LABEL_COLUMNS = [
     "uri", "version", "content_hash", "split", "age_low", "age_high", "group", "gender", "ethnicity", "subject",
@@ -29,7 +30,7 @@ LEARNED_SPLITS = pa.array(["train", "val"])
 
 def labelled_rows(catalog: Catalog, columns: Sequence[str] = LABEL_COLUMNS) -> pa.Table:
     """The rows that are trained on or validated: labelled, current, without an excluding finding; ``columns``, part and
-    row, in the order of the catalog."""
+    row, in the order of the catalog. With ``boxes`` (and width, height) among them a row each, with its ``box``."""
 
     def is_learned(rows: pa.Table) -> pa.ChunkedArray:
         is_labelled = pc.or_(pc.is_valid(rows["age_low"]), pc.is_valid(rows["group"]))
@@ -57,7 +58,7 @@ def _fit_rows(catalog: Catalog, columns: Sequence[str], choose: Callable[[pa.Tab
     uris, keys = unfit["uri"].combine_chunks(), catalogs.keys_of(unfit)
 
     def choose_fit(rows: pa.Table) -> pa.Table:
-        rows = choose(rows)
+        rows = choose(per_label(rows) if "boxes" in columns else rows)
         if pc.any(pc.is_in(rows["uri"], uris)).as_py():
             rows = rows.filter(pc.invert(pc.is_in(catalogs.keys_of(rows), keys)))
         return rows
@@ -114,7 +115,8 @@ def in_catalog_order(rows: pa.Table) -> pa.Table:
 
 def fingerprint(rows: pa.Table) -> str:
     """Names the images and labels of a training run: 16 hex digits, whatever the order in their catalogs."""
-    columns = ("catalog", "version", "split", "age_low", "age_high", "group", "gender", "ethnicity")
+    columns = ["catalog", "version", "split", "age_low", "age_high", "group", "gender", "ethnicity"]
+    columns += ["box"] if "box" in rows.column_names else []
     total = 0
     for batch in rows.select(columns).to_batches(max_chunksize=catalogs.LISTED_ROWS):
         for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):

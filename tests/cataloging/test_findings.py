@@ -135,6 +135,14 @@ def test_labels_that_could_not_be_read_are_unlabelled_or_malformed() -> None:
     assert findings_of(*rows) == [("a", "unlabelled", None), ("b", "malformed", None), ("c", "unlabelled", None)]
 
 
+def test_a_label_of_a_photo_without_a_face_is_told() -> None:
+    photos = [{"uri": "a", **years(30)}, {"uri": "b", **years(None)}, {"uri": "c", **years(30), "version": "2"}]
+    rows = pa.Table.from_pylist([{"version": "1", "deleted": False, **photo} for photo in photos], schema.CATALOG)
+    searched = pa.table({"uri": ["a", "b", "c", "d"], "version": ["1"] * 4})
+    found = findings.without_face(rows, searched).to_pylist()
+    assert [(each["uri"], each["version"], each["kind"]) for each in found] == [("a", "1", "no_face")]
+
+
 def test_unlabelled_layouts_miss_no_label() -> None:
     rows = [{"uri": "a", **years(None)}, {"uri": "b", **years(None), "content_hash": "a"}]
     assert findings_of(*rows, age_groups=None, is_labelled_layout=False) == [("b", "duplicate", "a")]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import pytest
 
 from agescale.ages.groups import AgeGroups
+from agescale.ages.labels import OLDEST_YEARS
 from agescale.cataloging.layouts import (
     LAYOUTS,
     Label,
@@ -180,6 +182,66 @@ def test_a_layout_in_which_no_image_has_a_label_is_refused_with_what_the_first_s
     ):
         check_labelled("csv", labels)
     check_labelled("unlabelled", LAYOUTS["unlabelled"](["a.jpg"], LabelSource()))
+
+
+# labels by box
+
+
+def read_boxes(text: str, paths: list[str], **columns: Any) -> dict[str, Label]:
+    return read_csv(text, paths, box_columns="x,y,w,h", **columns).by_path
+
+
+def boxes_in(label: Label) -> list[tuple[float, float, float, float, float | None]]:
+    return [(box.x, box.y, box.width, box.height, told.age_low) for box, told in label.boxes]
+
+
+def test_rows_of_a_photo_are_labels_of_its_faces() -> None:
+    text = "file,age,x,y,w,h,id\na.jpg,30,1,2,10,20,anna\nb.jpg,5,0,0,9.5,9,\na.jpg,61,50,2,12,24,otto\n"
+    labels = read_boxes(text, ["a.jpg", "b.jpg"], subject_column="id")
+    assert boxes_in(labels["a.jpg"]) == [(1, 2, 10, 20, 30), (50, 2, 12, 24, 61)]
+    assert [told.subject for _, told in labels["a.jpg"].boxes] == ["anna", "otto"]
+    assert boxes_in(labels["b.jpg"]) == [(0, 0, 9.5, 9, 5)]
+    assert all(label.is_labelled and label.age_low is None and not label.error for label in labels.values())
+
+
+def test_boxes_may_be_told_by_their_corners() -> None:
+    labels = read_boxes("file,age,x,y,w,h\na.jpg,30,1,2,11,22\n", ["a.jpg"], box_format="xyxy")
+    assert boxes_in(labels["a.jpg"]) == [(1, 2, 10, 20, 30)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "ages", "error", "line"),
+    [
+        (["30,1,2,0,20", "31,5,5,9,9"], [31], "box '1,2,0,20' has no width and height; is it xywh?", 2),
+        (["30,1,2,9,20", "31,,,,"], [30], "box ',,,' is not four numbers", 3),
+        (["30,1,2,9,inf"], [], "box '1,2,9,inf' has no width and height; is it xywh?", 2),
+        (["30,1,2,9,20", "old,5,5,9,9"], [30], f"age 'old' is not a number from 0 to {OLDEST_YEARS}", 3),
+        (["30,1,2,9,20", "31,1,2,9,20"], [30], "the CSV names its box twice, with different labels", 3),
+        (["30,1,2,9,20", "30,1,2,9,20"], [30], None, 2),
+    ],
+)
+def test_what_of_a_photo_s_faces_cannot_be_read_is_told_and_the_rest_is_used(
+    rows: list[str], ages: list[int], error: str | None, line: int
+) -> None:
+    text = "\n".join(["file,age,x,y,w,h", *(f"a.jpg,{row}" for row in rows)])
+    label = read_boxes(text, ["a.jpg"])["a.jpg"]
+    assert [age for *_, age in boxes_in(label)] == ages
+    assert (label.error, label.line) == (error, line)
+
+
+def test_faces_of_one_photo_are_in_one_split() -> None:
+    text = "file,age,x,y,w,h,s\na.jpg,30,1,2,9,20,{}\na.jpg,31,50,2,9,20,test\n"
+    label = read_boxes(text.format("test"), ["a.jpg"], split_column="s")["a.jpg"]
+    assert (label.split, label.error, [told.split for _, told in label.boxes]) == ("test", None, [None, None])
+    label = read_boxes(text.format("train"), ["a.jpg"], split_column="s")["a.jpg"]
+    assert (label.split, label.error) == (None, "the CSV puts its faces into different splits")
+
+
+def test_columns_of_boxes_are_four_that_are_there() -> None:
+    with pytest.raises(ValueError, match="--box-columns x,y: four columns, separated by commas"):
+        read_csv("file,age,x,y\na.jpg,3,1,2\n", ["a.jpg"], box_columns="x,y")
+    with pytest.raises(ValueError, match="--box-columns h: the CSV has no such column, it has file, age, x, y, w"):
+        read_boxes("file,age,x,y,w\na.jpg,3,1,2,3\n", ["a.jpg"])
 
 
 # UTKFace

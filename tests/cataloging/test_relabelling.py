@@ -12,9 +12,10 @@ import pytest
 
 from agescale.cataloging import relabelling
 from agescale.config import CompactConfig, TableConfig, TrainConfig, VerifyConfig
+from agescale.faces.geometry import FaceGeometry
 from agescale.scoring.verification import verify
 from agescale.store import objects, parquet, paths
-from agescale.tables import catalogs, compaction, datasets, exports, folders, schema, units
+from agescale.tables import catalogs, compaction, datasets, exports, faces, folders, labels, schema, units
 from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions, summary_uri
 from agescale.training import plan
@@ -174,6 +175,50 @@ def test_an_image_that_moves_to_another_split_is_scored_there(catalog: str, tmp_
     assert (score(catalog, out, "train"), score(catalog, f"{out}-test", "test")) == (1, 0)
     assert datasets.read_predictions(out).count_rows() == 5
     assert datasets.read_predictions(f"{out}-test").count_rows() == 0
+
+
+def test_what_was_found_of_its_faces_moves_with_an_image(catalog: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where not all were looked for, nobody says that there are none."""
+    monkeypatch.setitem(METADATA["settings"], "faces", "largest")
+    monkeypatch.setattr(relabelling, "PART_ROWS", 2)
+    geometry, box = FaceGeometry(), [1.0, 2.0, 30.0, 40.0]
+    photo = {"version": "1", "num_faces": 1, "photo_width": 64, "photo_height": 48, "content_hash": "beef"}
+    found = [{**photo, "uri": f"/in/{name}", "face": 0, "face_box": box, "face_score": 0.9} for name in "ac"]
+    found += [{**photo, "uri": "/in/b", "face": 0, "num_faces": 0}]
+    faces.write(catalog, geometry, "part-00001-000000.parquet", pa.Table.from_pylist(found, schema.FACES))
+    names = relabel(catalog, 3, {f"/in/{name}": label(1, split="test") for name in "abcd"})
+    assert len(names) == 2
+    assert faces.missing_parts(Catalog.open(catalog), geometry) == ["part-00002-000000.parquet", names[1]]
+    moved = parquet.read_table(faces.file_of(catalog, geometry, names[0])).to_pylist()
+    assert [(row["uri"], row["version"], row["num_faces"]) for row in moved] == [
+        ("/in/a", "1@3", 1),
+        ("/in/b", "1@3", 0),
+    ]
+    asked = pa.table({"uri": ["/in/b", "/in/a"], "part": [names[0]] * 2})
+    wall, face = faces.known_faces(catalog, asked, geometry)
+    assert wall is not None
+    assert wall.faces == ()
+    assert face is not None
+    assert face.faces[0].box == tuple(box)
+
+
+def test_a_catalog_of_before_there_were_boxes_goes_on(catalog: str, tmp_path: Path) -> None:
+    for name in Catalog.open(catalog).names:
+        rows = parquet.read_table(paths.join(catalog, name))
+        said = {**rows.schema.metadata, b"agescale.schema_version": b"3"}
+        Path(catalog, name).write_bytes(parquet.as_parquet(rows.drop_columns(["boxes"]).replace_schema_metadata(said)))
+    rows = Catalog.open(catalog).read(["uri", "boxes"])
+    assert rows["boxes"].null_count == len(rows) == 5
+    box = {"x": 1.0, "y": 2.0, "width": 3.0, "height": 4.0, **dict.fromkeys(schema.BOX_LABEL), "age_low": 7.0}
+    relabel(catalog, 3, {"/in/b": label(72), "/in/e": label(None, boxes=[box | {"age_high": 8.0}, box])})
+    assert ages(catalog) == listed_ages(catalog) == {"a": 10.0, "b": 72.0, "c": 30.0, "d": 40.0, "e": None}
+    complete(catalog)
+    compaction.compact(CompactConfig(catalog, f"{catalog}-new"))
+    for each in (catalog, f"{catalog}-new"):
+        told = labels.per_label(Catalog.open(each).read(["uri", "age_low", "boxes", "width", "height"])).to_pylist()
+        assert [(row["uri"], row["age_low"]) for row in told][-2:] == [("/in/e", 7.0)] * 2
+        assert told[-1]["box"] == [1 / 64, 2 / 48, 4 / 64, 6 / 48]
+        assert [row["box"] for row in told[:-2]] == [None] * 4
 
 
 def test_settings_are_those_of_the_newest_part_even_if_no_label_is_new(catalog: str) -> None:

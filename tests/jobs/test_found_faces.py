@@ -131,11 +131,18 @@ def numbers(catalog: str) -> dict[str, list[tuple[int, int]]]:
     return found
 
 
+def faceless(catalog: str) -> list[str]:
+    """Labelled photos without a face, as the findings name them."""
+    found = Catalog.open(catalog).findings.to_pylist()
+    return [paths.name_of(each["uri"])[:8] for each in found if each["kind"] == "no_face"]
+
+
 EXPECTED = {name: [(number, len(sides)) for number in range(len(sides))] or [(0, 0)] for name, sides in SIDES.items()}
 
 
 def test_each_photo_that_was_searched_has_a_row_and_a_broken_one_has_none(found: str) -> None:
     assert numbers(found) == EXPECTED
+    assert faceless(found) == ["50_0_3_4"]
     by_name = {paths.name_of(row["uri"])[:8]: row for row in rows_of(found)}
     wall, large = by_name["50_0_3_4"], by_name["30_0_1_2"]
     assert [wall[name] for name in ("face_box", "face_landmarks", "face_score", "roll")] == [None] * 4
@@ -220,7 +227,7 @@ def decoded(catalog: str, framing: Framing, use_packed: bool) -> dict[str, np.nd
     rows = Catalog.open(catalog).read(["uri"])
     for name, numbers in (("catalog", [0] * len(rows)), ("index", range(len(rows)))):
         rows = rows.append_column(name, pa.array(numbers))
-    return FaceDecoder((catalog,), framing, (use_packed,))(rows)
+    return FaceDecoder((catalog,), (framing,), (use_packed,))(rows)
 
 
 def test_training_decodes_what_was_found(found: str, no_detector: None) -> None:
@@ -254,6 +261,7 @@ def test_faces_are_found_for_what_is_new_or_has_changed_and_for_nothing_else(
     assert rows_of(str(out)) == []
     build_catalog(config)
     assert set(numbers(str(out))) == {"20_1_0_1", "40_1_2_3", "50_0_3_4"}
+    assert faceless(str(out)) == ["50_0_3_4"]
     standing = faces.missing_parts(Catalog.open(str(out)), FaceGeometry())
     assert standing == []
     before = {file: file.stat().st_mtime_ns for file in Path(f"{out}.agescale").glob("faces-*/*")}
@@ -263,6 +271,7 @@ def test_faces_are_found_for_what_is_new_or_has_changed_and_for_nothing_else(
     build_catalog(config)
     assert numbers(str(out)) == {"20_1_0_1": EXPECTED["20_1_0_1"], "50_0_3_4": [(0, 1)], "60_1_4_5": [(0, 1)]}
     assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert faceless(str(out)) == []
     request.getfixturevalue("no_detector")
     build_catalog(config)
     with pytest.raises(ValueError, match="faces was 'largest', is None"):
@@ -300,6 +309,7 @@ def test_whatever_write_is_the_last_the_same_command_finds_what_is_missing(
                 pass
         build_catalog(killed)
         assert rows_without_versions(killed.out) == expected
+        assert faceless(killed.out) == ["50_0_3_4"]
         assert faces.missing_parts(Catalog.open(killed.out), FaceGeometry()) == []
     assert number >= 8, "it was hardly ever killed"
 

@@ -124,7 +124,7 @@ def test_decoded_faces_stand_in_the_order_of_their_rows_whichever_come_first(
     monkeypatch.setattr(ingest, "CHUNK_ROWS", 20)
     rows = Catalog.open(catalog).read(["uri"])
     rows = rows.append_column("catalog", pa.array([0] * len(rows)))
-    held = ingest.held_faces(rows, SlowFirst((catalog,), Framing(32), use_packed=(True,)))
+    held = ingest.held_faces(rows, SlowFirst((catalog,), (Framing(32),), use_packed=(True,)))
     indices = [row["index"] for row in held.select_columns("index").take_all()]
     assert len(indices) > 60
     assert indices == sorted(indices)
@@ -445,11 +445,11 @@ def test_a_run_of_two_catalogs_that_was_cut_off_ends_with_the_weights_of_an_undi
     config = replace(config, phases="all:2@1e-3", out=str(tmp_path / "undisturbed"))
     rows = training_plan.select(config).rows
     rows = rows.append_column("index", pa.array(range(len(rows))))
-    decoded = ingest.FaceDecoder(catalog, Framing(16), (True, False))(rows)["image"]
+    decoded = ingest.FaceDecoder(catalog, (Framing(16),) * 2, (True, False))(rows)["image"]
     for number, uri in enumerate(catalog):
         own = rows.filter(pc.equal(rows["catalog"], number)).drop_columns(["catalog"])
         own = own.append_column("catalog", pa.array([0] * len(own)))
-        alone = ingest.FaceDecoder((uri,), Framing(16), (number == 0,))(own)["image"]
+        alone = ingest.FaceDecoder((uri,), (Framing(16),), (number == 0,))(own)["image"]
         np.testing.assert_array_equal(decoded[pc.equal(rows["catalog"], number).to_numpy()], alone)
 
     train(config)

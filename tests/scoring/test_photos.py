@@ -6,7 +6,6 @@ import io
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +23,7 @@ from agescale.faces.loading import load_one
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel, ModelSpec
 from agescale.models.predictor import Predictor
-from agescale.scoring import photos
+from agescale.scoring import contact_sheet, photos
 from agescale.scoring.photos import PhotoResult, predict
 from agescale.store import listing, objects, paths
 from agescale.store.errors import StoreError
@@ -151,7 +150,7 @@ def test_a_caption_is_never_cut_and_a_picture_never_distorted(width: int, height
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), "red").save(buffer, "PNG")
     words = photos.Words("", "34", "27-41", "früher Jugendlicher, молодой", "", "", "ok")
-    copy = photos.draw_faces(buffer.getvalue(), [(photos.WHOLE, words)])
+    copy = photos.draw_faces(images.upright_thumbnail(buffer.getvalue(), photos.DRAWN_SIDE), [(photos.WHOLE, words)])
     assert copy.height > photos.CAPTION_HEIGHT
     pixels = np.asarray(copy)
     bar = pixels[-photos.CAPTION_HEIGHT :]
@@ -183,13 +182,70 @@ def test_a_page_shows_all_photos(tmp_path: Path, checkpoint: str) -> None:
     (tmp_path / "faces" / "broken.jpg").write_bytes(b"")
     result = predict_photos(checkpoint, str(tmp_path / "faces"), draw=str(tmp_path / "drawn"))
     page = Page((tmp_path / "drawn" / "index.html").read_text())
-    copies = [unquote(reference) for reference in page.references]
-    assert copies == ["0001-a & <b>.jpg", "0003-c#1?.jpg"]
-    assert all((tmp_path / "drawn" / copy).exists() for copy in copies)
+    assert len(page.references) == 2
+    assert all(reference.startswith("data:image/jpeg;base64,") for reference in page.references), "it opens anywhere"
+    for copy in ("0001-a & <b>.jpg", "0003-c#1?.jpg"):
+        assert (tmp_path / "drawn" / copy).exists()
     said = "".join(page.texts)
     assert "broken.jpg: unreadable: the file is empty" in said
+    assert "a & <b>.jpg" in said
     assert photos.SQUARES in said
+    assert "In brackets behind an age: 80 % between." in said
+    assert [words.caption() in said for words in result.words] == [True] * 3
     assert [words.status for words in result.words] == ["ok", "unreadable: the file is empty", "ok"]
+
+
+def test_a_page_of_very_many_photos_has_pictures_of_the_first(
+    tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contact_sheet, "MAX_PICTURES", 2)
+    uris = [draw_face(tmp_path / f"{number}.jpg") for number in range(3)]
+    predict_photos(checkpoint, *uris, draw=str(tmp_path / "drawn"))
+    page = Page((tmp_path / "drawn" / "index.html").read_text())
+    assert len(page.references) == 2
+    assert "Of the last 1 no picture stands here" in page.text
+    assert len(list((tmp_path / "drawn").glob("*.jpg"))) == 3
+
+
+def test_a_killed_drawing_is_gone_on_with_and_a_photo_that_has_gone_since_is_no_crash(
+    tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uris, drawn = [draw_face(tmp_path / f"{number}.jpg") for number in range(2)], tmp_path / "drawn"
+    thumbnail = contact_sheet.thumbnail
+
+    def killed(picture: Image.Image) -> str:
+        if (drawn / "0001-0.jpg").exists():
+            raise KeyboardInterrupt
+        return thumbnail(picture)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(contact_sheet, "thumbnail", killed)
+        with pytest.raises(KeyboardInterrupt):
+            predict_photos(checkpoint, *uris, draw=str(drawn))
+    assert sorted(path.name for path in drawn.iterdir()) == ["0001-0.jpg", "index.html"]
+    predict_photos(checkpoint, *uris, draw=str(drawn))
+    assert len(Page((drawn / "index.html").read_text()).references) == 2
+
+    def gone(*arguments: Any) -> Any:
+        Path(uris[1]).unlink(missing_ok=True)
+        return to_html(*arguments)
+
+    to_html = contact_sheet.to_html
+    monkeypatch.setattr(contact_sheet, "to_html", gone)
+    assert predict_photos(checkpoint, *uris, draw=str(drawn)).rows["status"].to_pylist() == ["ok", "ok"]
+    assert len(Page((drawn / "index.html").read_text()).references) == 1
+
+
+@pytest.mark.parametrize(
+    ("box", "sides"),
+    [((0.1, 0.1, 0.3, 0.5), ""), ((0.7, 0.1, 0.9, 0.5), "right"), ((0.5, 0.5, 1.1, 0.9), "inside"), (None, "inside")],
+)
+def test_what_is_said_of_a_face_stays_in_its_picture(box: Any, sides: str) -> None:
+    face = contact_sheet.SheetFace(box, "34", "34 years")
+    assert face.sides() == sides
+    left, top, width, height = (float(part.split(":")[1].removesuffix("%")) for part in face.style().split(";"))
+    assert left + width <= 100
+    assert top + height <= 100
 
 
 def test_odd_names_are_rows_and_copies(tmp_path: Path, checkpoint: str) -> None:
@@ -352,7 +408,15 @@ def test_each_face_of_a_photo_has_its_row_its_age_and_its_frame(tmp_path: Path, 
         left = round(row["face_x"] * scale)
         assert edge[left - 2 : left + 4].min() < 40, "a black line around it"
         assert edge[left - 2 : left + 4].max() > 215, "and a white one"
-    assert "wall.jpg: no_face" in "".join(Page((drawn / "index.html").read_text()).texts)
+    text = (drawn / "index.html").read_text()
+    page = Page(text)
+    assert "wall.jpg: no_face" in "".join(page.texts)
+    assert len(page.references) == 2, "the wall is shown, too"
+    for face, (row, words) in enumerate(zip(rows[:3], result.words, strict=False)):
+        assert f"{face}: {words.caption()}" in page.text
+        assert f"{words.age} ({words.interval})" in page.text
+        left, top = 100 * row["face_x"] / 900, 100 * row["face_y"] / 500
+        assert f"left:{left:.2f}%;top:{top:.2f}%;" in text
 
 
 def test_a_model_of_faces_sees_the_largest_one_alike_however_wide_the_photo_is(tmp_path: Path, checkpoint: str) -> None:

@@ -98,3 +98,22 @@ def test_a_catalog_without_faces_says_nothing(tmp_path: Path) -> None:
         write_catalog(str(tmp_path / "bare"), {PART: [{"uri": "/a", "version": "1", "deleted": False}]})
     )
     assert faces.found_on_the_fly(bare, Framing(112, geometry=GEOMETRY)) == ""
+
+
+def test_a_file_is_read_once_until_it_is_another(catalog: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = pa.table({"uri": ["/two"], "part": [PART]})
+
+    def num_faces() -> int | None:
+        (known,) = faces.known_faces(catalog, asked, GEOMETRY)
+        return len(known.faces) if known else None
+
+    assert num_faces() is None
+    write(catalog, PART, rows_of("/two", LARGE, SMALL))
+    assert num_faces() == 2, "nobody remembers that there were none"
+    with monkeypatch.context() as patched:
+        patched.setattr(faces.parquet, "read_table", None)
+        assert num_faces() == 2
+    Path(faces.file_of(catalog, GEOMETRY, PART)).unlink()
+    assert num_faces() is None
+    write(catalog, PART, rows_of("/two", LARGE))
+    assert num_faces() == 1
