@@ -341,6 +341,9 @@ class TrainConfig(Recorded):
     it learns from."""
     mixup: NotNegative = 0.0
     """Blend pairs of training images and their labels with shares from Beta(mixup, mixup). 0: do not."""
+    interval_coverage: Annotated[float, Limits(0, 1 - _LEAST, "at least 0 and below 1")] = 0.9
+    """Share of faces whose age is to lie in their interval (age_lower, age_upper), as jobs/calibrate.py finds them: on
+    the validation faces, which each epoch is judged on. 0: no intervals."""
     patience: Count = 5
     """Epochs without a better validation metric after which a phase ends, and training with its last one."""
     seed: int = 0

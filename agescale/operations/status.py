@@ -98,11 +98,13 @@ def _run(out: str) -> Standing:
     last = paths.join(out, "last")
     if not checkpoints.exists(last):
         return Standing(out, "run", False, "epochs", 0, total, "no epoch has ended yet", holder=lease.look(out))
-    progress = checkpoints.read(last).progress
+    newest = checkpoints.read(last)
+    progress, calibration = newest.progress, newest.spec.calibration
+    intervals = f", {100 * calibration.coverage:g} % intervals" if calibration else ""
     best = "" if progress.best_value is None else f"best {progress.metric} {progress.best_value:.3f} "
     return Standing(
         out, "run", progress.is_finished, "epochs", progress.epochs_done, total,
-        f"{best}(epoch {progress.best_epoch})" if best else "", holder=lease.look(out),
+        f"{best}(epoch {progress.best_epoch}){intervals}" if best else "", holder=lease.look(out),
         written_s_ago=objects.age_s(paths.join(last, checkpoints.CONFIG_NAME)),
     )  # fmt: skip
 
