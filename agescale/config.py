@@ -42,6 +42,9 @@ CountOrZero = Annotated[int, Limits(0, math.inf, "at least 0")]
 AgeThreshold = Annotated[int, Limits(1, 100, "whole years from 1 to 100")]
 GateAge = Annotated[int, Limits(1, 59, "whole years from 1 to 59")]
 Split = Literal["train", "val", "test"]
+GAP_METRICS, GATE_GAP_METRICS = ("mae", "bias", "cs_at_5", "accuracy"), ("minors", "adults")
+GAP_PARTS = ("gender", "ethnicity", "decade")
+"""What ``--max-gap`` and ``--max-gate-gap`` are about."""
 FailedStatus = Literal[
     "unreadable",  # the bytes are no image that decodes
     "unsupported",  # an image format that is not taken
@@ -687,10 +690,40 @@ class EvaluateConfig(Recorded):
     age_groups: str | None = None
     """Age groups to judge in, with bounds, as in jobs/catalog.py: they derive from the predicted distributions, nothing
     is scored again. Default: the catalog's where they have bounds, else the model's."""
+    max_gap: tuple[str, ...] = ()
+    """How far a metric may differ between any two parts of the faces, such as mae=1.0:gender,ethnicity or
+    accuracy=0.05:gender+ethnicity; where the first split is shown to differ by more, the exit code is 3. Metrics: mae,
+    bias (years), cs_at_5, accuracy (shares); parts: gender, ethnicity, decade, and several with + between."""
+    max_gate_gap: tuple[str, ...] = ()
+    """The same of an age gate at 18 by the predicted age: minors=0.1:gender is about the share of those of 14 to 17 who
+    pass, adults=0.1:gender about that of those of 18 to 24 who are stopped."""
     checkpoint: str | None = None
     """Checkpoint to describe. Default: the one that the predictions name."""
     mlflow: str = ""
     """Tracking URI of the MLflow that knows the checkpoint's run: that run gets the metrics and the report."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option, metrics, texts in self._gaps():
+            for text in texts:
+                found = re.fullmatch(r"(\w+)=([0-9.]+):([\w+,]+)", text)
+                kinds = [kind.split("+") for kind in found[3].split(",")] if found else []
+                is_known = all(set(each) <= set(GAP_PARTS) and len(set(each)) == len(each) for each in kinds)
+                if not found or found[1] not in metrics or not is_known or not re.fullmatch(r"\d*\.?\d+", found[2]):
+                    raise ValueError(
+                        f"{option} {text}: METRIC=GAP:PART,..., such as {metrics[0]}=0.1:gender,ethnicity; a metric is "
+                        f"{' or '.join(metrics)}, a part {', '.join(GAP_PARTS)}, or several of these with + between"
+                    )
+
+    def _gaps(self) -> tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]:
+        return ("--max-gap", GAP_METRICS, self.max_gap), ("--max-gate-gap", GATE_GAP_METRICS, self.max_gate_gap)
+
+    @property
+    def gap_limits(self) -> list[tuple[str, str, float, tuple[str, ...]]]:
+        """Of each limit the option as given, the metric, the gap that may be, and the kinds of parts."""
+        given = [(option, text) for option, _, texts in self._gaps() for text in texts]
+        parts = [(option, text, *re.split("[=:]", text)) for option, text in given]
+        return [(f"{option} {text}", name, float(gap), tuple(by.split(","))) for option, text, name, gap, by in parts]
 
 
 @dataclass(frozen=True)
