@@ -7,6 +7,7 @@ checkpoint or a cluster is checked where that is known.
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import re
 import types
@@ -589,7 +590,7 @@ class StatusConfig(Checked):
     """What stands in some folders, how far it is, and who works there. Changes nothing, and starts no Ray."""
 
     out: tuple[str, ...]
-    """Folders that jobs write into: catalogs, runs, sweeps, predictions, reports, gates."""
+    """Folders that jobs write into: catalogs, runs, sweeps, predictions, reports, gates, drifts."""
     format: Literal["table", "json"] = "table"
     """For people, or one array of objects for programs."""
 
@@ -724,6 +725,37 @@ class EvaluateConfig(Recorded):
         given = [(option, text) for option, _, texts in self._gaps() for text in texts]
         parts = [(option, text, *re.split("[=:]", text)) for option, text in given]
         return [(f"{option} {text}", name, float(gap), tuple(by.split(","))) for option, text, name, gap, by in parts]
+
+
+@dataclass(frozen=True)
+class DriftConfig(Recorded):
+    """Tell whether predictions are of other photos than those before: drift.json and drift.html."""
+
+    predictions: str
+    """Predictions to look at."""
+    against: str
+    """Predictions to compare them with, best by the same model: of last month, or of the images that it was judged on.
+    With --since it may be the same table: then what was scored before."""
+    out: str
+    """Folder of the two files."""
+    since: str | None = None
+    """Only what was scored from then on, such as 2026-11-30 or 2026-11-30T02:00 (UTC). Default: all."""
+    max_psi: Positive = 0.2
+    """Population stability index above which the exit code is 3, where the difference is hardly chance, too."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            _ = self.since_time
+        except ValueError:
+            raise ValueError(f"--since {self.since}: a date, or a time, such as 2026-11-30T02:00") from None
+
+    @property
+    def since_time(self) -> dt.datetime | None:
+        if self.since is None:
+            return None
+        time = dt.datetime.fromisoformat(self.since)
+        return time if time.tzinfo else time.replace(tzinfo=dt.UTC)
 
 
 @dataclass(frozen=True)
