@@ -1,7 +1,8 @@
 """What all jobs do around their work: parse the settings, run, and say in one line what went wrong.
 
 Exit codes: 0 success, 1 crashed (with a traceback), 2 refused or impossible (one line), 3 done, and not right (one
-line: more images failed than may, or what was verified is wrong), 130 interrupted by Ctrl+C, 143 by SIGTERM (one line).
+line: more images failed than may, what was verified is wrong, people or photos differ by more than may be), 130
+interrupted by Ctrl+C, 143 by SIGTERM (one line).
 The last line says it: ``error: exit code 3: ...``, and for 2 just ``error: ...``.
 """
 

@@ -7,6 +7,7 @@ checkpoint or a cluster is checked where that is known.
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import re
 import types
@@ -42,6 +43,9 @@ CountOrZero = Annotated[int, Limits(0, math.inf, "at least 0")]
 AgeThreshold = Annotated[int, Limits(1, 100, "whole years from 1 to 100")]
 GateAge = Annotated[int, Limits(1, 59, "whole years from 1 to 59")]
 Split = Literal["train", "val", "test"]
+GAP_METRICS, GATE_GAP_METRICS = ("mae", "bias", "cs_at_5", "accuracy"), ("minors", "adults")
+GAP_PARTS = ("gender", "ethnicity", "decade")
+"""What ``--max-gap`` and ``--max-gate-gap`` are about."""
 FailedStatus = Literal[
     "unreadable",  # the bytes are no image that decodes
     "unsupported",  # an image format that is not taken
@@ -351,6 +355,9 @@ class TrainConfig(Recorded):
     it learns from."""
     mixup: NotNegative = 0.0
     """Blend pairs of training images and their labels with shares from Beta(mixup, mixup). 0: do not."""
+    interval_coverage: Annotated[float, Limits(0, 1 - _LEAST, "at least 0 and below 1")] = 0.9
+    """Share of faces whose age is to lie in their interval (age_lower, age_upper), as jobs/calibrate.py finds them: on
+    the validation faces, which each epoch is judged on. 0: no intervals."""
     patience: Count = 5
     """Epochs without a better validation metric after which a phase ends, and training with its last one."""
     seed: int = 0
@@ -597,7 +604,7 @@ class StatusConfig(Checked):
     """What stands in some folders, how far it is, and who works there. Changes nothing, and starts no Ray."""
 
     out: tuple[str, ...]
-    """Folders that jobs write into: catalogs, runs, sweeps, predictions, reports, gates."""
+    """Folders that jobs write into: catalogs, runs, sweeps, predictions, reports, gates, drifts."""
     format: Literal["table", "json"] = "table"
     """For people, or one array of objects for programs."""
 
@@ -698,10 +705,71 @@ class EvaluateConfig(Recorded):
     age_groups: str | None = None
     """Age groups to judge in, with bounds, as in jobs/catalog.py: they derive from the predicted distributions, nothing
     is scored again. Default: the catalog's where they have bounds, else the model's."""
+    max_gap: tuple[str, ...] = ()
+    """How far a metric may differ between any two parts of the faces, such as mae=1.0:gender,ethnicity or
+    accuracy=0.05:gender+ethnicity; where the first split is shown to differ by more, the exit code is 3. Metrics: mae,
+    bias (years), cs_at_5, accuracy (shares); parts: gender, ethnicity, decade, and several with + between."""
+    max_gate_gap: tuple[str, ...] = ()
+    """The same of an age gate at 18 by the predicted age: minors=0.1:gender is about the share of those of 14 to 17 who
+    pass, adults=0.1:gender about that of those of 18 to 24 who are stopped."""
     checkpoint: str | None = None
     """Checkpoint to describe. Default: the one that the predictions name."""
     mlflow: str = ""
     """Tracking URI of the MLflow that knows the checkpoint's run: that run gets the metrics and the report."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option, metrics, texts in self._gaps():
+            for text in texts:
+                found = re.fullmatch(r"(\w+)=([0-9.]+):([\w+,]+)", text)
+                kinds = [kind.split("+") for kind in found[3].split(",")] if found else []
+                is_known = all(set(each) <= set(GAP_PARTS) and len(set(each)) == len(each) for each in kinds)
+                if not found or found[1] not in metrics or not is_known or not re.fullmatch(r"\d*\.?\d+", found[2]):
+                    raise ValueError(
+                        f"{option} {text}: METRIC=GAP:PART,..., such as {metrics[0]}=0.1:gender,ethnicity; a metric is "
+                        f"{' or '.join(metrics)}, a part {', '.join(GAP_PARTS)}, or several of these with + between"
+                    )
+
+    def _gaps(self) -> tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]:
+        return ("--max-gap", GAP_METRICS, self.max_gap), ("--max-gate-gap", GATE_GAP_METRICS, self.max_gate_gap)
+
+    @property
+    def gap_limits(self) -> list[tuple[str, str, float, tuple[str, ...]]]:
+        """Of each limit the option as given, the metric, the gap that may be, and the kinds of parts."""
+        given = [(option, text) for option, _, texts in self._gaps() for text in texts]
+        parts = [(option, text, *re.split("[=:]", text)) for option, text in given]
+        return [(f"{option} {text}", name, float(gap), tuple(by.split(","))) for option, text, name, gap, by in parts]
+
+
+@dataclass(frozen=True)
+class DriftConfig(Recorded):
+    """Tell whether predictions are of other photos than those before: drift.json and drift.html."""
+
+    predictions: str
+    """Predictions to look at."""
+    against: str
+    """Predictions to compare them with, best by the same model: of last month, or of the images that it was judged on.
+    With --since it may be the same table: then what was scored before."""
+    out: str
+    """Folder of the two files."""
+    since: str | None = None
+    """Only what was scored from then on, such as 2026-11-30 or 2026-11-30T02:00 (UTC). Default: all."""
+    max_psi: Positive = 0.2
+    """Population stability index above which the exit code is 3, where the difference is hardly chance, too."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            _ = self.since_time
+        except ValueError:
+            raise ValueError(f"--since {self.since}: a date, or a time, such as 2026-11-30T02:00") from None
+
+    @property
+    def since_time(self) -> dt.datetime | None:
+        if self.since is None:
+            return None
+        time = dt.datetime.fromisoformat(self.since)
+        return time if time.tzinfo else time.replace(tzinfo=dt.UTC)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from agescale.ages.few import ENOUGH_FACES
 from agescale.ages.groups import AgeGroups
 from agescale.config import EvaluateConfig
 from agescale.evaluation import arrays, report
 from agescale.evaluation.error_table import error_table
+from agescale.evaluation.fairness import Limit, Verdict
 from agescale.evaluation.gallery import galleries
 from agescale.evaluation.joined import JoinedRows, read_other, read_rows, splits_of
 from agescale.evaluation.report import About, Judgement
@@ -42,6 +44,7 @@ class Evaluated:
 
     page: str  # URI
     notes: list[str]
+    over: list[str]  # gaps that are larger than may be, a line for each limit
 
 
 def evaluate(config: EvaluateConfig) -> Evaluated:
@@ -85,7 +88,11 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         errors=errors,
         num_errors=num_errors,
     )
-    return Evaluated(report.write_report(config.out, judgement), _notes(about))
+    limits = results[0].limits
+    notes = _notes(about) + [verdict.line() for verdict in limits if not verdict.over]
+    return Evaluated(
+        report.write_report(config.out, judgement), notes, [verdict.line() for verdict in limits if verdict.over]
+    )
 
 
 def _card(config: EvaluateConfig, predictions: Predictions) -> dict[str, Any]:
@@ -121,14 +128,28 @@ def _judge_splits(
     """The asked splits, first the one that the report is about: the first in which any row is judged."""
     splits = splits_of(config.split, rows)
     other = read_other(config, rows, groups)
-    results = [judge_split(name, rows, names, other) for name in splits]
+    limits = [Limit(metric, gap, by, option) for option, metric, gap, by in config.gap_limits]
+    results = [judge_split(name, rows, names, other, limits) for name in splits]
     central = next((result for result in results if result.summary.num_rows), None)
     if central is None:
         names_only = "" if predictions.says_ages else f"; the model knows the groups {', '.join(names)} and no ages"
         raise ValueError("; ".join(_why_nothing(result) for result in results) + names_only)
     if config.against and not central.comparisons:
         raise ValueError(f"--against {config.against}: of the judged faces of {central.name} it has scored none")
+    for verdict in central.limits:
+        _check_comparable(verdict, central.name)
     return [central, *(result for result in results if result is not central)]
+
+
+def _check_comparable(verdict: Verdict, split: str) -> None:
+    """Raises ValueError where no two parts of an asked kind have enough faces: a limit that nobody could tell to be
+    exceeded is no limit that is kept."""
+    compared = {gap.by for gap in verdict.gaps}
+    if missing := [by for by in verdict.limit.by if by not in compared]:
+        raise ValueError(
+            f"{verdict.limit.option}: no two parts by {missing[0]} have {ENOUGH_FACES} persons each to be judged in "
+            f"{split}; leave {missing[0]} out, or judge more faces whose labels tell it"
+        )
 
 
 def _unscored_splits(rows: JoinedRows) -> list[str]:

@@ -132,6 +132,18 @@ def group_distribution(true_group_N: np.ndarray, predicted_group_N: np.ndarray, 
 
 
 @mpl.rc_context(STYLE)
+def shares(names: Sequence[str], ours: Sequence[float], before: Sequence[float]) -> Figure:
+    """How many in a hundred of two lots of rows are in each bin."""
+    figure, axes = axes_of(height=2.7)
+    for shift, shares_B, label, colour in ((-0.21, before, "before", ACCENT), (0.21, ours, "now", SECOND)):
+        axes.bar(np.arange(len(names)) + shift, 100 * np.array(shares_B), width=0.38, color=colour, label=label)
+    axes.set_xticks(range(len(names)), names, rotation=35 if is_crowded(names) else 0)
+    axes.set_ylabel("% of rows")
+    legend_above(axes)
+    return figure
+
+
+@mpl.rc_context(STYLE)
 def training_curves(history: Sequence[Mapping[str, Any]], watched: str | None = None) -> Figure:
     """Loss, and below it the watched validation metric, by epoch; the phases are marked. Absent columns are left out.
 

@@ -185,3 +185,22 @@ class Agreement:
     num_rows: int
     accuracy: float | None
     interval: tuple[float | None, float | None]  # Wilson's
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The difference of a metric between two parts of a kind: of the one where it is larger, minus the other one."""
+
+    metric: str
+    by: str
+    name: str
+    value: float
+    num_rows: int
+    other: str
+    other_value: float
+    num_other_rows: int
+    gap: float
+    gap_low: float  # this interval and the p-value hold for all comparisons together
+    gap_high: float
+    p_value: float  # of a true gap of no more than may be; where no limit was asked for, of none
+    is_over: bool

@@ -20,10 +20,11 @@ from markupsafe import Markup
 from agescale.ages.few import ENOUGH_FACES
 from agescale.evaluation import plots
 from agescale.evaluation.age_gate import GATE_AGE
+from agescale.evaluation.fairness import said
 from agescale.evaluation.gallery import Gallery, ShownFace
 from agescale.evaluation.intervals import LEAST
 from agescale.evaluation.records import Comparison, GroupScores, PartScores, Summary, WorstPart
-from agescale.evaluation.split_result import SplitResult
+from agescale.evaluation.split_result import CROSSED, SplitResult
 from agescale.reports import formats
 from agescale.reports.page import UNKNOWN, inline, interval, is_about, number, percent, template, text
 from agescale.store import objects, outputs, paths
@@ -33,13 +34,15 @@ PAGE_NAME, METRICS_NAME, ERRORS_NAME = "report.html", "metrics.json", "errors.cs
 MARKS = ("catalog", "predictions", "report_split")
 """What ``metrics.json`` says under "about", by which a report's folder is known."""
 TABLES = (
-    "by_group", "by_decade", "by_gender", "by_ethnicity", "age_gate", "intervals", "missed", "confusion", "left_out",
-    "against", "errors",
+    "by_group", "by_decade", "by_gender", "by_ethnicity", "by_gender_ethnicity", "gaps", "age_gate", "intervals",
+    "missed", "confusion", "left_out", "against", "errors",
 )  # fmt: skip
 
+NUM_GAPS = 12
+"""Of each limit, and of no limit, that the page tells of; gaps.csv has all."""
 BREAKDOWNS = {
     "decade": "decade of age", "predicted decade": "decade of predicted age", "gender": "gender",
-    "ethnicity": "ethnicity",
+    "ethnicity": "ethnicity", "gender+ethnicity": "gender and ethnicity",
 }  # fmt: skip
 LOOK = "Often the label is at fault: look before you blame the model."
 GALLERIES = {
@@ -154,9 +157,47 @@ def render(judged: Judgement) -> str:
         few=ENOUGH_FACES,
         gate_age=GATE_AGE,
         covered=[(BREAKDOWNS.get(key, ""), rows) for key, rows in central.covered.items()],
+        gaps=_gaps(central),
         missed=[(BREAKDOWNS.get(key, ""), rows) for key, rows in central.missed.items()],
         interval=interval,
     )
+
+
+@dataclass(frozen=True)
+class _GapRow:
+    """A gap as the page has it."""
+
+    metric: str
+    who: str
+    value: str
+    other: str
+    other_value: str
+    gap: str
+    interval: str
+    p_value: str
+    limit: str
+    is_clear: bool
+
+
+def _gaps(result: SplitResult) -> list[_GapRow]:
+    """The largest gaps of those asked for, then those of the parts at large."""
+    verdicts = [*result.limits, result.differences] if result.differences else result.limits
+    return [
+        _GapRow(
+            metric=gap.metric,
+            who=f"{gap.name} ({gap.num_rows:,})",
+            value=said(gap.metric, gap.value),
+            other=f"{gap.other} ({gap.num_other_rows:,})",
+            other_value=said(gap.metric, gap.other_value),
+            gap=said(gap.metric, gap.gap),
+            interval=f"{said(gap.metric, gap.gap_low)} to {said(gap.metric, gap.gap_high)}".replace("-", "−"),
+            p_value="< 0.001" if gap.p_value < 0.001 else f"{gap.p_value:.3f}",
+            limit=said(gap.metric, verdict.limit.max_gap) if verdict.limit.option else "",
+            is_clear=gap.is_over,
+        )
+        for verdict in verdicts
+        for gap in verdict.gaps[:NUM_GAPS]
+    ]
 
 
 def _gallery(gallery: Gallery) -> tuple[str, str, Sequence[ShownFace]]:
@@ -208,6 +249,7 @@ def verdicts(result: SplitResult) -> list[str]:
         found.append(
             f"In {percent(part.missed)} ({bounds}) of the {part.num_rows:,} photos no face was found to judge."
         )
+    found += [verdict.line() for verdict in result.limits]
     for key, head in result.auxiliary.items():
         if head.num_rows:
             of_accuracy = interval(head.interval, "{:.1%}")
@@ -342,7 +384,7 @@ def _figures(result: SplitResult, card: Mapping[str, Any], group_names: Sequence
         )
         figures["errors"] = plots.error_histogram(outcomes.error_N), "How often each error occurs"
         for key, parts in result.breakdowns.items():
-            if any(part.mae is not None for part in parts):
+            if key != CROSSED and any(part.mae is not None for part in parts):
                 figures[key] = plots.error_by_subgroup(parts), f"Mean absolute error and bias by {BREAKDOWNS[key]}"
     if result.summary.accuracy is not None:
         figures["confusion"] = plots.confusion(result.confusion, group_names), "Confusion matrix"
@@ -370,9 +412,12 @@ def _tables(results: Sequence[SplitResult], group_names: Sequence[str]) -> dict[
         tables["by_group"] += [split | asdict(row) for row in result.by_group]
         tables["age_gate"] += [split | asdict(band) for band in result.gate]
         for key, rows in result.breakdowns.items():
-            tables.setdefault(f"by_{key}", []).extend(split | asdict(row) for row in rows)
+            tables.setdefault(f"by_{key.replace('+', '_')}", []).extend(split | asdict(row) for row in rows)
         for key, covered in result.covered.items():
             tables.setdefault("intervals", []).extend(split | {"part": key} | asdict(row) for row in covered)
+        for verdict in [result.differences, *result.limits] if result.differences else result.limits:
+            limit = {"limit": verdict.limit.option}
+            tables.setdefault("gaps", []).extend(split | limit | asdict(gap) for gap in verdict.gaps)
         for key, missed in result.missed.items():
             tables.setdefault("missed", []).extend(split | {"part": key} | asdict(row) for row in missed)
         for key, compared in result.comparisons.items():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from agescale.ages.baselines import Constant, constant_predictor
-from agescale.evaluation import metrics
+from agescale.evaluation import fairness, metrics
 from agescale.evaluation.age_gate import age_gate
+from agescale.evaluation.fairness import Limit, Verdict
 from agescale.evaluation.joined import NOT_PREDICTED, JoinedRows, OtherModel, who_is_judged
 from agescale.evaluation.metrics import Outcomes
 from agescale.evaluation.records import (
@@ -23,6 +25,9 @@ from agescale.evaluation.records import (
     Summary,
     WorstPart,
 )
+
+CROSSED = "gender+ethnicity"
+"""Parts that the report tells of beside the single ones."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class SplitResult:
     interval_coverage: float | None  # what the model's intervals are to cover; None = it has none
     covered: dict[str, list[CoveredPart]]  # over "all" and part by part, where it has
     missed: dict[str, list[MissedPart]]  # by the face detector, over "all" and part by part; {} = none was asked
+    differences: Verdict | None  # between parts, whatever may be; None = there are no two to compare
+    limits: list[Verdict]  # of the gaps that there may be, those asked for
     comparisons: dict[str, list[Comparison]]  # with another model, over "all" and part by part; {} = not asked for
     not_scored: dict[str, int]
     findings: dict[str, int]
@@ -53,14 +60,32 @@ class SplitResult:
         numbers["auxiliary"] = {key: asdict(head) for key, head in self.auxiliary.items()}
         if self.covered:
             numbers["age_intervals"] = {"wanted": self.interval_coverage, **asdict(self.covered["all"][0])}
+        if self.differences:
+            numbers["largest_gap"] = asdict(self.differences.gaps[0])
+        if self.limits:
+            numbers["max_gaps"] = [_as_numbers(verdict) for verdict in self.limits]
         return numbers | ({"against": asdict(self.comparisons["all"][0])} if self.comparisons else {})
 
 
-def judge_split(split: str | None, rows: JoinedRows, names: list[str], other: OtherModel | None) -> SplitResult:
+def _as_numbers(verdict: Verdict) -> dict[str, object]:
+    return {
+        "limit": verdict.limit.option,
+        "is_over": bool(verdict.over),
+        "is_within": verdict.is_within,
+        "num_comparisons": verdict.num_comparisons,
+        "over": [asdict(gap) for gap in verdict.over],
+        "largest": asdict(verdict.gaps[0]) if verdict.gaps else None,
+    }
+
+
+def judge_split(
+    split: str | None, rows: JoinedRows, names: list[str], other: OtherModel | None, limits: Sequence[Limit] = ()
+) -> SplitResult:
     in_split_N = rows.is_in(split)
     judged_N, counts = who_is_judged(rows, in_split_N)
     outcomes = rows.outcomes.where(judged_N)
     parts = _parts(rows, outcomes, judged_N)
+    shown = parts | _crossed(parts)
     gate = age_gate(outcomes.true_age_N, outcomes.predicted_age_N)
     return SplitResult(
         name=split or "unsplit",
@@ -75,12 +100,14 @@ def judge_split(split: str | None, rows: JoinedRows, names: list[str], other: Ot
         },
         confusion=metrics.confusion_matrix(outcomes.true_group_N, outcomes.predicted_group_N, len(names)),
         by_group=metrics.by_group(outcomes, names),
-        breakdowns={key: metrics.breakdown(outcomes, *part) for key, part in parts.items()},
+        breakdowns={key: metrics.breakdown(outcomes, *part) for key, part in shown.items()},
         worst={key: metrics.worst_subgroup(outcomes, *part) for key, part in parts.items()},
         gate=gate if any(band.num_rows for band in gate) else [],
         interval_coverage=rows.interval_coverage,
         covered=_covered(rows, judged_N) if rows.interval_coverage else {},
         missed=_missed(rows, in_split_N) if rows.looks_for_faces else {},
+        differences=_differences(outcomes, parts),
+        limits=fairness.judged(outcomes, parts, limits),
         comparisons=_compared(rows, other, judged_N) if other else {},
         not_scored=_not_scored(rows, in_split_N),
         findings=rows.listed.findings.get(split, {}),
@@ -91,6 +118,20 @@ def _parts(rows: JoinedRows, outcomes: Outcomes, mask_N: np.ndarray) -> dict[str
     """What the rows of the mask, whose ``outcomes`` these are, are broken down by: indices and names of the parts."""
     parts = {"decade": metrics.decades(outcomes.true_age_N)}
     return parts | {key: (code_N[mask_N], names) for key, (code_N, names) in rows.parts.items()}
+
+
+def _crossed(parts: fairness.Parts) -> dict[str, tuple[np.ndarray, list[str]]]:
+    """Women of each ethnicity, and men of each, where both are known."""
+    code_N, names = fairness.crossed(parts, CROSSED)
+    return {CROSSED: (code_N, names)} if (code_N >= 0).any() else {}
+
+
+def _differences(outcomes: Outcomes, parts: fairness.Parts) -> Verdict | None:
+    """How the parts differ in the errors of their ages or, where there are none, of their groups."""
+    metric = "accuracy" if np.isnan(outcomes.error_N).all() else "mae"
+    limit = Limit(metric, 0.0, ("gender", "ethnicity", CROSSED))
+    verdict = fairness.judged(outcomes, parts, [limit])[0]
+    return verdict if verdict.gaps else None
 
 
 def _compared(rows: JoinedRows, other: OtherModel, judged_N: np.ndarray) -> dict[str, list[Comparison]]:

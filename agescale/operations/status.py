@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from agescale.evaluation import gate_report, report
+from agescale.evaluation import drift_report, gate_report, report
 from agescale.models import checkpoints
 from agescale.operations import executions
 from agescale.store import lease, objects, paths
@@ -22,7 +22,7 @@ from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions, by_status, has_summary
 from agescale.training import finetuning, runs
 
-Kind = Literal["catalog", "predictions", "run", "sweep", "checkpoint", "report", "gate", "nothing"]
+Kind = Literal["catalog", "predictions", "run", "sweep", "checkpoint", "report", "gate", "drift", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,13 @@ def _run(out: str) -> Standing:
     last = paths.join(out, "last")
     if not checkpoints.exists(last):
         return Standing(out, "run", False, "epochs", 0, total, "no epoch has ended yet", holder=lease.look(out))
-    progress = checkpoints.read(last).progress
+    newest = checkpoints.read(last)
+    progress, calibration = newest.progress, newest.spec.calibration
+    intervals = f", {100 * calibration.coverage:g} % intervals" if calibration else ""
     best = "" if progress.best_value is None else f"best {progress.metric} {progress.best_value:.3f} "
     return Standing(
         out, "run", progress.is_finished, "epochs", progress.epochs_done, total,
-        f"{best}(epoch {progress.best_epoch})" if best else "", holder=lease.look(out),
+        f"{best}(epoch {progress.best_epoch}){intervals}" if best else "", holder=lease.look(out),
         written_s_ago=objects.age_s(paths.join(last, checkpoints.CONFIG_NAME)),
     )  # fmt: skip
 
@@ -141,12 +143,20 @@ def _gate(out: str) -> Standing:
     return Standing(out, "gate", is_complete, says=says, written_s_ago=objects.age_s(uri))
 
 
+def _drift(out: str) -> Standing:
+    uri = paths.join(out, drift_report.NUMBERS_NAME)
+    is_complete = objects.exists(paths.join(out, drift_report.PAGE_NAME))
+    says = str(json.loads(objects.read_bytes(uri))["answer"])
+    return Standing(out, "drift", is_complete, says=says, written_s_ago=objects.age_s(uri))
+
+
 MARKS: dict[str, Callable[[str], Standing]] = {
     runs.RUN_NAME: _run,
     trials.SWEEP_NAME: _sweep,
     checkpoints.CONFIG_NAME: _checkpoint,
     report.METRICS_NAME: _report,
     gate_report.NUMBERS_NAME: _gate,
+    drift_report.NUMBERS_NAME: _drift,
 }
 """What tells the kind of a folder by one file in it."""
 TABLES: dict[str, Callable[[str], Standing]] = {"predictions": _predictions, "catalog": _catalog}

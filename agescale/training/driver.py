@@ -32,7 +32,7 @@ from agescale.store import paths
 from agescale.store.writers import Writer
 from agescale.tables.catalogs import Catalog
 from agescale.tables.faces import found_on_the_fly
-from agescale.training import finetuning, runs
+from agescale.training import calibration, finetuning, runs
 from agescale.training import plan as training_plan
 from agescale.training.failures import Diverged, InvalidSettings, OutOfMemory, lasting_store_error, said_once
 from agescale.training.feeds import Feed, Feeder, from_the_next_epoch, in_order, labelled_framing
@@ -47,7 +47,7 @@ MAX_FAILURES = 3
 RESIZE_S = 600.0
 """Whether there is room for more processes is looked at so often: it costs what was done since the last save."""
 
-LABEL_COLUMNS = ("group", "age_low", "age_high", "gender", "ethnicity", "weight", "catalog")
+LABEL_COLUMNS = ("group", "age_low", "age_high", "gender", "ethnicity", "weight", "catalog", "is_counted")
 """What is learned of an image: numbers, looked up by its index."""
 
 
@@ -118,6 +118,11 @@ def train(
         elif plan.loaded:
             print(f"weights: {config.weights}: {plan.loaded}", flush=True)
         _fit(config, plan, selected.catalogs, splits, model, writer, callbacks, shared)
+        if shared is None:
+            made = checkpoints.read(paths.join(out, "best")).spec.calibration
+            num_counted = int(splits["val"]["is_counted"].to_numpy().sum())
+            if said := calibration.told(config, plan.spec, made, num_counted):
+                print(said, flush=True)
         return checkpoints.read(paths.join(out, "last")).progress
 
 
@@ -152,6 +157,7 @@ def _fit(
         "writer": writer,
         "initial_weights": ray.put(model.state_dict()),
         "labels": ray.put(labels),
+        "catalog_ids": [catalog.id for catalog in catalogs],
         "num_train": 0,  # this and the next one say what the processes are fed with
         "is_held": False,
         "on_features": False,

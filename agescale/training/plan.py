@@ -30,13 +30,13 @@ from agescale.store.outputs import Output
 from agescale.tables import catalogs, filters
 from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions
-from agescale.training import finetuning, selection, weighting
+from agescale.training import calibration, finetuning, selection, weighting
 from agescale.training.initial_weights import initial_model, is_checkpoint, stored_at
 
 IMAGES_NAME = "images.parquet"
 """Beside run.json and sweep.json: the images that a run, or all trainings of a sweep, learn from and are judged by."""
 BEGUN_NAMES = ("run.json", "sweep.json")
-LEARNED_COLUMNS = ["uri", "version", "split", "age_low", "age_high", "group", "gender", "ethnicity"]
+LEARNED_COLUMNS = ["uri", "version", "split", "age_low", "age_high", "group", "gender", "ethnicity", "subject"]
 """Of catalogs, where nothing else is asked for: 10,000,000 rows have to fit into memory."""
 
 
@@ -161,7 +161,7 @@ def pinned_images(begun: str, catalog_ids: list[str]) -> pa.Table | None:
         raise ValueError(
             f"{folder}: --catalog is not the one that it began with, or was built anew; give another --out"
         )
-    return rows
+    return rows if "subject" in rows.column_names else rows.append_column("subject", pa.nulls(len(rows), pa.string()))
 
 
 def build_plan(
@@ -314,7 +314,7 @@ def _geometry(config: TrainConfig, begins: bool) -> FaceGeometry:
 
 def _splits(config: TrainConfig, rows: pa.Table, spec: ModelSpec, age_groups: AgeGroups) -> dict[str, pa.Table]:
     """The rows of train and val with labels as numbers: ``group`` and auxiliary classes as indices, -1 where unknown,
-    and ``weight``, how much each image counts."""
+    ``weight``, how much each image counts, and ``is_counted``, for the intervals."""
     labels = {"group": catalogs.group_indices(rows, age_groups)}
     names = [name for name in LEARNED_COLUMNS if name != "version"]
     rows = rows.select([*names, *({"box"} & set(rows.column_names)), "catalog", "part", "row"])
@@ -330,7 +330,9 @@ def _splits(config: TrainConfig, rows: pa.Table, spec: ModelSpec, age_groups: Ag
     _check_catalogs(config, splits["train"])
     for name, split in splits.items():
         weight = _weights(config, split, age_groups) if name == "train" else np.ones(len(split), np.float32)
-        splits[name] = split.append_column("weight", pa.array(weight))
+        is_counted = calibration.counted(split) if name == "val" else np.zeros(len(split), bool)
+        split = split.append_column("weight", pa.array(weight)).append_column("is_counted", pa.array(is_counted))
+        splits[name] = split.drop_columns(["subject"])
     return splits
 
 

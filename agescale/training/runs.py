@@ -19,6 +19,7 @@ from dataclasses import asdict, replace
 
 import pyarrow as pa
 
+from agescale.ages.calibration import Calibration
 from agescale.config import TrainConfig
 from agescale.models import checkpoints
 from agescale.models.checkpoints import Checkpoint, Epoch, LearnerState, Order, RunProgress, StateDict, Step
@@ -55,6 +56,8 @@ def check_same(out: str, run: Identity) -> RunProgress | None:
     new = run["settings"]
     is_longer = {name for name in new if known.get(name) != new[name]} <= {"phases", "epochs"}
     way = f"--weights {out}/best --out ANOTHER trains on from its best epoch" if is_longer else "give another --out"
+    if {name for name in new if known.get(name) != new[name]} == {"interval_coverage"}:
+        way = f"jobs/calibrate.py --checkpoint {out}/best makes one of the same weights with other intervals"
     check_unchanged(out, "another run", known, new, way)
     if data != run["data"]:
         raise ValueError(f"{out}: other images than this run began with; give another --out")
@@ -208,10 +211,17 @@ def _marked(epoch: Epoch, is_best: bool) -> Epoch:
     return {**epoch, "is_best": is_best}
 
 
-def save(plan: Plan, progress: RunProgress, judged: StateDict, training: LearnerState, writer: Writer) -> RunProgress:
-    """Writes last/, with the weights that were validated and what going on needs besides, then what derives from it.
-    Returns the progress that it tells."""
-    spec = replace(plan.spec, decode=progress.history[-1]["decode"])
+def save(
+    plan: Plan,
+    progress: RunProgress,
+    judged: StateDict,
+    training: LearnerState,
+    writer: Writer,
+    calibration: Calibration | None = None,
+) -> RunProgress:
+    """Writes last/, with the weights that were validated, their ``calibration`` and what going on needs besides, then
+    what derives from it. Returns the progress that it tells."""
+    spec = replace(plan.spec, decode=progress.history[-1]["decode"], calibration=calibration)
     last = paths.join(plan.out, "last")
     with writer.writing():
         _derive(plan.out, writer)

@@ -174,6 +174,17 @@ def _positions(rows: pa.Table, purpose: str) -> np.ndarray:
     return _digests(keys, f"{purpose} ") / 2**64
 
 
+def one_of_each_person(rows: pa.Table) -> np.ndarray:
+    """Indices, rising, of one row of each person (``subject`` of a ``catalog``), and of each row of nobody known. Which
+    one hangs on nothing but the image's URI."""
+    persons = rows.select(["catalog", "subject"]).append_column("index", pa.array(np.arange(len(rows))))
+    nobody, known = (persons.filter(has(rows["subject"])) for has in (pc.is_null, pc.is_valid))
+    order = np.argsort(_digests(rows["uri"].take(known["index"])), kind="stable")
+    known = known.take(pa.array(order))
+    firsts = known.group_by(["catalog", "subject"], use_threads=False).aggregate([("index", "first")])
+    return np.sort(np.concatenate([nobody["index"].to_numpy(), firsts["index_first"].to_numpy()]))
+
+
 def _digests(texts: pa.ChunkedArray, prefix: str = "") -> np.ndarray:
     """64 bits (N,) uint64 for each text."""
     digests = (

@@ -26,6 +26,7 @@ from ray.experimental import tqdm_ray
 from ray.util import metrics
 from torch import Tensor
 
+from agescale.ages.calibration import Calibration
 from agescale.ages.groups import AgeGroups
 from agescale.models import checkpoints
 from agescale.models.age_model import autocast
@@ -33,7 +34,7 @@ from agescale.models.checkpoints import Epoch, LearnerState, Order, RunProgress,
 from agescale.runtime.progress import ImageProgress
 from agescale.store import paths
 from agescale.store.writers import Writer
-from agescale.training import finetuning, runs, shares, validation
+from agescale.training import calibration, finetuning, runs, shares, validation
 from agescale.training.batch_loss import batch_loss
 from agescale.training.failures import said_once
 from agescale.training.learner import Learner, add_up, labels_of
@@ -62,6 +63,7 @@ class TrainLoopConfig(TypedDict):
     writer: Writer
     initial_weights: ray.ObjectRef  # of a state dict
     labels: ray.ObjectRef  # of arrays by split and column
+    catalog_ids: Sequence[str]
     num_train: int  # images
     is_held: bool  # these, decoded once for all epochs
     on_features: bool  # of them, made once
@@ -91,10 +93,11 @@ def _train_epochs(loop: TrainLoopConfig) -> str | None:
         if index >= loop["num_phases"]:
             return GOES_ON
         learner.enter_phase(index, partial(ray.train.torch.prepare_model, move_to_device=False))
-        epoch = _run_epoch(loop, learner, labels, progress, begun)
+        ended = _run_epoch(loop, learner, labels, progress, begun)
         faulthandler.cancel_dump_traceback_later()  # what follows are stores, which have time limits of their own
-        if epoch is None:
+        if ended is None:
             return LEAVES
+        epoch, made = ended
         begun = Step(begun.order)
         if epoch["val_loss"] is None:
             return "no image of the val split can be read"
@@ -102,7 +105,8 @@ def _train_epochs(loop: TrainLoopConfig) -> str | None:
             return f"training diverged: epoch {epoch['epoch']}'s loss is NaN or infinite; lower the learning rate"
         progress = runs.extend(progress, epoch, plan)
         if _rank() == 0:
-            progress = runs.save(plan, progress, learner.judged.state_dict(), learner.state(), loop["writer"])
+            judged = learner.judged.state_dict()
+            progress = runs.save(plan, progress, judged, learner.state(), loop["writer"], made)
             _print_epoch(plan, progress)
             _export(epoch)
         numbers = {key: value for key, value in epoch.items() if isinstance(value, int | float)}
@@ -169,8 +173,9 @@ def _read_step(plan: Plan, progress: RunProgress, order: Order) -> tuple[Step, L
 
 def _run_epoch(
     loop: TrainLoopConfig, learner: Learner, labels: dict[str, Labels], progress: RunProgress, begun: Step
-) -> Epoch | None:
-    """Trains, from the step where it has ``begun``, and validates once more; None where a node will be taken away."""
+) -> tuple[Epoch, Calibration | None] | None:
+    """Trains, from the step where it has ``begun``, validates once more, and calibrates by what it has seen of that;
+    None where a node will be taken away."""
     started = time.monotonic() - begun.seconds
     plan, index, number = loop["plan"], learner.phase_index, progress.epochs_done + 1
     assert index is not None
@@ -181,8 +186,8 @@ def _run_epoch(
     if ended is None:
         return None
     images_per_s = round(ended.num_images / (time.monotonic() - started), 1)
-    validated = _validate(plan, learner, labels["val"])
-    return {
+    validated, said_NS = _validate(plan, learner, labels["val"])
+    epoch: Epoch = {
         "epoch": number,
         "phase": phase.scope,
         "phase_index": index,
@@ -192,6 +197,11 @@ def _run_epoch(
         **validated,
         "seconds": round(time.monotonic() - started, 1),
     }
+    if not calibration.is_wanted(plan.config):
+        return epoch, None
+    known = {name: labels["val"][name].cpu().numpy() for name in ("age_low", "is_counted")}
+    coverage, ids = plan.config.interval_coverage, loop["catalog_ids"]
+    return epoch, calibration.calibration_of(said_NS, known, epoch["decode"], plan.spec, coverage, ids)
 
 
 def _train(
@@ -280,9 +290,9 @@ def _save_step(loop: TrainLoopConfig, learner: Learner, progress: RunProgress, s
     _wind_watchdog()
 
 
-def _validate(plan: Plan, learner: Learner, labels: Labels) -> Validation:
-    """Metrics over all validation images, each counted once: every process judges those that are its own, and sums are
-    added up over the processes."""
+def _validate(plan: Plan, learner: Learner, labels: Labels) -> tuple[Validation, np.ndarray]:
+    """Metrics over all N validation images, each counted once: every process judges those that are its own, and sums
+    are added up over the processes. And what was said of each, as ``calibration.said_of`` does."""
     rank, world_size, model = _rank(), _world_size(), learner.judged
     if world_size > 1:
         for buffer in model.buffers():  # batch-norm statistics differ between processes; the first one's are kept
@@ -292,6 +302,7 @@ def _validate(plan: Plan, learner: Learner, labels: Labels) -> Validation:
     age_groups = AgeGroups.parse(plan.spec.age_groups)
     num_catalogs, num_sums = len(plan.config.catalog), validation.num_sums(age_groups)
     sums_CS = torch.zeros((num_catalogs, num_sums), dtype=torch.float64, device=learner.device)
+    said_NS = torch.zeros((len(labels["age_low"]), calibration.NUM_SAID), device=learner.device)
     batches = ray.train.get_dataset_shard("val").iter_torch_batches(
         batch_size=plan.config.batch_size, device=str(learner.device)
     )
@@ -315,8 +326,12 @@ def _validate(plan: Plan, learner: Learner, labels: Labels) -> Validation:
             judged = validation.judge(learner.task, age_groups, outputs.task[is_its], its)
             losses = (float(loss_N[is_its].sum()), float(weight_N[is_its].sum()))
             sums_CS[number] += sums_CS.new_tensor([*losses, *judged])
-    add_up(sums_CS)
-    return validation.summarise(sums_CS.cpu(), plan.config.mix)
+        if calibration.is_wanted(plan.config):
+            said = calibration.said_of(learner.task, outputs.task, plan.config.interval_coverage)
+            said_NS[batch["index"]] = said.to(learner.device)
+    for values in (sums_CS, said_NS):
+        add_up(values)
+    return validation.summarise(sums_CS.cpu(), plan.config.mix), said_NS.cpu().numpy()
 
 
 def _wind_watchdog() -> None:

@@ -21,6 +21,7 @@ import pytest
 
 from agescale.ages import cdf
 from agescale.ages.groups import AgeGroups
+from agescale.commands.evaluate import main as job
 from agescale.config import EvaluateConfig
 from agescale.evaluation import error_table
 from agescale.evaluation.driver import evaluate
@@ -126,7 +127,8 @@ def test_the_job_writes_page_numbers_and_tables(tmp_path: Path) -> None:
         decades = list(csv.DictReader(file))
     assert sum(int(row["num_rows"]) for row in decades if row["split"] == "test") == 450
     names = {path.name for path in (tmp_path / "report").iterdir()}
-    tables = {"by_group", "by_decade", "by_gender", "by_ethnicity", "age_gate", "confusion", "errors"}
+    parts = {"by_group", "by_decade", "by_gender", "by_ethnicity", "by_gender_ethnicity", "gaps"}
+    tables = parts | {"age_gate", "confusion", "errors"}
     assert names == {"report.html", "metrics.json"} | {f"{table}.csv" for table in tables}
 
 
@@ -394,6 +396,39 @@ def test_other_age_groups_are_not_compared_but_ages_are(tmp_path: Path) -> None:
     other = write_predictions(tmp_path / "against", [row | {"group": "major"} for row in said], **names)
     row = judge(tmp_path, ROWS, said, against=other)["test"]["against"]
     assert (row["num_with_age"], row["num_with_group"], row["accuracy"]) == (3, 0, None)
+
+
+def test_a_gap_above_its_limit_is_code_3_with_a_line_and_the_report_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, said = made_up_tables()
+    said = [row | {"age": row["age"] + 8.0 * (at["gender"] == "female")} for at, row in zip(rows, said, strict=True)]
+    config = EvaluateConfig(
+        write_catalog(tmp_path / "catalog", rows), write_predictions(tmp_path / "ages", said), str(tmp_path / "report"),
+        max_gap=("mae=1.0:gender,ethnicity", "cs_at_5=0.99:gender"), max_gate_gap=("adults=0.9:gender",),
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        job(config)
+    assert ended.value.code == 3
+    told = capsys.readouterr()
+    assert re.search(r"mae=1.0:gender,ethnicity: over it is mae \S+ years of female \(n \d+\) against", told.err)
+    assert told.err.count("\n") == 1
+    assert "--max-gap cs_at_5=0.99:gender: kept; the largest gap is cs_at_5" in told.out
+    page = " ".join((tmp_path / "report" / "report.html").read_text().split())
+    assert "Between whom" in page
+    assert "mae=1.0:gender,ethnicity: over it is mae" in page
+    test = json.loads((tmp_path / "report" / "metrics.json").read_text())["test"]
+    assert [each["is_over"] for each in test["max_gaps"]] == [True, False, False]
+    assert test["max_gaps"][0]["over"][0]["name"] == "female"
+    gaps = list(csv.DictReader((tmp_path / "report" / "gaps.csv").read_text().splitlines()))
+    assert {row["limit"] for row in gaps} == {"", *(limit[0] for limit in config.gap_limits)}
+    evaluate(replace(config, out=str(tmp_path / "none"), max_gap=(), max_gate_gap=()))  # and nothing is asked
+
+
+def test_a_limit_that_nobody_could_tell_to_be_exceeded_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--max-gap mae=1:gender: no two parts by gender have 20 persons each"):
+        judge(tmp_path, ROWS, of(ROWS), max_gap=("mae=1:gender",))
+    assert not (tmp_path / "report").exists()
 
 
 LIFE, HALVES = "child=0-12,teenager=13-19,adult=20-59,senior=60-", "young=0-29,middle=30-49,old=50-"

@@ -33,12 +33,13 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from torchvision.models import resnet18
 
 from agescale.cataloging.driver import build_catalog
-from agescale.config import CatalogConfig, ScoreConfig, TrainConfig
+from agescale.config import CalibrateConfig, CatalogConfig, ScoreConfig, TrainConfig
 from agescale.faces.geometry import FaceGeometry
 from agescale.faces.loading import Framing
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel, ModelSpec
 from agescale.models.checkpoints import RunProgress
+from agescale.operations.calibration import calibrate
 from agescale.scoring.driver import score
 from agescale.store import lease, listing, objects, parquet
 from agescale.store.errors import StoreError
@@ -104,6 +105,11 @@ def test_two_workers_take_the_same_step_and_measure_the_same_as_none(
     for name in ("train_loss", "val_loss", "val_mae", "val_accuracy"):
         for ours, theirs in zip(one_history, two_history, strict=True):
             assert theirs[name] == pytest.approx(ours[name], rel=1e-3), name
+    made, of_two = (checkpoints.read(f"{out}/best").spec.calibration for out in (run, two))
+    assert made is not None
+    assert of_two is not None
+    assert of_two.num_faces == made.num_faces
+    assert [band.offset for band in of_two.bands] == pytest.approx([band.offset for band in made.bands], abs=0.05)
     ones = checkpoints.load_tensors(f"{run}/last", checkpoints.read(f"{run}/last").weights_file)
     twos = checkpoints.load_tensors(f"{two}/last", checkpoints.read(f"{two}/last").weights_file)
     for name, tensor in ones.items():
@@ -144,6 +150,38 @@ def test_another_configuration_on_the_same_output_is_refused_by_name(config: Tra
     with pytest.raises(ValueError, match=r"dropout was 0.0, is 0.5; seed was 0, is 3") as caught:
         train(replace(config, out=run, seed=3, dropout=0.5))
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_ends_with_the_intervals_that_calibrating_its_model_on_the_same_faces_gives(
+    config: TrainConfig, run: str, tmp_path: Path
+) -> None:
+    best = checkpoints.read(f"{run}/best")
+    made = best.spec.calibration
+    assert made is not None
+    again = calibrate(
+        CalibrateConfig(config.catalog[0], str(tmp_path / "again"), checkpoint=f"{run}/best", num_workers=0)
+    ).checkpoint.spec.calibration
+    assert again is not None
+    assert replace(again, bands=(), assumes="") == replace(made, bands=(), assumes="")
+    assert [band.name for band in again.bands] == [band.name for band in made.bands]
+    assert [band.offset for band in again.bands] == pytest.approx([band.offset for band in made.bands], abs=0.01)
+    score(ScoreConfig(config.catalog[0], str(tmp_path / "ages"), f"{run}/best", split=("val",), num_workers=0))
+    rows = parquet.read_tables(Predictions.open(str(tmp_path / "ages")).files, ["age_lower", "age_upper"])
+    assert rows["age_lower"].null_count == rows["age_upper"].null_count == len(rows) - made.num_faces
+
+
+def test_few_validation_faces_are_one_line_and_no_intervals(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    wanted = replace(config, out=out, epochs=1, interval_coverage=0.99)
+    assert train(wanted).is_finished
+    assert "no intervals: --interval-coverage 0.99 takes 99 validation faces" in capsys.readouterr().out
+    assert checkpoints.read(f"{out}/best").spec.calibration is None
+    with pytest.raises(
+        ValueError, match=r"interval_coverage was 0.99, is 0.5\); jobs/calibrate.py --checkpoint .*/best"
+    ):
+        train(replace(wanted, interval_coverage=0.5))
 
 
 def test_history_has_a_row_an_epoch_and_best_its_model(run: str) -> None:

@@ -62,6 +62,9 @@ def test_a_run_knows_of_which_catalog_its_images_are_and_goes_on_with_them(tmp_p
     assert again.rows.equals(first.rows)
     assert again.run == first.run
     assert plan.select(config).run["data"] != first.run["data"]
+    plan.pin_images(str(tmp_path / "run"), replace(first, rows=first.rows.drop_columns(["subject"])))
+    assert plan.select(config, begun).run == first.run, "an older agescale began it, which looked at no persons"
+    assert splits_of(config)["val"]["is_counted"].to_pylist() == [True] * 4
     for others in ((a, b), (b,), (b, write(tmp_path, "c", rows_of("c", 2)))):
         with pytest.raises(ValueError, match=r"/run: --catalog is not the one that it began with"):
             plan.select(replace(config, catalog=others), begun)

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from agescale.ages.calibration import Band, Calibration
 from agescale.ages.groups import AgeGroups
 from agescale.config import TrainConfig
 from agescale.models import checkpoints
@@ -64,6 +65,10 @@ def weights_of(epoch: int) -> dict[str, torch.Tensor]:
     return {"w": torch.full((100,), float(epoch))}
 
 
+def calibration_of(epoch: int) -> Calibration:
+    return Calibration(0.9, (Band(0, None, 1.5, epoch),), epoch, "id", "val", "none", tta=False)
+
+
 def save_epoch(out: str, progress: RunProgress, writer: Writer) -> RunProgress:
     """What a training process does after each epoch."""
     plan, epoch = plan_of(out), progress.epochs_done + 1
@@ -76,7 +81,8 @@ def save_epoch(out: str, progress: RunProgress, writer: Writer) -> RunProgress:
         "decode": "median", "seconds": 1.0,
     }  # fmt: skip
     progress = runs.extend(progress, entry, plan)
-    return runs.save(plan, progress, weights_of(epoch), {"optimizer": {"step": torch.tensor(epoch)}}, writer)
+    training = {"optimizer": {"step": torch.tensor(epoch)}}
+    return runs.save(plan, progress, weights_of(epoch), training, writer, calibration_of(epoch))
 
 
 def save_step(out: str, progress: RunProgress, number: int, writer: Writer) -> None:
@@ -131,6 +137,7 @@ def check_finished(out: str) -> None:
     assert best.is_best
     assert not last.is_best
     assert best.progress == last.progress
+    assert (best.spec.calibration, last.spec.calibration) == (calibration_of(2), calibration_of(len(MAES)))
     assert [row["epoch"] for row in parquet.read_table(f"{out}/history.parquet").to_pylist()] == [1, 2, 3]
     torch.testing.assert_close(weights_in(f"{out}/best"), weights_of(2)["w"])
     torch.testing.assert_close(weights_in(f"{out}/last"), weights_of(len(MAES))["w"])
