@@ -165,7 +165,8 @@ class CatalogConfig(Recorded):
     """List the images of a folder or bucket once, with what is known of each, as Parquet."""
 
     source: str
-    """Folder of images: a path or s3://bucket/prefix."""
+    """Folder of images: a path or s3://bucket/prefix. It may be, or hold, tar and zip files, whose members are images
+    like others."""
     out: str
     """Folder of the catalog. The same command again adds what is new, changed or gone, and updates labels that have
     changed."""
@@ -173,7 +174,8 @@ class CatalogConfig(Recorded):
     """Where labels are: one folder per class (perhaps below train, val and test), a CSV, UTKFace file names, or nowhere
     (unlabelled)."""
     csv: str | None = None
-    """CSV of labels (layout csv); its image names are relative to --source."""
+    """CSV of labels (layout csv); its image names are relative to --source. It may lie in an archive:
+    faces.zip!/labels.csv."""
     image_column: str | None = None
     """Column of image names. Default: file_name, filename, image, path, file or ID, whichever there is."""
     label_column: str | None = None

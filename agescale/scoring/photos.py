@@ -26,7 +26,7 @@ from agescale.faces.isolation import Decoder, IsolatedImages
 from agescale.faces.loading import Framing
 from agescale.models.inference import BATCH_SIZE, Source, find_device, list_photos, predict_images
 from agescale.models.predictor import Predictor
-from agescale.store import objects, paths
+from agescale.store import members, objects, paths
 from agescale.tables import folders
 
 SQUARES = "Each photo is taken as one face: what the model sees is the square in its middle."
@@ -234,7 +234,7 @@ def _draw_photos(draw: str, result: PhotoResult, framing: Framing, decoder: Deco
     for (uri, indices), each in zip(faces_of.items(), listed, strict=True):
         if each["drawn"]:
             seen = [(boxes[index], words[index]) for index in indices if words[index].status == "ok"]
-            drawn = draw_faces(objects.read_bytes(uri), seen, decoder)
+            drawn = draw_faces(members.read_bytes(uri), seen, decoder)
             objects.write_bytes(paths.join(draw, each["drawn"]), images.encode_jpeg(np.asarray(drawn)))
 
 

@@ -128,7 +128,7 @@ def _is_of_arrow(error: OSError) -> bool:
 @contextlib.contextmanager
 def _parquet_file(uri: str) -> Iterator[pa.NativeFile]:
     """A file for pyarrow to read in ranges. (Given a filesystem, it takes every fault of S3 for a missing file.)"""
-    with explained(uri), pa.PythonFile(_RemoteFile(uri), "r") if is_remote(uri) else pa.OSFile(uri) as file:
+    with explained(uri), pa.PythonFile(RemoteFile(uri), "r") if is_remote(uri) else pa.OSFile(uri) as file:
         try:
             yield file
         except UNREADABLE as error:
@@ -144,7 +144,7 @@ def _text_file(uri: str) -> Iterator[BinaryIO]:
     """A file to be read from its beginning to its end, unpacked where its name says that it is packed."""
     with (
         explained(uri),
-        io.BufferedReader(_RemoteFile(uri), BUFFER_BYTES) if is_remote(uri) else open(uri, "rb") as file,
+        io.BufferedReader(RemoteFile(uri), BUFFER_BYTES) if is_remote(uri) else open(uri, "rb") as file,
     ):
         packing = infer_compression(uri)
         yield compr[packing](file, mode="rb") if packing else file
@@ -153,7 +153,7 @@ def _text_file(uri: str) -> Iterator[BinaryIO]:
 BUFFER_BYTES = 8 * 2**20
 
 
-class _RemoteFile(io.RawIOBase):
+class RemoteFile(io.RawIOBase):
     """An object on S3, each range of which is tried again by itself; it may not be replaced meanwhile."""
 
     def __init__(self, uri: str) -> None:
@@ -193,4 +193,4 @@ class _RemoteFiles(pafs.FSSpecHandler):
     """Lets pyarrow's datasets read objects on S3 as we do: what may pass is tried again."""
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        return pa.PythonFile(_RemoteFile(f"s3://{path}"), "r")
+        return pa.PythonFile(RemoteFile(f"s3://{path}"), "r")
