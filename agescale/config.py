@@ -170,9 +170,9 @@ class CatalogConfig(Recorded):
     out: str
     """Folder of the catalog. The same command again adds what is new, changed or gone, and updates labels that have
     changed."""
-    layout: Literal["class_folders", "csv", "utkface", "unlabelled"] = "unlabelled"
-    """Where labels are: one folder per class (perhaps below train, val and test), a CSV, UTKFace file names, or nowhere
-    (unlabelled)."""
+    layout: Literal["class_folders", "csv", "utkface", "records", "unlabelled"] = "unlabelled"
+    """Where labels are: one folder per class (perhaps below train, val and test), a CSV, UTKFace file names, records
+    beside the images in archives (.json and .cls in WebDataset's shards), or nowhere (unlabelled)."""
     csv: str | None = None
     """CSV of labels (layout csv); its image names are relative to --source. It may lie in an archive:
     faces.zip!/labels.csv."""

@@ -103,7 +103,7 @@ def _is_picture(item: Listed) -> bool:
 
 
 def _with_members(
-    listed: list[Listed], source: str, out: str, progress: ImageProgress
+    config: CatalogConfig, listed: list[Listed], source: str, out: str, progress: ImageProgress
 ) -> tuple[list[Listed], list[dict[str, Any]]]:
     """What is listed, the members of archives in their places, and findings about archives. Those that have not been
     read before are read by Ray, where they are large."""
@@ -112,13 +112,13 @@ def _with_members(
         return listed, []
     files = [item for item in listed if item.uri not in held]
     found: list[dict[str, Any]] = []
-    folder = folders.archives(out)
+    folder, with_records = folders.archives(out), config.layout == "records"
     with objects.read_pool() as pool:
-        is_kept = pool.map(lambda item: archives.is_kept(folder, item.uri, item.version), held.values())
+        is_kept = pool.map(lambda item: archives.is_kept(folder, item.uri, item.version, with_records), held.values())
         unknown = [item for item, is_known in zip(held.values(), is_kept, strict=True) if not is_known]
     if sum(item.size_bytes for item in unknown) > MANY_BYTES:
         units = [pa.table({"uri": [item.uri], "version": [item.version]}) for item in unknown]
-        for _ in _run_by_ray(units, ArchiveReader(out), progress, source):
+        for _ in _run_by_ray(units, ArchiveReader(out, with_records), progress, source):
             pass
 
     def tell(uri: str, index: archives.Index) -> None:
@@ -126,7 +126,7 @@ def _with_members(
         files.extend(expansion.as_files(held[uri], index, source) if uri in held else [])
 
     rows = sorted(listed, key=lambda item: item.uri)
-    for _ in expansion.expanded([listing.to_table(rows)], source, out, tell):
+    for _ in expansion.expanded([listing.to_table(rows)], source, out, tell, with_records):
         pass
     return [item for item in files if not listing.is_in_system_folder(item.relative)], found
 
@@ -134,7 +134,7 @@ def _with_members(
 def _add_images(config: CatalogConfig, source: str, out: str, listed: list[Listed], held: lease.Lease) -> CatalogResult:
     """Brings a catalog whose images are read up to date with what its source has been ``listed`` as."""
     with ImageProgress("reading archives", total=None, is_quiet=True) as progress:
-        listed, about_archives = _with_members(listed, source, out, progress)
+        listed, about_archives = _with_members(config, listed, source, out, progress)
     pictures = [item for item in listed if _is_picture(item)]
     others = frozenset(item.relative for item in listed if not _is_picture(item))
     if not pictures:

@@ -29,7 +29,9 @@ Tell = Callable[[str, Index], None]
 """Takes an archive's URI, and what it holds."""
 
 
-def expanded(listed: Iterable[pa.Table], source: str, out: str, tell: Tell) -> Iterator[pa.Table]:
+def expanded(
+    listed: Iterable[pa.Table], source: str, out: str, tell: Tell, with_records: bool = False
+) -> Iterator[pa.Table]:
     """A listing (listing.ROWS, in the order of URIs) of ``source`` with the members of archives in their places.
 
     Tables without an archive pass as they are.
@@ -51,12 +53,12 @@ def expanded(listed: Iterable[pa.Table], source: str, out: str, tell: Tell) -> I
                 yield table.slice(start, index - start)
                 start = index + holds_members
             while waiting and waiting[0][0] < uri:
-                yield from _members(*heapq.heappop(waiting)[1:], out, tell)
+                yield from _members(*heapq.heappop(waiting)[1:], out, tell, with_records)
             if holds_members:
                 heapq.heappush(waiting, (paths.join(paths.members_of(uri), ""), uri, version))
         yield table.slice(start)
     while waiting:
-        yield from _members(*heapq.heappop(waiting)[1:], out, tell)
+        yield from _members(*heapq.heappop(waiting)[1:], out, tell, with_records)
 
 
 def _without_impostors(
@@ -71,8 +73,8 @@ def _without_impostors(
     return table.filter(is_other), is_archive.filter(is_other)
 
 
-def _members(uri: str, version: str, out: str, tell: Tell) -> Iterator[pa.Table]:
-    index = read(uri, version, out)
+def _members(uri: str, version: str, out: str, tell: Tell, with_records: bool) -> Iterator[pa.Table]:
+    index = read(uri, version, out, with_records)
     tell(uri, index)
     members = _visible(index.members)
     for start in range(0, len(members), catalogs.LISTED_GROUP_ROWS):
@@ -81,10 +83,10 @@ def _members(uri: str, version: str, out: str, tell: Tell) -> Iterator[pa.Table]
         yield pa.table([uris, part["version"], part["size_bytes"]], schema=listing.ROWS)
 
 
-def read(uri: str, version: str, out: str) -> Index:
+def read(uri: str, version: str, out: str, with_records: bool = False) -> Index:
     """What an archive holds, kept beside the catalog ``out``; nothing where it is gone."""
     try:
-        return archives.kept_index(folders.archives(out), uri, version)
+        return archives.kept_index(folders.archives(out), uri, version, with_records)
     except StoreError as error:
         if error.status != "missing":
             raise
@@ -102,12 +104,13 @@ def as_files(archive: Listed, index: Index, source: str) -> list[Listed]:
     place_N = np.argsort(np.argsort(members["start"].to_numpy(), kind="stable"), kind="stable")
     root = paths.join(source, "")
     return [
-        Listed(uri, uri.removeprefix(root), version, size, run=f"{archive.uri} {place // RUN_MEMBERS}")
-        for uri, version, size, place in zip(
+        Listed(uri, uri.removeprefix(root), version, size, f"{archive.uri} {place // RUN_MEMBERS}", record or "")
+        for uri, version, size, place, record in zip(
             (paths.join(paths.members_of(archive.uri), name) for name in members["name"].to_pylist()),
             members["version"].to_pylist(),
             members["size_bytes"].to_pylist(),
             place_N.tolist(),
+            members["record"].to_pylist(),
             strict=True,
         )
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections import Counter
 from collections.abc import Mapping
@@ -98,6 +99,7 @@ def read_labels(
         age_groups=groups,
         root=config.source,
         other_files=others,
+        records={item.relative: json.loads(item.record) for item in pictures if item.record},
         csv_bytes=members.read_bytes(config.csv) if config.csv else None,
         **{column: getattr(config, column) for column in CSV_COLUMNS},
     )
@@ -109,6 +111,8 @@ def read_labels(
 
 def _labels_of(config: CatalogConfig, relative: list[str], source: LabelSource) -> Labels:
     """What a layout tells of the paths ``relative``. It sees the members of archives as if they lay in their place."""
+    if config.layout == "records":
+        return layouts.records(relative, source)
     name_of = {path: paths.outside_archives(path) for path in relative}
     labels = layouts.LAYOUTS[config.layout](list(dict.fromkeys(name_of.values())), source)
     by_path = {path: labels.by_path[name] for path, name in name_of.items()}

@@ -116,11 +116,12 @@ class PartWriter:
 class ArchiveReader:
     """Reads what one archive of the source holds, which is kept beside the catalog. Runs in a Ray task."""
 
-    def __init__(self, out: str) -> None:
+    def __init__(self, out: str, with_records: bool) -> None:
         self.out = out
+        self.with_records = with_records
 
     def __call__(self, unit: pa.Table) -> pa.Table:
-        index = expansion.read(unit["uri"][0].as_py(), unit["version"][0].as_py(), self.out)
+        index = expansion.read(unit["uri"][0].as_py(), unit["version"][0].as_py(), self.out, self.with_records)
         return pa.table({"num_rows": [len(index.members)]})
 
 

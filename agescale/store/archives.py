@@ -36,9 +36,11 @@ MEMBERS = pa.schema(
         pa.field("start", pa.int64(), nullable=False),  # where in the archive its bytes lie, ...
         pa.field("stop", pa.int64(), nullable=False),  # ... up to here, exclusive
         pa.field("packing", pa.string(), nullable=False),  # how they lie there: plain, zip
+        pa.field("record", pa.string()),  # what lies beside it about it: an object of JSON whose values are text
     ]
 )
 """What is told of the members of an archive, sorted by name."""
+PLACES = [name for name in MEMBERS.names if name != "record"]
 INDEX_ROWS = 10_000
 """Rows of a row group of an index that is kept."""
 MAX_MEMBER_BYTES = 2**30
@@ -46,6 +48,9 @@ BOMB_BYTES, BOMB_RATIO = 64 * 2**20, 100
 """A member of a zip that large, and so many times as large as it is there, is no photo."""
 MAX_HEADER_BYTES = 256 * 2**20
 """That are read at once; a header of a tar, or a directory of a zip, that announces more would fill the memory."""
+MAX_RECORD_BYTES = 2**16
+RECORDS = (".json", ".cls")
+"""Files that tell of the one with the same name up to its first dot, as in WebDataset's shards."""
 MAX_PROBLEMS = 1000
 """Told of one archive, one by one."""
 LOCAL_HEADER = 30
@@ -73,39 +78,47 @@ class Index:
     version: str
     members: pa.Table  # MEMBERS
     problems: tuple[Problem, ...] = ()
+    has_records: bool = False  # whether they were looked for
 
 
-def read_index(uri: str, version: str) -> Index:
-    """Reads what the archive at ``uri`` holds; as far as it can be read, where it is damaged. Raises StoreError."""
-    found = _Found()
+def read_index(uri: str, version: str, with_records: bool = False) -> Index:
+    """Reads what the archive at ``uri`` holds; as far as it can be read, where it is damaged. Raises StoreError.
+
+    Records are read from a zip only where they are wanted: those of a tar are read anyway.
+    """
+    found = _Found(with_records)
     read = READERS[next(ending for ending in READERS if uri.lower().endswith(ending))]
     with _opened(uri) as file:
         try:
             read(file, found)
         except UNREADABLE as error:
             found.problems.append(Problem("broken_archive", one_line(f"cannot be read on: {error}")))
-    return Index(version, found.members(), tuple(found.told()))
+    return Index(version, found.members(), tuple(found.told()), with_records)
 
 
-def kept_index(folder: str, uri: str, version: str) -> Index:
+def kept_index(folder: str, uri: str, version: str, with_records: bool = False) -> Index:
     """As ``read_index``, which is kept in ``folder`` and read from there while the archive has that version."""
-    file = _kept_uri(folder, uri)
-    with contextlib.suppress(Damaged):
-        if (before := _kept(file)) and before.version == version:
-            return before
-    index = read_index(uri, version)
-    said = {"archive": uri, "version": version, "problems": [asdict(each) for each in index.problems]}
+    if before := _standing(folder, uri, version, with_records):
+        return before
+    index = read_index(uri, version, with_records)
+    said = {"archive": uri, "version": version, "has_records": with_records}
+    said |= {"problems": [asdict(each) for each in index.problems]}
     members = index.members.replace_schema_metadata({SAID: json.dumps(said)})
-    parquet.write_table(file, members, INDEX_ROWS)
+    parquet.write_table(_kept_uri(folder, uri), members, INDEX_ROWS)
     return index
 
 
-def is_kept(folder: str, uri: str, version: str) -> bool:
+def is_kept(folder: str, uri: str, version: str, with_records: bool = False) -> bool:
     """Whether ``kept_index`` need not read the archive."""
+    return _standing(folder, uri, version, with_records) is not None
+
+
+def _standing(folder: str, uri: str, version: str, with_records: bool) -> Index | None:
     with contextlib.suppress(Damaged):
         before = _kept(_kept_uri(folder, uri))
-        return before is not None and before.version == version
-    return False
+        if before and before.version == version and before.has_records >= with_records:
+            return before
+    return None
 
 
 def kept_members(folder: str, uri: str, names: pa.Array) -> pa.Table | None:
@@ -114,7 +127,7 @@ def kept_members(folder: str, uri: str, names: pa.Array) -> pa.Table | None:
     extent, name = pc.min_max(names).as_py(), pc.field("name")
     wanted = (name >= extent["min"]) & (name <= extent["max"])
     try:
-        return parquet.read_table(_kept_uri(folder, uri), MEMBERS.names, wanted)
+        return parquet.read_table(_kept_uri(folder, uri), PLACES, wanted)
     except Damaged:
         return None
     except StoreError as error:
@@ -139,7 +152,7 @@ def _kept(file: str) -> Index | None:
             raise
         return None
     problems = tuple(Problem(**each) for each in said["problems"])
-    return Index(said["version"], table.replace_schema_metadata(None), problems)
+    return Index(said["version"], table.replace_schema_metadata(None), problems, said["has_records"])
 
 
 @contextlib.contextmanager
@@ -168,15 +181,32 @@ class _Archive(io.BufferedReader):
 class _Found:
     """What has been read of an archive."""
 
+    with_records: bool = False
+    records: dict[str, dict[str, str]] = field(default_factory=dict)  # by the names up to the first dot
     batches: list[pa.RecordBatch] = field(default_factory=list)
     rows: list[tuple[Any, ...]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     num_more: int = 0
 
     def add(self, name: str, crc: int, size: int, start: int, stop: int, packing: str) -> None:
-        self.rows.append((name, member_version(crc, size), size, start, stop, packing))
+        self.rows.append((name, member_version(crc, size), size, start, stop, packing, None))
         if len(self.rows) == INDEX_ROWS:
             self._flush()
+
+    def add_record(self, name: str, data: bytes) -> None:
+        """Takes what lies beside an image about it. Nested values of JSON are passed over."""
+        told = self.records.setdefault(_key(name), {})
+        if name.lower().endswith(".cls"):
+            told["cls"] = data.decode(errors="replace").strip()
+            return
+        try:
+            fields = json.loads(data)
+        except (ValueError, RecursionError):
+            fields = None
+        if not isinstance(fields, dict):
+            self.refuse(name, "no object of JSON")
+            return
+        told |= {key: str(value) for key, value in fields.items() if isinstance(value, str | int | float)}
 
     def refuse(self, name: str, why: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:
@@ -196,13 +226,32 @@ class _Found:
         last = numbered.group_by("name").aggregate([("position", "max"), ("position", "count")])
         for row in last.filter(pc.field("position_count") > 1).to_pylist():
             self.refuse(row["name"], f"{row['position_count']} members have this name; the last is taken")
-        return table.take(last["position_max"]).sort_by("name").combine_chunks()
+        table = table.take(last["position_max"]).sort_by("name").combine_chunks()
+        if self.records:
+            records = {key: json.dumps(told) for key, told in self.records.items()}
+            column = pa.array([records.get(_key(name)) for name in table["name"].to_pylist()], pa.string())
+            table = table.set_column(MEMBERS.get_field_index("record"), MEMBERS.field("record"), column)
+        return table
 
     def _flush(self) -> None:
         columns = zip(*self.rows, strict=True) if self.rows else ([] for _ in MEMBERS)
         arrays = [pa.array(list(column), each.type) for column, each in zip(columns, MEMBERS, strict=True)]
         self.batches.append(pa.record_batch(arrays, schema=MEMBERS))
         self.rows = []
+
+
+def _key(name: str) -> str:
+    """What the members of a sample of WebDataset have in common.
+
+    >>> _key("img.d/17.jpg") == _key("img.d/17.cls") == "img.d/17"
+    True
+    """
+    folder, slash, file = name.rpartition("/")
+    return f"{folder}{slash}{file.partition('.')[0]}"
+
+
+def _is_record(name: str, size_bytes: int) -> bool:
+    return name.lower().endswith(RECORDS) and size_bytes <= MAX_RECORD_BYTES
 
 
 def member_version(crc: int, size: int) -> str:
@@ -233,7 +282,11 @@ def _read_tar(file: BinaryIO, found: _Found) -> None:
             elif info.size > MAX_MEMBER_BYTES:
                 found.refuse(name, f"{info.size:,} bytes; at most {MAX_MEMBER_BYTES:,} are taken")
             else:
-                found.add(name, _crc(tar, info), info.size, info.offset_data, info.offset_data + info.size, "plain")
+                crc = _crc(tar, info)
+                found.add(name, crc, info.size, info.offset_data, info.offset_data + info.size, "plain")
+                if found.with_records and _is_record(name, info.size):
+                    file.seek(info.offset_data)
+                    found.add_record(name, file.read(info.size))
         file.seek(tar.offset)
         block = file.read(tarfile.BLOCKSIZE)
     if block.strip(b"\0"):
@@ -278,6 +331,11 @@ def _read_zip(file: BinaryIO, found: _Found) -> None:
                 after = starts[behind] if behind < len(starts) else archive.start_dir
                 most = info.header_offset + LOCAL_HEADER + 2 * 2**16 + info.compress_size
                 found.add(name, info.CRC, info.file_size, info.header_offset, min(after, most), "zip")
+                if found.with_records and _is_record(name, info.file_size):
+                    try:
+                        found.add_record(name, archive.read(info))
+                    except UNREADABLE as error:
+                        found.refuse(name, f"cannot be read: {error}")
 
 
 READERS: dict[str, Callable[[BinaryIO, _Found], None]] = {".tar": _read_tar, ".zip": _read_zip}

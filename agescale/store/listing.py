@@ -50,6 +50,7 @@ class Listed:
     version: str
     size_bytes: int
     run: str = ""  # of members of an archive: those that lie beside one another have the same
+    record: str = ""  # what the archive tells of the member, as JSON
 
 
 def list_files(uri: str) -> list[Listed]:

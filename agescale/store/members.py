@@ -48,7 +48,7 @@ def read_bytes(uri: str, version: str = "", size_bytes: int | None = None) -> by
     position = pc.index(index.members["name"], name).as_py()
     if position < 0:
         raise StoreError("missing", f"{uri}: not in the archive")
-    (place,) = index.members.slice(position, 1).to_pylist()
+    (place,) = index.members.slice(position, 1).select(archives.PLACES).to_pylist()
     if version and place["version"] != version:
         raise changed(uri)
     data = _unpacked(objects.read_range(archive, place["start"], place["stop"]), place)

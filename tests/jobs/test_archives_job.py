@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -127,6 +128,32 @@ def test_a_name_in_a_csv_that_several_archives_have_is_no_label(faces: dict[str,
     found = {row["uri"].removeprefix(f"{tmp_path}/source/"): (row["age_low"], row["label_error"]) for row in rows}
     why = "2 images of this name in several archives; which is meant?"
     assert found == {"0.tar!/a.jpg": (None, why), "1.tar!/a.jpg": (None, why), "0.tar!/b.jpg": (4.0, None)}
+
+
+def test_records_of_webdataset_are_labels_and_may_be_mended(faces: dict[str, bytes], tmp_path: Path) -> None:
+    pictures = [data for name, data in faces.items() if name.endswith("chip.jpg")][:12]
+    (tmp_path / "source").mkdir()
+
+    def write(ages: list[int]) -> None:
+        for shard in range(2):
+            members = {}
+            for number, age in enumerate(ages[shard::2]):  # the same names in each shard
+                members[f"{number:06d}.jpg"] = pictures[shard::2][number]
+                members[f"{number:06d}.json"] = json.dumps({"age": age, "sex": "f", "shard": shard}).encode()
+            write_tar(tmp_path / "source" / f"{shard}.tar", members)
+
+    def ages() -> list[float]:
+        rows = Catalog.open(str(tmp_path / "catalog")).read(["uri", "age_low"]).sort_by("uri")
+        return list(rows["age_low"].to_pylist())
+
+    write(list(range(20, 32)))
+    result = build(tmp_path / "source", tmp_path / "catalog", layout="records", gender_column="sex")
+    assert (result.num_new, result.num_ignored) == (12, 12)
+    assert ages() == [*range(20, 32, 2), *range(21, 32, 2)]
+    write([*range(20, 31), 77])
+    result = build(tmp_path / "source", tmp_path / "catalog", layout="records", gender_column="sex")
+    assert (result.num_new, result.num_changed, len(result.relabelled)) == (0, 0, 1)
+    assert ages() == [*range(20, 32, 2), *range(21, 31, 2), 77]
 
 
 def test_members_are_scored_as_the_files_are(drawn_faces: Path, shards: Path, checkpoint: str, tmp_path: Path) -> None:

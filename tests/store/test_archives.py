@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import struct
 import tarfile
@@ -221,3 +222,45 @@ def test_a_tar_on_s3_is_read_in_large_pieces(s3: str, tmp_path: Path, counter: o
     index = read_index(f"{s3}/{tmp_path.name}.tar", "1")
     assert len(index.members) == 1200
     assert index.problems == ()
+
+
+def test_what_lies_beside_an_image_is_its_record(write: Write, tmp_path: Path) -> None:
+    members = {
+        "s/1.json": b'{"age": 34, "who": "x", "score": 0.5, "box": [1, 2], "none": null}',
+        "s/1.jpg": b"1",
+        "s/1.cls": b" OLD\n",
+        "s/2.seg.png": b"2",
+        "s/2.cls": b"YOUNG",
+        "s/3.jpg": b"3",
+        "4.jpg": b"4",
+        "4.json": b"[1]",
+        "5.json": b"[" * 60_000,
+        "t/1.jpg": b"5",
+    }
+    path = write(tmp_path / ("x.tar" if write is write_tar else "x.zip"), members)
+    index = read_index(str(path), "1", with_records=True)
+    told = dict(zip(index.members["name"].to_pylist(), index.members["record"].to_pylist(), strict=True))
+    assert json.loads(told["s/1.jpg"]) == {"age": "34", "who": "x", "score": "0.5", "cls": "OLD"}
+    assert json.loads(told["s/2.seg.png"]) == {"cls": "YOUNG"}
+    assert told["s/3.jpg"] is told["t/1.jpg"] is None
+    assert index.problems == tuple(
+        Problem("unusable_member", "no object of JSON", each) for each in ("4.json", "5.json")
+    )
+    assert read_index(str(path), "1").members["record"].null_count == len(members)
+    kept = str(tmp_path / "kept")
+    kept_index(kept, str(path), "1")
+    assert not archives.is_kept(kept, str(path), "1", with_records=True)
+    assert kept_index(kept, str(path), "1", with_records=True).members.equals(index.members)
+    assert archives.is_kept(kept, str(path), "1")
+
+
+def test_a_record_that_cannot_be_read_is_told_and_the_others_are_taken(tmp_path: Path) -> None:
+    path = write_zip(
+        tmp_path / "x.zip", {"1.json": b'{"age": 1}' * 9, "2.json": b'{"age": 2}', "1.jpg": b"", "2.jpg": b""}
+    )
+    data = bytearray(path.read_bytes())
+    data[40:44] = b"oops"
+    path.write_bytes(data)
+    index = read_index(str(path), "1", with_records=True)
+    assert index.members["record"].to_pylist() == [None, None, '{"age": "2"}', '{"age": "2"}']
+    assert [problem.member for problem in index.problems] == ["1.json"]
