@@ -165,14 +165,14 @@ class CatalogConfig(Recorded):
     """List the images of a folder or bucket once, with what is known of each, as Parquet."""
 
     source: str
-    """Folder of images: a path or s3://bucket/prefix. It may be, or hold, tar and zip files, whose members are images
-    like others."""
+    """Folder of images: a path or s3://bucket/prefix. It may be, or hold, tar, zip and Parquet files, whose members
+    are images like others."""
     out: str
     """Folder of the catalog. The same command again adds what is new, changed or gone, and updates labels that have
     changed."""
     layout: Literal["class_folders", "csv", "utkface", "records", "unlabelled"] = "unlabelled"
     """Where labels are: one folder per class (perhaps below train, val and test), a CSV, UTKFace file names, records
-    beside the images in archives (.json and .cls in WebDataset's shards), or nowhere (unlabelled)."""
+    beside the images in archives (.json and .cls of WebDataset, columns of Parquet), or nowhere (unlabelled)."""
     csv: str | None = None
     """CSV of labels (layout csv); its image names are relative to --source. It may lie in an archive:
     faces.zip!/labels.csv."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from agescale.store import parquet
 from agescale.tables import catalogs, schema, units
@@ -62,4 +63,11 @@ def write_zip(path: Path, members: Mapping[str, bytes], method: int = zipfile.ZI
     with zipfile.ZipFile(path, "w", method) as archive:
         for name, data in members.items():
             archive.writestr(name, data)
+    return path
+
+
+def write_rows(path: Path, members: Mapping[str, bytes], group_rows: int = 10, **columns: list[Any]) -> Path:
+    """A Parquet file of these images, as Hugging Face writes them, and of other columns."""
+    images = [{"bytes": data, "path": name} for name, data in members.items()]
+    pq.write_table(pa.table({"image": images, **columns}), path, row_group_size=group_rows)
     return path

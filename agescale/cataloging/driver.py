@@ -399,7 +399,8 @@ def _list_small(source: str, out: str) -> list[pa.Table] | None:
     for files in listing.pages(source):
         page = listing.to_table(files)
         images_of_page, num_ignored = changes.select_images(page, source, out)
-        sizes = [item.size_bytes for item in files if paths.is_archive(item.uri)]
+        held = [item for item in files if paths.is_archive(item.uri) and item.version]
+        sizes = [item.size_bytes for item in held if not item.uri.startswith((f"{out}/", f"{folders.beside(out)}/"))]
         listed.append(page)
         num_pictures += len(images_of_page) + len(sizes)
         num_others += num_ignored - len(sizes)

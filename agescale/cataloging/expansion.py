@@ -41,6 +41,8 @@ def expanded(
     for table in listed:
         uris = table["uri"]
         is_archive = pc.and_(pc.match_substring_regex(uris, IS_ARCHIVE), pc.not_equal(table["version"], ""))
+        for ours in (out, folders.beside(out)):  # the catalog may stand in its source
+            is_archive = pc.and_(is_archive, pc.invert(pc.starts_with(uris, f"{ours}/")))
         if pc.any(pc.match_substring_regex(pc.utf8_slice_codeunits(uris, inside), IS_MEMBER)).as_py():
             table, is_archive = _without_impostors(table, is_archive, inside, tell)
         if not waiting and not pc.any(is_archive).as_py():
@@ -101,15 +103,17 @@ def _visible(members: pa.Table) -> pa.Table:
 def as_files(archive: Listed, index: Index, source: str) -> list[Listed]:
     """The members of an archive in ``source`` as listed files, each with the run that it is read with."""
     members = _visible(index.members)
-    place_N = np.argsort(np.argsort(members["start"].to_numpy(), kind="stable"), kind="stable")
+    start_N = members["start"].to_numpy()
+    is_row_N = pc.starts_with(members["packing"], archives.ROWS).to_numpy()
+    run_N = np.where(is_row_N, start_N, np.argsort(np.argsort(start_N, kind="stable"), kind="stable") // RUN_MEMBERS)
     root = paths.join(source, "")
     return [
-        Listed(uri, uri.removeprefix(root), version, size, f"{archive.uri} {place // RUN_MEMBERS}", record or "")
-        for uri, version, size, place, record in zip(
+        Listed(uri, uri.removeprefix(root), version, size, f"{archive.uri} {run}", record or "")
+        for uri, version, size, run, record in zip(
             (paths.join(paths.members_of(archive.uri), name) for name in members["name"].to_pylist()),
             members["version"].to_pylist(),
             members["size_bytes"].to_pylist(),
-            place_N.tolist(),
+            run_N.tolist(),
             members["record"].to_pylist(),
             strict=True,
         )

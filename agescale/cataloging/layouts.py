@@ -201,14 +201,15 @@ def csv_file(paths: Sequence[str], source: LabelSource) -> Labels:
 
 
 def records(paths: Sequence[str], source: LabelSource) -> Labels:
-    """What lies beside each image in its archive: the fields of a ``.json``, and the text of a ``.cls`` as the field
-    ``cls``, which is read as a label column where no other one is named.
+    """What lies beside each image in its archive: other columns of Parquet; the fields of a ``.json``, and the text of
+    a ``.cls`` as the field ``cls``, which is read as a label column where no other one is named.
 
     Raises ValueError where nothing lies beside any image, or the fields named are in none.
     """
     columns = list(dict.fromkeys(name for record in source.records.values() for name in record))
     if not columns:
-        raise ValueError(f"--layout records: no .json or .cls lies beside an image in an archive, such as {min(paths)}")
+        hint = "a .json or .cls in a tar or zip, columns of Parquet"
+        raise ValueError(f"--layout records: nothing lies beside any image ({hint}), such as {min(paths)}")
     if not (source.label_column or source.age_column) and "cls" in columns:
         source = replace(source, label_column="cls")
     source = _with_columns(source, columns, [], "the records have")

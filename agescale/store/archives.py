@@ -1,8 +1,9 @@
-"""Tar and zip files: what an archive holds, and where in it; and a member's bytes, out of those of the file there.
+"""Tar, zip and Parquet files: what an archive holds, and where in it; and a member's bytes, out of those of the file.
 
-An archive is read once: a tar from its beginning to its end, some megabytes at a time, a zip only its directory. What
-is told of the members is held, and nothing else. A member's version is the CRC-32 and the size of its bytes, so it
-stays the same however often the archive around it is written anew. Nothing is unpacked to a disk.
+An archive is read once: a tar from its beginning to its end, some megabytes at a time, Parquet a row group at a time,
+of a zip only its directory. What is told of the members is held, and nothing else. A member's version is the CRC-32 and
+the size of its bytes, so it stays the same however often the archive around it is written anew. Nothing is unpacked to
+a disk.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale.store import objects, parquet, paths
+from agescale.store import image_tables, objects, parquet, paths
 from agescale.store.client import explained
 from agescale.store.errors import Damaged, StoreError, one_line
 
@@ -34,8 +35,8 @@ MEMBERS = pa.schema(
         pa.field("version", pa.string(), nullable=False),  # of its bytes
         pa.field("size_bytes", pa.int64(), nullable=False),
         pa.field("start", pa.int64(), nullable=False),  # where in the archive its bytes lie, ...
-        pa.field("stop", pa.int64(), nullable=False),  # ... up to here, exclusive
-        pa.field("packing", pa.string(), nullable=False),  # how they lie there: plain, zip
+        pa.field("stop", pa.int64(), nullable=False),  # ... up to here; of rows the group and the place in it
+        pa.field("packing", pa.string(), nullable=False),  # how they lie there: plain, zip, rows of a column
         pa.field("record", pa.string()),  # what lies beside it about it: an object of JSON whose values are text
     ]
 )
@@ -88,11 +89,11 @@ def read_index(uri: str, version: str, with_records: bool = False) -> Index:
     """
     found = _Found(with_records)
     read = READERS[next(ending for ending in READERS if uri.lower().endswith(ending))]
-    with _opened(uri) as file:
-        try:
-            read(file, found)
-        except UNREADABLE as error:
-            found.problems.append(Problem("broken_archive", one_line(f"cannot be read on: {error}")))
+    try:
+        read(uri, found)
+    except UNREADABLE as error:
+        reason = error.reason if isinstance(error, Damaged) else str(error)
+        found.problems.append(Problem("broken_archive", one_line(f"cannot be read on: {reason}")))
     return Index(version, found.members(), tuple(found.told()), with_records)
 
 
@@ -188,8 +189,10 @@ class _Found:
     problems: list[Problem] = field(default_factory=list)
     num_more: int = 0
 
-    def add(self, name: str, crc: int, size: int, start: int, stop: int, packing: str) -> None:
-        self.rows.append((name, member_version(crc, size), size, start, stop, packing, None))
+    def add(
+        self, name: str, crc: int, size: int, start: int, stop: int, packing: str, record: str | None = None
+    ) -> None:
+        self.rows.append((name, member_version(crc, size), size, start, stop, packing, record))
         if len(self.rows) == INDEX_ROWS:
             self._flush()
 
@@ -271,8 +274,8 @@ def _name(name: str, found: _Found) -> str | None:
     return name
 
 
-def _read_tar(file: BinaryIO, found: _Found) -> None:
-    with tarfile.open(fileobj=file, mode="r:") as tar:
+def _read_tar(uri: str, found: _Found) -> None:
+    with _opened(uri) as file, tarfile.open(fileobj=file, mode="r:") as tar:
         while info := tar.next():
             tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
             if not info.isfile() or (name := _name(info.name, found)) is None:
@@ -310,8 +313,8 @@ def _crc(tar: tarfile.TarFile, info: tarfile.TarInfo) -> int:
 CHUNK_BYTES = 2**20
 
 
-def _read_zip(file: BinaryIO, found: _Found) -> None:
-    with zipfile.ZipFile(file) as archive:
+def _read_zip(uri: str, found: _Found) -> None:
+    with _opened(uri) as file, zipfile.ZipFile(file) as archive:
         infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
         starts = [info.header_offset for info in infos]
         for info in infos:
@@ -338,14 +341,34 @@ def _read_zip(file: BinaryIO, found: _Found) -> None:
                         found.refuse(name, f"cannot be read: {error}")
 
 
-READERS: dict[str, Callable[[BinaryIO, _Found], None]] = {".tar": _read_tar, ".zip": _read_zip}
+def _read_parquet(uri: str, found: _Found) -> None:
+    column = image_tables.image_column(parquet.read_schema(uri))
+    for row in image_tables.read_rows(uri, found.with_records) if column else ():
+        if row.problem:
+            found.refuse(row.name, row.problem)
+        elif name := _name(row.name, found):
+            record = json.dumps(row.record) if row.record else None
+            found.add(name, row.crc, row.size_bytes, row.group, row.place, f"{ROWS}{column}", record)
+
+
+ROWS = "rows of "
+"""What the packing of a row's image begins with, before the path of its column."""
+READERS: dict[str, Callable[[str, _Found], None]] = {".tar": _read_tar, ".zip": _read_zip, ".parquet": _read_parquet}
 """By the end of an archive's name (``paths.ARCHIVES``)."""
+
+
+def read_member(uri: str, start: int, stop: int, packing: str) -> bytes:
+    """The bytes of an archive where a member lies. Raises StoreError."""
+    if not packing.startswith(ROWS):
+        return objects.read_range(uri, start, stop)
+    images = image_tables.read_group(uri, start, packing.removeprefix(ROWS))
+    return (images[stop] if stop < len(images) else None) or b""
 
 
 def unpack(data: bytes, packing: str, size_bytes: int) -> bytes:
     """A member's bytes out of those of the archive where it lies: at most one more than it should have, however many
     it would become. Raises ValueError for what is no such member."""
-    if packing == "plain":
+    if packing != "zip":
         return data
     if data[:4] != ZIP_MAGIC or len(data) < LOCAL_HEADER:
         raise ValueError("there is no header of a zip's member")

@@ -13,13 +13,13 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale.store import archives, objects, paths
+from agescale.store import archives, image_tables, objects, paths
 from agescale.store.errors import StoreError, changed
 
 Read = Callable[[str, str, int | None], bytes]
@@ -51,7 +51,7 @@ def read_bytes(uri: str, version: str = "", size_bytes: int | None = None) -> by
     (place,) = index.members.slice(position, 1).select(archives.PLACES).to_pylist()
     if version and place["version"] != version:
         raise changed(uri)
-    data = _unpacked(objects.read_range(archive, place["start"], place["stop"]), place)
+    data = _unpacked(archives.read_member(archive, place["start"], place["stop"], place["packing"]), place)
     if data is None:
         raise StoreError("unreadable", f"{uri}: its bytes are not those that the archive says it holds")
     return data
@@ -112,6 +112,11 @@ class _Place:
     size_bytes: int
     version: str
 
+    @property
+    def group(self) -> tuple[str, int] | None:
+        """The row group that it is read with, whole; None for what lies in bytes of its own."""
+        return (self.archive, self.start) if self.packing.startswith(archives.ROWS) else None
+
 
 Found = tuple[str, str] | None
 
@@ -139,12 +144,14 @@ def _places(found: Sequence[Found], folder: str, pool: Executor) -> list[_Place 
 
 
 def _windows(found: Sequence[Found], places: Sequence[_Place | None]) -> Iterator[list[_Place | None]]:
-    """Rows in a row that are read together."""
+    """Rows in a row that are read together. No row group is torn."""
     window: list[_Place | None] = []
-    num_bytes = 0
+    num_bytes, group = 0, None
     for place in places:
-        size = place.stop - place.start if place else 0
-        if window and num_bytes + size > WINDOW_BYTES:
+        size = 0 if place is None else place.size_bytes if place.group else place.stop - place.start
+        is_torn = place is not None and place.group is not None and place.group == group
+        group = place.group if place else None
+        if window and num_bytes + size > WINDOW_BYTES and not is_torn:
             yield window
             window, num_bytes = [], 0
         window.append(place)
@@ -154,7 +161,11 @@ def _windows(found: Sequence[Found], places: Sequence[_Place | None]) -> Iterato
 
 def _ahead(window: Sequence[_Place | None], pool: Executor) -> list[Read]:
     """Begins to read a window, and says how its rows are read."""
-    order = sorted(filter(None, window), key=lambda place: (place.archive, place.start))
+    asked: dict[int, tuple[int, Future[bytes]]] = {}
+    rows = [place for place in window if place and place.group]
+    groups = {place.group: place.packing.removeprefix(archives.ROWS) for place in rows if place.group}
+    images = {group: pool.submit(image_tables.read_group, *group, column) for group, column in groups.items()}
+    order = sorted((each for each in window if each and not each.group), key=lambda each: (each.archive, each.start))
     ranges: list[list[_Place]] = []
     for place in order:
         last = ranges[-1] if ranges else None
@@ -163,18 +174,35 @@ def _ahead(window: Sequence[_Place | None], pool: Executor) -> list[Read]:
             last.append(place)
         else:
             ranges.append([place])
-    asked: dict[int, tuple[int, Future[bytes]]] = {}
     for together in ranges:
         start, stop = together[0].start, max(place.stop for place in together)
         task = pool.submit(objects.read_range, together[0].archive, start, stop)
         asked |= {id(place): (start, task) for place in together}
-    return [_reader(place, *asked[id(place)]) if place else read_bytes for place in window]
+    return [
+        read_bytes
+        if place is None
+        else _reader(place, partial(_of_group, images[place.group], place))
+        if place.group
+        else _reader(place, partial(_of_range, *asked[id(place)], place))
+        for place in window
+    ]
 
 
-def _reader(place: _Place, start: int, task: Future[bytes]) -> Read:
+def _of_range(start: int, task: Future[bytes], place: _Place) -> bytes:
+    return task.result()[place.start - start : place.stop - start]
+
+
+def _of_group(task: Future[list[bytes | None]], place: _Place) -> bytes:
+    images = task.result()
+    return (images[place.stop] if place.stop < len(images) else None) or b""
+
+
+def _reader(place: _Place, take: Callable[[], bytes]) -> Read:
+    """What reads a member: where ``take`` gives other bytes, the archive is looked into anew."""
+
     def read(uri: str, version: str = "", size_bytes: int | None = None) -> bytes:
         try:
-            data = task.result()[place.start - start : place.stop - start]
+            data = take()
         except StoreError as error:
             if error.status != "changed":
                 raise

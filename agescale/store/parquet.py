@@ -27,7 +27,7 @@ from agescale.store.paths import is_remote
 
 def read_table(uri: str, columns: list[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
     """A Parquet file as a table, only ``columns`` of it and only the rows of ``filters``."""
-    with _parquet_file(uri) as file:
+    with opened(uri) as file:
         return pads.ParquetFileFormat().make_fragment(file).to_table(columns=columns, filter=filters)
 
 
@@ -46,31 +46,31 @@ def open_dataset(uris: Sequence[str], schema: pa.Schema) -> pads.Dataset:
 
 def read_schema(uri: str) -> pa.Schema:
     """Columns and metadata of a Parquet file; reads its footer only."""
-    with _parquet_file(uri) as file:
+    with opened(uri) as file:
         return pq.read_schema(file)
 
 
 def read_row_groups(uri: str, row_groups: list[int], columns: list[str]) -> pa.Table:
-    with _parquet_file(uri) as file:
+    with opened(uri) as file:
         return pq.ParquetFile(file).read_row_groups(row_groups, columns=columns)
 
 
 def check_table(uri: str) -> None:
     """Reads all of a Parquet file, some rows at a time. Raises Damaged where that fails."""
-    with _parquet_file(uri) as file:
+    with opened(uri) as file:
         for _ in pq.ParquetFile(file).iter_batches():
             pass
 
 
 def num_rows(uri: str) -> int:
     """Rows of a Parquet file, from its footer."""
-    with _parquet_file(uri) as file:
+    with opened(uri) as file:
         return int(pq.read_metadata(file).num_rows)
 
 
 def read_footer(uri: str) -> pq.FileMetaData:
     """What the footer of a Parquet file says."""
-    with _parquet_file(uri) as file:
+    with opened(uri) as file:
         return pq.read_metadata(file)
 
 
@@ -90,7 +90,7 @@ def iter_batches(uri: str) -> Iterator[pa.RecordBatch]:
     """
     try:
         if uri.endswith(".parquet"):
-            with _parquet_file(uri) as file:
+            with opened(uri) as file:
                 yield from pq.ParquetFile(file).iter_batches()
             return
         with _text_file(uri) as file:
@@ -126,7 +126,7 @@ def _is_of_arrow(error: OSError) -> bool:
 
 
 @contextlib.contextmanager
-def _parquet_file(uri: str) -> Iterator[pa.NativeFile]:
+def opened(uri: str) -> Iterator[pa.NativeFile]:
     """A file for pyarrow to read in ranges. (Given a filesystem, it takes every fault of S3 for a missing file.)"""
     with explained(uri), pa.PythonFile(RemoteFile(uri), "r") if is_remote(uri) else pa.OSFile(uri) as file:
         try:

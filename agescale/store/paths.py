@@ -48,8 +48,8 @@ def name_of(uri: str) -> str:
     return PurePosixPath(uri).name
 
 
-ARCHIVES = (".tar", ".zip")
-"""Files whose names end so (in any case) hold files, their members."""
+ARCHIVES = (".tar", ".zip", ".parquet")
+"""Files whose names end so (in any case) may hold others, their members."""
 MEMBER = re.compile(rf"(?i)(?:{'|'.join(map(re.escape, ARCHIVES))})!(?:/|$)")
 """Ends the URI of an archive in that of a member, or of the folder of all of them."""
 

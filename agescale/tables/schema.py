@@ -120,7 +120,7 @@ FINDING_KINDS = (
     "empty_class",  # a class folder without an image
     "outside_groups",  # the label falls into none of the age groups
     "missing_file",  # the CSV names an image that is not there
-    "broken_archive",  # a tar or zip that cannot be read, or not to its end; what stands before the damage is taken
+    "broken_archive",  # an archive that cannot be read, or not to its end; what stands before the damage is taken
     "unusable_member",  # a member of an archive that is not taken: its name, its packing, or there are two
 )
 

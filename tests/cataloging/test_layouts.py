@@ -457,7 +457,7 @@ def test_a_class_file_is_the_label_where_no_other_column_is_named() -> None:
 
 
 def test_records_that_cannot_be_used_are_told_in_one_line() -> None:
-    with pytest.raises(ValueError, match=r"no \.json or \.cls lies beside an image in an archive, such as a\.jpg"):
+    with pytest.raises(ValueError, match=r"nothing lies beside any image .* such as a\.jpg"):
         records(["a.jpg"], LabelSource())
     with pytest.raises(ValueError, match="--age-column years: the records have no such column, but id"):
         records(["a.jpg"], LabelSource(age_column="years", records={"a.jpg": {"id": "1"}}))

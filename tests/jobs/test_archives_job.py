@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.dataset as pads
 import pytest
 from conftest import make_checkpoint
-from factories import write_tar, write_zip
+from factories import write_rows, write_tar, write_zip
 from fault_proxy import FaultProxy
 
 from agescale.cataloging.driver import build_catalog
@@ -154,6 +154,24 @@ def test_records_of_webdataset_are_labels_and_may_be_mended(faces: dict[str, byt
     result = build(tmp_path / "source", tmp_path / "catalog", layout="records", gender_column="sex")
     assert (result.num_new, result.num_changed, len(result.relabelled)) == (0, 0, 1)
     assert ages() == [*range(20, 32, 2), *range(21, 31, 2), 77]
+
+
+def test_a_data_set_of_hugging_face_is_cataloged_and_scored_as_its_files_are(
+    drawn_faces: Path, faces: dict[str, bytes], checkpoint: str, tmp_path: Path
+) -> None:
+    (tmp_path / "source").mkdir()
+    pictures = {name: data for name, data in faces.items() if not name.endswith(".txt")}
+    ages = [name.partition("_")[0] for name in pictures]
+    write_rows(tmp_path / "source" / "train-0.parquet", pictures, years=ages)
+    build(drawn_faces / "utkface", tmp_path / "plain", layout="utkface")
+    out = tmp_path / "source" / "catalog"  # tables of ours in the source hold no photos
+    build(tmp_path / "source", out, layout="utkface", pack=32)
+    assert told(out) == told(tmp_path / "plain")
+    build(tmp_path / "source", tmp_path / "source" / "listed")
+    build(tmp_path / "source", tmp_path / "records", layout="records", age_column="years")
+    assert told(tmp_path / "records", ["age_low", "content_hash"]) == told(out, ["age_low", "content_hash"])
+    of_plain = score_here(tmp_path / "plain", checkpoint, tmp_path / "of-plain")
+    assert score_here(tmp_path / "source" / "listed", checkpoint, tmp_path / "of-listed") == of_plain
 
 
 def test_members_are_scored_as_the_files_are(drawn_faces: Path, shards: Path, checkpoint: str, tmp_path: Path) -> None:
