@@ -76,10 +76,8 @@ def read_rows(uri: str, with_records: bool) -> Iterator[Row]:
         classes = _classes(schema)
         first = 0
         for group in range(table.num_row_groups):
-            said = footer.row_group(group)
-            if (
-                said.total_byte_size > MAX_GROUP_BYTES
-            ):  # of said.column(), which tells more, a garbled one ends the process
+            said = footer.row_group(group)  # not its columns: of a garbled one pyarrow ends the process
+            if said.total_byte_size > MAX_GROUP_BYTES:
                 why = f"its row group has more than {MAX_GROUP_BYTES:,} bytes; write smaller ones"
                 yield Row(f"{first:07d}", group, 0, problem=why)
             else:
