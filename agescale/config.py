@@ -636,6 +636,22 @@ class CompactConfig(Recorded):
 
 
 @dataclass(frozen=True)
+class PackConfig(Recorded):
+    """Write a catalog's images as tar shards, with their labels beside them. The same command continues, and packs what
+    has come since."""
+
+    catalog: str
+    """Catalog of the images; it and they are only read."""
+    out: str
+    """Folder of the shards."""
+    shard_mb: Count = 100
+    """Megabytes of a shard at most, unless one image has more; what a process holds at once, twice."""
+    lease: bool = True
+    """Lock --out against other jobs. --no-lease: do not, for a store without conditional writes, where you make sure
+    that no other job writes there."""
+
+
+@dataclass(frozen=True)
 class CalibrateConfig(Recorded):
     """Make of a checkpoint one of the same weights whose age intervals cover a stated share of faces."""
 

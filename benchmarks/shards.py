@@ -2,13 +2,17 @@
 second and the same predictions.
 
     python benchmarks/shards.py --num-faces 4000 --latency-s 0.02 --repetitions 2
+    python benchmarks/shards.py --num-shards 1000
 
-In one process, without Ray, by a small network: what is compared is reading. Drawn faces and random weights.
+In one process, without Ray, by a small network: what is compared is reading. Drawn faces and random weights. With
+--num-shards: what one process needs to list so many tars of 1,000 members on disk.
 """
 
 from __future__ import annotations
 
+import io
 import os
+import resource
 import statistics
 import tarfile
 import tempfile
@@ -23,14 +27,16 @@ import pyarrow.dataset as pads
 import tyro
 from nodes import FaultProxy, store
 
+from agescale.cataloging.changes import RangeLister
 from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig, ScoreConfig
 from agescale.faces import images
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel, ModelSpec
 from agescale.scoring.driver import score
-from agescale.store import client, objects
+from agescale.store import client, listing, objects
 from agescale.synthetic import dataset
+from agescale.tables import catalogs, folders
 
 KINDS = ("loose", "tar", "zip")
 
@@ -47,6 +53,8 @@ class ShardsConfig:
     """What the store takes for each request beyond its own time, seconds."""
     repetitions: int = 2
     """Runs of each, in turn."""
+    num_shards: int = 0
+    """So many tars are listed, and nothing is compared."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,9 @@ class Run:
 def main(config: ShardsConfig) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp")))
+        if config.num_shards:
+            list_shards(folder, config)
+            return
         endpoint = stack.enter_context(store(folder / "store"))
         num_faces = prepare(folder, config)
         reads = ("GET", "LIST", "HEAD")
@@ -85,6 +96,33 @@ def main(config: ShardsConfig) -> None:
         same = all(each.ages == loose[0].ages for each in of_kind)
         cells = [f"{listed:.1f}", asked[0], f"{rate:.0f}", f"{rate / base:.2f}", asked[1]]
         print(f"| {kind} | {' | '.join(cells)} | {last.scoring.total() / num_faces:.4f} | {'yes' if same else 'no'} |")
+
+
+def list_shards(folder: Path, config: ShardsConfig) -> None:
+    """Lists tars whose members have 300 random bytes each. They are links to one another, which nobody can tell."""
+    source, out = folder / "source", str(folder / "catalog")
+    source.mkdir()
+    with tarfile.open(source / "000000.tar", "w") as tar:
+        for number in range(config.per_shard):
+            info = tarfile.TarInfo(f"img/{number:07d}.jpg")
+            info.size = 300
+            tar.addfile(info, io.BytesIO(os.urandom(info.size)))
+    for number in range(1, config.num_shards):
+        os.link(source / "000000.tar", source / f"{number:06d}.tar")
+    before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    start, start_cpu = time.monotonic(), time.process_time()
+    with folders.output(out, "catalog").held() as held:
+        metadata = {"id": "0", "settings": {}}
+        lister = RangeLister(str(source), out, metadata, 1, (), catalogs.LISTED_PART_ROWS, held.claim)
+        windows = lister.update(map(listing.to_table, listing.pages(str(source))), number=0)
+        num_rows = sum(window["num_new"][0].as_py() for window in windows)
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    num_bytes = sum(path.stat().st_size for path in Path(folders.archives(out)).iterdir())
+    seconds = f"{time.monotonic() - start:.0f} s, {time.process_time() - start_cpu:.1f} s of CPU"
+    print(
+        f"{num_rows:,} members in {config.num_shards:,} tars: {seconds}, peak {peak_mb:.0f} MB ({before_mb:.0f} before)"
+    )
+    print(f"what is kept of where they lie: {num_bytes / num_rows:.1f} bytes a member")
 
 
 def prepare(folder: Path, config: ShardsConfig) -> int:
