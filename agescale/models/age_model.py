@@ -125,9 +125,10 @@ def below(model: AgeModel, images_NCHW: Tensor) -> Tensor:
     return features
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 on a GPU, where all but the heads bears it."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
+    """bfloat16, which all but the heads bears: on a GPU, unless told otherwise (``TrainConfig.precision``)."""
+    is_half = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_half)
 
 
 def dense_of(model: AgeModel) -> nn.Sequential:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import csv
 import io
 import os
+import time
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -159,6 +162,12 @@ class RemoteFile(io.RawIOBase):
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._file: BinaryIO = retried(uri, lambda: filesystem(uri).open(uri, "rb", cache_type="none"))
+        _open_files.add(self)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+            super().close()
 
     def readinto(self, buffer: Any) -> int:
         start = self.tell()
@@ -187,6 +196,20 @@ class RemoteFile(io.RawIOBase):
 
     def tell(self) -> int:
         return self._file.tell()
+
+
+_open_files: weakref.WeakSet[_RemoteFile] = weakref.WeakSet()
+END_SECONDS = 5
+"""How long the end of a program waits for pyarrow to let go of its files; longer only where one is never read on."""
+
+
+@atexit.register
+def _end_reading() -> None:
+    """Lets pyarrow's threads close what they have read. One that is still in Python while this process's Python ends
+    would abort it, with exit code 134 after all of its work is done."""
+    deadline = time.monotonic() + END_SECONDS
+    while _open_files and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 class _RemoteFiles(pafs.FSSpecHandler):

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import ray
 import ray.train
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from agescale.config import SweepConfig, TrainConfig
@@ -154,6 +155,13 @@ def _place(config: SweepConfig, base: TrainConfig) -> tuple[TrainConfig, int]:
     return replace(base, device="cuda" if use_gpu else "cpu"), min(num, config.max_concurrent or num)
 
 
+def keep_credentials() -> None:
+    """Keeps Ray Tune from writing this process's credentials into the description of its actors, which the dashboard
+    shows; every node has its own, as for any other job."""
+    secrets = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(secrets)
+
+
 def _run(
     config: SweepConfig,
     base: TrainConfig,
@@ -163,6 +171,7 @@ def _run(
 ) -> None:
     """One execution of Ray Tune over all that is left. Raises what ended it before its time."""
     os.environ.update(TUNE_ENVIRONMENT)
+    keep_credentials()
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     base, concurrency = _place(config, base)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # it dies when we do

@@ -95,7 +95,7 @@ class Learner:
         over all processes (2,), float64."""
         config = self.plan.config
         inputs, known, mixed = self._prepare(batch, labels, generator)
-        with autocast(self.device):
+        with autocast(self.device, config.precision):
             outputs = self.learner(inputs)
         loss_N, weight_N = batch_loss(self.task, outputs, known, config.auxiliary_weight, mixed)
         sums = torch.stack([loss_N.detach().sum(), weight_N.sum()]).double()

@@ -179,6 +179,14 @@ class Hosts:
                 found += [process] if (process.cmdline() or [""])[0].startswith(title) else []
         return found
 
+    def seconds_of(self, number: int, program: str) -> float:
+        """How long a Python program has been running on a host; 0 where none is."""
+        for process in self.init_of(number).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if process.cmdline()[1:2] == [program]:
+                    return time.time() - process.create_time()
+        return 0.0
+
     def kill_host(self, number: int) -> None:
         self.init_of(number).send_signal(signal.SIGKILL)
         self.started[f"host-{number}"].wait()

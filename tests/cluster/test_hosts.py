@@ -285,31 +285,55 @@ def test_a_driver_that_was_cut_off_is_followed_by_the_same_command(hosts: Hosts,
 def test_of_two_nights_that_overlap_one_works(hosts: Hosts, undisturbed: dict[str, Any]) -> None:
     out = "s3://faces/ages-of-two-nights"
     first = begin_scoring(hosts, "night-1", out)
+    actors = [actor for number in WORKERS for actor in hosts.processes(number, ACTOR)]
+    for actor in actors:  # a long night: it does not end before the second one has begun
+        actor.suspend()
     second = Submission(hosts, "night-2", *scoring(out))
     line = error_of(second.end(code=2))
     assert "writes there; wait for it, or give another --out" in line
+    for actor in actors:
+        actor.resume()
     first.end()
     check_right(hosts, out, undisturbed)
 
 
+def stop(job: Submission) -> None:
+    """As a site does; it ends in one line, by which it goes on."""
+    job.stop()
+    line = error_of(job.end(code=143))
+    assert "error: exit code 143: interrupted; the same command continues: python jobs/" in line
+
+
 def test_stopped_jobs_end_with_143_give_their_folders_back_and_go_on(hosts: Hosts, undisturbed: dict[str, Any]) -> None:
     out = "s3://faces/stopped"
+    search = ("--space", "quick", "--num-trials", "2", "--epochs", "2", "--max-images", "80")
     jobs = {
         "catalog": ((*LIST, f"{out}/catalog"), "catalog.agescale/.lease.json"),
         "score": (scoring(f"{out}/ages"), "ages/part-"),
         "train": (training(f"{out}/run", epochs=5), "run/history.parquet"),
+        "sweep": (("jobs/sweep.py", "--catalog", CATALOG, "--out", f"{out}/sweep", *search), "sweep/runs/0000/history"),
     }
     for name, (command, wanted) in jobs.items():
-        job = Submission(hosts, f"{name}-stopped", *command, is_slow=name != "train")
+        job = Submission(hosts, f"{name}-stopped", *command, is_slow=name in ("catalog", "score"))
         job.wait_for(lambda wanted=wanted: any(file.startswith(wanted) for file in hosts.names(out)), "no work")
-        job.stop()
-        line = error_of(job.end(code=143))
-        assert f"error: exit code 143: interrupted; the same command continues: python {command[0]}" in line
+        stop(job)
     assert not [file for file in hosts.names(out) if file.endswith(".lease.json")]
     for job in [Submission(hosts, f"{name}-goes-on", *command) for name, (command, _) in jobs.items()]:
         assert "may still run" not in job.end(), "it waits for a lease that nobody has"
     check_right(hosts, f"{out}/ages", undisturbed)
     assert len(history(hosts, f"{out}/run")) == 5
+    program = "import sys, json; from agescale.store import parquet; "
+    program += "print(json.dumps(parquet.read_table(sys.argv[1])['status'].to_pylist()))"
+    statuses = json.loads(hosts.python(program, f"{out}/sweep/leaderboard.parquet"))
+    assert (len(statuses), set(statuses) & {"running", "failed"}) == (2, set())
+
+    evaluate = ("jobs/evaluate.py", "--catalog", CATALOG, "--predictions", f"{out}/ages", "--out", f"{out}/report")
+    job = Submission(hosts, "evaluate-stopped", *evaluate, is_slow=True)
+    job.wait_for(lambda: hosts.seconds_of(DRIVER, evaluate[0]) > 10, "does not begin")
+    stop(job)
+    assert not hosts.names(f"{out}/report")
+    Submission(hosts, "evaluate-goes-on", *evaluate).end()
+    assert {"metrics.json", "report.html"} <= set(hosts.names(f"{out}/report"))
 
 
 def test_strangers_are_refused_and_no_secret_is_told(hosts: Hosts, undisturbed: dict[str, Any]) -> None:

@@ -7,6 +7,8 @@ import os
 import pickle
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -110,6 +112,25 @@ def test_a_table_that_is_replaced_while_it_is_read_is_an_error_and_no_mixture(s3
     parquet.write_table(uri, TABLE.slice(1))
     with pytest.raises(StoreError, match=r"replaced\.parquet: "):
         file.read(4)
+
+
+def test_a_program_that_ends_while_pyarrow_closes_what_it_has_read_ends_well(s3: str) -> None:
+    parquet.write_table(f"{s3}/read-to-the-end.parquet", TABLE)
+    program = """
+import sys, time, s3fs
+from agescale.store import parquet
+
+def close_slowly(file, close=s3fs.S3File.close):
+    time.sleep(0.5)  # as on a busy machine, in a thread of pyarrow's
+    close(file)
+
+s3fs.S3File.close = close_slowly
+uri = sys.argv[1]
+print(parquet.open_dataset([uri], parquet.read_schema(uri)).to_table().num_rows)
+"""
+    command = [sys.executable, "-c", program, f"{s3}/read-to-the-end.parquet"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "3\n", "")
 
 
 def test_a_damaged_table_is_named(folder: str) -> None:

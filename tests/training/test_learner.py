@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import torch
 
 from agescale.config import TrainConfig
@@ -13,9 +16,9 @@ from agescale.training.plan import Plan
 CONFIG = TrainConfig(layer_decay=0.5, schedule="constant", warmup_epochs=0, ema_decay=0.0)
 
 
-def build_learner() -> Learner:
+def build_learner(config: TrainConfig = CONFIG) -> Learner:
     spec = ModelSpec("cnn", "distribution", "25-years", image_size=16, widths=(4, 8), num_features=16)
-    plan = Plan(CONFIG, "", spec, parse_phases("all:2@1e-2"), {}, {}, "mae", "")
+    plan = Plan(config, "", spec, parse_phases("all:2@1e-2"), {}, {}, "mae", "")
     torch.manual_seed(0)
     return Learner(plan, AgeModel(spec).state_dict(), torch.device("cpu"), world_size=1)
 
@@ -52,6 +55,20 @@ def test_a_phase_goes_on_with_its_rates_and_its_optimizer() -> None:
     take_steps(resumed, 3, 5)
     for name, tensor in undisturbed.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], tensor), name
+
+
+def test_bfloat16_makes_nearly_the_same_of_weights_that_stay_float32() -> None:
+    exact, half = build_learner(), build_learner(replace(CONFIG, precision="bfloat16"))
+    before = copy.deepcopy(exact.model.state_dict())
+    take_steps(exact, 0, 1)
+    take_steps(half, 0, 1)
+    for name, tensor in half.model.encoder.state_dict().items():
+        same, old = exact.model.encoder.state_dict()[name], before[f"encoder.{name}"]
+        assert tensor.dtype == same.dtype
+        if tensor.is_floating_point() and not torch.equal(same, old):
+            assert not torch.equal(tensor, same), name
+            step = (same - old).flatten()
+            assert torch.nn.functional.cosine_similarity((tensor - old).flatten(), step, dim=0) > 0.9, name
 
 
 def test_the_state_of_an_older_agescale_knows_no_parts_of_rates() -> None:
