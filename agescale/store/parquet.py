@@ -198,7 +198,7 @@ class RemoteFile(io.RawIOBase):
         return self._file.tell()
 
 
-_open_files: weakref.WeakSet[_RemoteFile] = weakref.WeakSet()
+_open_files: weakref.WeakSet[RemoteFile] = weakref.WeakSet()
 END_SECONDS = 5
 """How long the end of a program waits for pyarrow to let go of its files; longer only where one is never read on."""
 
