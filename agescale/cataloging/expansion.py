@@ -50,7 +50,8 @@ def expanded(
             continue
         start = 0
         rows = zip(table["uri"].to_pylist(), table["version"].to_pylist(), is_archive.to_pylist(), strict=True)
-        for index, (uri, version, holds_members) in enumerate(rows):
+        for index, (uri, version, has_name) in enumerate(rows):
+            holds_members = has_name and not listing.is_in_system_folder(uri[inside:])
             if holds_members or (waiting and waiting[0][0] < uri):
                 yield table.slice(start, index - start)
                 start = index + holds_members

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -97,6 +98,16 @@ def test_a_folder_that_is_called_as_an_archives_members_are_is_told(source: Path
     uris = pa.concat_tables(tables)["uri"].to_pylist()
     assert uris.count(f"{source}/a.tar!/0.jpg") == 1
     assert problems == [f"{source}/a.tar!/0.jpg"]
+
+
+def test_what_lies_in_folders_of_the_system_is_not_looked_into(source: Path) -> None:
+    for folder in ("#recycle", "old.agescale", "b/@eaDir"):
+        (source / folder).mkdir(parents=True)
+        shutil.copy(source / "a.tar", source / folder / "x.tar")
+    told: Counter[str] = Counter()
+    names = expanded(source, told=told)
+    assert told["x.tar"] == 0
+    assert [name for name in names if "x.tar" in name] == ["#recycle/x.tar", "b/@eaDir/x.tar", "old.agescale/x.tar"]
 
 
 def test_tables_without_an_archive_pass_as_they_are() -> None:

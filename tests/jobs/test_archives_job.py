@@ -64,6 +64,10 @@ def told(catalog: Path | str, columns: list[str] = SEEN) -> dict[str, tuple[Any,
     return {paths.name_of(row["uri"]): tuple(row[name] for name in columns) for row in rows}
 
 
+def uris_of(folder: Path) -> list[str]:
+    return list(Catalog.open(str(folder / "catalog")).read(["uri"])["uri"].to_pylist())
+
+
 def kinds_of(result: CatalogResult) -> Counter[str]:
     return Counter(result.findings["kind"].to_pylist())
 
@@ -270,6 +274,7 @@ def test_shards_on_s3_are_cataloged_and_scored_in_few_requests(
         before = counter.num_requests("GET")
         ages = score_here(tmp_path / "catalog", checkpoint, tmp_path / "ages")
         assert counter.num_requests("GET") - before == len(list(shards.iterdir()))
+        assert build(f"{source}/0.tar", tmp_path / "one").num_new == sum("/0.tar!/" in uri for uri in uris_of(tmp_path))
         counter.requests.clear()
         assert build(source, tmp_path / "catalog").num_new == 0
         assert {operation for operation, _ in counter.requests} == {"LIST"}

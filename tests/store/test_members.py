@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from factories import write_tar, write_zip
 from fault_proxy import FaultProxy
 
-from agescale.store import archives, members, objects, paths
+from agescale.store import archives, client, members, objects, paths
 from agescale.store.errors import StoreError
 
 NAMES = [f"{number:03d}.jpg" for number in range(300)]
@@ -100,8 +101,6 @@ def test_neighbours_are_read_by_one_request(
     kept = str(tmp_path / "kept")
     archives.kept_index(kept, uri, "1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", counter.url)
-    from agescale.store import client
-
     client._filesystem.cache_clear()
     try:
         assert read_all([member(uri, name) for name in NAMES], kept) == [pictures()[name] for name in NAMES]
@@ -139,3 +138,24 @@ def test_little_is_held_however_many_are_read(tmp_path: Path, monkeypatch: pytes
             assert each(uri, "", None) == bytes(1000)
             assert len(read) <= number / 20 + 3, "a window, and the next one"
     assert max(read) < 2 * 20_000
+
+
+def test_faults_of_the_store_that_pass_change_nothing(
+    archive: Path, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"{s3}/{tmp_path.name}-faults{archive.suffix}"
+    objects.write_bytes(uri, archive.read_bytes())
+    monkeypatch.setattr(members, "MAX_RANGE_BYTES", 100_000)
+    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.001)
+    kinds = ("slow_down", "reset", "cut", "short", "error", "login")
+    with FaultProxy(os.environ["AWS_ENDPOINT_URL"], kinds, fraction=0.4, operations=("GET", "HEAD")) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        client._filesystem.cache_clear()
+        try:
+            index = archives.kept_index(str(tmp_path / "kept"), uri, "1")
+            found = read_all([member(uri, name) for name in NAMES], str(tmp_path / "kept"))
+        finally:
+            client._filesystem.cache_clear()
+    assert index.problems == ()
+    assert found == [pictures()[name] for name in NAMES]
+    assert proxy.faults.total() > 3
