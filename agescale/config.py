@@ -173,15 +173,17 @@ class CatalogConfig(Recorded):
     """List the images of a folder or bucket once, with what is known of each, as Parquet."""
 
     source: str
-    """Folder of images: a path or s3://bucket/prefix."""
+    """Folder of images: a path or s3://bucket/prefix. It may be, or hold, tar, zip and Parquet files, whose members
+    are images like others."""
     out: str
     """Folder of the catalog. The same command again adds what is new, changed or gone, and updates labels that have
     changed."""
-    layout: Literal["class_folders", "csv", "utkface", "unlabelled"] = "unlabelled"
-    """Where labels are: one folder per class (perhaps below train, val and test), a CSV, UTKFace file names, or nowhere
-    (unlabelled)."""
+    layout: Literal["class_folders", "csv", "utkface", "records", "unlabelled"] = "unlabelled"
+    """Where labels are: one folder per class (perhaps below train, val and test), a CSV, UTKFace file names, records
+    beside the images in archives (.json and .cls of WebDataset, columns of Parquet), or nowhere (unlabelled)."""
     csv: str | None = None
-    """CSV of labels (layout csv); its image names are relative to --source."""
+    """CSV of labels (layout csv); its image names are relative to --source. It may lie in an archive:
+    faces.zip!/labels.csv."""
     image_column: str | None = None
     """Column of image names. Default: file_name, filename, image, path, file or ID, whichever there is."""
     label_column: str | None = None
@@ -652,6 +654,22 @@ class CompactConfig(Recorded):
         super().__post_init__()
         if bool(self.predictions) != bool(self.out_predictions):
             raise ValueError("--predictions and --out-predictions go together")
+
+
+@dataclass(frozen=True)
+class PackConfig(Recorded):
+    """Write a catalog's images as tar shards, with their labels beside them. The same command continues, and packs what
+    has come since."""
+
+    catalog: str
+    """Catalog of the images; it and they are only read."""
+    out: str
+    """Folder of the shards."""
+    shard_mb: Count = 100
+    """Megabytes of a shard at most, unless one image has more; what a process holds at once, twice."""
+    lease: bool = True
+    """Lock --out against other jobs. --no-lease: do not, for a store without conditional writes, where you make sure
+    that no other job writes there."""
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,16 @@
-"""Tables made by hand, for what is to be tested without a listing and without a model."""
+"""Tables and archives made by hand, for what is to be tested without a listing and without a model."""
 
 from __future__ import annotations
 
+import io
+import tarfile
+import zipfile
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from agescale.store import parquet
 from agescale.tables import catalogs, schema, units
@@ -42,3 +47,27 @@ def write_predictions(
     table = pa.Table.from_pylist(rows, schema.with_metadata("predictions", metadata))
     parquet.write_table(f"{uri}/{unit.file_name(model)}", table)
     return uri
+
+
+def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
+    """A tar of these members, in their order."""
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def write_zip(path: Path, members: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def write_rows(path: Path, members: Mapping[str, bytes], group_rows: int = 10, **columns: list[Any]) -> Path:
+    """A Parquet file of these images, as Hugging Face writes them, and of other columns."""
+    images = [{"bytes": data, "path": name} for name, data in members.items()]
+    pq.write_table(pa.table({"image": images, **columns}), path, row_group_size=group_rows)
+    return path

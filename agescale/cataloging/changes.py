@@ -21,11 +21,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from agescale.cataloging import expansion
 from agescale.cataloging.comparison import CHANGES, compare, told_apart
 from agescale.faces import images
 from agescale.store import lease, listing, objects, parquet, paths
@@ -101,7 +103,7 @@ def _seal(out: str, metadata: Mapping[str, Any], number: int, range_number: int)
 def end_listing(out: str, number: int) -> None:
     """Says that the listing of that number has ended; and those before it, where no later one can get their numbers."""
     beside = folders.beside(out)
-    for name in objects.list_names(beside, prefix="deleted-"):
+    for name in [*objects.list_names(beside, prefix="deleted-"), *objects.list_names(beside, prefix="problems-")]:
         if catalogs.listing_of(name) <= number:
             objects.delete(paths.join(beside, name))
     newest = max(map(catalogs.listing_of, folders.list_parts(out, "catalog")), default=0)
@@ -204,6 +206,8 @@ class RangeLister:
         gone_names = (f"deleted-{prefix.removeprefix('part-')}{index:06d}.parquet" for index in itertools.count())
         all_gone = CHANGES.empty_table()
         with objects.read_pool() as pool:
+            tell = partial(expansion.put_aside, self.out, self.listing_number)
+            listed = expansion.expanded(listed, self.source, self.out, tell)
             for pictures, num_ignored, low, high in self._windows(listed, after, until):
                 counts = Counter(num_rows=len(pictures), num_ignored=num_ignored)
                 for start, end in _split(self.known, low, high):

@@ -17,7 +17,7 @@ from agescale.cataloging import relabelling
 from agescale.cataloging.layouts import Labels
 from agescale.cataloging.parts import split_of, told
 from agescale.cataloging.relabelling import Relabelled
-from agescale.store import listing, objects
+from agescale.store import listing, members, objects
 from agescale.store.listing import Listed
 from agescale.tables import catalogs, schema, splits
 from agescale.tables.catalogs import Catalog
@@ -107,5 +107,5 @@ def _delivered_again(pictures: list[Listed], row_of: dict[str, dict[str, Any]]) 
     """URIs of known images that the store did not deliver the last time, and does now."""
     failed = [item for item in pictures if (row_of[item.uri]["read_error"] or "").partition(":")[0] in READ_AGAIN]
     with objects.read_pool() as pool:
-        answers = pool.map(lambda item: objects.delivers(item.uri, item.version, item.size_bytes), failed)
+        answers = pool.map(lambda item: members.delivers(item.uri, item.version, item.size_bytes), failed)
         return {item.uri for item, is_delivered in zip(failed, answers, strict=True) if is_delivered}

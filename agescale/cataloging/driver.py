@@ -13,6 +13,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -20,7 +21,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from agescale.cataloging import changes, layouts, relabelling
+from agescale.cataloging import changes, expansion, layouts, relabelling
 from agescale.cataloging import findings as quality
 from agescale.cataloging.comparison import difference
 from agescale.cataloging.layouts import Labels
@@ -36,7 +37,7 @@ from agescale.cataloging.settings import (
     settings_of,
 )
 from agescale.cataloging.summary import CatalogResult, with_group_names
-from agescale.cataloging.worker import FaceWriter, PartWriter, run_lister, sorted_rows
+from agescale.cataloging.worker import ArchiveReader, FaceWriter, PartWriter, run_lister, sorted_rows
 from agescale.config import CatalogConfig
 from agescale.faces import images
 from agescale.faces.geometry import FaceGeometry
@@ -46,7 +47,7 @@ from agescale.runtime.cluster import is_cluster_at_hand, start_ray
 from agescale.runtime.progress import ImageProgress
 from agescale.runtime.resources import check_resources
 from agescale.runtime.work import FEW_IMAGES, run_here, run_work
-from agescale.store import lease, listing, objects, parquet, paths
+from agescale.store import archives, lease, listing, objects, parquet, paths
 from agescale.store.errors import Damaged
 from agescale.store.listing import Listed
 from agescale.store.outputs import check_unchanged
@@ -56,6 +57,8 @@ from agescale.tables.labels import per_label
 
 SMALL_SOURCE_FILES = 10_000
 """So few are listed, or sorted, without Ray, which would take longer to start."""
+MANY_BYTES = 256 * 2**20
+"""Of archives that are not known yet; so many take longer to read than Ray to start."""
 RANGES_PER_CPU = 4
 """Ranges of names differ in size, and each that found something leaves a part."""
 MAX_RANGES = 1000
@@ -66,6 +69,7 @@ NUM_PROBES = 9
 def build_catalog(config: CatalogConfig) -> CatalogResult:
     """Lists ``config.source`` and brings the catalog at ``config.out`` up to date with it."""
     config = paths.with_absolute_uris(config)
+    config = replace(config, source=listing.as_folder(config.source))
     source, out = config.source, config.out
     check(config)
     is_same = source == out or (not paths.is_remote(out) and os.path.realpath(source) == os.path.realpath(out))
@@ -75,32 +79,68 @@ def build_catalog(config: CatalogConfig) -> CatalogResult:
     if not config.reads_images:
         return _list_images(config, source, out)
     before = folders.list_parts(out, "catalog")
-    pictures, others = _list_pictures(source, out)
+    listed = _list_files(source, out)
     output = folders.output(out, "catalog")
     output.check({})
     with output.held(config.lease) as held:
         if folders.list_parts(out, "catalog") != before:  # by a job that may have listed the source later than this one
-            pictures, others = _list_pictures(source, out)
-        return _add_images(config, source, out, pictures, others, held)
+            listed = _list_files(source, out)
+        return _add_images(config, source, out, listed, held)
 
 
-def _list_pictures(source: str, out: str) -> tuple[list[Listed], frozenset[str]]:
-    """The images of a source, and the names of its other files. Raises ValueError where it has no image."""
+def _list_files(source: str, out: str) -> list[Listed]:
+    """The files of a source. Raises ValueError where none of them is an image, nor an archive."""
     listed = [
         item
         for item in listing.list_files(source)
         if not item.uri.startswith(f"{out}/") and not listing.is_in_system_folder(item.relative)
     ]
-    pictures = [item for item in listed if item.version and images.is_image_name(item.relative)]
+    if not any(item.version and (paths.is_archive(item.uri) or _is_picture(item)) for item in listed):
+        raise changes.no_images(source, len(listed))
+    return listed
+
+
+def _is_picture(item: Listed) -> bool:
+    return bool(item.version) and images.is_image_name(item.relative)
+
+
+def _with_members(
+    config: CatalogConfig, listed: list[Listed], source: str, out: str, progress: ImageProgress
+) -> tuple[list[Listed], list[dict[str, Any]]]:
+    """What is listed, the members of archives in their places, and findings about archives. Those that have not been
+    read before are read by Ray, where they are large."""
+    held = {item.uri: item for item in listed if item.version and paths.is_archive(item.uri)}
+    if not held:
+        return listed, []
+    files = [item for item in listed if item.uri not in held]
+    found: list[dict[str, Any]] = []
+    folder, with_records = folders.archives(out), config.layout == "records"
+    with objects.read_pool() as pool:
+        is_kept = pool.map(lambda item: archives.is_kept(folder, item.uri, item.version, with_records), held.values())
+        unknown = [item for item, is_known in zip(held.values(), is_kept, strict=True) if not is_known]
+    if sum(item.size_bytes for item in unknown) > MANY_BYTES:
+        units = [pa.table({"uri": [item.uri], "version": [item.version]}) for item in unknown]
+        for _ in _run_by_ray(units, ArchiveReader(out, with_records), progress, source):
+            pass
+
+    def tell(uri: str, index: archives.Index) -> None:
+        found.extend(expansion.findings_of(uri, index))
+        files.extend(expansion.as_files(held[uri], index, source) if uri in held else [])
+
+    rows = sorted(listed, key=lambda item: item.uri)
+    for _ in expansion.expanded([listing.to_table(rows)], source, out, tell, with_records):
+        pass
+    return [item for item in files if not listing.is_in_system_folder(item.relative)], found
+
+
+def _add_images(config: CatalogConfig, source: str, out: str, listed: list[Listed], held: lease.Lease) -> CatalogResult:
+    """Brings a catalog whose images are read up to date with what its source has been ``listed`` as."""
+    with ImageProgress("reading archives", total=None, is_quiet=True) as progress:
+        listed, about_archives = _with_members(config, listed, source, out, progress)
+    pictures = [item for item in listed if _is_picture(item)]
+    others = frozenset(item.relative for item in listed if not _is_picture(item))
     if not pictures:
         raise changes.no_images(source, len(listed))
-    return pictures, frozenset(item.relative for item in listed) - {item.relative for item in pictures}
-
-
-def _add_images(
-    config: CatalogConfig, source: str, out: str, pictures: list[Listed], others: frozenset[str], held: lease.Lease
-) -> CatalogResult:
-    """Brings a catalog whose images are read up to date with the ``pictures`` of its source."""
     if config.repair:
         repair(out, held)
     _remove_late_parts(out)
@@ -137,7 +177,7 @@ def _add_images(
 
     grown = Catalog.open(out).only(parts)
     rows = grown.read([*quality.FACTS, "gender", "ethnicity"])
-    findings = _findings(rows, config, pictures, labels)
+    findings = _findings(rows, source, config, pictures, labels, about_archives)
     _write_findings(grown, metadata, findings, held)
     changes.end_listing(out, listing_number)
     if geometry := faces.geometry_of(grown):
@@ -194,11 +234,11 @@ def _delete_damaged(folder: str, held: lease.Lease) -> None:
 
 
 def _run_by_ray(
-    units: list[pa.Table], writer: PartWriter | FaceWriter, progress: ImageProgress, source: str
+    units: list[pa.Table], writer: PartWriter | FaceWriter | ArchiveReader, progress: ImageProgress, source: str
 ) -> Iterator[dict[str, Any]]:
     start_ray()
     check_resources(1, cpus_per_worker=1, gpus_per_worker=0)
-    nodes.check_shared(folders.beside(writer.out), source)
+    nodes.check_shared(folders.beside(writer.out), listing.archive_of(source) or source)
     yield from run_work(units, writer, progress, num_cpus=1)
 
 
@@ -260,15 +300,23 @@ def _write_findings(catalog: Catalog, metadata: dict[str, Any], findings: pa.Tab
     parquet.write_table(catalogs.findings_uri(catalog.uri), findings)
 
 
-def _findings(rows: pa.Table, config: CatalogConfig, pictures: list[Listed], labels: Labels) -> pa.Table:
+def _findings(
+    rows: pa.Table,
+    source: str,
+    config: CatalogConfig,
+    pictures: list[Listed],
+    labels: Labels,
+    about_archives: list[dict[str, Any]],
+) -> pa.Table:
     """What is wrong with the current ``rows`` of a catalog, faces aside, and with what is no row."""
     found = [quality.find(rows, labels.age_groups, config.layout != "unlabelled")]
     if config.layout == "csv":
         told = per_label(rows)
         odd = [each for column in ("gender", "ethnicity") for each in quality.unusual_values(told, column)]
         found.append(pa.Table.from_pylist(odd, schema=schema.FINDINGS))
-    found.append(_source_findings(config.source, config, pictures, labels))
-    return _with_lines(pa.concat_tables(found), config.source, labels)
+    found.append(_source_findings(source, config, pictures, labels))
+    found.append(pa.Table.from_pylist(about_archives, schema=schema.FINDINGS))
+    return _with_lines(pa.concat_tables(found), source, labels)
 
 
 def _with_lines(findings: pa.Table, source: str, labels: Labels) -> pa.Table:
@@ -286,7 +334,7 @@ def _source_findings(source: str, config: CatalogConfig, pictures: list[Listed],
     for name in sorted(labels.missing_files):
         row = {"uri": paths.join(source, name), "version": ""}
         found.append(quality.finding(row, "missing_file", labels.why_missing[name]))
-    if config.layout == "class_folders":
+    if config.layout == "class_folders" and not listing.archive_of(source):
         used = {item.relative.split("/")[0] for item in pictures}
         for folder in sorted(set(objects.list_folders(source)) - used):
             uri = paths.join(source, folder)
@@ -326,7 +374,7 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
         known = sealed.parts if sealed else ()
         ranges = [] if files or small is not None else _ranges(source)
         if ranges:
-            nodes.check_shared(folders.beside(out), source)
+            nodes.check_shared(folders.beside(out), listing.archive_of(source) or source)
         num_ranges = len(ranges) or 1
         listing_number = changes.begin_listing(out, metadata["id"], num_ranges + 1)  # and one of what is deleted
         lister = changes.RangeLister(
@@ -347,7 +395,7 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
             changes.end_listing(out, listing_number)
             raise
         lister.delete(num_ranges)
-        findings = schema.FINDINGS.empty_table()
+        findings = expansion.aside(out, listing_number)
         _write_findings(Catalog.open(out), metadata, findings, held)
         changes.end_listing(out, listing_number)
     return CatalogResult(
@@ -361,14 +409,21 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
 
 
 def _list_small(source: str, out: str) -> list[pa.Table] | None:
-    """The listing of a source of at most SMALL_SOURCE_FILES, else None. Raises ValueError where it has no image."""
+    """The listing of a source of at most SMALL_SOURCE_FILES and archives of no more than MANY_BYTES, else None. Raises
+    ValueError where it has neither image nor archive."""
     listed: list[pa.Table] = []
-    num_pictures = num_others = 0
-    for page in map(listing.to_table, listing.pages(source)):
+    num_pictures = num_others = num_bytes = 0
+    for files in listing.pages(source):
+        page = listing.to_table(files)
         images_of_page, num_ignored = changes.select_images(page, source, out)
+        held = [item for item in files if paths.is_archive(item.uri) and item.version]
+        sizes = [item.size_bytes for item in held if not item.uri.startswith((f"{out}/", f"{folders.beside(out)}/"))]
         listed.append(page)
-        num_pictures += len(images_of_page)
-        num_others += num_ignored
+        num_pictures += len(images_of_page) + len(sizes)
+        num_others += num_ignored - len(sizes)
+        num_bytes += sum(sizes)
+        if num_bytes > MANY_BYTES:
+            return None
         if num_pictures and num_pictures + num_others > SMALL_SOURCE_FILES:
             return None
     if not num_pictures:

@@ -76,6 +76,7 @@ class LabelSource:
     box_format: BoxFormat = "xywh"
     root: str = ""  # what the paths are relative to, for names in a CSV that are not
     other_files: frozenset[str] = frozenset()  # what else is there, in a format that is not taken
+    records: Mapping[str, dict[str, str]] = field(default_factory=dict)  # what archives tell of their members, by path
 
 
 @dataclass(frozen=True)
@@ -182,20 +183,8 @@ def csv_file(paths: Sequence[str], source: LabelSource) -> Labels:
         raise ValueError(f"--csv: commas separate the cells of a CSV; its first line has {other[0]!r}: {columns[0]!r}")
     if image_column is None:
         raise ValueError(f"--image-column: name the column of image names, one of {', '.join(columns)}")
-    if source.label_column and source.age_column:
-        raise ValueError("give --label-column or --age-column, not both")
-    if not (source.label_column or source.age_column):
-        guessed = _guess(columns, ("age", "real_age", "apparent_age"))
-        if guessed is None:
-            raise ValueError(f"--label-column or --age-column: name the column of labels, one of {', '.join(columns)}")
-        source = replace(source, age_column=guessed)
-    for flag, column in _column_flags(source, image_column):
-        if column not in columns:
-            raise ValueError(f"{flag} {column}: the CSV has no such column, it has {', '.join(columns)}")
-
-    groups = source.age_groups
-    if groups is None and source.label_column:
-        groups = _groups_of(Counter(class_name(row[source.label_column]) for row in rows), ranges_are_groups=False)
+    source = _with_columns(source, columns, [("--image-column", image_column)], "the CSV has")
+    groups = _groups_of_rows(rows, source)
     files = _FileNames(paths, source)
     by_path: dict[str, Label] = {}
     missing: list[str] = []
@@ -232,10 +221,57 @@ def csv_file(paths: Sequence[str], source: LabelSource) -> Labels:
     return Labels(by_path, groups, missing, why_missing, missing_lines, unused_columns=unused)
 
 
+def records(paths: Sequence[str], source: LabelSource) -> Labels:
+    """What lies beside each image in its archive: other columns of Parquet; the fields of a ``.json``, and the text of
+    a ``.cls`` as the field ``cls``, which is read as a label column where no other one is named.
+
+    Raises ValueError where nothing lies beside any image, or the fields named are in none.
+    """
+    columns = list(dict.fromkeys(name for record in source.records.values() for name in record))
+    if not columns:
+        hint = "a .json or .cls in a tar or zip, columns of Parquet"
+        raise ValueError(f"--layout records: nothing lies beside any image ({hint}), such as {min(paths)}")
+    if not (source.label_column or source.age_column) and "cls" in columns:
+        source = replace(source, label_column="cls")
+    source = _with_columns(source, columns, [], "the records have")
+    rows = {}
+    for path, record in source.records.items():
+        rows[path] = row = _Row(dict.fromkeys(columns, "") | record)
+        row.line = row.num_more = 0
+    groups = _groups_of_rows(list(rows.values()), source)
+    nothing = Label(error="no record lies beside it")
+    by_path = {
+        path: replace(_csv_label(rows[path], source, groups), line=None) if path in rows else nothing for path in paths
+    }
+    return Labels(by_path, groups, unused_columns=_unused(source, columns, ""))
+
+
+def _with_columns(source: LabelSource, columns: Sequence[str], others: list[tuple[str, str]], of: str) -> LabelSource:
+    """``source`` with a column of labels. Raises ValueError where there is none, or one of its columns is not there."""
+    if source.label_column and source.age_column:
+        raise ValueError("give --label-column or --age-column, not both")
+    if not (source.label_column or source.age_column):
+        guessed = _guess(columns, ("age", "real_age", "apparent_age"))
+        if guessed is None:
+            raise ValueError(f"--label-column or --age-column: name the column of labels, one of {', '.join(columns)}")
+        source = replace(source, age_column=guessed)
+    for flag, column in [*others, *_column_flags(source)]:
+        if column not in columns:
+            raise ValueError(f"{flag} {column}: {of} no such column, but {', '.join(columns)}")
+    return source
+
+
+def _groups_of_rows(rows: Sequence[Mapping[str, str]], source: LabelSource) -> AgeGroups | None:
+    if source.age_groups is None and source.label_column:
+        return _groups_of(Counter(class_name(row[source.label_column]) for row in rows), ranges_are_groups=False)
+    return source.age_groups
+
+
 LAYOUTS: dict[str, Callable[[Sequence[str], LabelSource], Labels]] = {
     "class_folders": class_folders,
     "csv": csv_file,
     "utkface": utkface,
+    "records": records,
     "unlabelled": unlabelled,
 }
 
@@ -400,7 +436,7 @@ KNOWN_COLUMNS = {
 
 def _unused(source: LabelSource, columns: Sequence[str], image_column: str) -> tuple[str, ...]:
     """Settings that would use columns which seem to tell what no column was named for."""
-    used = {column for _, column in _column_flags(source, image_column)}
+    used = {image_column, *(column for _, column in _column_flags(source))}
     guesses = {
         name: _guess([column for column in columns if column not in used], KNOWN_COLUMNS[name])
         for name in KNOWN_COLUMNS
@@ -412,8 +448,8 @@ def _unused(source: LabelSource, columns: Sequence[str], image_column: str) -> t
     )
 
 
-def _column_flags(source: LabelSource, image_column: str) -> list[tuple[str, str]]:
-    flags = [("--image-column", image_column)]
+def _column_flags(source: LabelSource) -> list[tuple[str, str]]:
+    flags = []
     for name in ("label", "age", "split", "gender", "ethnicity", "subject"):
         column = getattr(source, f"{name}_column")
         if column:

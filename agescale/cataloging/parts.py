@@ -45,21 +45,29 @@ def planned_parts(
     """Tables of rows to read and write, one a part, numbered from ``first`` on.
 
     Rows stand in the order of a hash of their names: every run of rows is then a fair sample, which is what training
-    shuffles, while names in the order of a bucket often are in the order of ages.
+    shuffles, while names in the order of a bucket often are in the order of ages. Members of an archive that are read
+    together stand in one part, which several such runs share.
     """
-    order = sorted(pictures, key=lambda item: hashlib.sha256(item.relative.encode()).digest())
+    order = sorted(pictures, key=lambda item: (_digest(item.run or item.relative), _digest(item.relative)))
     part_rows = min(INSPECTED_PART_ROWS, max(1, math.ceil(len(order) / (MIN_PARTS if in_parallel else 1))))
     now = dt.datetime.now(dt.UTC)
+    starts = range(0, len(order), part_rows)
+    if any(item.run for item in order):
+        chunks = (order[start : start + part_rows] for start in starts)
+        order = [item for chunk in chunks for item in sorted(chunk, key=lambda item: _digest(item.relative))]
     facts = ({"uri": item.uri, "version": item.version, "size_bytes": item.size_bytes} for item in order)
     rows = [
         {"listed_at": now, "deleted": False, **fact, **told(told_of.by_path[item.relative])}
         for fact, item in zip(facts, order, strict=True)
     ]
-    starts = range(0, len(rows), part_rows)
     return [
         _planned_part(rows[start : start + part_rows], listing_number, first + index, True, replaces)
         for index, start in enumerate(starts)
     ]
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def tombstones(gone: list[dict[str, Any]], listing_number: int, first: int) -> list[pa.Table]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import uuid
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from agescale.ages.groups import AgeGroups
 from agescale.cataloging import changes, layouts
-from agescale.cataloging.layouts import Labels, LabelSource
+from agescale.cataloging.layouts import Label, Labels, LabelSource
 from agescale.config import CatalogConfig
 from agescale.faces import images
-from agescale.store import objects
+from agescale.store import members, paths
 from agescale.store.listing import Listed
 from agescale.store.outputs import check_unchanged
 from agescale.tables import splits
@@ -101,11 +103,27 @@ def read_labels(
         age_groups=groups,
         root=config.source,
         other_files=others,
-        csv_bytes=objects.read_bytes(config.csv) if config.csv else None,
+        records={item.relative: json.loads(item.record) for item in pictures if item.record},
+        csv_bytes=members.read_bytes(config.csv) if config.csv else None,
         box_format=config.box_format,
         **{column: getattr(config, column) for column in CSV_COLUMNS},
     )
-    labels = layouts.LAYOUTS[config.layout]([item.relative for item in pictures], label_source)
+    labels = _labels_of(config, [item.relative for item in pictures], label_source)
     if labels.age_groups is None and config.layout != "unlabelled":
         labels = replace(labels, age_groups=AgeGroups.parse(DEFAULT_AGE_GROUPS))
     return labels
+
+
+def _labels_of(config: CatalogConfig, relative: list[str], source: LabelSource) -> Labels:
+    """What a layout tells of the paths ``relative``. It sees the members of archives as if they lay in their place."""
+    if config.layout == "records":
+        return layouts.records(relative, source)
+    name_of = {path: paths.outside_archives(path) for path in relative}
+    labels = layouts.LAYOUTS[config.layout](list(dict.fromkeys(name_of.values())), source)
+    by_path = {path: labels.by_path[name] for path, name in name_of.items()}
+    if config.layout == "csv":  # of the others the name is all that tells
+        times = Counter(name_of.values())
+        for path, name in name_of.items():
+            if times[name] > 1:
+                by_path[path] = Label(error=f"{times[name]} images of this name in several archives; which is meant?")
+    return replace(labels, by_path=by_path)

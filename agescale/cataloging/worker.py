@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -13,17 +12,17 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from agescale.cataloging import changes
+from agescale.cataloging import changes, expansion
 from agescale.cataloging.parts import PLANNED_FIELDS, split_of
 from agescale.faces.finding import finder_of
 from agescale.faces.geometry import FaceGeometry
 from agescale.faces.images import ImageError, Photo
 from agescale.faces.isolation import Decoder
-from agescale.faces.loading import Framing
+from agescale.faces.loading import LOOK_AHEAD, Framing
 from agescale.runtime.cluster import start_ray
 from agescale.runtime.progress import ImageProgress
 from agescale.runtime.work import decoder, run_work
-from agescale.store import lease, listing, objects, paths
+from agescale.store import lease, listing, members, objects, paths
 from agescale.store.errors import StoreError
 from agescale.store.objects import read_pool
 from agescale.tables import catalogs, faces, folders, packed, schema, splits
@@ -80,7 +79,9 @@ class PartWriter:
         try:
             outcomes = []
             num_unreachable = 0
-            for row, error in pool.map(partial(self._inspect, decode), rows):
+            reads = members.reads([row["uri"] for row in rows], folders.archives(self.out), pool)
+            tasks = (pool.submit(self._inspect, decode, row, read) for row, read in zip(rows, reads, strict=True))
+            for row, error in objects.ahead(tasks, LOOK_AHEAD):
                 num_unreachable = num_unreachable + 1 if error and error.status == "unreachable" else 0
                 if error and (error.stops_the_job or num_unreachable == MAX_UNREACHABLE):
                     raise error
@@ -93,10 +94,12 @@ class PartWriter:
             check_store([*good, *(uri for uri in self.probes if uri not in failed)], next(iter(failed.values())))
         return [row for row, _ in outcomes]
 
-    def _inspect(self, decode: Decoder, row: dict[str, Any]) -> tuple[dict[str, Any], StoreError | None]:
+    def _inspect(
+        self, decode: Decoder, row: dict[str, Any], read: members.Read
+    ) -> tuple[dict[str, Any], StoreError | None]:
         """The row with what its image tells, or with why it could not be read, which is the store's word then."""
         try:
-            data = objects.read_bytes(row["uri"], catalogs.as_listed(row["version"]), row["size_bytes"])
+            data = read(row["uri"], catalogs.as_listed(row["version"]), row["size_bytes"])
         except StoreError as error:
             return {**row, "read_error": f"{error.status}: {error}"}, error
         row = {**row, "content_hash": objects.sha256(data)}
@@ -108,6 +111,18 @@ class PartWriter:
         except ImageError as error:
             row["read_error"] = f"{error.status}: {error}"
         return row, None
+
+
+class ArchiveReader:
+    """Reads what one archive of the source holds, which is kept beside the catalog. Runs in a Ray task."""
+
+    def __init__(self, out: str, with_records: bool) -> None:
+        self.out = out
+        self.with_records = with_records
+
+    def __call__(self, unit: pa.Table) -> pa.Table:
+        index = expansion.read(unit["uri"][0].as_py(), unit["version"][0].as_py(), self.out, self.with_records)
+        return pa.table({"num_rows": [len(index.members)]})
 
 
 class FaceWriter:
@@ -156,7 +171,7 @@ class FaceWriter:
 
 def check_store(probes: Sequence[str], failure: StoreError) -> None:
     """Raises ``failure`` where the store delivers none of some other images now: then it was no image's fault."""
-    if not any(map(objects.delivers, probes)):
+    if not any(map(members.delivers, probes)):
         raise StoreError(failure.status, f"{failure}; none of the images tried could be read; is the source available?")
 
 

@@ -8,8 +8,9 @@ from agescale.faces import images
 from agescale.faces.geometry import FaceGeometry, FoundFace
 from agescale.faces.images import Face, ImageError, Photo, Picture
 from agescale.faces.isolation import Decoder
-from agescale.store import objects
+from agescale.store import members, objects
 from agescale.store.errors import StoreError
+from agescale.store.members import Read
 
 Loaded = Face | Photo | ImageError | StoreError
 
@@ -57,12 +58,13 @@ def load_one(
     size_bytes: int | None = None,
     decoder: Decoder = images,
     known: KnownFaces | None = None,
+    read: Read = members.read_bytes,
 ) -> Loaded:
     """The picture at ``uri``, or ``picture`` where it is at hand: its square, or the whole of it where faces are to be
     found, with those that are ``known``, or why there is none."""
     try:
         if picture is None:
-            picture = objects.read_bytes(uri, version, size_bytes)
+            picture = read(uri, version, size_bytes)
             if known and objects.sha256(picture) != known.content_hash:  # no listing was asked whether it is the same
                 known = None
         if framing.geometry is not None:

@@ -29,7 +29,7 @@ from agescale.models.inference import BATCH_SIZE, Source, find_device, list_phot
 from agescale.models.predictor import Predictor
 from agescale.scoring import contact_sheet
 from agescale.scoring.contact_sheet import PAGE_NAME, SheetFace, SheetPhoto
-from agescale.store import objects, paths
+from agescale.store import members, objects, paths
 from agescale.store.errors import StoreError
 from agescale.tables import folders
 
@@ -241,7 +241,7 @@ def _draw_photos(draw: str, result: PhotoResult, framing: Framing, decoder: Deco
     objects.write_bytes(page, contact_sheet.to_html(sheet, notes))
     for number, (uri, indices) in enumerate(faces_of.items(), start=1):
         try:
-            picture = decoder.upright_thumbnail(objects.read_bytes(uri), DRAWN_SIDE)
+            picture = decoder.upright_thumbnail(members.read_bytes(uri), DRAWN_SIDE)
         except (ImageError, StoreError):  # the table says why, or it has gone since
             continue
         if number <= contact_sheet.MAX_PICTURES:

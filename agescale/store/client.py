@@ -256,7 +256,7 @@ def store_error(uri: str, error: BaseException) -> StoreError:
     origin = _origin(error)
     said = f"{code_of(answer)}: {answer.response['Error'].get('Message')}" if answer else str(origin)
     said = one_line(said) or ("no answer in time" if isinstance(origin, TimeoutError) else type(origin).__name__)
-    if answer and code_of(answer) in ("PreconditionFailed", "412"):
+    if answer and code_of(answer) in ("PreconditionFailed", "412", "InvalidRange", "416"):  # or it ends before a range
         return changed(uri)
     if answer and code_of(answer) == "NoSuchBucket":
         return StoreError("missing", f"{uri}: no bucket {bucket_and_key(uri)[0]!r}")

@@ -6,7 +6,8 @@ from typing import Any
 
 
 class StoreError(OSError):
-    """What a store answered instead of the data. ``status`` is one of missing, changed, forbidden, unreachable.
+    """What a store answered instead of the data. ``status`` is one of missing, changed, forbidden, unreachable; and
+    unreadable, where an archive does not hold what it says of a member.
 
     ``stops_the_job``: the credentials have expired or are refused, so that no other object can be read either.
     ``is_of_this``: it is a state of this object, such as being archived.
@@ -20,10 +21,15 @@ class StoreError(OSError):
 
     @property
     def is_about_one_file(self) -> bool:
-        """Whether it tells of this object alone: it is gone or another, or a local file is closed to us. What else a
-        store answers (refused credentials, silence) will be the same for the next object, so a job had better stop."""
+        """Whether it tells of this object alone: it is gone, another or damaged, or a local file is closed to us. What
+        else a store answers (refused credentials, silence) will be the same for the next object, so a job had better
+        stop."""
         is_local = "://" not in str(self)
-        return self.is_of_this or self.status in ("missing", "changed") or (self.status == "forbidden" and is_local)
+        return (
+            self.is_of_this
+            or self.status in ("missing", "changed", "unreadable")
+            or (self.status == "forbidden" and is_local)
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # OSError pickles its own arguments only, and Ray sends errors between processes

@@ -11,6 +11,8 @@ import itertools
 import json
 import math
 import os
+import re
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +49,8 @@ class Listed:
     relative: str
     version: str
     size_bytes: int
+    run: str = ""  # of members of an archive: those that lie beside one another have the same
+    record: str = ""  # what the archive tells of the member, as JSON
 
 
 def list_files(uri: str) -> list[Listed]:
@@ -74,7 +78,9 @@ def pages(uri: str, after: str = "", until: str | None = None) -> Iterator[list[
     Raises StoreError where ``uri`` is missing, ValueError where that itself is not UTF-8.
     """
     uri = paths.absolute(uri)
-    if not paths.is_remote(uri):
+    if archive := archive_of(uri):
+        found = iter(_describe_archive(archive))
+    elif not paths.is_remote(uri):
         check_name(uri)
         if not os.path.isdir(paths.local_path(uri)):
             raise StoreError("missing", f"{uri}: no such folder")
@@ -87,6 +93,8 @@ def pages(uri: str, after: str = "", until: str | None = None) -> Iterator[list[
     while page := list(itertools.islice(found, PAGE_FILES)):
         num_found += len(page)
         yield page
+    if archive and not num_found:
+        raise StoreError("missing", f"{archive}: no such file")
     if paths.is_remote(uri) and not num_found and (after, until) == ("", None):
         raise StoreError("missing", f"{uri}: no such folder, or nothing in it")
 
@@ -99,6 +107,8 @@ def cut(uri: str, num: int) -> list[tuple[str, str | None]]:
     at folders, whose names are asked for about as often as there are ranges, and nothing is known of their sizes.
     """
     uri = paths.absolute(uri)
+    if archive_of(uri):
+        return [("", None)]
     if paths.is_remote(uri) and _lists_by_name(uri):
         spans = _spans(uri, num)
         ends = np.cumsum([0, *(span.num_files for span in spans)])
@@ -107,7 +117,45 @@ def cut(uri: str, num: int) -> list[tuple[str, str | None]]:
     else:
         prefixes = _folders(partial(_read_prefix if paths.is_remote(uri) else _read_folder, uri), num)
         cuts = prefixes[:: math.ceil(len(prefixes) / num)][1:]
+    cuts = sorted(set(map(_behind_archive, cuts)))
     return list(zip(["", *cuts], [*cuts, None], strict=True))
+
+
+def _behind_archive(path: str) -> str:
+    """A place to cut that does not lie between an archive and its members, or among these.
+
+    >>> _behind_archive("a/b.jpg"), _behind_archive("a/b.tar") == f"a/b.tar!/{LAST}"
+    ('a/b.jpg', True)
+    """
+    found = ARCHIVE_BEFORE.match(path)
+    return f"{found[0]}!/{LAST}" if found else path
+
+
+ARCHIVE_BEFORE = re.compile(rf"(?is).*?(?:{'|'.join(map(re.escape, paths.ARCHIVES))})(?=[\0-!]|$)")
+"""The name of an archive that may stand before a path whose members stand behind it."""
+
+
+def archive_of(source: str) -> str:
+    """The archive whose members ``source`` (``paths.members_of``) stands for, or nothing."""
+    found = paths.archive_and_member(source)
+    return found[0] if found and not found[1] else ""
+
+
+def as_folder(source: str) -> str:
+    """What a source is listed as: an archive by the folder of its members, unless its name is a folder's."""
+    return paths.members_of(source) if paths.is_archive(source) and _describe_archive(source) else source
+
+
+def _describe_archive(uri: str) -> list[Listed]:
+    """The one file of that URI, if it is there."""
+    folder, _, name = uri.rpartition("/")
+    if paths.is_remote(uri):
+        key = paths.bucket_and_key(uri)[1]
+        found = objects.list_objects(uri, Prefix=key, MaxKeys=1).get("Contents", [])
+        return [_describe_object(folder, name, each) for each in found if each["Key"] == key]
+    status = objects.describe_file(uri)
+    is_file = status is not None and stat.S_ISREG(status.st_mode)
+    return [Listed(uri, name, objects.file_version(status), status.st_size)] if status and is_file else []
 
 
 # One folder after the other: on disk, and on stores that keep objects in folders
@@ -184,7 +232,10 @@ def _folders(read: Callable[[str], Entries], num: int) -> list[str]:
 
 
 def _subfolders(read: Callable[[str], Entries], folder: str) -> list[str]:
-    return [path for path, _ in read(folder) if path.endswith("/")]
+    """Those of a folder, and the archives in it, which hold files, too."""
+    if folder and not folder.endswith("/"):
+        return []
+    return [path for path, _ in read(folder) if path.endswith("/") or paths.is_archive(path)]
 
 
 # Any range of names at once: stores that sort keys

@@ -257,27 +257,46 @@ def _read_file(uri: str, version: str, size_bytes: int | None) -> bytes:
     return data
 
 
+def read_range(uri: str, start: int, stop: int) -> bytes:
+    """The bytes from ``start`` to ``stop`` (exclusive); fewer where the object ends before. Raises StoreError."""
+    if is_remote(uri):
+        return _download(uri, "", None, start, stop)
+    with explained(uri), open(local_path(uri), "rb") as file:
+        file.seek(start)
+        return file.read(stop - start)
+
+
 @dataclass
 class _Download:
-    """What has come of an object, and its etag: an attempt that failed is gone on with where that is worthwhile."""
+    """What has come of an object, or of a range of it, and its etag: an attempt that failed is gone on with where that
+    is worthwhile."""
 
     etag: str
+    start: int = 0
+    stop: int | None = None
+    size_bytes: int | None = None  # of all that is to come, where that is known
     data: bytearray = field(default_factory=bytearray)
 
+    def header(self) -> str:
+        """The range that is still to come, as HTTP asks for it; empty for the whole of an object."""
+        first, last = self.start + len(self.data), "" if self.stop is None else self.stop - 1
+        return f"bytes={first}-{last}" if first or self.stop is not None else ""
 
-def _download(uri: str, etag: str, size_bytes: int | None) -> bytes:
-    """An object, of that etag where there is one. As long as pieces of it come, there is no end of attempts."""
-    download = _Download(etag)
+
+def _download(uri: str, etag: str, size_bytes: int | None, start: int = 0, stop: int | None = None) -> bytes:
+    """An object, of that etag where there is one, or a range of it. As long as pieces of it come, there is no end of
+    attempts."""
+    download = _Download(etag, start, stop, size_bytes)
     while True:
         num_bytes = len(download.data)
         try:
-            return retried(uri, lambda: _read_object(uri, download, size_bytes))
+            return retried(uri, lambda: _read_object(uri, download))
         except StoreError as error:
             if error.status != "unreachable" or len(download.data) < num_bytes + PIECE_BYTES:
                 raise
 
 
-def _read_object(uri: str, download: _Download, size_bytes: int | None) -> bytes:
+def _read_object(uri: str, download: _Download) -> bytes:
     """Asks S3 once for an object, or for the rest of it."""
     bucket, key = bucket_and_key(uri)
     request = {"Bucket": bucket, "Key": key}
@@ -285,15 +304,15 @@ def _read_object(uri: str, download: _Download, size_bytes: int | None) -> bytes
         request["IfMatch"] = f'"{download.etag}"'
     if len(download.data) < PIECE_BYTES or not download.etag:
         download.data.clear()
-    else:
-        request["Range"] = f"bytes={len(download.data)}-"
+    if wanted := download.header():
+        request["Range"] = wanted
     s3 = filesystem(uri)
     told = sync(s3.loop, _get_object, s3, request, download)
     if download.etag and told not in ("", download.etag):  # of a store that knows no conditions
         raise changed(uri)
     data, reason = bytes(download.data), ""
-    if size_bytes not in (None, len(data)):
-        reason = f"the store delivered {len(data):,} bytes, its listing says {size_bytes:,}"
+    if download.size_bytes not in (None, len(data)):
+        reason = f"the store delivered {len(data):,} bytes, its listing says {download.size_bytes:,}"
     elif data.startswith(b"<?xml") and b"<Error>" in data[:ERROR_BYTES]:
         reason = f"the store delivered {one_line(data[:ERROR_BYTES].decode(errors='replace'))}"
     if reason:
@@ -314,6 +333,13 @@ async def _get_object(s3: Any, request: dict[str, Any], download: _Download) -> 
     download.etag = download.etag or etag
     if "Range" in request and "ContentRange" not in answer:  # it sends everything again
         data.clear()
+        if download.stop is not None:
+            body.close()
+            raise aiohttp.ClientPayloadError("the store sent all of an object of which a range was asked for")
+    elif download.stop is not None:
+        total = answer["ContentRange"].rpartition("/")[2]
+        end = min(download.stop, int(total)) if total.isdigit() else download.stop
+        download.size_bytes = end - download.start
     try:
         while True:
             wanted = len(data) + READ_TIMEOUT_S * MIN_BYTES_PER_S
@@ -346,17 +372,6 @@ def _is_listed(uri: str, etag: str) -> bool:
 def can_be_read(status: os.stat_result) -> bool:
     """Whether it is a file; who reads a named pipe may wait for ever. (A folder is refused in other words.)"""
     return stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
-
-
-def delivers(uri: str, version: str = "", size_bytes: int | None = None) -> bool:
-    """Whether an object can be read now, as ``read_bytes`` reads it. Raises the StoreError that ends a job."""
-    try:
-        read_bytes(uri, version, size_bytes)
-    except StoreError as error:
-        if error.stops_the_job:
-            raise
-        return False
-    return True
 
 
 def read_pool() -> ThreadPoolExecutor:

@@ -36,7 +36,7 @@ def read_table(
 ) -> pa.Table:
     """A Parquet file as a table, only ``columns`` of it and only the rows of ``filters``. Columns of a ``schema`` that
     the file lacks are null."""
-    with _parquet_file(uri) as file:
+    with opened(uri) as file:
         return pads.ParquetFileFormat().make_fragment(file).to_table(schema, columns=columns, filter=filters)
 
 
@@ -55,31 +55,31 @@ def open_dataset(uris: Sequence[str], schema: pa.Schema) -> pads.Dataset:
 
 def read_schema(uri: str) -> pa.Schema:
     """Columns and metadata of a Parquet file; reads its footer only."""
-    with _parquet_file(uri) as file:
+    with opened(uri) as file:
         return pq.read_schema(file)
 
 
 def read_row_groups(uri: str, row_groups: list[int], columns: list[str]) -> pa.Table:
-    with _parquet_file(uri) as file:
+    with opened(uri) as file:
         return pq.ParquetFile(file).read_row_groups(row_groups, columns=columns)
 
 
 def check_table(uri: str) -> None:
     """Reads all of a Parquet file, some rows at a time. Raises Damaged where that fails."""
-    with _parquet_file(uri) as file:
+    with opened(uri) as file:
         for _ in pq.ParquetFile(file).iter_batches():
             pass
 
 
 def num_rows(uri: str) -> int:
     """Rows of a Parquet file, from its footer."""
-    with _parquet_file(uri) as file:
+    with opened(uri) as file:
         return int(pq.read_metadata(file).num_rows)
 
 
 def read_footer(uri: str) -> pq.FileMetaData:
     """What the footer of a Parquet file says."""
-    with _parquet_file(uri) as file:
+    with opened(uri) as file:
         return pq.read_metadata(file)
 
 
@@ -99,7 +99,7 @@ def iter_batches(uri: str) -> Iterator[pa.RecordBatch]:
     """
     try:
         if uri.endswith(".parquet"):
-            with _parquet_file(uri) as file:
+            with opened(uri) as file:
                 yield from pq.ParquetFile(file).iter_batches()
             return
         with _text_file(uri) as file:
@@ -135,9 +135,9 @@ def _is_of_arrow(error: OSError) -> bool:
 
 
 @contextlib.contextmanager
-def _parquet_file(uri: str) -> Iterator[pa.NativeFile]:
+def opened(uri: str) -> Iterator[pa.NativeFile]:
     """A file for pyarrow to read in ranges. (Given a filesystem, it takes every fault of S3 for a missing file.)"""
-    with explained(uri), pa.PythonFile(_RemoteFile(uri), "r") if is_remote(uri) else pa.OSFile(uri) as file:
+    with explained(uri), pa.PythonFile(_for_pyarrow(uri), "r") if is_remote(uri) else pa.OSFile(uri) as file:
         try:
             yield file
         except UNREADABLE as error:
@@ -153,7 +153,7 @@ def _text_file(uri: str) -> Iterator[BinaryIO]:
     """A file to be read from its beginning to its end, unpacked where its name says that it is packed."""
     with (
         explained(uri),
-        io.BufferedReader(_RemoteFile(uri), BUFFER_BYTES) if is_remote(uri) else open(uri, "rb") as file,
+        io.BufferedReader(_for_pyarrow(uri), BUFFER_BYTES) if is_remote(uri) else open(uri, "rb") as file,
     ):
         packing = infer_compression(uri)
         yield compr[packing](file, mode="rb") if packing else file
@@ -162,13 +162,12 @@ def _text_file(uri: str) -> Iterator[BinaryIO]:
 BUFFER_BYTES = 8 * 2**20
 
 
-class _RemoteFile(io.RawIOBase):
+class RemoteFile(io.RawIOBase):
     """An object on S3, each range of which is tried again by itself; it may not be replaced meanwhile."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._file: BinaryIO = retried(uri, lambda: filesystem(uri).open(uri, "rb", cache_type="none"))
-        _open_files.add(self)
 
     def close(self) -> None:
         if not self.closed:
@@ -204,9 +203,17 @@ class _RemoteFile(io.RawIOBase):
         return self._file.tell()
 
 
-_open_files: weakref.WeakSet[_RemoteFile] = weakref.WeakSet()
+_open_files: weakref.WeakSet[RemoteFile] = weakref.WeakSet()
+"""Those that pyarrow has not let go of."""
 END_SECONDS = 5
 """How long the end of a program waits for pyarrow to let go of its files; longer only where one is never read on."""
+
+
+def _for_pyarrow(uri: str) -> RemoteFile:
+    """To be read in threads of pyarrow's."""
+    file = RemoteFile(uri)
+    _open_files.add(file)
+    return file
 
 
 @atexit.register
@@ -222,4 +229,4 @@ class _RemoteFiles(pafs.FSSpecHandler):
     """Lets pyarrow's datasets read objects on S3 as we do: what may pass is tried again."""
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        return pa.PythonFile(_RemoteFile(f"s3://{path}"), "r")
+        return pa.PythonFile(_for_pyarrow(f"s3://{path}"), "r")

@@ -48,6 +48,45 @@ def name_of(uri: str) -> str:
     return PurePosixPath(uri).name
 
 
+ARCHIVES = (".tar", ".zip", ".parquet")
+"""Files whose names end so (in any case) may hold others, their members."""
+MEMBER = re.compile(rf"(?i)(?:{'|'.join(map(re.escape, ARCHIVES))})!(?:/|$)")
+"""Ends the URI of an archive in that of a member, or of the folder of all of them."""
+
+
+def is_archive(uri: str) -> bool:
+    return uri.lower().endswith(ARCHIVES)
+
+
+def archive_and_member(uri: str) -> tuple[str, str] | None:
+    """The archive that a member lies in, and its name there; None for what is no member.
+
+    >>> archive_and_member("s3://b/shard-0001.tar!/img/17.jpg"), archive_and_member("s3://b/img/17.jpg")
+    (('s3://b/shard-0001.tar', 'img/17.jpg'), None)
+    """
+    found = MEMBER.search(uri) if "!" in uri else None
+    return (uri[: found.end()].rstrip("/").removesuffix("!"), uri[found.end() :]) if found else None
+
+
+def members_of(archive: str) -> str:
+    """The folder that an archive is: what its members are joined to, as files to a folder.
+
+    >>> join(members_of("faces.zip"), "25-49/17.jpg")
+    'faces.zip!/25-49/17.jpg'
+    """
+    return f"{archive}!"
+
+
+def outside_archives(path: str) -> str:
+    """A relative path as if archives had been unpacked where they lie.
+
+    >>> outside_archives("train/shard-0001.tar!/25-49/17.jpg")
+    'train/25-49/17.jpg'
+    """
+    found = MEMBER.search(path) if "!" in path else None
+    return path[: path.rfind("/", 0, found.start()) + 1] + path[found.end() :] if found else path
+
+
 def table_name(path: str) -> str:
     r"""A path as tables hold it: bytes that are no UTF-8 stand as \xNN, and mean the same file.
 

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from agescale.ages.groups import AgeGroups
 from agescale.faces.images import PHOTO_SIDE
 from agescale.faces.loading import Framing
-from agescale.store import objects, parquet, paths
+from agescale.store import members, objects, parquet, paths
 from agescale.tables import folders, footers, schema
 
 FINDINGS_NAME = "findings.parquet"
@@ -245,7 +245,7 @@ class Catalog:
             rows = parquet.read_table(self.file(part), ["uri", "deleted"])
             is_other = pc.invert(pc.or_(rows["deleted"], pc.is_in(rows["uri"], but.combine_chunks())))
             others = rows["uri"].filter(is_other).to_pylist()
-            if any(map(objects.delivers, others[:: max(1, len(others) // NUM_PROBES)][:NUM_PROBES])):
+            if any(map(members.delivers, others[:: max(1, len(others) // NUM_PROBES)][:NUM_PROBES])):
                 return True
         return False
 

@@ -104,12 +104,22 @@ def _write_catalog(old: Catalog, new: str, held: lease.Lease) -> None:
                 row_group_rows = catalogs.LISTED_GROUP_ROWS if was_listed else catalogs.ROW_GROUP_ROWS
                 folders.write_new_part(new, name, rows, row_group_rows)
             progress.add(sum(part.num_rows for part in group))
+    _copy_indexes(folders.archives(old.uri), folders.archives(new))
     held.prove()
     compacted = Catalog.open(new)
     compacted.keep_footers()
     covered = schema.with_metadata("findings", {"id": metadata["id"], "parts": compacted.names})
     objects.write_bytes(catalogs.findings_uri(new, "csv"), formats.to_bytes(old.findings, "csv"))
     parquet.write_table(catalogs.findings_uri(new), old.findings.cast(covered))
+
+
+def _copy_indexes(old: str, new: str) -> None:
+    """What the archives of the source hold is kept beside the new catalog, too."""
+    names = objects.list_names(old)
+    if names:
+        with objects.read_pool() as pool:
+            uris = [(paths.join(old, name), paths.join(new, name)) for name in names]
+            list(pool.map(lambda pair: objects.write_bytes(pair[1], objects.read_bytes(pair[0])), uris))
 
 
 def _begin(old: Catalog, begun: Catalog | None, new: str) -> dict[str, Any]:

@@ -109,6 +109,11 @@ def check_file(out: str) -> None:
         raise ValueError(f"--out {out}: {folder} is {kind or 'what belongs to a table'}; give another folder")
 
 
+def archives(uri: str) -> str:
+    """Where it is kept what the archives of a catalog's source hold (``store.archives``)."""
+    return paths.join(beside(uri), "archives")
+
+
 def write_new_part(uri: str, name: str, table: pa.Table, row_group_size: int | None = None) -> bool:
     """Writes a part; until it is whole it lies in the folder beside, where no reader looks. False, and nothing is
     written, where the part stands already."""

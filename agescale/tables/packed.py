@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from typing import Any
@@ -11,9 +12,9 @@ import pyarrow as pa
 from agescale.faces import images
 from agescale.faces.isolation import Decoder
 from agescale.faces.loading import Framing, Loaded, load_one
-from agescale.store import parquet, paths
+from agescale.store import members, parquet, paths
 from agescale.store.objects import ahead
-from agescale.tables import faces
+from agescale.tables import faces, folders
 from agescale.tables.catalogs import ROW_GROUP_ROWS, as_listed
 
 
@@ -26,17 +27,20 @@ def load_faces(
     decoder: Decoder = images,
 ) -> Iterator[Loaded]:
     """A face, or a photo to find faces in, or why there is none, for each of ``rows`` (columns uri, part, row), in
-    order, decoded ahead in ``pool``. Photos come with their faces, as far as the catalog has them.
+    order, decoded ahead in ``pool``. Photos come with their faces, as far as the catalog has them. Of archives, members
+    that lie near one another are read together.
 
     Where the rows have the columns version and size_bytes, another picture than was listed is a reason, too. With
     ``use_packed`` the pictures come from the catalog's parts, and from their own URIs only where a row has none.
     """
     nothing = [None] * len(rows)
     packed = _packed_images(uri, rows) if use_packed else nothing
+    alone = itertools.repeat(members.read_bytes, len(rows))
+    reads = alone if use_packed else members.reads(rows["uri"].to_pylist(), folders.archives(uri), pool)
     known = faces.known_faces(uri, rows, framing.geometry) if framing.geometry else nothing
     tasks = (
-        pool.submit(load_one, framing=framing, picture=picture, known=of_it, decoder=decoder, **listed)
-        for listed, picture, of_it in zip(_listed(rows), packed, known, strict=True)
+        pool.submit(load_one, framing=framing, picture=picture, known=of_it, decoder=decoder, read=read, **listed)
+        for listed, picture, of_it, read in zip(_listed(rows), packed, known, reads, strict=True)
     )
     return ahead(tasks, num_ahead=framing.look_ahead)
 

@@ -136,6 +136,8 @@ FINDING_KINDS = (
     "unmatched_box",  # a label's box is that of none of the faces that were found
     "outside_groups",  # the label falls into none of the age groups
     "missing_file",  # the CSV names an image that is not there
+    "broken_archive",  # an archive that cannot be read, or not to its end; what stands before the damage is taken
+    "unusable_member",  # a member of an archive that is not taken: its name, its packing, or there are two
 )
 
 EXCLUDED_KINDS = ("broken", "tiny", "duplicate", "conflicting", "missing_file")

@@ -18,6 +18,7 @@ from agescale.cataloging.layouts import (
     check_labelled,
     class_folders,
     csv_file,
+    records,
     utkface,
 )
 from agescale.store.listing import is_in_system_folder
@@ -33,7 +34,8 @@ def read_csv(text: str | bytes, paths: list[str], age_groups: AgeGroups | None =
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_answers_for_every_path(layout: str) -> None:
     paths = ["child/a.jpg", "b c.jpg", "Zoë/34_1_0_20170109142408075.jpg", "x/y/z.png"]
-    labels = LAYOUTS[layout](paths, LabelSource(csv_bytes=b"file_name,age\nb c.jpg,3\n"))
+    records = {"b c.jpg": {"age": "3"}}
+    labels = LAYOUTS[layout](paths, LabelSource(csv_bytes=b"file_name,age\nb c.jpg,3\n", records=records))
     assert set(labels.by_path) == set(paths)
     for label in labels.by_path.values():
         assert label.is_labelled or label.error or label == Label()
@@ -487,3 +489,39 @@ def test_columns_that_seem_to_be_known_and_are_not_asked_for_are_named() -> None
     labels = read_csv(text, ["a.jpg"], subject_column="identity")
     assert labels.unused_columns == ("--gender-column sex", "--ethnicity-column race")
     assert labels.by_path["a.jpg"].gender is None
+
+
+# records
+
+
+def test_records_tell_what_the_columns_of_a_csv_tell() -> None:
+    told = {
+        "0.tar!/a.jpg": {"age": "34", "sex": "f", "who": "7", "split": "test"},
+        "0.tar!/b.jpg": {"age": "25-49", "sex": ""},
+        "1.tar!/a.jpg": {"sex": "m"},
+    }
+    source = LabelSource(gender_column="sex", subject_column="who", split_column="split", records=told)
+    labels = records([*told, "1.tar!/c.jpg"], source).by_path
+    assert labels["0.tar!/a.jpg"] == Label(34, 35, gender="f", subject="7", split="test")
+    assert labels["0.tar!/b.jpg"] == Label(25, 50)
+    assert (labels["1.tar!/a.jpg"].gender, labels["1.tar!/a.jpg"].error) == ("m", "no label in its row")
+    assert labels["1.tar!/c.jpg"] == Label(error="no record lies beside it")
+    assert {label.line for label in labels.values()} == {None}
+
+
+def test_a_class_file_is_the_label_where_no_other_column_is_named() -> None:
+    told = {f"{number}.jpg": {"cls": ("YOUNG", "OLD")[number % 2], "age": "3"} for number in range(4)}
+    labels = records(list(told), LabelSource(records=told))
+    assert labels.by_path["1.jpg"] == Label(group="OLD")
+    assert labels.age_groups is not None
+    assert set(labels.age_groups.names) == {"YOUNG", "OLD"}
+    assert records(list(told), LabelSource(age_column="age", records=told)).by_path["1.jpg"] == Label(3, 4)
+
+
+def test_records_that_cannot_be_used_are_told_in_one_line() -> None:
+    with pytest.raises(ValueError, match=r"nothing lies beside any image .* such as a\.jpg"):
+        records(["a.jpg"], LabelSource())
+    with pytest.raises(ValueError, match="--age-column years: the records have no such column, but id"):
+        records(["a.jpg"], LabelSource(age_column="years", records={"a.jpg": {"id": "1"}}))
+    with pytest.raises(ValueError, match="name the column of labels, one of id"):
+        records(["a.jpg"], LabelSource(records={"a.jpg": {"id": "1"}}))

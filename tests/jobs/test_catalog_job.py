@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from factories import write_tar
 from fault_proxy import FaultProxy
 from PIL import Image
 
@@ -795,3 +796,23 @@ def test_a_listing_that_waited_for_another_job_is_made_anew(
     monkeypatch.setattr(folders, "output", another_job_is_faster)
     late = build(source, out, layout=layout)
     assert (late.num_new, late.num_deleted, late.num_current) == (0, 0, 6)
+
+
+def test_large_archives_are_read_by_ray(
+    drawn_faces: Path, tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [path for path in sorted((drawn_faces / "utkface").iterdir()) if images.is_image_name(path.name)]
+    (tmp_path / "shards").mkdir()
+    for number in range(3):
+        members = {path.name: path.read_bytes() for path in files[number::3]}
+        write_tar(tmp_path / "shards" / f"{number}.tar", members)
+    (tmp_path / "shards" / "3.tar").write_bytes(b"no tar")
+    monkeypatch.setattr(driver, "MANY_BYTES", 0)
+    labelled = build(tmp_path / "shards", tmp_path / "labelled", layout="utkface")
+    listed = build(tmp_path / "shards", tmp_path / "listed")
+    names = [path.name for path in files]
+    for out in ("labelled", "listed"):
+        assert sorted(paths.name_of(row["uri"]) for row in rows_of(tmp_path / out)) == names
+        assert kinds_of(tmp_path / out)["broken_archive"] == 1
+    assert labelled.num_new == listed.num_new == len(files)
+    assert build(tmp_path / "shards", tmp_path / "listed").num_new == 0

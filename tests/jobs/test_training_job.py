@@ -26,6 +26,7 @@ import pytest
 import ray.exceptions
 import torch
 from conftest import make_checkpoint
+from factories import write_tar
 from PIL import Image
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
@@ -92,6 +93,19 @@ def run(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> str:
     out = str(tmp_path_factory.mktemp("runs") / "here")
     train(replace(config, out=out))
     return out
+
+
+def test_what_is_learned_from_a_shard_is_what_is_learned_from_its_files(config: TrainConfig, tmp_path: Path) -> None:
+    dataset.write_dataset(tmp_path / "faces", "utkface", num_faces=40, size=48)
+    files = {path.name: path.read_bytes() for path in sorted((tmp_path / "faces").iterdir())}
+    write_tar(tmp_path / "faces.tar", files)
+    histories = []
+    for source in ("faces", "faces.tar"):
+        catalog, out = str(tmp_path / f"catalog-of-{source}"), str(tmp_path / f"run-of-{source}")
+        build_catalog(CatalogConfig(str(tmp_path / source), catalog, layout="utkface", split=(0.6, 0.4, 0.0)))
+        train(replace(config, catalog=(catalog,), out=out, phases="all:2@1e-3", auxiliary=()))
+        histories.append([each["val_loss"] for each in checkpoints.read(f"{out}/last").progress.history])
+    assert histories[1] == pytest.approx(histories[0], rel=1e-4)
 
 
 def test_two_workers_take_the_same_step_and_measure_the_same_as_none(

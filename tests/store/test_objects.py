@@ -108,7 +108,7 @@ def test_tables_come_back_with_the_columns_and_rows_that_were_asked_for(folder: 
 def test_a_table_that_is_replaced_while_it_is_read_is_an_error_and_no_mixture(s3: str) -> None:
     uri = f"{s3}/replaced.parquet"
     parquet.write_table(uri, TABLE)
-    file = parquet._RemoteFile(uri)
+    file = parquet.RemoteFile(uri)
     parquet.write_table(uri, TABLE.slice(1))
     with pytest.raises(StoreError, match=r"replaced\.parquet: "):
         file.read(4)
