@@ -25,7 +25,7 @@ from scipy.stats import chi2_contingency
 from agescale.evaluation.fairness import holm
 
 LEVEL = 0.01
-"""Of a hundred nights in which nothing has changed one raises an alarm, at most."""
+"""Of a hundred nights in which nothing has changed about one raises an alarm."""
 NUM_BINS = 10
 LEAST_ROWS = 20
 """Of fewer rows nothing is told."""
