@@ -455,6 +455,16 @@ def test_the_image_gets_what_it_needs_and_nothing_else() -> None:
     assert all((ROOT / name).exists() for name in taken)
 
 
+def test_a_checkout_that_is_submitted_has_the_whole_package_and_its_model() -> None:
+    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files  # what --working-dir goes by
+
+    are_left_out = get_excludes_from_ignore_files(ROOT, include_gitignore=True)
+    files = [file for folder in ("agescale", "jobs") for file in (ROOT / folder).rglob("*") if file.is_file()]
+    files = [file for file in files if "__pycache__" not in file.parts]
+    assert {file.suffix for file in files} >= {".py", ".pt", ".safetensors", ".j2"}
+    assert not [file for file in files for is_left_out in are_left_out if is_left_out(file)]
+
+
 def test_the_shell_scripts_are_clean(tmp_path: Path) -> None:
     checked = run("shellcheck", *sorted(CLUSTER.glob("*.sh")))
     assert checked.returncode == 0, checked.stdout
