@@ -96,6 +96,15 @@ def local_ray() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture(scope="module")
+def no_ray_for_few() -> Iterator[None]:
+    """Jobs on few images do as where no Ray runs, whether or not one was started for the tests before."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("cataloging.driver", "scoring.driver", "operations.packing"):
+            patch.setattr(f"agescale.{module}.is_cluster_at_hand", lambda: False)
+        yield
+
+
 @pytest.fixture
 def ray_address(local_ray: None) -> str:
     """HOST:PORT of ``local_ray``, for a job in a process of its own that has no need to start another one."""

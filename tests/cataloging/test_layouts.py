@@ -242,7 +242,7 @@ def test_faces_of_one_photo_are_in_one_split() -> None:
 def test_columns_of_boxes_are_four_that_are_there() -> None:
     with pytest.raises(ValueError, match="--box-columns x,y: four columns, separated by commas"):
         read_csv("file,age,x,y\na.jpg,3,1,2\n", ["a.jpg"], box_columns="x,y")
-    with pytest.raises(ValueError, match="--box-columns h: the CSV has no such column, it has file, age, x, y, w"):
+    with pytest.raises(ValueError, match="--box-columns h: the CSV has no such column, but file, age, x, y, w"):
         read_boxes("file,age,x,y,w\na.jpg,3,1,2,3\n", ["a.jpg"])
 
 

@@ -108,7 +108,7 @@ def test_a_photo_is_a_row_and_each_of_its_faces_a_label(catalog: Catalog) -> Non
 
 @pytest.mark.parametrize("pack", [0, 320])
 def test_training_is_shown_the_face_of_each_label(
-    source: Path, catalog: Catalog, tmp_path: Path, pack: int, monkeypatch: pytest.MonkeyPatch
+    source: Path, catalog: Catalog, tmp_path: Path, pack: int, monkeypatch: pytest.MonkeyPatch, local_ray: None
 ) -> None:
     if pack:  # the pictures that are searched are smaller than those that the boxes are of
         monkeypatch.setattr(images, "PHOTO_SIDE", pack)

@@ -36,7 +36,7 @@ from agescale.synthetic import dataset
 from agescale.tables.exports import export
 from agescale.tables.predictions import Predictions, stored_cdfs
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_ray_for_few")
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ from agescale.tables.catalogs import Catalog
 
 SEEN = ["content_hash", "age_low", "age_high", "gender", "ethnicity", "split"]
 
+pytestmark = pytest.mark.usefixtures("no_ray_for_few")
+
 
 def told(catalog: Path) -> list[tuple[Any, ...]]:
     rows = Catalog.open(str(catalog)).read(["uri", *SEEN]).to_pylist()
