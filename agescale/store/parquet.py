@@ -5,8 +5,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import csv
+import functools
 import io
 import os
+import sys
+import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -50,7 +53,7 @@ def open_dataset(uris: Sequence[str], schema: pa.Schema) -> pads.Dataset:
     if not is_remote(uris[0]):
         return pads.dataset(list(uris), schema, "parquet", pafs.LocalFileSystem())
     keys = [uri.removeprefix("s3://") for uri in uris]
-    return pads.dataset(keys, schema, "parquet", pafs.PyFileSystem(_RemoteFiles(filesystem(uris[0]))))
+    return pads.dataset(keys, schema, "parquet", _remote_files(os.getpid()))
 
 
 def read_schema(uri: str) -> pa.Schema:
@@ -137,7 +140,7 @@ def _is_of_arrow(error: OSError) -> bool:
 @contextlib.contextmanager
 def opened(uri: str) -> Iterator[pa.NativeFile]:
     """A file for pyarrow to read in ranges. (Given a filesystem, it takes every fault of S3 for a missing file.)"""
-    with explained(uri), pa.PythonFile(_for_pyarrow(uri), "r") if is_remote(uri) else pa.OSFile(uri) as file:
+    with explained(uri), pa.PythonFile(_HeldFile(uri), "r") if is_remote(uri) else pa.OSFile(uri) as file:
         try:
             yield file
         except UNREADABLE as error:
@@ -153,7 +156,7 @@ def _text_file(uri: str) -> Iterator[BinaryIO]:
     """A file to be read from its beginning to its end, unpacked where its name says that it is packed."""
     with (
         explained(uri),
-        io.BufferedReader(_for_pyarrow(uri), BUFFER_BYTES) if is_remote(uri) else open(uri, "rb") as file,
+        io.BufferedReader(RemoteFile(uri), BUFFER_BYTES) if is_remote(uri) else open(uri, "rb") as file,
     ):
         packing = infer_compression(uri)
         yield compr[packing](file, mode="rb") if packing else file
@@ -175,20 +178,23 @@ class RemoteFile(io.RawIOBase):
             super().close()
 
     def readinto(self, buffer: Any) -> int:
+        data = self._read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _read(self, size: int) -> bytes:
         start = self.tell()
 
         def read() -> bytes:
             self._file.seek(start)
-            data = self._file.read(len(buffer))
-            wanted = min(len(buffer), max(0, self._file.size - start))  # type: ignore[attr-defined]
+            data = self._file.read(size)
+            wanted = min(size, max(0, self._file.size - start))  # type: ignore[attr-defined]
             if len(data) != wanted:  # pyarrow would take it for a damaged file
                 reason = f"the store delivered {len(data):,} bytes, where {wanted:,} were asked for"
                 raise StoreError("unreachable", f"{self._uri}: {reason}") from ResponseParserError(reason)
             return data
 
-        data = retried(self._uri, read)
-        buffer[: len(data)] = data
-        return len(data)
+        return retried(self._uri, read)
 
     def readable(self) -> bool:
         return True
@@ -203,30 +209,50 @@ class RemoteFile(io.RawIOBase):
         return self._file.tell()
 
 
-_open_files: weakref.WeakSet[RemoteFile] = weakref.WeakSet()
-"""Those that pyarrow has not let go of."""
+class _HeldFile(RemoteFile):
+    """One that threads of pyarrow's read; it is there until they have let go of it and of all that they read of it."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        _held_files.add(self)
+
+    def read(self, size: int = -1) -> _HeldBytes:  # bytes cannot tell that they are held
+        data = _HeldBytes(self.readall() if size < 0 else self._read(size))
+        data.file = self
+        return data
+
+
+class _HeldBytes(bytearray):
+    file: _HeldFile
+
+
+_held_files: weakref.WeakSet[_HeldFile] = weakref.WeakSet()
 END_SECONDS = 5
 """How long the end of a program waits for pyarrow to let go of its files; longer only where one is never read on."""
 
 
-def _for_pyarrow(uri: str) -> RemoteFile:
-    """To be read in threads of pyarrow's."""
-    file = RemoteFile(uri)
-    _open_files.add(file)
-    return file
-
-
 @atexit.register
 def _end_reading() -> None:
-    """Lets pyarrow's threads close what they have read. One that is still in Python while this process's Python ends
-    would abort it, with exit code 134 after all of its work is done."""
+    """Lets pyarrow's threads let go of what they have read. One that is in Python, or still has to go there, while this
+    process's Python ends would abort it, with exit code 134 after all of its work is done."""
     deadline = time.monotonic() + END_SECONDS
-    while _open_files and time.monotonic() < deadline:
+    while (_held_files or _threads_of_others()) and time.monotonic() < deadline:
         time.sleep(0.01)
+
+
+def _threads_of_others() -> bool:
+    """Whether threads that Python has not made run Python now: they may have just let go of a file."""
+    made = {thread.ident for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)}
+    return not made.issuperset(sys._current_frames())
 
 
 class _RemoteFiles(pafs.FSSpecHandler):
     """Lets pyarrow's datasets read objects on S3 as we do: what may pass is tried again."""
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        return pa.PythonFile(_for_pyarrow(f"s3://{path}"), "r")
+        return pa.PythonFile(_HeldFile(f"s3://{path}"), "r")
+
+
+@functools.cache  # kept: the last thread of pyarrow's to use it could otherwise be the one to delete it
+def _remote_files(pid: int) -> pafs.FileSystem:
+    return pafs.PyFileSystem(_RemoteFiles(filesystem("s3://")))

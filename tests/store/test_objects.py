@@ -114,23 +114,44 @@ def test_a_table_that_is_replaced_while_it_is_read_is_an_error_and_no_mixture(s3
         file.read(4)
 
 
-def test_a_program_that_ends_while_pyarrow_closes_what_it_has_read_ends_well(s3: str) -> None:
-    parquet.write_table(f"{s3}/read-to-the-end.parquet", TABLE)
-    program = """
-import sys, time, s3fs
-from agescale.store import parquet
-
+SLOWLY = {
+    "closes": """
 def close_slowly(file, close=s3fs.S3File.close):
-    time.sleep(0.5)  # as on a busy machine, in a thread of pyarrow's
+    time.sleep(0.5)
     close(file)
 
 s3fs.S3File.close = close_slowly
+""",
+    "has just let go of": """
+s3fs.S3File.__del__ = lambda file: time.sleep(0.5)
+""",
+}
+
+
+@pytest.mark.parametrize("what", SLOWLY)
+def test_a_program_that_ends_while_pyarrow_lets_go_of_what_it_has_read_ends_well(s3: str, what: str) -> None:
+    parquet.write_table(f"{s3}/read-to-the-end.parquet", TABLE)
+    program = f"""
+import sys, time, s3fs
+from agescale.store import parquet
+{SLOWLY[what]}  # as on a busy machine, in a thread of pyarrow's
 uri = sys.argv[1]
 print(parquet.open_dataset([uri], parquet.read_schema(uri)).to_table().num_rows)
 """
     command = [sys.executable, "-c", program, f"{s3}/read-to-the-end.parquet"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "3\n", "")
+
+
+def test_a_file_is_held_as_long_as_bytes_of_it_are(s3: str) -> None:
+    parquet.write_table(f"{s3}/held.parquet", TABLE)
+    held = len(parquet._held_files)
+    with parquet.opened(f"{s3}/held.parquet") as file:
+        magic = file.read_buffer(4)
+    del file
+    assert (bytes(magic), len(parquet._held_files)) == (b"PAR1", held + 1)
+    del magic
+    assert len(parquet._held_files) == held
 
 
 def test_a_damaged_table_is_named(folder: str) -> None:
