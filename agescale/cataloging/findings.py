@@ -17,7 +17,7 @@ from agescale.ages.groups import AgeGroups
 from agescale.ages.labels import has_exact_age, is_exact
 from agescale.faces.geometry import matched, scaled_box
 from agescale.faces.loading import KnownFaces
-from agescale.tables import catalogs, labels
+from agescale.tables import catalogs, labels, schema
 from agescale.tables.schema import FINDINGS
 
 FACTS = [
@@ -72,7 +72,7 @@ def without_match(rows: pa.Table, found: Iterable[KnownFaces | None]) -> pa.Tabl
             for box, match in zip(boxes, matched([*map(labels.corners, boxes)], places), strict=True):
                 if match is None:
                     detail = f"labelled {say({**box})}, and no face was found there"
-                    where = ", ".join(f"{name} {box[name]:g}" for name in ("x", "y", "width", "height"))
+                    where = ", ".join(f"{name} {box[name]:g}" for name in schema.SIDES)
                     findings.append(finding(row, "unmatched_box", f"{where}: {detail}"))
     return pa.Table.from_pylist(findings, schema=FINDINGS)
 

@@ -25,7 +25,7 @@ from agescale.faces.geometry import matched
 from agescale.store import objects, parquet, paths
 from agescale.tables import catalogs, keys, schema
 from agescale.tables.catalogs import Catalog
-from agescale.tables.labels import per_label
+from agescale.tables.labels import per_label, shares
 from agescale.tables.predictions import Predictions, regrouped, stored_cdfs
 
 CATALOG_COLUMNS = ("uri", "version", "age_low", "age_high", "group", "subject", "gender", "ethnicity", "split")
@@ -295,8 +295,7 @@ def _by_box(rows: pa.Table, listed: CatalogArrays, finds_all: bool) -> tuple[pa.
     hash_P = rows["hash"].to_numpy()
     starts = np.flatnonzero(np.append(True, np.diff(hash_P) != 0)) if len(rows) else np.zeros(0, int)
     low, high = (np.searchsorted(sorted_N, hash_P[starts], side) for side in ("left", "right"))
-    x, y, width, height, across, down = (floats(rows[name]) for name in (*FACE_COLUMNS, "width", "height"))
-    face_P4 = np.stack([x / across, y / down, (x + width) / across, (y + height) / down], axis=1)
+    face_P4 = shares(*(rows[name] for name in (*FACE_COLUMNS, "width", "height")))
     said: list[int] = []
     place: list[int] = []
     is_missed: list[bool] = []

@@ -39,12 +39,18 @@ def per_label(rows: pa.Table) -> pa.Table:
     for name in set(schema.BOX_LABEL) & set(rows.column_names):
         column = pc.if_else(pa.array(is_boxed), pc.struct_field(told, name), rows[name].combine_chunks())
         rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), column)
-    sides = (pc.struct_field(told, name) for name in ("x", "y", "width", "height"))
-    x, y, width, height = (side.to_numpy(zero_copy_only=False) for side in sides)
-    across, down = (pc.cast(rows[name], pa.float64()).to_numpy() for name in ("width", "height"))
-    corners_N4 = np.stack([x / across, y / down, (x + width) / across, (y + height) / down], axis=1)
+    corners_N4 = shares(*(pc.struct_field(told, name) for name in schema.SIDES), rows["width"], rows["height"])
     column = pa.array([None if np.isnan(each[0]) else each for each in corners_N4], BOX.type)
     return rows.set_column(place, BOX, column)
+
+
+def shares(*columns: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """x1, y1, x2, y2 (N, 4) as shares of a photo's sides: of boxes' x, y, width, height and photos' width and height,
+    a column of pixels each. nan where one is null."""
+    x, y, width, height, across, down = (
+        pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False) for column in columns
+    )
+    return np.stack([x / across, y / down, (x + width) / across, (y + height) / down], axis=1)
 
 
 def boxes_of(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:

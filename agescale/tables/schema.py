@@ -21,10 +21,12 @@ OLDEST_VERSION = 3
 
 BOX_LABEL = ("age_low", "age_high", "group", "subject", "gender", "ethnicity")
 """What a label by box tells of a face, as the columns of the same name tell it of a photo."""
+SIDES = ("x", "y", "width", "height")
+"""Of a box, in pixels of the upright photo."""
 BOXES = pa.list_(
     pa.struct(
         [
-            *(pa.field(name, pa.float64()) for name in ("x", "y", "width", "height")),  # pixels of the upright photo
+            *(pa.field(name, pa.float64()) for name in SIDES),
             *(pa.field(name, pa.float32() if name.startswith("age_") else pa.string()) for name in BOX_LABEL),
         ]
     )
