@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from functools import lru_cache
@@ -14,6 +15,7 @@ import pyarrow as pa
 import ray
 import ray.data
 import torch
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from agescale.faces.augment import Augmentation
 from agescale.faces.finding import finder_of
@@ -32,6 +34,7 @@ from agescale.tables import catalogs, packed
 CHUNK_ROWS = catalogs.ROW_GROUP_ROWS
 """Rows of one decoding task, and of one block of the training data."""
 FEATURE_BATCH = 64
+REST_S = 0.01
 
 
 class FaceDecoder:
@@ -110,7 +113,16 @@ def decoded_dataset(rows: pa.Table, decoder: FaceDecoder, seed: ray.data.RandomS
     dataset = ray.data.from_arrow(chunks)
     if seed is not None:
         dataset = dataset.randomize_block_order(seed=seed)  # waits for all of its input, so not behind the decoder
+    dataset.context.custom_execution_callback_classes = [Unhurried]
     return dataset.map_batches(decoder, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=1)
+
+
+class Unhurried(ExecutionCallback):
+    """A rest between the steps of the loop that hands blocks out. While tasks hold images back for which there is no
+    room yet, Ray finds at each step that they have some, and the loop takes most of a core from the training."""
+
+    def on_execution_step(self, executor: Any) -> None:
+        time.sleep(REST_S)
 
 
 def held_faces(rows: pa.Table, decoder: FaceDecoder, verb: str = "") -> ray.data.Dataset:
