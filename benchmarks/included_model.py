@@ -39,7 +39,16 @@ def main() -> None:
     made = checkpoints.save(str(included.FOLDER), best.spec, halves, progress, provenance)
     size = (included.FOLDER / made.weights_file).stat().st_size
     tables = "\n\n".join(tables_of(*report.split("=")) for report in reports)
-    text = TEXT.read_text().format(digest=made.digest, size=f"{size:,}", tables=tables)
+    calibrated = best.spec.calibration
+    assert calibrated is not None, f"{source}: its intervals are not calibrated"
+    text = TEXT.read_text().format(
+        digest=made.digest,
+        size=f"{size:,}",
+        tables=tables,
+        epochs=best.epoch,
+        coverage=calibrated.coverage,
+        num_faces=calibrated.num_faces,
+    )
     (included.FOLDER / included.CARD_NAME).write_text(text)
     print(f"{included.FOLDER}: model {made.digest}, {size:,} bytes of weights")
 
