@@ -567,6 +567,9 @@ class TableConfig(Logged):
     age_groups: str | None = None
     """Age groups with bounds, as in jobs/catalog.py, for group and group_probability; they derive from
     the predicted distributions. Default: the model's."""
+    gate: str | None = None
+    """The gate.json that jobs/gate.py wrote of predictions by the same model: one more column, needs_papers, says who
+    does not pass there."""
     lease: bool = True
     """Lock --out against other jobs. --no-lease: do not, for a store without conditional writes, where you make sure
     that no other job writes there."""
@@ -654,6 +657,30 @@ class CompactConfig(Recorded):
         super().__post_init__()
         if bool(self.predictions) != bool(self.out_predictions):
             raise ValueError("--predictions and --out-predictions go together")
+
+
+@dataclass(frozen=True)
+class RegroupConfig(Recorded):
+    """Tell predictions in other age groups, or behind an age gate, from their stored distributions: a new table of
+    predictions. The same command continues, and adds what has been scored since."""
+
+    predictions: str
+    """Predictions; they are only read, and neither images nor the model are."""
+    out: str
+    """Folder of the new table."""
+    age_groups: str | None = None
+    """Age groups with bounds, as in jobs/catalog.py, for group and group_probability. Default: as they are."""
+    gate: str | None = None
+    """The gate.json that jobs/gate.py wrote of predictions by the same model: a column needs_papers says who does not
+    pass there."""
+    lease: bool = True
+    """Lock --out against other jobs. --no-lease: do not, for a store without conditional writes, where you make sure
+    that no other job writes there."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.age_groups or self.gate):
+            raise ValueError("--age-groups or --gate: one of them is needed")
 
 
 @dataclass(frozen=True)
