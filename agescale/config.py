@@ -537,12 +537,24 @@ class PredictConfig(Checked):
 
 @dataclass(frozen=True)
 class VerifyConfig(Logged):
-    """Verify a table of predictions: one row for each image of its catalog, and nothing else."""
+    """Verify a table of predictions (one row for each image of its catalog, and nothing else), the files of a
+    checkpoint, or a report with its model card."""
 
-    catalog: str
+    catalog: str = ""
     """Catalog that was scored."""
-    predictions: str
+    predictions: str = ""
     """Predictions of that catalog."""
+    checkpoint: str = ""
+    """Checkpoint whose files are to be the ones that were written."""
+    report: str = ""
+    """Report whose files and figures are to be those of its model_card.md, and of --checkpoint, where one is given."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.catalog) != bool(self.predictions):
+            raise ValueError("--catalog and --predictions go together")
+        if not (self.predictions or self.checkpoint or self.report):
+            raise ValueError("--predictions with --catalog, --checkpoint or --report: say what is to be verified")
 
 
 @dataclass(frozen=True)
@@ -759,6 +771,9 @@ class EvaluateConfig(Recorded):
     pass, adults=0.1:gender about that of those of 18 to 24 who are stopped."""
     checkpoint: str | None = None
     """Checkpoint to describe. Default: the one that the predictions name."""
+    pictures: bool = True
+    """Show faces and names of files. --no-pictures: no pixels, and a hash for each name, so that the report may go
+    where the photos may not."""
     mlflow: str = ""
     """Tracking URI of the MLflow that knows the checkpoint's run: that run gets the metrics and the report."""
 
