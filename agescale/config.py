@@ -537,12 +537,24 @@ class PredictConfig(Checked):
 
 @dataclass(frozen=True)
 class VerifyConfig(Logged):
-    """Verify a table of predictions: one row for each image of its catalog, and nothing else."""
+    """Verify a table of predictions (one row for each image of its catalog, and nothing else), the files of a
+    checkpoint, or a report with its model card."""
 
-    catalog: str
+    catalog: str = ""
     """Catalog that was scored."""
-    predictions: str
+    predictions: str = ""
     """Predictions of that catalog."""
+    checkpoint: str = ""
+    """Checkpoint whose files are to be the ones that were written."""
+    report: str = ""
+    """Report whose files and figures are to be those of its model_card.md, and of --checkpoint, where one is given."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.catalog) != bool(self.predictions):
+            raise ValueError("--catalog and --predictions go together")
+        if not (self.predictions or self.checkpoint or self.report):
+            raise ValueError("--predictions with --catalog, --checkpoint or --report: say what is to be verified")
 
 
 @dataclass(frozen=True)
@@ -567,6 +579,9 @@ class TableConfig(Logged):
     age_groups: str | None = None
     """Age groups with bounds, as in jobs/catalog.py, for group and group_probability; they derive from
     the predicted distributions. Default: the model's."""
+    gate: str | None = None
+    """The gate.json that jobs/gate.py wrote of predictions by the same model: one more column, needs_papers, says who
+    does not pass there."""
     lease: bool = True
     """Lock --out against other jobs. --no-lease: do not, for a store without conditional writes, where you make sure
     that no other job writes there."""
@@ -657,6 +672,30 @@ class CompactConfig(Recorded):
 
 
 @dataclass(frozen=True)
+class RegroupConfig(Recorded):
+    """Tell predictions in other age groups, or behind an age gate, from their stored distributions: a new table of
+    predictions. The same command continues, and adds what has been scored since."""
+
+    predictions: str
+    """Predictions; they are only read, and neither images nor the model are."""
+    out: str
+    """Folder of the new table."""
+    age_groups: str | None = None
+    """Age groups with bounds, as in jobs/catalog.py, for group and group_probability. Default: as they are."""
+    gate: str | None = None
+    """The gate.json that jobs/gate.py wrote of predictions by the same model: a column needs_papers says who does not
+    pass there."""
+    lease: bool = True
+    """Lock --out against other jobs. --no-lease: do not, for a store without conditional writes, where you make sure
+    that no other job writes there."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.age_groups or self.gate):
+            raise ValueError("--age-groups or --gate: one of them is needed")
+
+
+@dataclass(frozen=True)
 class PackConfig(Recorded):
     """Write a catalog's images as tar shards, with their labels beside them. The same command continues, and packs what
     has come since."""
@@ -732,6 +771,9 @@ class EvaluateConfig(Recorded):
     pass, adults=0.1:gender about that of those of 18 to 24 who are stopped."""
     checkpoint: str | None = None
     """Checkpoint to describe. Default: the one that the predictions name."""
+    pictures: bool = True
+    """Show faces and names of files. --no-pictures: no pixels, and a hash for each name, so that the report may go
+    where the photos may not."""
     mlflow: str = ""
     """Tracking URI of the MLflow that knows the checkpoint's run: that run gets the metrics and the report."""
 

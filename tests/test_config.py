@@ -18,6 +18,7 @@ from agescale.config import (
     CompactConfig,
     DrawConfig,
     GateConfig,
+    RegroupConfig,
     ScoreConfig,
     SweepConfig,
     TrainConfig,
@@ -44,6 +45,7 @@ MISTAKES: list[tuple[type[Checked], dict[str, Any], str]] = [
     (CatalogConfig, {"source": "s", "out": "o", "max_deleted_fraction": 1.1},
      "--max-deleted-fraction 1.1: a share from 0 to 1"),
     (CatalogConfig, {"source": "s", "out": "o", "layout": "csv"}, "--csv and --layout csv go together"),
+    (RegroupConfig, {"predictions": "p", "out": "o"}, "--age-groups or --gate: one of them is needed"),
     (CompactConfig, {"catalog": "c", "out": "o", "predictions": "p"},
      "--predictions and --out-predictions go together"),
     (DrawConfig, {"out": "o", "num_broken": -1}, "--num-broken -1: at least 0"),
@@ -57,7 +59,7 @@ MISTAKES: list[tuple[type[Checked], dict[str, Any], str]] = [
 ]  # fmt: skip
 JOBS = {
     TrainConfig: "train", SweepConfig: "sweep", ScoreConfig: "score", CatalogConfig: "catalog",
-    CompactConfig: "compact", DrawConfig: "draw", GateConfig: "gate",
+    CompactConfig: "compact", DrawConfig: "draw", GateConfig: "gate", RegroupConfig: "regroup",
 }  # fmt: skip
 
 

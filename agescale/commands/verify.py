@@ -1,8 +1,9 @@
-"""Verify a table of predictions: one row for each image of its catalog, and nothing else. Changes nothing.
-
-Exit code 0 and one line if it is right; 3 and a list of what is wrong if not; 2 where there is nothing to verify.
+"""Verify a table of predictions, a checkpoint's files, or a report with its model card. Changes nothing.
 
 python jobs/verify.py --catalog s3://bucket/catalog --predictions s3://bucket/ages
+python jobs/verify.py --report s3://bucket/report --checkpoint s3://bucket/runs/fast/best
+
+Exit code 0 and a line for each that is right; 3 and a list of what is wrong; 2 where there is nothing to verify.
 """
 
 from __future__ import annotations
@@ -17,6 +18,29 @@ from agescale.tables import folders
 
 def main(config: VerifyConfig) -> None:
     config = paths.with_absolute_uris(config)
+    if config.predictions:
+        check_table(config)
+    if config.checkpoint or config.report:
+        check_evidence(config)
+
+
+def check_evidence(config: VerifyConfig) -> None:
+    from agescale.operations.evidence import verify_checkpoint, verify_report  # with torch, which a table does without
+
+    evidence = [verify_checkpoint(config.checkpoint)] if config.checkpoint else []
+    model = evidence[0].model if evidence else ""
+    evidence += [verify_report(config.report, model)] if config.report else []
+    for each in evidence:
+        if not each.problems:
+            print(f"right: {each.says}")
+    problems = [problem for each in evidence for problem in each.problems]
+    for problem in problems[1:]:
+        print(problem)
+    if problems:
+        refuse(problems[0], code=3)
+
+
+def check_table(config: VerifyConfig) -> None:
     try:
         found = verify(config)
     except Damaged as damaged:  # of the catalog: what it asks for cannot be told
@@ -31,8 +55,7 @@ def main(config: VerifyConfig) -> None:
         print(problem)
     if found.num_problems > len(found.problems):
         print(f"... and {found.num_problems - len(found.problems):,} more")
-    out = config.predictions
-    num = found.num_problems
+    out, num = config.predictions, found.num_problems
     refuse(f"{out}: not right, {num:,} problem{'s' * (num > 1)}; {'; '.join(remedies(found))}", code=3)
 
 
@@ -42,9 +65,8 @@ def remedies(found: Verification) -> list[str]:
     if found.num_kept:
         told.append("let this user, or a newer agescale, read the files that cannot be read")
     if found.wrong_files:
-        told.append(
-            "the same jobs/score.py command with --repair deletes the wrong files and scores their images again"
-        )
+        again = "the same jobs/score.py command with --repair deletes the wrong files and scores their images again"
+        told.append(again)
     elif found.num_problems > found.num_kept:
         told.append("run the same jobs/score.py command again")
     return told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -46,14 +47,32 @@ class Gallery:
     faces: Sequence[ShownFace]
 
 
-def galleries(catalog: Catalog, rows: JoinedRows, central: str, names: list[str], center_crop: float) -> list[Gallery]:
-    """The worst faces of every split, that of the report first, and more of that one, as they look to the model."""
+def hidden_name(catalog: Catalog, uri: str) -> str:
+    """Stands for the name of an image where names are not to be shown: who has the catalog, whose id it hangs on, can
+    tell which one it is; nobody else can try names until one fits."""
+    return hashlib.sha256(f"{catalog.id}\n{uri}".encode()).hexdigest()[:16]
+
+
+def galleries(
+    catalog: Catalog,
+    rows: JoinedRows,
+    central: str,
+    names: list[str],
+    center_crop: float,
+    has_pictures: bool = True,
+) -> list[Gallery]:
+    """The worst faces of every split, that of the report first, and more of that one, as they look to the model; else
+    without pixels, and with hidden names."""
     splits = sorted((name or "unsplit" for name in rows.splits), key=lambda name: (name != central, name))
     chosen = [(kind, split, index) for split in splits for kind, index in _chosen(rows, split, names, split == central)]
     wanted = sorted({index for _, _, of_kind in chosen for index in of_kind})
     places = rows.listed.places(np.array(wanted))
     use_packed = catalog.pack > 0
-    if rows.listed.box_N4 is None:
+    pictures: Sequence[str | None] = [None] * len(wanted)
+    if not has_pictures:
+        uris = [hidden_name(catalog, uri) for uri in places["uri"].to_pylist()]
+        places = places.set_column(places.schema.get_field_index("uri"), "uri", pa.array(uris, pa.string()))
+    elif rows.listed.box_N4 is None:
         pictures = _pictures(catalog.uri, places, Framing(FACE_PIXELS, center_crop), use_packed, _square)
     else:
         framing = Framing(FACE_PIXELS, geometry=FaceGeometry())

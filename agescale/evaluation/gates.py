@@ -22,15 +22,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import count, takewhile
-from typing import Literal
 
 import numpy as np
 from scipy.special import bdtr, betaincinv
 
 from agescale.ages.few import ENOUGH_FACES
+from agescale.ages.papers import By, PapersRule
 from agescale.evaluation.intervals import wilson_interval
-
-By = Literal["age", "probability"]
 
 STRICTEST_AGE, AGE_STEP = 60, 0.5
 PROBABILITIES = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, *(percent / 100 for percent in range(1, 51)))
@@ -63,11 +61,13 @@ class Policy:
 
     def passes(self, score_N: np.ndarray, threshold: float) -> np.ndarray:
         """Who passes without papers, (N,)."""
-        return score_N >= threshold if self.by == "age" else score_N <= threshold
+        return self.rule(threshold).passes(score_N)
 
     def challenged_where(self, threshold: float) -> str:
-        """The rule in the columns of the tables, as in ``jobs/table.py --probability-under``."""
-        return f"age < {threshold:g}" if self.by == "age" else f"probability_under_{self.gate_age} > {threshold:g}"
+        return self.rule(threshold).where
+
+    def rule(self, threshold: float) -> PapersRule:
+        return PapersRule(self.by, self.gate_age, threshold)
 
 
 @dataclass(frozen=True)

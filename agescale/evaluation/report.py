@@ -18,7 +18,7 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from agescale.ages.few import ENOUGH_FACES
-from agescale.evaluation import plots
+from agescale.evaluation import model_card, plots
 from agescale.evaluation.age_gate import GATE_AGE
 from agescale.evaluation.fairness import said
 from agescale.evaluation.gallery import Gallery, ShownFace
@@ -73,6 +73,8 @@ class About:
     report_split: str
     judged_on: str
     unscored_splits: list[str]
+    run: Mapping[str, Any] = field(default_factory=dict)  # what the predictions say of themselves
+    has_pictures: bool = True  # and names of files; else neither
 
 
 @dataclass(frozen=True)
@@ -105,20 +107,52 @@ def _is_report(out: str) -> bool:
 def write_report(out: str, judged: Judgement) -> str:
     """Writes all files into the folder ``out`` (a path or ``s3://``), ``metrics.json`` first and the page last, and
     returns the page's URI. Tables of an earlier report that this one has not are deleted."""
-    page = render(judged)
+    page = render(judged).encode()
     numbers = {"about": asdict(judged.about)} | {result.name: result.numbers() for result in judged.results}
-    files = {METRICS_NAME: json.dumps(_rounded(numbers), indent=2, ensure_ascii=False, allow_nan=False).encode()}
+    numbers = _rounded(numbers)
+    files = {METRICS_NAME: json.dumps(numbers, indent=2, ensure_ascii=False, allow_nan=False).encode()}
     files |= {name: text.encode() for name, text in _tables(judged.results, judged.group_names).items()}
     if judged.errors is not None and len(judged.errors):
         files[ERRORS_NAME] = formats.to_bytes(judged.errors, "csv")
+    card = model_card.write(numbers, files | {PAGE_NAME: page}, facts_of(judged)).encode()
     known = {f"{name}.csv" for name in TABLES}
     stale = known.intersection(objects.list_names(out, suffix=".csv")) - files.keys()
     outputs.tell_held(out)
-    for name, data in (files | {PAGE_NAME: page.encode()}).items():
+    for name, data in (files | {model_card.CARD_NAME: card, PAGE_NAME: page}).items():
         objects.write_bytes(paths.join(out, name), data)
     for name in stale:
         objects.delete(paths.join(out, name))
     return paths.join(out, PAGE_NAME)
+
+
+def facts_of(judged: Judgement) -> dict[str, Any]:
+    """What the model card tells of."""
+    about, card, central = judged.about, judged.card, judged.results[0]
+    told = ("architecture", "task", "image_size", "num_parameters", "num_images", "data", "data_license", "best_epoch",
+            "initial_weights", "calibration", "metric")  # fmt: skip
+    named = {key: card.get(key) for key in told}
+    return {
+        "about": about,
+        "card": named,
+        "initial": {key: (named["initial_weights"] or {}).get(key) for key in ("source", "license", "sha256")},
+        "settings": _rows_of_card({key: value for key, value in card.items() if key not in told}),
+        "run": [
+            (key, text(value)) for key, value in about.run.items() if key not in ("model", "catalog", "age_groups")
+        ],
+        "calibration": named["calibration"],
+        "results": judged.results,
+        "central": central,
+        "has_ages": central.summary.mae is not None,
+        "has_groups": central.summary.accuracy is not None,
+        "verdicts": verdicts(central),
+        "headlines": _tiles(central.summary),
+        "breakdowns": [(BREAKDOWNS[key], key, rows) for key, rows in central.breakdowns.items() if rows],
+        "covered": central.covered.get("all", []),
+        "gate": central.gate,
+        "gate_age": GATE_AGE,
+        "few": ENOUGH_FACES,
+        "interval": interval,
+    }
 
 
 def render(judged: Judgement) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ def template(name: str) -> Template:
         "decimal": lambda value: number(value, "{:.3f}"),
         "age": lambda value: number(value, "{:.1f}"),
         "text": text,
+        "cell": cell,
     }
     return environment.get_template(name)
 
@@ -54,6 +56,15 @@ def text(value: Any, separator: str = ", ") -> str:
     if isinstance(value, int) and value >= 10_000:
         return f"{value:,}"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def cell(value: object) -> str:
+    r"""A text from data in a table of Markdown: one line, in which nothing is marked up.
+
+    >>> print(cell("a|b\n![c](http://d)"))
+    a\|b !\[c\](http://d)
+    """
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", " ".join(str(value).split()))
 
 
 def number(value: float | None, style: str) -> str:

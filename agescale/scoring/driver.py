@@ -11,6 +11,7 @@ decodes ahead of the model; only the units' names and counts pass through Ray.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -37,6 +38,7 @@ from agescale.scoring import verification
 from agescale.scoring.plan import Work, plan_work
 from agescale.scoring.worker import ScoringActor, UnitScorer, Workers
 from agescale.store import lease, objects, paths
+from agescale.store.errors import Damaged, StoreError
 from agescale.store.outputs import check_unchanged
 from agescale.tables import faces, folders, footers, predictions, units
 from agescale.tables.catalogs import Catalog
@@ -89,6 +91,7 @@ def score(config: ScoreConfig) -> ScoreResult:
     output.check({**catalog.places, folder: "the checkpoint"}, "the table")
     summary_uri = predictions.summary_uri(out)
     with output.held(config.lease) as held:
+        _check_scored(Predictions.find(out))
         if config.repair:
             _repair(catalog, out, held)
         before = Predictions.find(out)
@@ -118,6 +121,15 @@ def score(config: ScoreConfig) -> ScoreResult:
             summary |= {"versions": installed_versions()}
             objects.write_bytes(summary_uri, json.dumps(summary, indent=1).encode())
     return result
+
+
+def _check_scored(standing: Predictions) -> None:
+    """Raises ValueError where a table stands there that is made of another one, and is not to be scored into."""
+    with contextlib.suppress(Damaged, StoreError):  # told later, or repaired
+        if standing.names and standing.is_regrouped:
+            raise ValueError(
+                f"{standing.uri}: jobs/regroup.py made this table of another one; score into that, and regroup again"
+            )
 
 
 def _repair(catalog: Catalog, out: str, held: lease.Lease) -> None:

@@ -192,8 +192,8 @@ def _check_unit(file: str, listed: pa.Table, run: dict[str, Any]) -> UnitFinding
     try:
         part = pq.ParquetFile(pa.BufferReader(data))
         metadata = schema.read_metadata(part.schema_arrow, "predictions")
-        if not part.schema_arrow.equals(schema.PREDICTIONS):
-            return UnitFindings({}, [f"{name}: other columns ({_other_columns(part.schema_arrow)})"])
+        if not part.schema_arrow.equals(columns := schema.predictions_of(run)):
+            return UnitFindings({}, [f"{name}: other columns ({_other_columns(part.schema_arrow, columns)})"])
         ends = INTERVAL if (metadata.get("model_card") or {}).get("calibration") else []
         rows = part.read([*COLUMNS, *ends], use_threads=False)
     except (ValueError, OSError) as error:  # of bytes that are here: they are no Parquet file, or not one of ours
@@ -232,10 +232,10 @@ def _in_two_files(predictions: str, names: Sequence[str], twice: np.ndarray) -> 
     return problems
 
 
-def _other_columns(found: pa.Schema) -> str:
-    names = set(found.names) ^ set(schema.PREDICTIONS.names)
-    both = set(found.names) & set(schema.PREDICTIONS.names)
-    names |= {name for name in both if not found.field(name).equals(schema.PREDICTIONS.field(name))}
+def _other_columns(found: pa.Schema, columns: pa.Schema) -> str:
+    names = set(found.names) ^ set(columns.names)
+    both = set(found.names) & set(columns.names)
+    names |= {name for name in both if not found.field(name).equals(columns.field(name))}
     return ", ".join(sorted(names)) or "their order"
 
 

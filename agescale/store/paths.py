@@ -9,8 +9,8 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 URI_SETTINGS = (
-    "against", "catalog", "checkpoint", "csv", "draw", "gender_from", "listing", "out", "out_predictions", "photos",
-    "predictions", "source",
+    "against", "catalog", "checkpoint", "csv", "draw", "gate", "gender_from", "listing", "out", "out_predictions",
+    "photos", "predictions", "report", "source",
 )  # fmt: skip
 """Settings of jobs that name a place, or several."""
 Settings = TypeVar("Settings", bound=Any)

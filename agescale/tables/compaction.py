@@ -168,7 +168,7 @@ def _write_predictions(
     before = Predictions.find(out)
     if before.names:
         check_unchanged(out, "another table of predictions", before.run, run)
-    standing = dict(before.counts)
+    standing, columns = dict(before.counts), predictions.schema
     rows_of_part = {part.name: part.num_rows for part in new.parts}
     all_units = units.cut(new.parts, run["unit_rows"])
     with ImageProgress("compacting predictions", sum(map(len, all_units))) as progress, objects.read_pool() as pool:
@@ -179,8 +179,8 @@ def _write_predictions(
                 sources = folders.read_metadata(new.file(part), "catalog").get("from", ())
                 names = [name for source in sources for name in of_part.get(source, ())]
                 uris = [paths.join(predictions.uri, name) for name in names]
-                known = pool.map(lambda file: parquet.read_table(file, schema.PREDICTIONS.names), uris)
-                scored = pa.concat_tables([schema.PREDICTIONS.empty_table(), *known])
+                known = pool.map(lambda file: parquet.read_table(file, columns.names), uris)
+                scored = pa.concat_tables([columns.empty_table(), *known])
                 for unit in missing:
                     rows = _scored_rows(units.listed_rows(new, unit, predictions.splits), scored)
                     if rows is not None:

@@ -51,7 +51,7 @@ def read_predictions(uri: Uri, catalog: Uri | None = None) -> pads.Dataset:
         raise ValueError(f"{predictions.uri}: the catalog that these are predictions of is not at {place}{hint}")
     if catalogs.listing_of(source.names[0]) < catalogs.listing_of(source.names[-1]):
         source = source.only([part.name for part in source.parts if not part.relabels])
-    return parquet.open_dataset(predictions.files, schema.PREDICTIONS).filter(_is_current(source, KEY))
+    return parquet.open_dataset(predictions.files, predictions.schema).filter(_is_current(source, KEY))
 
 
 def _open(catalog: Catalog, parts: Sequence[str]) -> pads.Dataset:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from agescale.ages import cdf
 from agescale.ages.groups import AgeGroups
+from agescale.ages.papers import PapersRule
 from agescale.config import TableConfig
 from agescale.reports import formats
 from agescale.runtime.progress import ImageProgress
@@ -30,7 +31,8 @@ from agescale.store import objects, parquet, paths
 from agescale.store.outputs import Output
 from agescale.tables import catalogs, filters, folders, schema, units
 from agescale.tables.catalogs import Catalog
-from agescale.tables.predictions import Predictions, regrouped, stored_cdfs, summary_uri
+from agescale.tables.gates import read_rule
+from agescale.tables.predictions import Predictions, regrouped, stored_cdfs, summary_uri, with_papers
 from agescale.tables.units import Unit
 
 DEFAULT_COLUMNS = (
@@ -62,15 +64,16 @@ def export(config: TableConfig) -> Exported:
     catalog, predictions, out = Catalog.open(config.catalog), Predictions.open(config.predictions), config.out
     predictions.check_of(catalog)
     catalog.check_complete()
-    columns = _columns(config, out, has_all_faces=predictions.run.get("faces") == "all")
+    columns = _columns(config, predictions)
     if out.endswith((".csv", ".parquet")):
         folders.check_file(out)
     else:
         output = _output(out)
         output.check({**catalog.places, **predictions.places})
     groups = None if config.age_groups is None else predictions.view(config.age_groups)
+    rule = read_rule(config.gate, predictions) if config.gate else None
     all_units = units.cut(catalog.parts, predictions.run["unit_rows"])
-    reader = CurrentRows(catalog, predictions, columns, config.where, groups)
+    reader = CurrentRows(catalog, predictions, columns, config.where, groups, rule)
     with ImageProgress("exporting", sum(map(len, all_units))) as progress:
         batches = _batches(reader.read(all_units, progress), reader.schema)
         if out.endswith(".csv"):
@@ -85,17 +88,19 @@ def export(config: TableConfig) -> Exported:
     return Exported(reader.num_rows, reader.num_not_scored)
 
 
-def _columns(config: TableConfig, out: str, has_all_faces: bool) -> tuple[str, ...]:
-    known = ["file", *schema.PREDICTIONS.names, *CATALOG_COLUMNS, *LABELS]
+def _columns(config: TableConfig, predictions: Predictions) -> tuple[str, ...]:
+    known = ["file", *predictions.schema.names, *CATALOG_COLUMNS, *LABELS]
+    has_all_faces = predictions.run.get("faces") == "all"
     columns = config.columns or (*DEFAULT_COLUMNS[:1], *(["face"] if has_all_faces else []), *DEFAULT_COLUMNS[1:])
     if unknown := [name for name in columns if name not in known]:
         raise ValueError(f"--columns {unknown[0]}: there are {', '.join(known)}")
-    if out.endswith(".csv") and (lists := [name for name in columns if _is_list(name)]):
+    if config.out.endswith(".csv") and (lists := [name for name in columns if _is_list(name)]):
         raise ValueError(
             f"--columns {lists[0]}: a list does not fit into a CSV; give --out a name that ends in .parquet, or ask "
             "for --probability-under 18 21"
         )
-    return (*dict.fromkeys(columns), *(f"{UNDER}{age}" for age in dict.fromkeys(config.probability_under)))
+    more = [f"{UNDER}{age}" for age in config.probability_under] + [schema.NEEDS_PAPERS.name] * bool(config.gate)
+    return tuple(dict.fromkeys([*columns, *more]))
 
 
 def _is_list(name: str) -> bool:
@@ -112,12 +117,14 @@ class CurrentRows:
         columns: Sequence[str],
         where: str,
         groups: AgeGroups | None,
+        rule: PapersRule | None,
     ) -> None:
         self.catalog = catalog
         self.predictions = predictions
         self.run = predictions.run
         self.where = where
         self.groups = groups
+        self.rule = rule
         self.schema = pa.schema([_field(name) for name in columns])
         self.splits = predictions.splits
         self.superseded, self.new_labels = catalog.superseded(), catalog.new_labels()
@@ -143,12 +150,14 @@ class CurrentRows:
         name = unit.file_name(str(self.run["model"]))
         if name not in self.predictions.versions or not len(listed):
             return self.schema.empty_table(), len(listed)
-        rows = parquet.read_table(paths.join(self.predictions.uri, name), schema.PREDICTIONS.names)
+        rows = parquet.read_table(paths.join(self.predictions.uri, name), self.predictions.schema.names)
         place = pc.index_in(catalogs.keys_of(rows), value_set=catalogs.keys_of(listed))
         is_current = pc.is_valid(place)
         rows, place = rows.filter(is_current), place.filter(is_current)
         if self.groups:
             rows = regrouped(rows, self.groups)
+        if self.rule:
+            rows = with_papers(rows, self.rule)
         num_not_scored = len(listed) - pc.count_distinct(place).as_py()
         for name, column in {**{name: name for name in CATALOG_COLUMNS}, **LABELS}.items():
             rows = rows.append_column(name, listed[column].take(place))
@@ -169,6 +178,8 @@ def _field(name: str) -> pa.Field:
         return pa.field(name, pa.float32())
     if name == "file":
         return pa.field(name, pa.string())
+    if name == schema.NEEDS_PAPERS.name:
+        return schema.NEEDS_PAPERS.with_nullable(True)
     table = schema.PREDICTIONS if name in schema.PREDICTIONS.names else schema.CATALOG
     field = table.field(LABELS.get(name, name))
     return pa.field(name, field.type)

@@ -2,7 +2,9 @@
 can be told.
 
 Each file is a unit of a catalog (see ``units``) and appears whole or not at all; its metadata say what run it is of:
-model, age_groups, catalog and its id, unit_rows, split, tta. Runs no model and writes nothing.
+model, age_groups, catalog and its id, unit_rows, split, tta, faces. Where ``regrouping`` made it of another table it
+says the model's own groups, too, ``regrouped_from``, and with an age gate ``papers_where``. Runs no model and writes
+nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import pyarrow.compute as pc
 
 from agescale.ages import cdf
 from agescale.ages.groups import AgeGroups
+from agescale.ages.papers import PapersRule
 from agescale.store import objects, paths
 from agescale.store.errors import StoreError
 from agescale.tables import folders, footers, schema
@@ -88,6 +91,16 @@ class Predictions:
     def run(self) -> dict[str, Any]:
         """What the predictions belong to."""
         return dict(self.metadata["run"])
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of each file."""
+        return schema.predictions_of(self.run)
+
+    @property
+    def is_regrouped(self) -> bool:
+        """Whether ``regrouping`` made them of other ones: nothing is to be scored into them."""
+        return "regrouped_from" in self.run
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -218,3 +231,15 @@ def regrouped(rows: pa.Table, groups: AgeGroups) -> pa.Table:
         field = schema.PREDICTIONS.field(name)
         rows = rows.set_column(rows.schema.get_field_index(name), field, pa.array(column_N, field.type))
     return rows
+
+
+def with_papers(rows: pa.Table, rule: PapersRule) -> pa.Table:
+    """Rows of predictions with ``needs_papers``: who does not pass by this ``rule``, and all without an age."""
+    has_ages_N = pc.is_valid(rows["age_cdf"]).to_numpy(zero_copy_only=False)
+    age_N = rows["age"].to_numpy()[has_ages_N]
+    needs_N = np.ones(len(rows), bool)
+    needs_N[has_ages_N] = ~rule.passes(rule.scores(age_N, stored_cdfs(rows["age_cdf"])))
+    column = pa.array(needs_N)
+    if schema.NEEDS_PAPERS.name in rows.column_names:
+        return rows.set_column(rows.schema.get_field_index(schema.NEEDS_PAPERS.name), schema.NEEDS_PAPERS, column)
+    return rows.append_column(schema.NEEDS_PAPERS, column)

@@ -117,6 +117,10 @@ PREDICTIONS = pa.schema(
     ]
 )
 
+NEEDS_PAPERS = pa.field("needs_papers", pa.bool_(), nullable=False)
+"""Of predictions that an age gate was applied to, behind the others: who does not pass without papers. Nobody passes of
+whom there is no prediction."""
+
 TABLES = {"catalog": CATALOG, "findings": FINDINGS, "faces": FACES, "predictions": PREDICTIONS}
 """Kinds of tables."""
 
@@ -150,10 +154,16 @@ class OtherVersion(ValueError):
     """A table from another version of agescale, which has nothing wrong with it."""
 
 
+def predictions_of(run: Mapping[str, Any]) -> pa.Schema:
+    """The columns of the predictions of a ``run``: those of an age gate where one was applied."""
+    return PREDICTIONS.append(NEEDS_PAPERS) if run.get("papers_where") else PREDICTIONS
+
+
 def with_metadata(kind: str, metadata: Mapping[str, Any]) -> pa.Schema:
     """The schema of that kind of table with ``agescale.*`` metadata: version, kind, each of ``metadata`` as JSON."""
     values = {"schema_version": SCHEMA_VERSION, "table": kind, **metadata}
-    return TABLES[kind].with_metadata({f"agescale.{key}": json.dumps(value) for key, value in values.items()})
+    columns = predictions_of(metadata.get("run", {})) if kind == "predictions" else TABLES[kind]
+    return columns.with_metadata({f"agescale.{key}": json.dumps(value) for key, value in values.items()})
 
 
 def read_metadata(schema: pa.Schema, kind: str) -> dict[str, Any]:

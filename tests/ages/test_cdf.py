@@ -113,3 +113,12 @@ def test_what_is_no_distribution_is_refused(bad: float) -> None:
 def test_no_faces_give_no_rows() -> None:
     columns = cdf.prediction_columns(cdf.quantize(np.zeros((0, 101))), AgeGroups.parse("decades"))
     assert all(len(column) == 0 for column in columns.values())
+
+
+@pytest.mark.parametrize("groups", ["life-stages", "teenager=13-19", "decades", "old=100-", "all=0-"])
+def test_group_probabilities_are_differences_of_the_whole_stored_form_to_the_last_bit(groups: str) -> None:
+    cdf_NA = cdf.quantize(random_distributions())
+    below_NA = np.append(cdf.dequantize(cdf_NA), np.ones((len(cdf_NA), 1)), axis=1)
+    bounds = [(low, min(high, 101)) for low, high in AgeGroups.parse(groups).bounds()]
+    expected_NG = np.stack([below_NA[:, int(high)] - below_NA[:, low] for low, high in bounds], axis=1)
+    assert (cdf.group_probabilities(cdf_NA, AgeGroups.parse(groups)) == expected_NG).all()

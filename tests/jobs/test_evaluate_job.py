@@ -25,11 +25,13 @@ from agescale.commands.evaluate import main as job
 from agescale.config import EvaluateConfig
 from agescale.evaluation import error_table
 from agescale.evaluation.driver import evaluate
+from agescale.evaluation.gallery import hidden_name
 from agescale.faces import images
 from agescale.models import checkpoints
 from agescale.models.age_model import ModelSpec
 from agescale.store import objects
 from agescale.synthetic import portraits
+from agescale.tables.catalogs import Catalog
 
 JOB = Path(__file__).parents[2] / "jobs" / "evaluate.py"
 GROUPS = "child=0-12,teenager=13-19,adult=20-59,senior=60-"
@@ -129,7 +131,20 @@ def test_the_job_writes_page_numbers_and_tables(tmp_path: Path) -> None:
     names = {path.name for path in (tmp_path / "report").iterdir()}
     parts = {"by_group", "by_decade", "by_gender", "by_ethnicity", "by_gender_ethnicity", "gaps"}
     tables = parts | {"age_gate", "confusion", "errors"}
-    assert names == {"report.html", "metrics.json"} | {f"{table}.csv" for table in tables}
+    assert names == {"report.html", "metrics.json", "model_card.md"} | {f"{table}.csv" for table in tables}
+
+
+def test_without_pictures_no_pixel_and_no_name_of_a_photo_is_in_any_file(tmp_path: Path) -> None:
+    rows, predictions = made_up_tables(60, with_faces=True)
+    judge(tmp_path, rows, predictions, pictures=False)
+    files = {path.name: path.read_text() for path in (tmp_path / "report").iterdir()}
+    assert not any("data:image" in text or ".jpg" in text for text in files.values())
+    named = {row["uri"] for row in csv.DictReader(io.StringIO(files["errors.csv"].lstrip("\ufeff")))}
+    hidden = {hidden_name(Catalog.open(str(tmp_path / "catalog")), row["uri"]) for row in rows}
+    assert named
+    assert named <= hidden
+    assert next(iter(named)) in files["errors.csv"]
+    assert any(name in files["report.html"] for name in named)
 
 
 def test_tables_and_report_may_be_told_as_file_uris(tmp_path: Path) -> None:

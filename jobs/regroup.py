@@ -1,0 +1,6 @@
+"""``agescale regroup`` as a job of its own, for ``ray job submit`` and for a checkout that is not installed."""
+
+from agescale.__main__ import run
+
+if __name__ == "__main__":
+    run("regroup")
