@@ -742,9 +742,7 @@ def found(groups: dict[str, dict[str, int]], age: float | None) -> CatalogResult
         for split, count in by_split.items()
         for _ in range(count)
     ]
-    columns = pa.schema(
-        [schema.CATALOG.field(name).with_nullable(True) for name in ("group", "split", "age_low", "age_high")]
-    )
+    columns = pa.schema([field.with_nullable(True) for field in schema.CATALOG])
     nothing = schema.FINDINGS.empty_table()
     return CatalogResult(len(rows), 0, 0, len(rows), 0, nothing, pa.Table.from_pylist(rows, columns), tuple(groups))
 
