@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import pyarrow as pa
 
-from agescale.config import FailedStatus, Judgement, Split
+from agescale.config import FailedStatus, Split
 
 SCHEMA_VERSION = 5
 OLDEST_VERSION = 3
@@ -147,9 +147,6 @@ FINDING_KINDS = (
 
 EXCLUDED_KINDS = ("broken", "tiny", "duplicate", "conflicting", "missing_file")
 """Rows with these findings are left out of training and, unless asked for, out of metrics."""
-
-JUDGED_KINDS = get_args(Judgement)
-"""Findings that may be mistaken; training leaves such rows out only where it is told to."""
 
 
 class OtherVersion(ValueError):
