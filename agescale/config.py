@@ -43,6 +43,7 @@ CountOrZero = Annotated[int, Limits(0, math.inf, "at least 0")]
 AgeThreshold = Annotated[int, Limits(1, 100, "whole years from 1 to 100")]
 GateAge = Annotated[int, Limits(1, 59, "whole years from 1 to 59")]
 Split = Literal["train", "val", "test"]
+Judgement = Literal["near_duplicate", "near_leaking"]
 GAP_METRICS, GATE_GAP_METRICS = ("mae", "bias", "cs_at_5", "accuracy"), ("minors", "adults")
 GAP_PARTS = ("gender", "ethnicity", "decade")
 """What ``--max-gap`` and ``--max-gate-gap`` are about."""
@@ -267,6 +268,9 @@ class TrainConfig(Recorded):
     where: str = ""
     """Train and validate on these images only, a pandas query such as "gender == 'male' and age_low >= 18" over uri,
     split, age_low, age_high, group, gender, ethnicity, subject, width, height. Sees coarse labels, where there are."""
+    leave_out: tuple[Judgement, ...] = ()
+    """Findings of the catalog that may be mistaken, whose images are left out all the same: near_leaking, which look
+    the same as one of a split that judges, near_duplicate, which look the same as another one. Default: none."""
     max_images: Count | None = None
     """Train, and validate, on at most so many images each, a stable random choice. Default: all."""
     coarse_labels: Share = 0.0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -15,8 +15,10 @@ import pyarrow.compute as pc
 
 from agescale.ages.groups import AgeGroups
 from agescale.ages.labels import has_exact_age, is_exact
+from agescale.cataloging import lookalikes
 from agescale.faces.geometry import matched, scaled_box
 from agescale.faces.loading import KnownFaces
+from agescale.faces.perceptual import NUM_BITS
 from agescale.tables import catalogs, labels, schema
 from agescale.tables.schema import FINDINGS
 
@@ -24,6 +26,7 @@ FACTS = [
     "uri",
     "version",
     "content_hash",
+    "perceptual_hash",
     "read_error",
     "label_error",
     "age_low",
@@ -47,7 +50,9 @@ def find(rows: pa.Table, age_groups: AgeGroups | None, is_labelled_layout: bool)
     for row in interesting:
         findings += _about_one(row, age_groups, is_labelled_layout)
     readable = rows.filter(pc.is_null(rows["read_error"]))  # empty files are no copies of one photo
-    findings += _about_copies(_sharing(readable, "content_hash"))
+    copies = _about_copies(_sharing(readable, "content_hash"))
+    findings += copies
+    findings += _about_lookalikes(_one_of_each_picture(readable, copies))
     findings += _about_subjects(_sharing(labels.per_label(rows), "subject"))
     findings.sort(key=lambda finding: (finding["uri"], finding["kind"]))
     return pa.Table.from_pylist(findings, schema=FINDINGS)
@@ -142,7 +147,7 @@ def _about_copies(groups: Iterable[list[Row]]) -> list[Row]:
                 detail = f"same bytes, labelled {say(row)} here and {say(other)} there"
                 found.append(finding(row, "conflicting", detail, other["uri"]))
             continue
-        kept = min(copies, key=lambda r: (_label(r) == NO_LABEL, _judged_first(r["split"]), r["uri"]))
+        kept = min(copies, key=_rank)
         for row in copies:
             if row is kept:
                 continue
@@ -150,6 +155,94 @@ def _about_copies(groups: Iterable[list[Row]]) -> list[Row]:
             if row["split"] != kept["split"]:
                 found.append(finding(row, "leaking", f"same bytes in {row['split']} and {kept['split']}", kept["uri"]))
     return found
+
+
+def _one_of_each_picture(rows: pa.Table, copies: list[Row]) -> pa.Table:
+    """``rows`` with a perceptual hash, one for each picture's bytes, where the findings about ``copies`` are known."""
+    left_out = [row["uri"] for row in copies if row["kind"] == "duplicate"]
+    rows = rows.filter(
+        pc.and_(pc.is_valid(rows["perceptual_hash"]), pc.invert(pc.is_in(rows["uri"], pa.array(left_out, pa.string()))))
+    )
+    others = [row["uri"] for group in _sharing(rows, "content_hash") for row in sorted(group, key=_rank)[1:]]
+    return rows.filter(pc.invert(pc.is_in(rows["uri"], pa.array(others, pa.string()))))
+
+
+def _rank(row: Row) -> tuple[bool, int, str]:
+    """By which one of several images is kept, the least."""
+    return _label(row) == NO_LABEL, _judged_first(row["split"]), row["uri"]
+
+
+def _about_lookalikes(rows: pa.Table) -> list[Row]:
+    """Images that look the same, and whose bytes are others: of those of one split that are linked by their looks one
+    stays without a finding, of several splits those of the one that judges."""
+    hashes = pc.unique(rows["perceptual_hash"])
+    pairs = lookalikes.find_pairs(hashes.to_pylist())
+    near: dict[str, list[tuple[int, str]]] = defaultdict(list)  # by hash: bits, and the hash that differs in them
+    for first, second, distance in zip(*(column.tolist() for column in pairs), strict=True):
+        one, two = hashes[first].as_py(), hashes[second].as_py()
+        near[one].append((distance, two))
+        near[two].append((distance, one))
+    counts = pc.value_counts(rows["perceptual_hash"])
+    several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    wanted = pa.array({*near, *several.to_pylist()}, pa.string())
+    looking: dict[str, list[Row]] = defaultdict(list)
+    for row in rows.filter(pc.is_in(rows["perceptual_hash"], wanted)).to_pylist():
+        looking[row["perceptual_hash"]].append(row)
+    first_of = {
+        look: min(group, key=lambda row: (_judged_first(row["split"]), row["uri"])) for look, group in looking.items()
+    }
+    return [*_across_splits(looking, near, first_of), *_within_splits(looking, near)]
+
+
+Near = Mapping[str, Sequence[tuple[int, str]]]
+
+
+def _across_splits(looking: Mapping[str, list[Row]], near: Near, first_of: Mapping[str, Row]) -> Iterator[Row]:
+    for look, group in looking.items():
+        choices = [
+            (_judged_first(first_of[each]["split"]), bits, each) for bits, each in ((0, look), *near.get(look, ()))
+        ]
+        place, bits, nearest = min(choices)
+        for row in group:
+            if row["split"] is not None and place < _judged_first(row["split"]):
+                judged = first_of[nearest]
+                detail = f"{_alike(row, judged, bits)}; in {row['split']} and {judged['split']}"
+                yield finding(row, "near_leaking", detail, judged["uri"])
+
+
+def _within_splits(looking: Mapping[str, list[Row]], near: Near) -> Iterator[Row]:
+    of_split: dict[tuple[str, str | None], list[Row]] = defaultdict(list)
+    for look, group in looking.items():
+        for row in sorted(group, key=_rank):
+            of_split[look, row["split"]].append(row)
+    waiting = set(of_split)
+    while waiting:
+        begun = [waiting.pop()]
+        split, members = begun[0][1], []
+        while begun:
+            key = begun.pop()
+            members.append(key)
+            linked = {(each, split) for _, each in near.get(key[0], ())} & waiting
+            waiting -= linked
+            begun += linked
+        kept = min((of_split[key][0] for key in members), key=_rank)
+        for look, _ in members:
+            own = of_split[look, split]
+            others = [
+                (bits, of_split[each, split][0]) for bits, each in near.get(look, ()) if (each, split) in of_split
+            ]
+            for row in own:
+                if row is not kept:
+                    same = [(0, other) for other in own if other is not row][:1]
+                    bits, other = min([*same, *others], key=lambda each: (each[0], each[1]["uri"]))
+                    yield finding(row, "near_duplicate", _alike(row, other, bits), other["uri"])
+
+
+def _alike(row: Row, other: Row, distance: int) -> str:
+    said = f"looks the same: {distance} of {NUM_BITS} bits differ"
+    if _label(row) == _label(other):
+        return said
+    return f"{said}, labelled {say(row)} here and {say(other)} there"
 
 
 def _about_subjects(groups: Iterable[list[Row]]) -> list[Row]:

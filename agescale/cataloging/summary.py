@@ -54,7 +54,7 @@ def remarks(result: CatalogResult) -> list[str]:
     """What a table of counts does not say by itself, a line each: no ages, and classes that cannot be validated."""
     if result.rows is None or not result.group_names:
         return []
-    found = _about_labels(result)
+    found = [*_about_labels(result), *_about_hashes(result)]
     if pc.all(pc.is_null(result.rows["age_low"])).as_py():
         names = ",".join(
             f"{name}=0-12" if index == 0 else f"{name}=..." for index, name in enumerate(result.group_names)
@@ -77,6 +77,17 @@ def remarks(result: CatalogResult) -> list[str]:
             "for them is mostly chance; enlarge the validation share of --split"
         )
     return found
+
+
+def _about_hashes(result: CatalogResult) -> list[str]:
+    """Of a catalog that an older agescale has begun."""
+    assert result.rows is not None
+    is_unknown = pc.and_(pc.is_valid(result.rows["width"]), pc.is_null(result.rows["perceptual_hash"]))
+    num_unknown = pc.count_distinct(result.rows["uri"].filter(is_unknown)).as_py()
+    if not num_unknown:
+        return []
+    reason = "flat pictures, or listed by an older agescale; a new catalog knows of the latter"
+    return [f"images of which is not known what looks the same as they: {num_unknown:,} ({reason})"]
 
 
 NUM_IN_WORDS = 10

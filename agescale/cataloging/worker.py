@@ -105,7 +105,7 @@ class PartWriter:
         row = {**row, "content_hash": objects.sha256(data)}
         try:
             with DECODING:
-                row["width"], row["height"] = decode.inspect(data)
+                row |= decode.inspect(data)._asdict()
                 if self.pack:
                     row["image"] = decode.pack(data, self.pack)
         except ImageError as error:

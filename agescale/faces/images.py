@@ -13,13 +13,14 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from agescale.faces import perceptual
 from agescale.faces.geometry import Box, FoundFace
 
 EXTENSIONS = (
@@ -210,10 +211,18 @@ def central_square(pixels: Pixels, center_crop: float = 1.0) -> Pixels:
     return pixels[top : top + side, left : left + side]
 
 
-def inspect(data: bytes) -> tuple[int, int]:
-    """Width and height of the upright image, after decoding all of it. Raises ImageError where that fails."""
+class Inspected(NamedTuple):
+    """What is told of an image by all of its pixels: width and height when upright, and how it looks."""
+
+    width: int
+    height: int
+    perceptual_hash: str | None  # see ``perceptual``
+
+
+def inspect(data: bytes) -> Inspected:
+    """What all of an image's pixels tell, which are decoded for it. Raises ImageError where that fails."""
     with _decoded(data, min_side=None) as upright:
-        return upright.width, upright.height
+        return Inspected(upright.width, upright.height, perceptual.hash_of(upright.pixels))
 
 
 def pack(data: bytes, short_side: int) -> bytes:

@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 from PIL import Image
 
 from agescale.faces import images
-from agescale.faces.images import Face, ImageError, Photo, Picture
+from agescale.faces.images import Face, ImageError, Inspected, Photo, Picture
 
 NUM_PROCESSES = 2
 TIMEOUT_S = 300.0
@@ -39,7 +39,7 @@ class Decoder(Protocol):
 
     def load_photo(self, picture: Picture) -> Photo: ...
 
-    def inspect(self, data: bytes) -> tuple[int, int]: ...
+    def inspect(self, data: bytes) -> Inspected: ...
 
     def pack(self, data: bytes, short_side: int) -> bytes: ...
 
@@ -79,7 +79,7 @@ class IsolatedImages:
             return images.load_photo(picture)
         return self._call(images.load_photo, picture)
 
-    def inspect(self, data: bytes) -> tuple[int, int]:
+    def inspect(self, data: bytes) -> Inspected:
         return self._call(images.inspect, data)
 
     def pack(self, data: bytes, short_side: int) -> bytes:

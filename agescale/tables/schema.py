@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from agescale.config import FailedStatus, Split
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 OLDEST_VERSION = 3
-"""Read as well: its catalogs have no ``boxes``."""
+"""Read as well: its catalogs have no ``boxes``, and those of version 4 no ``perceptual_hash``."""
 
 BOX_LABEL = ("age_low", "age_high", "group", "subject", "gender", "ethnicity")
 """What a label by box tells of a face, as the columns of the same name tell it of a photo."""
@@ -42,6 +42,7 @@ CATALOG = pa.schema(
         pa.field("width", pa.int32()),  # pixels, after EXIF orientation; null where only listed or unreadable
         pa.field("height", pa.int32()),
         pa.field("content_hash", pa.string()),  # SHA-256 of the bytes, hex; null where only listed
+        pa.field("perceptual_hash", pa.string()),  # how it looks, 256 bits, hex; null where flat, or only listed
         pa.field("read_error", pa.string()),  # why the image could not be decoded: "<status>: <text>"
         pa.field("age_low", pa.float32()),  # years; the label is the interval [age_low, age_high)
         pa.field("age_high", pa.float32()),
@@ -134,6 +135,8 @@ FINDING_KINDS = (
     "duplicate",  # byte-identical to another image with an agreeing label; one copy is kept without a finding
     "conflicting",  # byte-identical to another image with another label
     "leaking",  # byte-identical to, or the same subject as, an image of another split
+    "near_duplicate",  # looks the same as another image of its split, whose bytes are others
+    "near_leaking",  # looks the same as an image of another split
     "unlabelled",  # a labelled layout, and yet no label that could be read
     "malformed",  # a part of the label could not be read; the rest is used
     "unusual",  # a gender or ethnicity in a CSV that nearly no other image has, perhaps mistyped

@@ -224,7 +224,7 @@ def _rows(config: TrainConfig, opened: Sequence[Catalog], age_groups: AgeGroups)
     columns = selection.LABEL_COLUMNS if has_choice else LEARNED_COLUMNS
     columns = [*dict.fromkeys([*columns, *_box_columns(config, opened)])]
     key = ["content_hash"] if len(opened) > 1 and "content_hash" not in columns else []
-    tables = [choose(catalog, [*columns, *key]) for catalog in opened]
+    tables = [choose(catalog, [*columns, *key], config.leave_out) for catalog in opened]
     if len(opened) > 1:
         are_taken = selection.taken_once(opened, tables)
         tables = [

@@ -28,18 +28,19 @@ LABEL_COLUMNS = [
 LEARNED_SPLITS = pa.array(["train", "val"])
 
 
-def labelled_rows(catalog: Catalog, columns: Sequence[str] = LABEL_COLUMNS) -> pa.Table:
-    """The rows that are trained on or validated: labelled, current, without an excluding finding; ``columns``, part and
-    row, in the order of the catalog. With ``boxes`` (and width, height) among them a row each, with its ``box``."""
+def labelled_rows(catalog: Catalog, columns: Sequence[str] = LABEL_COLUMNS, leave_out: Sequence[str] = ()) -> pa.Table:
+    """The rows that are trained on or validated: labelled, current, without an excluding finding, or one of the kinds
+    to ``leave_out``; ``columns``, part and row, in the order of the catalog. With ``boxes`` (and width, height) among
+    them a row each, with its ``box``."""
 
     def is_learned(rows: pa.Table) -> pa.ChunkedArray:
         is_labelled = pc.or_(pc.is_valid(rows["age_low"]), pc.is_valid(rows["group"]))
         return pc.and_(is_labelled, pc.is_in(rows["split"], LEARNED_SPLITS))
 
-    return _fit_rows(catalog, columns, lambda rows: rows.filter(is_learned(rows)))
+    return _fit_rows(catalog, columns, leave_out, lambda rows: rows.filter(is_learned(rows)))
 
 
-def usable_rows(catalog: Catalog, columns: Sequence[str] = LABEL_COLUMNS) -> pa.Table:
+def usable_rows(catalog: Catalog, columns: Sequence[str] = LABEL_COLUMNS, leave_out: Sequence[str] = ()) -> pa.Table:
     """Like ``labelled_rows``, for a task that needs no labels; a tenth of those without a split is put into val."""
 
     def with_split(rows: pa.Table) -> pa.Table:
@@ -49,12 +50,14 @@ def usable_rows(catalog: Catalog, columns: Sequence[str] = LABEL_COLUMNS) -> pa.
             rows = rows.set_column(rows.schema.get_field_index("split"), "split", split)
         return rows.filter(pc.is_in(rows["split"], LEARNED_SPLITS))
 
-    return _fit_rows(catalog, columns, with_split)
+    return _fit_rows(catalog, columns, leave_out, with_split)
 
 
-def _fit_rows(catalog: Catalog, columns: Sequence[str], choose: Callable[[pa.Table], pa.Table]) -> pa.Table:
+def _fit_rows(
+    catalog: Catalog, columns: Sequence[str], leave_out: Sequence[str], choose: Callable[[pa.Table], pa.Table]
+) -> pa.Table:
     """What ``choose`` leaves of the current rows, without those that have an excluding finding."""
-    unfit = catalog.excluded((*schema.EXCLUDED_KINDS, "leaking"))
+    unfit = catalog.excluded((*schema.EXCLUDED_KINDS, "leaking", *leave_out))
     uris, keys = unfit["uri"].combine_chunks(), catalogs.keys_of(unfit)
 
     def choose_fit(rows: pa.Table) -> pa.Table:

@@ -166,3 +166,58 @@ def test_unlabelled_layouts_miss_no_label() -> None:
 def test_labels_in_none_of_the_groups_are_told(label: dict[str, float], is_outside: bool) -> None:
     assert findings_of({"uri": "a", **label}) == ([("a", "outside_groups", None)] if is_outside else [])
     assert findings_of({"uri": "a", **label}, age_groups=AgeGroups.parse("YOUNG,OLD")) == []
+
+
+def look(*bits: int) -> dict[str, str]:
+    """A perceptual hash that differs in these bits from one without any."""
+    return {"perceptual_hash": f"{sum(1 << bit for bit in bits):064x}"}
+
+
+def test_one_of_photos_that_look_the_same_is_kept() -> None:
+    rows = [
+        {"uri": "a", **look(1)},
+        {"uri": "b", **look(1, 2), **years(40)},
+        {"uri": "c", **look(), **years(None)},
+        {"uri": "d", **look(*range(100))},
+        {"uri": "e"},
+    ]
+    found = [each for each in findings_of(*rows) if each[1] != "unlabelled"]
+    assert found == [("b", "near_duplicate", "a"), ("c", "near_duplicate", "a")]
+
+
+def test_of_photos_that_look_the_same_both_labels_are_told() -> None:
+    rows = [{"uri": "a", **look(1), **years(30)}, {"uri": "b", **look(2), **years(40)}]
+    named = [{"version": "1", "deleted": False, "content_hash": row["uri"], **row} for row in rows]
+    (found,) = findings.find(pa.Table.from_pylist(named, schema.CATALOG), None, True).to_pylist()
+    assert found["detail"] == "looks the same: 2 of 256 bits differ, labelled 40 here and 30 there"
+
+
+def test_the_one_that_trains_is_told_where_one_that_judges_looks_the_same() -> None:
+    rows = [
+        {"uri": "a", "split": "train", **look(1)},
+        {"uri": "b", "split": "train", **look(2)},
+        {"uri": "c", "split": "test", **look(3)},
+        {"uri": "d", "split": "val", **look(1)},
+        {"uri": "e", "split": None, **look(3)},
+    ]
+    found = findings_of(*rows)
+    assert [each for each in found if each[1] == "near_leaking"] == [
+        ("a", "near_leaking", "c"),
+        ("b", "near_leaking", "c"),
+        ("d", "near_leaking", "c"),
+    ]
+    assert [each for each in found if each[1] == "near_duplicate"] == [("b", "near_duplicate", "a")]
+
+
+def test_chains_of_photos_that_look_the_same_keep_one() -> None:
+    rows = [{"uri": name, **look(*range(10 * place))} for name, place in zip("dbcae", range(5), strict=True)]
+    found = findings_of(*rows)
+    assert [name for name, kind, _ in found if kind == "near_duplicate"] == ["b", "c", "d", "e"]
+
+
+def test_copies_of_the_same_bytes_are_no_near_duplicates() -> None:
+    same = [{"uri": name, "content_hash": "x", **look(1)} for name in "ab"]
+    assert findings_of(*same) == [("b", "duplicate", "a")]
+    assert findings_of(*same, {"uri": "c", **look(2)}) == [("b", "duplicate", "a"), ("c", "near_duplicate", "a")]
+    conflicting = [{**row, **years(age)} for row, age in zip(same, (30, 31), strict=True)]
+    assert [kind for _, kind, _ in findings_of(*conflicting)] == ["conflicting", "conflicting"]

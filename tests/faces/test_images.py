@@ -65,7 +65,7 @@ def test_exif_orientation_is_undone(orientation: int, format: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(stored, format, exif=exif)
-    assert images.inspect(data) == (64, 48)
+    assert images.inspect(data)[:2] == (64, 48)
     assert color_at_corners(images.load_face(data, 48).pixels) == UPRIGHT
 
 
@@ -237,7 +237,7 @@ def test_packing_turns_the_picture_upright() -> None:
     exif[0x0112] = 6
     stored = gradient(64, 48).transpose(Image.Transpose.ROTATE_90)
     packed = images.pack(encode(stored, "JPEG", exif=exif), 200)
-    assert images.inspect(packed) == (64, 48)
+    assert images.inspect(packed)[:2] == (64, 48)
     assert color_at_corners(images.load_face(packed, 48).pixels) == UPRIGHT
 
 
@@ -336,7 +336,7 @@ def test_want_of_memory_is_not_the_pictures_fault(monkeypatch: pytest.MonkeyPatc
 
 def test_xmp_alone_turns_no_picture() -> None:
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
-    assert images.inspect(encode(gradient(64, 48), "JPEG", xmp=xmp)) == (64, 48)
+    assert images.inspect(encode(gradient(64, 48), "JPEG", xmp=xmp))[:2] == (64, 48)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
@@ -362,7 +362,7 @@ def test_a_jpeg_of_which_much_is_left_over_is_damaged_and_some_padding_is_no_har
     data = encode(gradient(240, 180), "JPEG")
     end = len(data) - 2
     for rest in (b"ab", bytes(100), b"\xff" * 100):
-        assert images.inspect(data[:end] + rest + data[end:]) == (240, 180)
+        assert images.inspect(data[:end] + rest + data[end:])[:2] == (240, 180)
     with pytest.raises(images.ImageError, match=r"9\d extraneous bytes"):
         images.inspect(data[:end] + b"x" * 100 + data[end:])
 
@@ -374,13 +374,13 @@ def test_a_progressive_jpeg_cut_between_two_scans_is_truncated() -> None:
     for scan in scans[1:]:
         with pytest.raises(images.ImageError, match="truncated"):
             images.inspect(data[:scan])
-    assert images.inspect(data[:-2]) == (240, 180)
+    assert images.inspect(data[:-2])[:2] == (240, 180)
 
 
 def test_scans_without_end_cost_no_hours(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(gradient(240, 180), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
-    assert images.inspect(data[:-2] + 100 * data[last:-2] + data[-2:]) == (240, 180)
+    assert images.inspect(data[:-2] + 100 * data[last:-2] + data[-2:])[:2] == (240, 180)
     monkeypatch.setattr(images, "MAX_SCANNED_PIXELS", 100 * 240 * 180)
     with pytest.raises(images.ImageError, match=r"240x180 pixels, coded in 1\d\d scans") as caught:
         images.inspect(data[:-2] + 100 * data[last:-2] + data[-2:])
@@ -390,7 +390,7 @@ def test_scans_without_end_cost_no_hours(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("size", [(70_000, 20), (200_000, 200)])
 def test_what_no_jpeg_can_hold_is_not_packed_and_says_so(size: tuple[int, int]) -> None:
     data = encode(Image.new("L", size), "PNG")
-    assert images.inspect(data) == size
+    assert images.inspect(data)[:2] == size
     with pytest.raises(images.ImageError, match="no JPEG may") as caught:
         images.pack(data, 128)
     assert caught.value.status == "too_large"

@@ -42,7 +42,7 @@ def test_what_comes_out_is_what_images_would_make_of_it() -> None:
             ours, theirs = isolated.load_face(picture, 32, 0.9), images.load_face(picture, 32, 0.9)
             assert (ours.width, ours.height) == (theirs.width, theirs.height)
             np.testing.assert_array_equal(ours.pixels, theirs.pixels)
-        assert isolated.inspect(data) == (300, 300)
+        assert isolated.inspect(data)[:2] == (300, 300)
         assert isolated.pack(data, 100) == images.pack(data, 100)
         assert isolated.upright_thumbnail(data, 50).tobytes() == images.upright_thumbnail(data, 50).tobytes()
         with pytest.raises(ImageError, match="not an image") as caught:
@@ -77,7 +77,7 @@ def test_a_picture_that_is_never_decoded_is_given_up(monkeypatch: pytest.MonkeyP
         with pytest.raises(ImageError, match=r"not decoded within 0\.5 s"):
             isolated.inspect(poisoned(jpeg(), "FOR EVER"))
         monkeypatch.setattr(isolation, "TIMEOUT_S", 300)
-        assert isolated.inspect(jpeg()) == (64, 64)
+        assert isolated.inspect(jpeg())[:2] == (64, 64)
 
 
 def children() -> list[psutil.Process]:
@@ -86,10 +86,10 @@ def children() -> list[psutil.Process]:
 
 def test_a_process_that_ended_between_two_pictures_is_nobodys_fault() -> None:
     with IsolatedImages() as isolated:
-        assert isolated.inspect(jpeg()) == (64, 64)
+        assert isolated.inspect(jpeg())[:2] == (64, 64)
         (child,) = children()
         os.kill(child.pid, signal.SIGKILL)
-        assert isolated.inspect(jpeg()) == (64, 64)
+        assert isolated.inspect(jpeg())[:2] == (64, 64)
     assert children() == []
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -29,8 +30,10 @@ from agescale.config import CatalogConfig
 from agescale.faces import images
 from agescale.store import lease, listing, objects, parquet, paths
 from agescale.store.outputs import Output
+from agescale.synthetic import portraits
 from agescale.tables import catalogs, folders, schema, splits
 from agescale.tables.catalogs import Catalog
+from agescale.training import selection
 
 JOB = str(Path(__file__).parents[2] / "jobs" / "catalog.py")
 EXPECTED = {"broken": 4, "duplicate": 1, "conflicting": 2}
@@ -739,9 +742,7 @@ def found(groups: dict[str, dict[str, int]], age: float | None) -> CatalogResult
         for split, count in by_split.items()
         for _ in range(count)
     ]
-    columns = pa.schema(
-        [schema.CATALOG.field(name).with_nullable(True) for name in ("group", "split", "age_low", "age_high")]
-    )
+    columns = pa.schema([field.with_nullable(True) for field in schema.CATALOG])
     nothing = schema.FINDINGS.empty_table()
     return CatalogResult(len(rows), 0, 0, len(rows), 0, nothing, pa.Table.from_pylist(rows, columns), tuple(groups))
 
@@ -816,3 +817,53 @@ def test_large_archives_are_read_by_ray(
         assert kinds_of(tmp_path / out)["broken_archive"] == 1
     assert labelled.num_new == listed.num_new == len(files)
     assert build(tmp_path / "shards", tmp_path / "listed").num_new == 0
+
+
+def test_a_photo_saved_again_is_found_without_reading_known_ones_and_left_out_where_asked(
+    tmp_path: Path, no_ray_for_few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "catalog"
+    (photos / "train/20").mkdir(parents=True)
+    (photos / "test/20").mkdir(parents=True)
+    faces = [portraits.draw_face(np.random.default_rng(seed), 20, "female", "White") for seed in range(4)]
+    for number, face in enumerate(faces):
+        face.save(photos / f"train/20/{number}.jpg", quality=95)
+    faces[3].save(photos / "test/20/3.jpg", quality=95)
+    result = build(photos, out, layout="class_folders", split=(1, 0, 0))
+    assert summary.count_by_kind(result.findings) == {"duplicate": 1, "leaking": 1}
+    assert not [remark for remark in remarks(result) if "looks the same" in remark]
+
+    faces[0].resize((90, 90)).save(photos / "test/20/again.jpg")
+    faces[1].resize((90, 90)).save(photos / "train/20/again.jpg")
+    inspected: list[int] = []
+    write = worker.PartWriter.__call__
+
+    def count_rows(self: worker.PartWriter, unit: pa.Table) -> pa.Table:
+        inspected.append(len(unit))
+        return write(self, unit)
+
+    monkeypatch.setattr(worker.PartWriter, "__call__", count_rows)
+    build(photos, out, layout="class_folders", split=(1, 0, 0))
+    assert sum(inspected) == 2
+    catalog = Catalog.open(str(out))
+    found = {row["kind"]: row for row in catalog.findings.to_pylist()}
+    assert found.keys() == {"duplicate", "leaking", "near_duplicate", "near_leaking"}
+    assert paths.name_of(found["near_leaking"]["uri"]) == "0.jpg"
+    assert found["near_leaking"]["related_uri"].endswith("test/20/again.jpg")
+    assert found["near_leaking"]["detail"].endswith("in train and test")
+    assert found["near_duplicate"]["related_uri"].endswith("train/20/1.jpg")
+
+    def num_learned(*leave_out: str) -> int:
+        return len(selection.labelled_rows(catalog, leave_out=leave_out))
+
+    assert (num_learned(), num_learned("near_leaking"), num_learned("near_leaking", "near_duplicate")) == (4, 3, 2)
+
+
+def test_images_that_an_older_agescale_has_listed_are_told() -> None:
+    rows = [{"uri": name, "version": "1", "deleted": False, "width": 9, "age_low": 3.0} for name in "ab"]
+    table = pa.Table.from_pylist(rows, schema.CATALOG)
+    result = CatalogResult(0, 0, 0, 2, 0, findings=schema.FINDINGS.empty_table(), rows=table, group_names=("child",))
+    assert [remark for remark in remarks(result) if remark.startswith("images of which")] == [
+        "images of which is not known what looks the same as they: 2 (flat pictures, or listed by an older agescale; a "
+        "new catalog knows of the latter)"
+    ]

@@ -27,7 +27,7 @@ def test_an_older_table_says_mirror_of_what_is_tta() -> None:
 
 @pytest.mark.parametrize(
     ("version", "message"),
-    [(schema.SCHEMA_VERSION + 1, r"newer agescale \(schema version 5,"), (schema.OLDEST_VERSION - 1, "older agescale")],
+    [(schema.SCHEMA_VERSION + 1, r"newer agescale \(schema version 6,"), (schema.OLDEST_VERSION - 1, "older agescale")],
 )
 def test_tables_of_another_version_are_refused(version: int, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "SCHEMA_VERSION", version)
