@@ -634,6 +634,20 @@ class WeightsConfig(Checked):
 
 
 @dataclass(frozen=True)
+class ExportConfig(Checked):
+    """Write a checkpoint as one file for programs without agescale: uint8 images in; age distribution, age and interval
+    out."""
+
+    out: str
+    """File to write: a path or s3:// URI that ends in .onnx or .pt2. One that stands there is replaced."""
+    checkpoint: str = ""
+    """Checkpoint, such as runs/train/best. Default: the one that comes with agescale, for non-commercial research."""
+    format: Literal["onnx", "torch"] | None = None
+    """onnx, for ONNX Runtime and others (needs agescale[onnx]), or torch, for torch.export.load. Default: as --out
+    ends."""
+
+
+@dataclass(frozen=True)
 class CompactConfig(Recorded):
     """Write a catalog of many nights, and predictions of it, anew as tables of few files: the nights go on with those.
     The same command continues."""
