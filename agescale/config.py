@@ -60,6 +60,9 @@ FailedStatus = Literal[
 """Why an image has no prediction."""
 
 
+Backend = Literal["auto", "eager", "openvino"]
+"""What computes a model on a CPU: torch as it is, or OpenVINO."""
+
 BoxFormat = Literal["xywh", "xyxy"]
 """How a box is written, in torchvision's words: left, top, width, height (COCO), or two corners (Pascal VOC)."""
 
@@ -499,6 +502,9 @@ class ScoreConfig(Recorded):
     200 images or fewer where no Ray runs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to score; auto takes GPUs where the cluster has them."""
+    backend: Backend = "auto"
+    """What computes the model on CPUs: torch (eager) or OpenVINO (needs agescale[cpu]); the ages are the same. auto:
+    OpenVINO where it is installed and there are enough images for the seconds that it takes to begin."""
     retry: tuple[FailedStatus, ...] = ()
     """Statuses of rows to score again, such as unreachable missing."""
     repair: bool = False

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from agescale.ages import cdf
 from agescale.config import ExportConfig
+from agescale.models import parity
 from agescale.models.checkpoints import Checkpoint
 from agescale.models.graph import IMAGES, Whole, trace
 from agescale.models.predictor import Predictor
@@ -38,9 +38,6 @@ OPSET = 18
 """Of ONNX: 2023's, which runtimes that are in use have."""
 MAX_ONNX_BYTES = 2**31 - 2**20
 """One message of protobuf."""
-MAX_YEARS = 0.001
-"""By which a distribution may be moved, as the mean over its quantiles (Wasserstein-1), to count as the same."""
-NUM_PROBES = 6
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def export(config: ExportConfig) -> Exported:
     whole, size = Whole(predictor.model), predictor.spec.image_size
     program = trace(whole, size)
     told = card(predictor.checkpoint, whole)
-    images_NHWC = probes(size)
+    images_NHWC = parity.probes(size)
     if file_format == "onnx":
         data = _onnx_bytes(program, whole, told)
         said = _run_onnx(data, images_NHWC)
@@ -96,43 +93,12 @@ def card(checkpoint: Checkpoint, whole: Whole) -> dict[str, Any]:
     }
 
 
-def probes(size: int) -> np.ndarray:
-    """Images (N, S, S, 3) to compare two forms of a model on, always the same: grey, gradients, noise."""
-    ramp_S = np.linspace(0, 255, size)
-    images: list[np.ndarray] = [np.full((size, size, 3), level, dtype=np.float64) for level in (0, 128)]
-    images += [
-        np.broadcast_to(ramp_S[:, None, None], (size, size, 3)),
-        np.broadcast_to(ramp_S[:, None], (size, size, 3)),
-    ]
-    rng = np.random.default_rng(0)
-    images += [rng.integers(0, 256, (size, size, 3)) for _ in range(NUM_PROBES - len(images))]
-    return np.stack(images).astype(np.uint8)
-
-
-def years_apart(one_NA: np.ndarray, other_NA: np.ndarray) -> float:
-    """The furthest that two stored distributions of one image are apart: years, the mean over their quantiles.
-
-    >>> young, old = np.zeros((1, 101)), np.zeros((1, 101))
-    >>> young[0, 20], old[0, 23] = 1, 1
-    >>> years_apart(cdf.quantize(young), cdf.quantize(old))
-    3.0
-    """
-    return float(np.abs(cdf.dequantize(one_NA) - cdf.dequantize(other_NA)).sum(axis=1).max())
-
-
 def _check_same(said: Mapping[str, np.ndarray], columns: Mapping[str, Any]) -> float | None:
     """Raises ValueError where a file says otherwise than the checkpoint of the same images."""
-    if "age_cdf" not in said:
-        apart = float(np.abs(said["group_probabilities"] - np.array(columns["group_probabilities"])).max())
-        if apart > MAX_YEARS:
-            raise ValueError(f"the exported model is another one: probabilities differ by {apart:.3g}")
-        return None
-    years = years_apart(said["age_cdf"], np.stack(columns["age_cdf"]))
-    if not years <= MAX_YEARS:
-        raise ValueError(
-            f"the exported model is another one: a distribution lies {years:.3g} years off; nothing written"
-        )
-    return years
+    far = parity.apart(said, columns)
+    if not far <= parity.MAX_APART:
+        raise ValueError(f"the exported model is another one: a distribution lies {far:.3g} years off; nothing written")
+    return far if "age_cdf" in said else None
 
 
 def _onnx_bytes(program: torch.export.ExportedProgram, whole: Whole, told: Mapping[str, Any]) -> bytes:

@@ -7,7 +7,9 @@ S pixels squared, A = 101 ages, G age groups, K classes.
 
 from __future__ import annotations
 
+import copy
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -104,9 +106,11 @@ def trace(module: Logits | Whole, image_size: int) -> ExportedProgram:
     Raises ValueError, in one line, for a network that torch cannot follow.
     """
     images_NHWC = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)  # of one image the size would be fixed
+    apart = copy.deepcopy(module).eval()  # tracing leaves tensors without values in what some networks keep for later
     try:
-        with torch.no_grad():
-            return torch.export.export(module.eval(), (images_NHWC,), dynamic_shapes=({0: Dim.DYNAMIC},))
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of such tensors, too
+            return torch.export.export(apart, (images_NHWC,), dynamic_shapes=({0: Dim.DYNAMIC},))
     except Exception as error:  # each of the layers of torch.export raises its own
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"torch cannot make one graph of this network ({type(error).__name__}: {reason})") from error

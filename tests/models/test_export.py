@@ -18,7 +18,7 @@ from agescale.ages import cdf
 from agescale.ages.calibration import Band, Calibration
 from agescale.ages.groups import AgeGroups
 from agescale.config import ExportConfig
-from agescale.models import checkpoints, export, graph
+from agescale.models import checkpoints, export, graph, parity
 from agescale.models.age_model import AgeModel, ModelSpec
 from agescale.models.predictor import Predictor
 
@@ -91,7 +91,7 @@ def test_an_onnx_file_says_what_the_checkpoint_says(
         np.testing.assert_allclose(said["group_probabilities"], columns["group_probabilities"], atol=1e-5)
         assert "age" not in said
         return
-    assert export.years_apart(said["age_cdf"], np.stack(columns["age_cdf"])) <= 0.001
+    assert parity.years_apart(said["age_cdf"], np.stack(columns["age_cdf"])) <= 0.001
     assert said["age_cdf"].dtype == np.int32
     expected = cdf.prediction_columns(said["age_cdf"], predictor.age_groups, predictor.spec.decode, KNOWN)
     np.testing.assert_allclose(said["age"], expected["age"], atol=1e-4)
@@ -121,7 +121,7 @@ def test_encoders_of_each_family_become_onnx_files(tmp_path: Path, encoder: str)
     export.export(ExportConfig(checkpoint=uri, out=str(file)))
     images_NHWC = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     said, _ = run_alone(file, images_NHWC)
-    assert export.years_apart(said["age_cdf"], np.stack(Predictor(uri)(images_NHWC)["age_cdf"])) <= 0.001
+    assert parity.years_apart(said["age_cdf"], np.stack(Predictor(uri)(images_NHWC)["age_cdf"])) <= 0.001
 
 
 def test_a_torch_file_says_what_the_checkpoint_says(tmp_path: Path, images_NHWC: np.ndarray) -> None:
@@ -130,7 +130,7 @@ def test_a_torch_file_says_what_the_checkpoint_says(tmp_path: Path, images_NHWC:
     columns = Predictor(uri)(images_NHWC)
     for count in (1, 7):
         age_cdf, age, *_ = run_torch(file, images_NHWC[:count])
-        assert export.years_apart(age_cdf.numpy(), np.stack(columns["age_cdf"])[:count]) <= 0.001
+        assert parity.years_apart(age_cdf.numpy(), np.stack(columns["age_cdf"])[:count]) <= 0.001
         np.testing.assert_allclose(age, columns["age"][:count], atol=1e-3)
     said = {export.METADATA_NAME: ""}
     torch.export.load(file, extra_files=said)
