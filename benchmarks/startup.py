@@ -46,7 +46,9 @@ def main(settings: Settings) -> None:
         checkpoints.save(str(folder / "checkpoint"), spec, AgeModel(spec).state_dict(), checkpoints.RunProgress(), {})
         measure("jobs/catalog.py", "--source", folder / "faces", "--layout", "unlabelled", "--out", folder / "catalog")
         score = ("jobs/score.py", "--catalog", folder / "catalog", "--checkpoint", folder / "checkpoint", "--out")
-        commands = {f"{job.stem} --help": (f"jobs/{job.name}", "--help") for job in sorted(ROOT.glob("jobs/*.py"))}
+        commands: dict[str, tuple[object, ...]] = {
+            f"{job.stem} --help": (f"jobs/{job.name}", "--help") for job in sorted(ROOT.glob("jobs/*.py"))
+        }
         commands["score, nothing to do"] = (*score, folder / "ages")
         measure(*commands["score, nothing to do"])
         runs: dict[str, list[tuple[float, float]]] = {what: [] for what in (*commands, "score, a small job")}
