@@ -61,6 +61,9 @@ FailedStatus = Literal[
 """Why an image has no prediction."""
 
 
+Backend = Literal["auto", "eager", "openvino"]
+"""What computes a model on a CPU: torch as it is, or OpenVINO."""
+
 BoxFormat = Literal["xywh", "xyxy"]
 """How a box is written, in torchvision's words: left, top, width, height (COCO), or two corners (Pascal VOC)."""
 
@@ -503,6 +506,9 @@ class ScoreConfig(Recorded):
     200 images or fewer where no Ray runs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to score; auto takes GPUs where the cluster has them."""
+    backend: Backend = "auto"
+    """What computes the model on CPUs: torch (eager) or OpenVINO (needs agescale[cpu]); the ages are the same. auto:
+    OpenVINO where it is installed and there are enough images for the seconds that it takes to begin."""
     retry: tuple[FailedStatus, ...] = ()
     """Statuses of rows to score again, such as unreachable missing."""
     repair: bool = False
@@ -650,6 +656,20 @@ class WeightsConfig(Checked):
                 raise ValueError(f"--source {self.source}: included comes with agescale; leave it out")
         elif bool(self.name) != bool(self.source) or bool(self.name) != bool(self.out):
             raise ValueError("NAME, --source and --out go together")
+
+
+@dataclass(frozen=True)
+class ExportConfig(Checked):
+    """Write a checkpoint as one file for programs without agescale: uint8 images in; age distribution, age and interval
+    out."""
+
+    out: str
+    """File to write: a path or s3:// URI that ends in .onnx or .pt2. One that stands there is replaced."""
+    checkpoint: str = ""
+    """Checkpoint, such as runs/train/best. Default: the one that comes with agescale, for non-commercial research."""
+    format: Literal["onnx", "torch"] | None = None
+    """onnx, for ONNX Runtime and others (needs agescale[onnx]), or torch, for torch.export.load. Default: as --out
+    ends."""
 
 
 @dataclass(frozen=True)

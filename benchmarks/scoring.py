@@ -1,6 +1,6 @@
 """Scoring a folder of faces: jobs/score.py against scoring_by_hand.py, same images, same network, in turn; ratios.
 
-    python benchmarks/scoring.py --num-faces 4000 --repetitions 2
+    python benchmarks/scoring.py --num-faces 4000 --repetitions 2 --backends eager openvino
 
 Whole processes are timed, start-up included, and their steady state, from the first images that are done to the last.
 Drawn faces and random weights: speed does not depend on either.
@@ -40,6 +40,8 @@ class BenchConfig:
     """Side that the network looks at, pixels."""
     repetitions: int = 2
     """Runs of each, in turn."""
+    backends: tuple[str, ...] = ("auto",)
+    """What is to compute the network, such as eager openvino: each is a row."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +61,19 @@ def main(config: BenchConfig) -> None:
         torch.save(network.state_dict(), folder / "weights.pt")
         run("jobs/catalog.py", "--source", folder / "faces", "--out", folder / "catalog")
 
-        runs: dict[str, list[Run]] = {"by hand": [], "agescale": []}
+        runs: dict[str, list[Run]] = {"by hand": [], **{backend: [] for backend in config.backends}}
         for _ in range(config.repetitions):
             runs["by hand"].append(score_by_hand(folder, config.image_size))
-            runs["agescale"].append(score(folder))
+            for backend in config.backends:
+                runs[backend].append(score(folder, backend))
+                print(f"{backend}: {runs[backend][-1]}, load average {os.getloadavg()[0]:.1f}", flush=True)
     seconds = {name: statistics.median(run.seconds for run in of_one) for name, of_one in runs.items()}
     steady = {name: statistics.median(run.steady for run in of_one) for name, of_one in runs.items()}
-    print("\n| | whole job, start-up included | in steady state |\n| --- | --- | --- |")
+    print("\n| | whole job, start-up included | ratio | in steady state | ratio |\n| --- | --- | --- | --- | --- |")
     for name, of_one in runs.items():
         each = ", ".join(f"{run.seconds:.0f} s" for run in of_one)
-        print(f"| {name} | {num_faces / seconds[name]:.1f} images/s ({each}) | {steady[name]:.1f} images/s |")
-    ratios = seconds["by hand"] / seconds["agescale"], steady["agescale"] / steady["by hand"]
-    print(f"| ratio | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+        whole = f"{num_faces / seconds[name]:.1f} images/s ({each}) | {seconds['by hand'] / seconds[name]:.2f}"
+        print(f"| {name} | {whole} | {steady[name]:.1f} images/s | {steady[name] / steady['by hand']:.2f} |")
     print(f"\n{num_faces:,} images, mobilenet_v2, {config.image_size} px, CPU, {os.cpu_count()} cores")
 
 
@@ -80,11 +83,11 @@ def score_by_hand(folder: Path, image_size: int) -> Run:
     return Run(seconds, float(said.split()[-1]))
 
 
-def score(folder: Path) -> Run:
+def score(folder: Path, backend: str) -> Run:
     """Its steady state is that of its units after the first one of each process: when their files appear."""
     out, first = folder / "ages", os.cpu_count() or 1
     arguments = ("--catalog", folder / "catalog", "--checkpoint", folder / "checkpoint", "--out", out)
-    seconds, _ = run("jobs/score.py", *arguments, "--unit-rows", UNIT_ROWS)
+    seconds, _ = run("jobs/score.py", *arguments, "--unit-rows", UNIT_ROWS, "--backend", backend)
     ended = sorted((file.stat().st_mtime, pq.read_metadata(file).num_rows) for file in out.glob("part-*.parquet"))
     shutil.rmtree(out)
     steady = sum(num_rows for _, num_rows in ended[first:]) / (ended[-1][0] - ended[first - 1][0])

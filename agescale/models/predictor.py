@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -16,12 +16,13 @@ from agescale.ages import cdf
 from agescale.ages.calibration import Calibration
 from agescale.ages.cdf import PointEstimate
 from agescale.ages.groups import AgeGroups
+from agescale.config import Backend
 from agescale.faces.finding import FaceFinder
 from agescale.faces.geometry import FaceGeometry
 from agescale.faces.images import Face, ImageError, Pixels, Place, TinyFace
 from agescale.faces.loading import Framing, Loaded
-from agescale.models import checkpoints, included
-from agescale.models.age_model import ModelSpec, autocast, auxiliary_classes, build_spec_task
+from agescale.models import backends, checkpoints, included, parity
+from agescale.models.age_model import ModelSpec, Outputs, autocast, auxiliary_classes, build_spec_task
 from agescale.models.checkpoints import Checkpoint
 from agescale.models.tasks import Prediction
 from agescale.store.errors import StoreError
@@ -49,9 +50,17 @@ class Predictor:
 
     With ``tta`` every prediction is the average over the image and its mirror image. ``faces`` says what of a picture
     the model is shown: its square (none), the faces found in it (largest, all), or what it was trained on (auto).
+    ``backend`` says what computes it (see ``backends``); auto is OpenVINO where that is installed and says the same.
     """
 
-    def __init__(self, checkpoint_uri: str, device: str = "cpu", tta: bool = False, faces: Which = "auto") -> None:
+    def __init__(
+        self,
+        checkpoint_uri: str,
+        device: str = "cpu",
+        tta: bool = False,
+        faces: Which = "auto",
+        backend: Backend = "eager",
+    ) -> None:
         self.tta = tta
         self.checkpoint = read_checkpoint(checkpoint_uri)
         self.spec = self.checkpoint.spec
@@ -63,6 +72,34 @@ class Predictor:
         self.model = checkpoints.load_model(included.located(checkpoint_uri), self.checkpoint).to(self.device)
         self.framing = framing_of(self.spec, faces)
         self.finder = FaceFinder(self.framing, device, torch.get_num_threads())
+        self.forward: Callable[[Tensor], Outputs] = self._eager
+        self.backend, self.why_eager = "eager", ""
+        if backend == "openvino" or (backend == "auto" and self.device.type == "cpu" and backends.is_installed()):
+            self._take_openvino(is_asked_for=backend == "openvino")
+
+    def _eager(self, images_NHWC: Tensor) -> Outputs:
+        outputs: Outputs = self.model(images_NHWC.permute(0, 3, 1, 2))
+        return outputs
+
+    def _take_openvino(self, is_asked_for: bool) -> None:
+        """Computes by OpenVINO from now on, if it says the same; else ``why_eager`` is why not. Raises ValueError where
+        it was asked for and cannot be."""
+        if is_asked_for and not backends.is_installed():
+            raise ValueError("--backend openvino: it is not installed; pip install 'agescale[cpu]'")
+        if self.device.type != "cpu":
+            raise ValueError("--backend openvino: it computes on CPUs; leave it out, or say --device cpu")
+        images_NHWC = parity.probes(self.spec.image_size)
+        expected, eager = self(images_NHWC), self.forward
+        try:
+            self.forward = backends.OpenVino(self.model)
+            far = parity.apart(self(images_NHWC), expected)
+            if not far <= parity.MAX_APART:
+                raise ValueError(f"OpenVINO says otherwise on this CPU, by {far:.3g} years")
+            self.backend = "openvino"
+        except ValueError as error:
+            if is_asked_for:
+                raise
+            self.forward, self.why_eager = eager, str(error)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -82,10 +119,10 @@ class Predictor:
             hint = "agescale.load(...).predict takes images of any size"
             raise ValueError(f"this model takes uint8 images (N, {side}, {side}, 3), not {given}; {hint}")
         images_NHWC = np.require(images_NHWC, requirements=["C", "W"])  # a copy of what is read-only, which torch minds
-        images_NCHW = torch.from_numpy(images_NHWC).to(self.device).permute(0, 3, 1, 2)
-        views = [images_NCHW, images_NCHW.flip(3)] if self.tta else [images_NCHW]
+        pixels_NHWC = torch.from_numpy(images_NHWC).to(self.device)
+        views = [pixels_NHWC, pixels_NHWC.flip(2)] if self.tta else [pixels_NHWC]
         with torch.inference_mode(), autocast(self.device):
-            outputs = [self.model(view_NCHW) for view_NCHW in views]
+            outputs = [self.forward(view_NHWC) for view_NHWC in views]
             columns = prediction_columns(
                 self.task.predict(_mean([each.task for each in outputs])),
                 self.age_groups,

@@ -24,7 +24,7 @@ from typing import Any
 import ray.data
 from ray.util import metrics
 
-from agescale.config import ScoreConfig
+from agescale.config import Backend, ScoreConfig
 from agescale.models import checkpoints, included
 from agescale.models.inference import find_device
 from agescale.models.predictor import faces_of, framing_of, read_checkpoint
@@ -46,6 +46,8 @@ from agescale.tables.predictions import Predictions
 
 MIN_PROCESS_ROWS = 500
 """A process takes about as long to start as a CPU takes to score so many images."""
+MIN_COMPILED_ROWS = 2000
+"""OpenVINO takes some seconds to compile a network in a process, and spares milliseconds an image."""
 KEEP_S = 300.0
 """Pause between two copies of what the files say, so that the start after a kill reads few of their footers."""
 
@@ -147,6 +149,7 @@ def _run(work: Work, scorer: UnitScorer, progress: ImageProgress, held: lease.Le
     standing, scored_now = dict(work.standing), Counter[str]()
     kept_at = time.monotonic()
     num_listed = 0
+    reasons: set[str] = set()
     for task in _run_by_ray(work, scorer, progress) if scorer.workers.num else _run_here(work, scorer, progress):
         held.check()
         standing |= json.loads(task["standing"])
@@ -154,6 +157,9 @@ def _run(work: Work, scorer: UnitScorer, progress: ImageProgress, held: lease.Le
             footers.keep(scorer.out, "predictions", standing)
             kept_at = time.monotonic()
         scored_now.update(json.loads(task["scored_now"]))
+        if task["why_eager"] and task["why_eager"] not in reasons:
+            reasons.add(task["why_eager"])
+            print(f"computed by torch: {task['why_eager']}", flush=True)
         progress.note = f"{num_failed(scored_now)} failed"
         num_listed += task["num_listed"]
         progress.total = _estimate(work.num_rows, num_listed, progress.done + task["num_rows"])
@@ -214,7 +220,8 @@ def _workers(config: ScoreConfig, work: Work, catalog: Catalog) -> Workers:
     Raises ValueError where the cluster cannot hold them."""
     is_few = work.num_rows <= FEW_IMAGES and not is_cluster_at_hand()
     if config.num_workers == 0 or (config.num_workers is None and is_few):
-        return Workers(0, num_threads=os.cpu_count() or 1, device=find_device(config.device))
+        device = find_device(config.device)
+        return Workers(0, os.cpu_count() or 1, device, _backend(config, device, work.num_rows))
     start_ray()
     nodes.check_shared(folders.beside(config.out), catalog.uri, *filter(None, [config.checkpoint]))
     num_cpus, gpus = int(ray.cluster_resources().get("CPU", 1)), num_gpus()
@@ -222,4 +229,10 @@ def _workers(config: ScoreConfig, work: Work, catalog: Catalog) -> Workers:
     worthwhile = math.ceil(work.num_rows / MIN_PROCESS_ROWS)
     num = min(len(work.todo), config.num_workers or max(1, min(worthwhile, gpus if use_gpu else num_cpus)))
     check_resources(num, cpus_per_worker=1, gpus_per_worker=float(use_gpu), bytes_per_worker=WORKER_BYTES)
-    return Workers(num, num_threads=math.ceil(num_cpus / num), device="cuda" if use_gpu else "cpu")
+    device = "cuda" if use_gpu else "cpu"
+    return Workers(num, math.ceil(num_cpus / num), device, _backend(config, device, work.num_rows // num))
+
+
+def _backend(config: ScoreConfig, device: str, num_rows: int) -> Backend:
+    """What a process computes with that has so many rows to score."""
+    return "eager" if config.backend == "auto" and (device != "cpu" or num_rows < MIN_COMPILED_ROWS) else config.backend

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 from ray.util import metrics
 
-from agescale.config import ScoreConfig
+from agescale.config import Backend, ScoreConfig
 from agescale.models.predictor import Predictor
 from agescale.runtime.work import decoder
 from agescale.store import objects, parquet, paths
@@ -33,6 +33,7 @@ class Workers:
     num: int
     num_threads: int  # of the forward pass on the CPU
     device: str
+    backend: Backend = "auto"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class ScoringActor:
         device = scorer.workers.device
         if device == "cpu":
             torch.set_num_threads(min(scorer.workers.num_threads, len(os.sched_getaffinity(0))))
-        self.predictor = Predictor(scorer.checkpoint, device, scorer.config.tta, scorer.config.faces)
+        config, backend = scorer.config, scorer.workers.backend
+        self.predictor = Predictor(scorer.checkpoint, device, config.tta, config.faces, backend)
         if self.predictor.digest != scorer.metadata["run"]["model"]:
             where = scorer.checkpoint or f"agescale on {os.uname().nodename}"
             raise ValueError(f"{where}: the checkpoint was replaced meanwhile; run the same command again")
@@ -78,8 +80,9 @@ class ScoringActor:
             num_listed += row["num_retried"] or len(unit)
         for status, count in scored_now.items():
             self.num_scored.inc(count, tags={"status": status})
+        model = {"backend": [self.predictor.backend], "why_eager": [self.predictor.why_eager]}
         texts = {"standing": [json.dumps(standing)], "scored_now": [json.dumps(scored_now)]}
-        return pa.table({"num_rows": [num_rows], "num_listed": [num_listed], **texts})
+        return pa.table({"num_rows": [num_rows], "num_listed": [num_listed], **texts, **model})
 
     def _score(self, unit: Unit, name: str) -> tuple[Counts, Counter[str]]:
         """Writes the file of a unit. Returns what the file says, and counts by status of what was scored for it now."""
@@ -119,7 +122,7 @@ class ScoringActor:
         return self.superseded.current(rows, catalogs.listing_of(unit.part))
 
     def _as_part(self, predictions: pa.Table, counts: Counts) -> pa.Table:
-        metadata = {**self.scorer.metadata, **counts}
+        metadata = {**self.scorer.metadata, **counts, "backend": self.predictor.backend}
         return predictions.cast(schema.with_metadata("predictions", metadata))
 
     def _predict(self, rows: pa.Table) -> pa.Table:

@@ -16,16 +16,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import optuna
 from scipy.stats import loguniform
-from sklearn.model_selection import ParameterGrid, ParameterSampler
 
 from agescale.config import EXECUTION_FIELDS, TrainConfig, option_of
 from agescale.runtime import terminal
-from agescale.training.finetuning import cap_epochs, format_phases, parse_phases
+
+if TYPE_CHECKING:  # these take seconds, which the table of spaces in --help need not wait
+    import optuna
 
 Alternative = dict[str, Any]
 """The values that settings may have, by name."""
@@ -197,12 +197,16 @@ def grid(space: Space, seed: int) -> list[Point]:
         for setting, values in alternative.items():
             if is_distribution(values):
                 raise ValueError(f"--searcher grid: {setting} has a distribution; give a list of values")
+    from sklearn.model_selection import ParameterGrid
+
     points = ParameterGrid(space)
     return [_plain(points[index]) for index in np.random.default_rng(seed).permutation(len(points))]
 
 
 def sample(space: Space, num: int, seed: int) -> list[Point]:
     """``num`` random points, each alternative as likely as the others; fewer, where the space has no more."""
+    from sklearn.model_selection import ParameterGrid, ParameterSampler
+
     if not any(is_distribution(values) for alternative in space for values in alternative.values()):
         num = min(num, len(ParameterGrid(space)))
     return [_plain(point) for point in ParameterSampler(space, num, random_state=seed)]
@@ -231,6 +235,8 @@ def to_config(base: TrainConfig, point: Point, epochs: int) -> TrainConfig:
     >>> to_config(TrainConfig(), {"phases": "head:1@1e-3,all:{epochs}@{lr}", "lr": 5e-4}, epochs=10).phases
     'head:1@0.001,all:9@0.0005'
     """
+    from agescale.training.finetuning import cap_epochs, format_phases, parse_phases  # imports torch
+
     settings: Point = {name: tuple(value) if isinstance(value, list) else value for name, value in point.items()}
     text = str(settings.get("phases", base.phases)).replace("{lr}", repr(settings.pop("lr", None)))
     if "{epochs}" in text:

@@ -96,7 +96,7 @@ class Ordinal:
         """P(age = a) = P(age >= a) - P(age >= a + 1), made never to rise with age first."""
         logits_NK = outputs.float()
         if self.loss_name == "coral":
-            reached_NK = logits_NK.sigmoid().cummin(dim=1).values
+            reached_NK = _least_so_far(logits_NK.sigmoid())
         else:
             reached_NK = F.logsigmoid(logits_NK).cumsum(dim=1).exp()
         return Prediction(age_probs_NA=F.pad(reached_NK, (1, 0), value=1.0) - F.pad(reached_NK, (0, 1)))
@@ -117,6 +117,17 @@ class Thresholds(nn.Module):
 
     def forward(self, shared_N1: Tensor) -> Tensor:
         return shared_N1 + self.bias
+
+
+def _least_so_far(probs_NK: Tensor) -> Tensor:
+    """``cummin``, by an operation that exported models have, too.
+
+    >>> _least_so_far(torch.tensor([[0.75, 0.5, 0.625, 0.25]])).tolist()
+    [[0.75, 0.5, 0.5, 0.25]]
+    """
+    window = probs_NK.shape[1]
+    padded_N1L = F.pad(-probs_NK[:, None], (window - 1, 0), value=-1.0)
+    return -F.max_pool1d(padded_N1L, window, stride=1)[:, 0]
 
 
 def _first_logits() -> Tensor:

@@ -1,0 +1,89 @@
+"""How long jobs take to begin, and where that goes: help of each, a score with nothing to do, the first few ages.
+
+    python benchmarks/startup.py --repetitions 3
+
+Whole processes, medians: seconds on the clock, and of CPU, which a busy machine changes less. Then, of two of these,
+the modules whose import costs most, with what they import in turn.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from agescale.models import checkpoints
+from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.synthetic import dataset
+
+ROOT = Path(__file__).parent.parent
+IMPORT = re.compile(r"import time: +\d+ \| +(\d+) \|( +)(\S+)")
+NUM_MODULES = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    repetitions: int = 3
+    """Runs of each, in turn."""
+    num_faces: int = 20
+    """Drawn faces of the small job."""
+
+
+def main(settings: Settings) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        dataset.write_dataset(folder / "faces", "unlabelled", settings.num_faces, size=128, num_broken=0)
+        spec = ModelSpec("cnn", "distribution", "25-years", 128)
+        checkpoints.save(str(folder / "checkpoint"), spec, AgeModel(spec).state_dict(), checkpoints.RunProgress(), {})
+        measure("jobs/catalog.py", "--source", folder / "faces", "--layout", "unlabelled", "--out", folder / "catalog")
+        score = ("jobs/score.py", "--catalog", folder / "catalog", "--checkpoint", folder / "checkpoint", "--out")
+        commands: dict[str, tuple[object, ...]] = {
+            f"{job.stem} --help": (f"jobs/{job.name}", "--help") for job in sorted(ROOT.glob("jobs/*.py"))
+        }
+        commands["score, nothing to do"] = (*score, folder / "ages")
+        measure(*commands["score, nothing to do"])
+        runs: dict[str, list[tuple[float, float]]] = {what: [] for what in (*commands, "score, a small job")}
+        for number in range(settings.repetitions):
+            for what, command in commands.items():
+                runs[what].append(measure(*command))
+            runs["score, a small job"].append(measure(*score, folder / f"ages-{number}"))
+        print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, medians of {settings.repetitions}\n")
+        print("| job | seconds | CPU seconds |\n| --- | --- | --- |")
+        for what, measured in runs.items():
+            seconds, cpu_s = (statistics.median(values) for values in zip(*measured, strict=True))
+            print(f"| {what} | {seconds:.2f} | {cpu_s:.2f} |", flush=True)
+        for what in ("score --help", "score, nothing to do"):
+            print(f"\n{what}: {', '.join(dearest_imports(commands[what]))}", flush=True)
+
+
+def measure(*command: object) -> tuple[float, float]:
+    """Seconds, and CPU seconds of the process and its children."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    subprocess.run([sys.executable, *map(str, command)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    seconds, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def dearest_imports(command: tuple[object, ...]) -> list[str]:
+    """Packages of others by the seconds that their import takes, what they import included, the dearest first."""
+    whole = [sys.executable, "-X", "importtime", *map(str, command)]
+    said = subprocess.run(whole, check=True, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    seconds: dict[str, float] = {}
+    for microseconds, _, module in IMPORT.findall(said.stderr):
+        if "." not in module and module != "agescale":
+            seconds[module] = int(microseconds) / 1e6
+    dearest = sorted(seconds, key=lambda module: -seconds[module])[:NUM_MODULES]
+    return [f"{module} {seconds[module]:.2f} s" for module in dearest]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))
