@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import time
+import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from functools import lru_cache
@@ -34,7 +36,8 @@ from agescale.tables import catalogs, packed
 CHUNK_ROWS = catalogs.ROW_GROUP_ROWS
 """Rows of one decoding task, and of one block of the training data."""
 FEATURE_BATCH = 64
-REST_S = 0.01
+NICE = 10
+"""A tenth of the processor time of a thread of training, where there is not enough for both."""
 
 
 class FaceDecoder:
@@ -118,11 +121,12 @@ def decoded_dataset(rows: pa.Table, decoder: FaceDecoder, seed: ray.data.RandomS
 
 
 class Unhurried(ExecutionCallback):
-    """A rest between the steps of the loop that hands blocks out. While tasks hold images back for which there is no
-    room yet, Ray finds at each step that they have some, and the loop takes most of a core from the training."""
+    """Lets the loop that hands blocks out give way to what else runs on its node. While tasks hold images back for
+    which there is no room yet, Ray finds at each turn that they have some, and the loop takes most of a core."""
 
     def on_execution_step(self, executor: Any) -> None:
-        time.sleep(REST_S)
+        with contextlib.suppress(OSError):  # where a process may not change even that
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def held_faces(rows: pa.Table, decoder: FaceDecoder, verb: str = "") -> ray.data.Dataset:

@@ -95,3 +95,15 @@ def test_all_pairs_are_found_that_differ_in_fifteen_bits_and_nearly_all_that_dif
 
 def test_of_no_pictures_there_are_no_pairs() -> None:
     assert len(find_pairs([]).first) == 0
+
+
+def test_many_pictures_of_one_thing_are_linked_without_all_of_their_pairs() -> None:
+    rng = np.random.default_rng(0)
+    bits = np.zeros((3000, perceptual.NUM_BITS), np.uint8)
+    for row in bits[1:]:
+        row[rng.choice(perceptual.NUM_BITS, 4, replace=False)] = 1
+    hashes = sorted({np.packbits(row).tobytes().hex() for row in bits})
+    pairs = find_pairs(hashes)
+    assert len(hashes) > 2900
+    assert len(pairs.first) < len(hashes) * lookalikes.MAX_NEIGHBOURS * lookalikes.NUM_BANDS
+    assert set(pairs.first) | set(pairs.second) == set(range(len(hashes)))
