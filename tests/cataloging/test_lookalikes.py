@@ -97,7 +97,8 @@ def test_of_no_pictures_there_are_no_pairs() -> None:
     assert len(find_pairs([]).first) == 0
 
 
-def test_many_pictures_of_one_thing_are_linked_without_all_of_their_pairs() -> None:
+def test_many_pictures_of_one_thing_are_linked_without_all_of_their_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookalikes, "MAX_NEIGHBOURS", 5)
     rng = np.random.default_rng(0)
     bits = np.zeros((3000, perceptual.NUM_BITS), np.uint8)
     for row in bits[1:]:
@@ -105,5 +106,5 @@ def test_many_pictures_of_one_thing_are_linked_without_all_of_their_pairs() -> N
     hashes = sorted({np.packbits(row).tobytes().hex() for row in bits})
     pairs = find_pairs(hashes)
     assert len(hashes) > 2900
-    assert len(pairs.first) < len(hashes) * lookalikes.MAX_NEIGHBOURS * lookalikes.NUM_BANDS
+    assert len(pairs.first) <= len(hashes) * 5 * lookalikes.NUM_BANDS < len(hashes) ** 2 / 10
     assert set(pairs.first) | set(pairs.second) == set(range(len(hashes)))
