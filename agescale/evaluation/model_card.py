@@ -9,13 +9,13 @@ with ``metrics.json`` besides. Reads no tables.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agescale.reports.page import template
+from agescale.store.objects import sha256
 
 CARD_NAME = "model_card.md"
 METRICS = {"mae": "mean absolute error, years", "cs_at_5": "share of ages at most 5 years off",
@@ -29,7 +29,7 @@ def write(numbers: Mapping[str, Any], files: Mapping[str, bytes], facts: Mapping
     template tells of."""
     text = f"---\n{_front_matter(numbers, facts['results'])}---\n\n{template('model_card.md.j2').render(facts)}\n"
     text = re.sub(r"\n{3,}", "\n\n", text)
-    said = {"files": {name: _sha256(data) for name, data in files.items()}, "text": _sha256(text.encode())}
+    said = {"files": {name: sha256(data) for name, data in files.items()}, "text": sha256(text.encode())}
     return f"{text}<!-- agescale {json.dumps(said)} -->\n"
 
 
@@ -64,13 +64,13 @@ def problems(card: str, files: Mapping[str, bytes | None]) -> list[str]:
         of_files, of_text = dict(said["files"]), str(said["text"])
     except (ValueError, KeyError, TypeError):
         return [f"{CARD_NAME}: its last line is not as jobs/evaluate.py writes it"]
-    is_edited = _sha256(LAST_LINE.sub("", card).encode()) != of_text
+    is_edited = sha256(LAST_LINE.sub("", card).encode()) != of_text
     wrong = [f"{CARD_NAME}: edited since it was written"] if is_edited else []
-    for name, sha256 in of_files.items():
+    for name, told in of_files.items():
         data = files.get(name)
         if data is None:
             wrong.append(f"{name}: not there")
-        elif _sha256(data) != sha256:
+        elif sha256(data) != told:
             wrong.append(f"{name}: not the file that {CARD_NAME} was written with; one of them is of another report")
     return wrong + _other_figures(card, files["metrics.json"] or b"{}")
 
@@ -101,7 +101,3 @@ def _other_figures(card: str, metrics: bytes) -> list[str]:
         for split, name, value, other in ours
         if value != other
     ]
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -77,7 +77,7 @@ def with_another_figure(card: str) -> str:
     text = model_card.LAST_LINE.sub("", card)
     value = json.loads(model_card.INDEX.search(text)[1])[0]["results"][0]["metrics"][0]["value"]  # type: ignore[index]
     text = text.replace(f'"value": {value}', '"value": 0.5', 1)
-    said["text"] = model_card._sha256(text.encode())
+    said["text"] = model_card.sha256(text.encode())
     return f"{text}<!-- agescale {json.dumps(said)} -->\n"
 
 
