@@ -856,7 +856,8 @@ class DriftConfig(Recorded):
     """Predictions to look at."""
     against: str
     """Predictions to compare them with, best by the same model: of last month, or of the images that it was judged on.
-    With --since it may be the same table: then what was scored before."""
+    With --since it may be the same table: then what was scored before. A catalog, or a checkpoint, whose training
+    images are meant, will do as well: of these only the sizes of photos are compared."""
     out: str
     """Folder of the two files."""
     since: str | None = None
