@@ -779,7 +779,8 @@ class CalibrateConfig(Recorded):
     batch_size: Count = 64
     """Images of one forward pass."""
     tta: bool = False
-    """Average each prediction over the image and its mirror image, as it will be done when the model is used."""
+    """Average each prediction over the image and its mirror image, as it will be done when the model is used: used
+    otherwise, a line says that the intervals may not hold."""
     num_workers: CountOrZero | None = None
     """Scoring processes, as in jobs/score.py."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

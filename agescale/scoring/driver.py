@@ -106,6 +106,9 @@ def score(config: ScoreConfig) -> ScoreResult:
             if said := faces.found_on_the_fly(catalog, framing_of(checkpoint.spec, config.faces)):
                 print(said, flush=True)
             workers = _workers(config, work, catalog)
+            made = checkpoint.spec.calibration
+            if said := made.used_otherwise(run["faces"], config.tta) if made else "":
+                print(said, flush=True)
             card = {**checkpoint.card(), "tta": config.tta}
             metadata = {"run": run, "checkpoint": named, "model_card": card}
             scorer = UnitScorer(catalog, checkpoint_uri, out, metadata, config, workers)
