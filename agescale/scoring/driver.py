@@ -93,10 +93,11 @@ def score(config: ScoreConfig) -> ScoreResult:
     output.check({**catalog.places, folder: "the checkpoint"}, "the table")
     summary_uri = predictions.summary_uri(out)
     with output.held(config.lease) as held:
-        _check_scored(Predictions.find(out))
+        before = Predictions.find(out)
+        _check_scored(before)
         if config.repair:
             _repair(catalog, out, held)
-        before = Predictions.find(out)
+            before = Predictions.find(out)
         run = _begin(before, config, catalog, checkpoint)
         all_units = units.cut(catalog.parts, run["unit_rows"])
         work = plan_work(before.counts, all_units, checkpoint.digest, config.retry)
