@@ -106,10 +106,10 @@ def score(config: ScoreConfig) -> ScoreResult:
             objects.delete(summary_uri)
             if said := faces.found_on_the_fly(catalog, framing_of(checkpoint.spec, config.faces)):
                 print(said, flush=True)
-            workers = _workers(config, work, catalog)
             made = checkpoint.spec.calibration
             if said := made.used_otherwise(run["faces"], config.tta) if made else "":
                 print(said, flush=True)
+            workers = _workers(config, work, catalog)
             card = {**checkpoint.card(), "tta": config.tta}
             metadata = {"run": run, "checkpoint": named, "model_card": card}
             scorer = UnitScorer(catalog, checkpoint_uri, out, metadata, config, workers)
@@ -161,7 +161,7 @@ def _run(work: Work, scorer: UnitScorer, progress: ImageProgress, held: lease.Le
             footers.keep(scorer.out, "predictions", standing)
             kept_at = time.monotonic()
         scored_now.update(json.loads(task["scored_now"]))
-        if task["why_eager"] and task["why_eager"] not in reasons:
+        if task["why_eager"] not in ("", *reasons):
             reasons.add(task["why_eager"])
             print(f"computed by torch: {task['why_eager']}", flush=True)
         progress.note = f"{num_failed(scored_now)} failed"
