@@ -184,6 +184,7 @@ def _add_images(config: CatalogConfig, source: str, out: str, listed: list[Liste
     rows = grown.read([*quality.FACTS, "gender", "ethnicity"])
     findings = _findings(rows, source, config, pictures, labels, about_archives)
     _write_findings(grown, metadata, findings, held)
+    grown.keep_footers()
     changes.end_listing(out, listing_number)
     if geometry := faces.geometry_of(grown):
         _find_faces(Catalog.open(out), geometry, config.repair, held)
@@ -298,7 +299,6 @@ def _write_findings(catalog: Catalog, metadata: dict[str, Any], findings: pa.Tab
     """Findings about those parts: where others stand when they are read, they are of no complete catalog."""
     covered = {"id": metadata["id"], "parts": catalog.names}
     held.prove()
-    catalog.keep_footers()
     objects.write_bytes(catalogs.findings_uri(catalog.uri, "csv"), formats.to_bytes(findings, "csv"))
     findings = findings.cast(schema.with_metadata("findings", covered))
     held.prove()
@@ -401,7 +401,9 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
             raise
         lister.delete(num_ranges)
         findings = expansion.aside(out, listing_number)
-        _write_findings(Catalog.open(out), metadata, findings, held)
+        grown = Catalog.open(out)
+        _write_findings(grown, metadata, findings, held)
+        grown.keep_footers()
         changes.end_listing(out, listing_number)
     return CatalogResult(
         num_new=counts["num_new"],
