@@ -604,8 +604,9 @@ class TableConfig(Logged):
     any other a new folder of Parquet files."""
     columns: tuple[str, ...] = ()
     """Columns: file (the image's name below the catalog's source), those of the predictions, and of the catalog
-    age_low, age_high, subject, split, size_bytes, listed_at, content_hash, label_group, label_gender, label_ethnicity.
-    Default: file, ages, group, status and error."""
+    age_low, age_high, subject, split, size_bytes, listed_at, content_hash, label_group, label_gender, label_ethnicity;
+    where labels are of faces by their boxes, a face has that of the box in which it is. Default: file, ages, group,
+    status and error."""
     probability_under: tuple[AgeThreshold, ...] = ()
     """Ages such as 18 21: a column probability_under_18 for each, the probability of being younger."""
     where: str = ""

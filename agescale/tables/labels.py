@@ -68,6 +68,27 @@ def predicted_rows(box_L4: np.ndarray, start_L: np.ndarray, stop_L: np.ndarray, 
     return row_L
 
 
+def told_of_rows(rows: pa.Table, photos: pa.Table, place_N: np.ndarray) -> pa.Table:
+    """What ``photos`` of a catalog tell (BOX_LABEL) of each of N rows of predictions, which say something of the photo
+    at ``place``, those of one photo together: of a photo with labels by box that of the box in which the row's face is,
+    null where it is in none; of others what is told of the photo."""
+    labels = per_label(photos.append_column("photo", pa.array(np.arange(len(photos)))))
+    photo_L, is_boxed_L = labels["photo"].to_numpy(), labels["box"].is_valid().to_numpy()
+    starts = np.flatnonzero(np.diff(place_N, prepend=-1))
+    start_P, stop_P = np.zeros((2, len(photos)), np.int64)
+    start_P[place_N[starts]], stop_P[place_N[starts]] = starts, np.append(starts, len(rows))[1:]
+    label_P, label_N = np.full(len(photos), -1), np.full(len(rows), -1)
+    label_P[photo_L[~is_boxed_L]] = np.flatnonzero(~is_boxed_L)
+    boxed_L = np.flatnonzero(is_boxed_L & (stop_P[photo_L] > 0))
+    of_photo = photo_L[boxed_L]
+    row_L = predicted_rows(corners_of(labels["box"].take(boxed_L)), start_P[of_photo], stop_P[of_photo], rows)
+    has_face_N = rows["face_x"].is_valid().to_numpy()
+    is_told_L = (row_L >= 0) & has_face_N[row_L]
+    label_N[row_L[is_told_L]] = boxed_L[is_told_L]
+    label_N = np.where(label_P[place_N] >= 0, label_P[place_N], label_N)
+    return labels.select(schema.BOX_LABEL).take(pa.array(label_N, mask=label_N < 0))
+
+
 def shares(*columns: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """x1, y1, x2, y2 (N, 4) as shares of a photo's sides: of boxes' x, y, width, height and photos' width and height,
     a column of pixels each. nan where one is null."""
