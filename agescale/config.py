@@ -46,7 +46,7 @@ Split = Literal["train", "val", "test"]
 Judgement = Literal["near_duplicate", "near_leaking"]
 GAP_METRICS, GATE_GAP_METRICS = ("mae", "bias", "cs_at_5", "accuracy"), ("minors", "adults")
 GAP_PARTS = ("gender", "ethnicity", "decade")
-"""What ``--max-gap`` and ``--max-gate-gap`` are about."""
+"""What ``--max-gap`` and ``--max-gate-gap`` are about; parts are those of ``--worst-of``, too."""
 FailedStatus = Literal[
     "unreadable",  # the bytes are no image that decodes
     "unsupported",  # an image format that is not taken
@@ -127,6 +127,20 @@ def wanted_of(hint: Any, value: Any) -> str:
     if hint is float:
         return "" if isinstance(value, int | float) and math.isfinite(value) else _NAMES[float]
     return "" if isinstance(value, hint) else _NAMES[hint]
+
+
+def _are_parts(text: str) -> bool:
+    """Whether these are kinds of parts, with commas between, or several with + between."""
+    kinds = [kind.split("+") for kind in text.split(",")]
+    return all(set(each) <= set(GAP_PARTS) and len(set(each)) == len(each) for each in kinds)
+
+
+def _check_worst_of(text: str) -> None:
+    if text and not _are_parts(text):
+        raise ValueError(
+            f"--worst-of {text}: PART,..., such as gender,ethnicity; a part is {', '.join(GAP_PARTS)}, or several of "
+            "these with + between"
+        )
 
 
 _NAMES = {float: "a finite number", int: "a whole number", str: "a text"}
@@ -367,6 +381,9 @@ class TrainConfig(Recorded):
     interval_coverage: Annotated[float, Limits(0, 1 - _LEAST, "at least 0 and below 1")] = 0.9
     """Share of faces whose age is to lie in their interval (age_lower, age_upper), as jobs/calibrate.py finds them: on
     the validation faces, which each epoch is judged on. 0: no intervals."""
+    worst_of: str = ""
+    """Parts of the validation faces of whose MAEs the worst is kept in the history (val_worst_group_mae), such as
+    gender,ethnicity or gender+decade, as in --max-gap of jobs/evaluate.py. Default: the age groups."""
     patience: Count = 5
     """Epochs without a better validation metric after which a phase ends, and training with its last one."""
     seed: int = 0
@@ -405,6 +422,7 @@ class TrainConfig(Recorded):
             ends = re.fullmatch(r"(\d+):(\d+)", self.num_workers)
             if not ends or not 1 <= int(ends[1]) <= int(ends[2]):
                 raise ValueError(f"--num-workers {self.num_workers}: a number, or a range such as 2:8")
+        _check_worst_of(self.worst_of)
         if self.mix and len(self.mix) != len(self.catalog):
             given = " ".join(f"{share:g}" for share in self.mix)
             raise ValueError(f"--mix {given}: a share for each of --catalog, which names {len(self.catalog)}")
@@ -443,6 +461,9 @@ class SweepConfig(Recorded):
     """ASHA's reduction factor: at each rung one of so many trials continues; rungs are as many times apart."""
     objective: Literal["mae", "worst_group_mae", "accuracy"] = "mae"
     """Metric of the validation split to optimise."""
+    worst_of: str = ""
+    """Parts of the faces of whose MAEs worst_group_mae is the largest, such as gender,ethnicity or gender+decade, as in
+    --max-gap of jobs/evaluate.py. Default: the age groups."""
     weights: tuple[str, ...] = ()
     """ENCODER=SOURCE of initial weights, such as torchvision/vgg16=IMAGENET1K_V1 or =vgg16.pth. Others start from
     random."""
@@ -454,6 +475,8 @@ class SweepConfig(Recorded):
     """Train the winner once more, on training and validation images together, into refit/."""
     where: str = ""
     """Train and validate on these images only, as in jobs/train.py."""
+    leave_out: tuple[Judgement, ...] = ()
+    """Findings whose images are left out, as in jobs/train.py."""
     max_images: Count | None = None
     """Train, and validate, on at most so many images each."""
     num_workers: Count = 1
@@ -474,6 +497,7 @@ class SweepConfig(Recorded):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_worst_of(self.worst_of)
         for item in self.weights:
             if "=" not in item:
                 raise ValueError(f"--weights {item}: ENCODER=SOURCE, such as torchvision/vgg16=vgg16.pth")
@@ -580,8 +604,9 @@ class TableConfig(Logged):
     any other a new folder of Parquet files."""
     columns: tuple[str, ...] = ()
     """Columns: file (the image's name below the catalog's source), those of the predictions, and of the catalog
-    age_low, age_high, subject, split, size_bytes, listed_at, content_hash, label_group, label_gender, label_ethnicity.
-    Default: file, ages, group, status and error."""
+    age_low, age_high, subject, split, size_bytes, listed_at, content_hash, label_group, label_gender, label_ethnicity;
+    where labels are of faces by their boxes, a face has that of the box in which it is. Default: file, ages, group,
+    status and error."""
     probability_under: tuple[AgeThreshold, ...] = ()
     """Ages such as 18 21: a column probability_under_18 for each, the probability of being younger."""
     where: str = ""
@@ -755,7 +780,8 @@ class CalibrateConfig(Recorded):
     batch_size: Count = 64
     """Images of one forward pass."""
     tta: bool = False
-    """Average each prediction over the image and its mirror image, as it will be done when the model is used."""
+    """Average each prediction over the image and its mirror image, as it will be done when the model is used: used
+    otherwise, a line says that the intervals may not hold."""
     num_workers: CountOrZero | None = None
     """Scoring processes, as in jobs/score.py."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -806,9 +832,8 @@ class EvaluateConfig(Recorded):
         for option, metrics, texts in self._gaps():
             for text in texts:
                 found = re.fullmatch(r"(\w+)=([0-9.]+):([\w+,]+)", text)
-                kinds = [kind.split("+") for kind in found[3].split(",")] if found else []
-                is_known = all(set(each) <= set(GAP_PARTS) and len(set(each)) == len(each) for each in kinds)
-                if not found or found[1] not in metrics or not is_known or not re.fullmatch(r"\d*\.?\d+", found[2]):
+                is_known = found and found[1] in metrics and re.fullmatch(r"\d*\.?\d+", found[2])
+                if not found or not is_known or not _are_parts(found[3]):
                     raise ValueError(
                         f"{option} {text}: METRIC=GAP:PART,..., such as {metrics[0]}=0.1:gender,ethnicity; a metric is "
                         f"{' or '.join(metrics)}, a part {', '.join(GAP_PARTS)}, or several of these with + between"
@@ -833,7 +858,8 @@ class DriftConfig(Recorded):
     """Predictions to look at."""
     against: str
     """Predictions to compare them with, best by the same model: of last month, or of the images that it was judged on.
-    With --since it may be the same table: then what was scored before."""
+    With --since it may be the same table: then what was scored before. A catalog, or a checkpoint, whose training
+    images are meant, will do as well: of these only the sizes of photos are compared."""
     out: str
     """Folder of the two files."""
     since: str | None = None

@@ -11,16 +11,13 @@ at most, as are learned from. The same command goes on where it was stopped.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import tyro
+from out_of_the_box import judged, mae_of
 
-from agescale.config import EvaluateConfig, ScoreConfig
-from agescale.evaluation.driver import evaluate
-from agescale.scoring.driver import score
+from agescale.config import ScoreConfig
 from agescale.store import paths
 from agescale.training import initial_weights
 from agescale.training.driver import train
@@ -60,11 +57,8 @@ def main(config: Config) -> None:
 
 
 def judge(catalog: str, checkpoint: str, out: str, split: Literal["val", "test"], number: int, minutes: float) -> str:
-    score(ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=f"{out}/ages", split=(split,)))
-    evaluate(EvaluateConfig(catalog=catalog, predictions=f"{out}/ages", out=f"{out}/report", split=(split,)))
-    said = json.loads(Path(f"{out}/report/metrics.json").read_bytes())[split]
-    low, high = said["intervals"]["mae"]
-    return f"| {number:,} | {said['mae']:.2f} ({low:.2f} to {high:.2f}) | {said['bias']:+.1f} | {minutes:.1f} |"
+    _, said = judged(ScoreConfig(catalog=catalog, checkpoint=checkpoint, out=f"{out}/ages", split=(split,)), out)
+    return f"| {number:,} | {mae_of(said)} | {said['bias']:+.1f} | {minutes:.1f} |"
 
 
 if __name__ == "__main__":

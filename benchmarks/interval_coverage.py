@@ -18,6 +18,7 @@ import numpy as np
 import tyro
 
 from agescale.ages.calibration import Calibration, bands_of
+from agescale.ages.parts import decades
 from agescale.evaluation import arrays, metrics
 from agescale.evaluation.interval_calibration import labelled_faces
 from agescale.evaluation.records import CoveredPart
@@ -85,8 +86,8 @@ def read(text: str, config: Config) -> Faces:
     ethnicity_N, ethnicities = listed.ethnicities.sorted(listed.ethnicity_N)
     parts = {
         "all": (np.zeros(len(index), int), ["all"]),
-        "predicted age": metrics.decades(age_N),
-        "true age": metrics.decades(listed.true_age_N[index]),
+        "predicted age": decades(age_N),
+        "true age": decades(listed.true_age_N[index]),
         "gender": (gender_N[index], genders),
         "ethnicity": (ethnicity_N[index], ethnicities),
     }

@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import tyro
 
-import agescale
-from agescale.ages.labels import EXACT_YEARS
 from agescale.config import EvaluateConfig, ScoreConfig
+from agescale.evaluation import arrays
 from agescale.evaluation.driver import evaluate
-from agescale.scoring.driver import score
+from agescale.evaluation.joined import read_rows
+from agescale.scoring.driver import ScoreResult, score
 from agescale.store import paths
 from agescale.tables.catalogs import Catalog
+from agescale.tables.predictions import Predictions
 
 PASSING = 0.16
 """Of the minors, at the lowest threshold in half years that lets no more of them pass than that."""
@@ -61,29 +60,36 @@ def row(config: Config, catalog: str, split: Any) -> str:
     chosen = ScoreConfig(
         catalog=catalog, checkpoint=config.checkpoint, split=(split,), tta=config.tta, out=f"{out}/ages"
     )
-    scored = score(chosen)
-    evaluate(EvaluateConfig(catalog=catalog, predictions=f"{out}/ages", split=(split,), out=f"{out}/report"))
-    said = json.loads(Path(out, "report", "metrics.json").read_text())[split]
+    scored, said = judged(chosen, out)
     with Path(out, "report", "age_gate.csv").open() as file:
         minors, adults = list(csv.DictReader(file))[-2:]
-    low, high = said["intervals"]["mae"]
     threshold, wrong_adults = moved_threshold(catalog, f"{out}/ages", split)
     return (
-        f"| {paths.name_of(catalog)}, {split} | {said['num_with_age']:,} of {scored.num_rows:,} | {said['mae']:.2f} "
-        f"({low:.2f} to {high:.2f}) | {said['bias']:+.1f} | {said['cs_at_5']:.1%} | {float(minors['wrong']):.1%} of "
+        f"| {paths.name_of(catalog)}, {split} | {said['num_with_age']:,} of {scored.num_rows:,} | {mae_of(said)} | "
+        f"{said['bias']:+.1f} | {said['cs_at_5']:.1%} | {float(minors['wrong']):.1%} of "
         f"{int(minors['num_rows']):,} | {float(adults['wrong']):.1%} of {int(adults['num_rows']):,} | "
         f"{threshold:g} years, {wrong_adults:.1%} | {scored.images_per_s:.0f} |"
     )
 
 
+def judged(chosen: ScoreConfig, out: str) -> tuple[ScoreResult, dict[str, Any]]:
+    """What was scored, and what the report in ``out`` says of the first of the splits."""
+    scored = score(chosen)
+    evaluate(EvaluateConfig(chosen.catalog, chosen.out, f"{out}/report", split=chosen.split))
+    return scored, json.loads(Path(out, "report", "metrics.json").read_bytes())[chosen.split[0]]
+
+
+def mae_of(said: dict[str, Any]) -> str:
+    low, high = said["intervals"]["mae"]
+    return f"{said['mae']:.2f} ({low:.2f} to {high:.2f})"
+
+
 def moved_threshold(catalog: str, predictions: str, split: str) -> tuple[float, float]:
     """Chosen on the very photos that it is judged on: what a threshold can buy, and no promise (jobs/gate.py)."""
-    told = pa.concat_tables(Catalog.open(catalog).current_rows(["uri", "split", "age_low", "age_high"]))
-    told = told.filter((pc.field("split") == split) & (pc.field("age_high") - pc.field("age_low") <= EXACT_YEARS))
-    first = (pc.field("face") == 0) & pc.is_valid(pc.field("age"))
-    found = agescale.read_predictions(predictions).to_table(columns=["uri", "age"], filter=first)
-    both = told.join(found, "uri", join_type="inner")
-    age_N, is_minor_N = both["age"].to_numpy(), both["age_low"].to_numpy() < 18
+    opened = Catalog.open(catalog)
+    rows = read_rows(Predictions.open(predictions), arrays.read_catalog(opened, None, opened.excluded()), None)
+    known = rows.outcomes.where(rows.is_in(split) & ~np.isnan(rows.outcomes.error_N))
+    age_N, is_minor_N = known.predicted_age_N, known.true_age_N < 18
     thresholds = np.arange(18, 60, 0.5)
     passing = [np.mean(age_N[is_minor_N] >= each) for each in thresholds]
     threshold = next(each for each, share in zip(thresholds, passing, strict=True) if share <= PASSING)

@@ -68,6 +68,24 @@ class Calibration:
                 raise ValueError(f"calibration: {', '.join(unknown)} is not known to this agescale")
         return Calibration(**{**values, "bands": tuple(Band(**band) for band in values["bands"])})
 
+    def used_otherwise(self, faces: str, tta: bool) -> str:
+        """A line where ages are told in another way than those were by which it was found; else nothing.
+
+        >>> calibration = Calibration(0.9, (), 100, "1", "val", faces="largest", tta=True)
+        >>> calibration.used_otherwise("largest", tta=True)
+        ''
+        >>> calibration.used_otherwise("all", tta=False)
+        'the intervals were found with --faces largest --tta, and are used with --faces all: they may hold less often'
+        """
+        found, now = (
+            f"--faces {which}{' --tta' * has_tta}" for which, has_tta in ((self.faces, self.tta), (faces, tta))
+        )
+        return (
+            ""
+            if found == now
+            else f"the intervals were found with {found}, and are used with {now}: they may hold less often"
+        )
+
     def intervals(self, age_N: np.ndarray, low_N: np.ndarray, high_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Both ends (N,) in years, float32, from the predicted ages and the ends of the central ``coverage`` of their
         distributions. An interval holds its age, up to 100.

@@ -95,7 +95,7 @@ def _list_files(source: str, out: str) -> list[Listed]:
         for item in listing.list_files(source)
         if not item.uri.startswith(f"{out}/") and not listing.is_in_system_folder(item.relative)
     ]
-    if not any(item.version and (paths.is_archive(item.uri) or _is_picture(item)) for item in listed):
+    if not any(_is_held(item) or _is_picture(item) for item in listed):
         raise changes.no_images(source, len(listed))
     return listed
 
@@ -104,12 +104,17 @@ def _is_picture(item: Listed) -> bool:
     return bool(item.version) and images.is_image_name(item.relative)
 
 
+def _is_held(item: Listed) -> bool:
+    """Whether it is an archive, and there."""
+    return bool(item.version) and paths.is_archive(item.uri)
+
+
 def _with_members(
     config: CatalogConfig, listed: list[Listed], source: str, out: str, progress: ImageProgress
 ) -> tuple[list[Listed], list[dict[str, Any]]]:
     """What is listed, the members of archives in their places, and findings about archives. Those that have not been
     read before are read by Ray, where they are large."""
-    held = {item.uri: item for item in listed if item.version and paths.is_archive(item.uri)}
+    held = {item.uri: item for item in listed if _is_held(item)}
     if not held:
         return listed, []
     files = [item for item in listed if item.uri not in held]
@@ -179,6 +184,7 @@ def _add_images(config: CatalogConfig, source: str, out: str, listed: list[Liste
     rows = grown.read([*quality.FACTS, "gender", "ethnicity"])
     findings = _findings(rows, source, config, pictures, labels, about_archives)
     _write_findings(grown, metadata, findings, held)
+    grown.keep_footers()
     changes.end_listing(out, listing_number)
     if geometry := faces.geometry_of(grown):
         _find_faces(Catalog.open(out), geometry, config.repair, held)
@@ -293,7 +299,6 @@ def _write_findings(catalog: Catalog, metadata: dict[str, Any], findings: pa.Tab
     """Findings about those parts: where others stand when they are read, they are of no complete catalog."""
     covered = {"id": metadata["id"], "parts": catalog.names}
     held.prove()
-    catalog.keep_footers()
     objects.write_bytes(catalogs.findings_uri(catalog.uri, "csv"), formats.to_bytes(findings, "csv"))
     findings = findings.cast(schema.with_metadata("findings", covered))
     held.prove()
@@ -396,7 +401,9 @@ def _list_images(config: CatalogConfig, source: str, out: str) -> CatalogResult:
             raise
         lister.delete(num_ranges)
         findings = expansion.aside(out, listing_number)
-        _write_findings(Catalog.open(out), metadata, findings, held)
+        grown = Catalog.open(out)
+        _write_findings(grown, metadata, findings, held)
+        grown.keep_footers()
         changes.end_listing(out, listing_number)
     return CatalogResult(
         num_new=counts["num_new"],
@@ -416,7 +423,7 @@ def _list_small(source: str, out: str) -> list[pa.Table] | None:
     for files in listing.pages(source):
         page = listing.to_table(files)
         images_of_page, num_ignored = changes.select_images(page, source, out)
-        held = [item for item in files if paths.is_archive(item.uri) and item.version]
+        held = [item for item in files if _is_held(item)]
         sizes = [item.size_bytes for item in held if not item.uri.startswith((f"{out}/", f"{folders.beside(out)}/"))]
         listed.append(page)
         num_pictures += len(images_of_page) + len(sizes)

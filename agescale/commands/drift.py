@@ -2,6 +2,7 @@
 
 python jobs/drift.py --predictions ages --against ages-of-last-month --out drift
 python jobs/drift.py --predictions ages --against ages --since 2026-11-30 --out drift
+python jobs/drift.py --predictions ages --against runs/train/best --out drift     # the sizes of photos alone
 
 Exit code 3 where an aspect has drifted by more than --max-psi; the report is written all the same.
 """

@@ -8,13 +8,11 @@ from __future__ import annotations
 from agescale.config import ExportConfig
 from agescale.models import included
 from agescale.models.export import export
-from agescale.store import paths
 
 
 def main(config: ExportConfig) -> None:
-    config = paths.with_absolute_uris(config)
     if not config.checkpoint:
         print(included.NOTE, flush=True)
     done = export(config)
     apart = "" if done.error_years is None else f", at most {done.error_years:.1g} years from the checkpoint"
-    print(f"exported: {config.out} ({done.format}, {done.size_bytes:,} bytes{apart}; gives {', '.join(done.outputs)})")
+    print(f"exported: {done.uri} ({done.format}, {done.size_bytes:,} bytes{apart}; gives {', '.join(done.outputs)})")

@@ -38,6 +38,8 @@ def main(config: PredictConfig) -> None:
     if not config.checkpoint:
         print(included.NOTE, file=sys.stderr)  # standard output is for data
     result = predict(config)
+    if result.used_otherwise:
+        print(result.used_otherwise, file=sys.stderr)
     if config.out:
         objects.write_bytes(config.out, to_bytes(result, form))
         print(f"predictions: {config.out}")

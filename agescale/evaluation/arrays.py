@@ -21,18 +21,15 @@ from agescale.ages import cdf
 from agescale.ages.groups import AgeGroups
 from agescale.ages.labels import is_exact
 from agescale.evaluation import metrics
-from agescale.faces.geometry import matched
 from agescale.store import objects, parquet, paths
 from agescale.tables import catalogs, keys, schema
 from agescale.tables.catalogs import Catalog
-from agescale.tables.labels import per_label, shares
+from agescale.tables.labels import BOX_COLUMNS, FACE_COLUMNS, corners_of, per_label, predicted_rows
 from agescale.tables.predictions import Predictions, regrouped, stored_cdfs
 
 CATALOG_COLUMNS = ("uri", "version", "age_low", "age_high", "group", "subject", "gender", "ethnicity", "split")
 PREDICTION_COLUMNS = ("uri", "version", "face", "status", "group", "gender", "ethnicity")
 """Besides numbers."""
-BOX_COLUMNS, FACE_COLUMNS = ("boxes", "width", "height"), ("face_x", "face_y", "face_width", "face_height")
-"""Besides these, where labels are of faces by their boxes."""
 FILES_AHEAD = 16
 """Files of predictions read ahead; with their distributions some 5 MB each."""
 
@@ -227,7 +224,7 @@ def read_predictions(
     none_N = np.broadcast_to(np.float32(np.nan), num_rows)
     is_ok_N = np.zeros(num_rows, bool)
     with objects.read_pool() as pool:
-        columns = told if only_first else (*told, *FACE_COLUMNS, "width", "height")
+        columns = told if only_first else (*told, *FACE_COLUMNS)
         tasks = (pool.submit(_read_faces, file, columns, regroup, share, only_first) for file in predictions.files)
         for rows in objects.ahead(tasks, FILES_AHEAD):
             if only_first:
@@ -295,28 +292,19 @@ def _by_box(rows: pa.Table, listed: CatalogArrays, finds_all: bool) -> tuple[pa.
     hash_P = rows["hash"].to_numpy()
     starts = np.flatnonzero(np.append(True, np.diff(hash_P) != 0)) if len(rows) else np.zeros(0, int)
     low, high = (np.searchsorted(sorted_N, hash_P[starts], side) for side in ("left", "right"))
-    face_P4 = shares(*(rows[name] for name in (*FACE_COLUMNS, "width", "height")))
-    said: list[int] = []
-    place: list[int] = []
-    is_missed: list[bool] = []
-    for start, stop, first, last in zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], low, high, strict=True):
-        labels = order_N[first:last]
-        are_boxed = ~np.isnan(listed.box_N4[labels, 0]) & ~np.isnan(face_P4[start, 0])
-        numbers: list[int | None] = [0] * len(labels)
-        if are_boxed.any():
-            boxes, faces = ([tuple(box) for box in each] for each in (listed.box_N4[labels], face_P4[start:stop]))
-            numbers = matched(boxes, faces)
-        for label, number in zip(labels, numbers, strict=True):
-            if number is not None or finds_all:
-                said.append(start + (number or 0))
-                place.append(label)
-                is_missed.append(number is None)
+    num_S = high - low
+    place_L = order_N[np.arange(num_S.sum()) + np.repeat(low - (np.cumsum(num_S) - num_S), num_S)]
+    start_L, stop_L = (np.repeat(each, num_S) for each in (starts, np.append(starts, len(rows))[1:]))
+    said_L = predicted_rows(listed.box_N4[place_L], start_L, stop_L, rows)
+    told_L = np.flatnonzero((said_L >= 0) | finds_all)
+    is_missed = said_L[told_L] < 0
+    said = np.where(is_missed, start_L[told_L], said_L[told_L])
     rows = rows.take(pa.array(said, pa.int64()))
     of_missed = {"status": "no_face", "group": None, "gender": None, "ethnicity": None}
     for name, value in of_missed.items():
         column = pc.if_else(pa.array(is_missed, pa.bool_()), pa.scalar(value, pa.string()), rows[name])
         rows = rows.set_column(rows.schema.get_field_index(name), name, column)
-    return rows, np.array(place, np.int64)
+    return rows, place_L[told_L]
 
 
 def _with_central(rows: pa.Table, share: float) -> pa.Table:
@@ -347,13 +335,6 @@ def codes_of(column: pa.ChunkedArray, names: Iterable[str]) -> np.ndarray:
     """Index int32 (N,) into ``names`` of each value, -1 for null and for what is not there."""
     found = pc.index_in(column, value_set=pa.array(list(names), pa.string()))
     return np.asarray(pc.fill_null(found, -1).to_numpy(), np.int32)
-
-
-def corners_of(column: pa.ChunkedArray) -> np.ndarray:
-    """x1, y1, x2, y2 (N, 4) of a column of boxes, NaN for null."""
-    corners_N4 = np.full((len(column), 4), np.nan)
-    corners_N4[column.is_valid().to_numpy()] = column.combine_chunks().flatten().to_numpy().reshape(-1, 4)
-    return corners_N4
 
 
 def floats(column: pa.ChunkedArray) -> np.ndarray:

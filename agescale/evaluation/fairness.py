@@ -16,7 +16,7 @@ Legend of shapes: N rows, P parts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -24,6 +24,7 @@ import numpy as np
 from scipy.stats import t
 
 from agescale.ages.few import ENOUGH_FACES
+from agescale.ages.parts import Parts, crossed, num_persons
 from agescale.evaluation.metrics import CS_YEARS, Outcomes
 from agescale.evaluation.records import Gap
 
@@ -36,9 +37,6 @@ GATE_AGE, MINORS, ADULTS = 18, (14, 18), (18, 25)
 adults, the shares would be those of how many infants and elderly a part has."""
 UNITS = {"mae": "years", "bias": "years"}
 """Of metrics that are no shares."""
-
-Parts = Mapping[str, tuple[np.ndarray, Sequence[str]]]
-"""By kind (gender): the index of each row's part (N,), -1 where unknown, and the names of the parts."""
 
 
 @dataclass(frozen=True)
@@ -119,22 +117,6 @@ def values_of(outcomes: Outcomes, metric: str) -> np.ndarray:
         return np.where(is_meant_N, (said_N >= GATE_AGE) == (metric == "minors"), np.nan)
     of_ages = {"mae": np.abs(error_N), "bias": error_N, "cs_at_5": np.abs(error_N) <= CS_YEARS}
     return np.where(np.isnan(error_N), np.nan, of_ages[metric])
-
-
-def crossed(parts: Parts, by: str) -> tuple[np.ndarray, list[str]]:
-    """The parts of a kind, or of several that are told with +: those who are of the same part of each.
-
-    >>> gender, decade = (np.array([0, 1, -1]), ["f", "m"]), (np.array([1, 0, 0]), ["0-9", "10-19"])
-    >>> code_N, names = crossed({"gender": gender, "decade": decade}, "gender+decade")
-    >>> code_N.tolist(), names
-    ([1, 2, -1], ['f 0-9', 'f 10-19', 'm 0-9', 'm 10-19'])
-    """
-    code_N, names = np.zeros(1, np.int64), [""]
-    for kind in by.split("+"):
-        of_kind_N, of_kind = parts[kind]
-        code_N = np.where((code_N < 0) | (of_kind_N < 0), -1, code_N * len(of_kind) + of_kind_N)
-        names = [f"{name} {one}".strip() for name in names for one in of_kind]
-    return code_N, names
 
 
 def judged(outcomes: Outcomes, parts: Parts, limits: Sequence[Limit]) -> list[Verdict]:
@@ -260,7 +242,6 @@ def small_parts(outcomes: Outcomes, parts: Parts, limit: Limit) -> dict[str, dic
     for by in limit.by:
         part_N, names = crossed(parts, by)
         known_N = (part_N >= 0) & ~np.isnan(value_N)
-        pairs = np.unique(np.stack([part_N[known_N], outcomes.cluster_N[known_N]], axis=1), axis=0)
-        counts = np.bincount(pairs[:, 0], minlength=len(names)).tolist()
+        counts = num_persons(part_N[known_N], outcomes.cluster_N[known_N], len(names)).tolist()
         found[by] = {name: num for name, num in zip(names, counts, strict=True) if 0 < num < ENOUGH_FACES}
     return found

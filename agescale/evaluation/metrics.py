@@ -344,17 +344,6 @@ def compared(outcomes: Outcomes, others: Outcomes, subgroup_N: np.ndarray, names
     return rows
 
 
-def decades(age_N: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Part of each row for ``breakdown`` by decade of age (-1 where the age is unknown), and the parts' names.
-
-    >>> subgroup_N, names = decades(np.array([3.0, 39.0, 104.0, np.nan]))
-    >>> [names[part] for part in subgroup_N[:3]], int(subgroup_N[3])
-    (['0-9', '30-39', '100+'], -1)
-    """
-    names = [f"{low}-{low + 9}" for low in range(0, 100, 10)] + ["100+"]
-    return np.where(np.isnan(age_N), -1, np.nan_to_num(age_N) // 10).clip(max=10).astype(np.int64), names
-
-
 def missed(is_missed_N: np.ndarray, subgroup_N: np.ndarray, names: Sequence[str]) -> list[MissedPart]:
     """In how many photos of each subgroup (index, -1 where unknown) no face was found; of those that have any.
 

@@ -58,12 +58,9 @@ def _front_matter(numbers: Mapping[str, Any], results: Sequence[Any]) -> str:
 
 def problems(card: str, files: Mapping[str, bytes | None]) -> list[str]:
     """What is wrong with a card beside those ``files`` by name, None where one is gone; ``metrics.json`` is there."""
-    found = LAST_LINE.search(card)
-    try:
-        said = json.loads(found[1]) if found else {}
-        of_files, of_text = dict(said["files"]), str(said["text"])
-    except (ValueError, KeyError, TypeError):
+    if (said := _said(card)) is None:
         return [f"{CARD_NAME}: its last line is not as jobs/evaluate.py writes it"]
+    of_files, of_text = said
     is_edited = sha256(LAST_LINE.sub("", card).encode()) != of_text
     wrong = [f"{CARD_NAME}: edited since it was written"] if is_edited else []
     for name, told in of_files.items():
@@ -77,11 +74,18 @@ def problems(card: str, files: Mapping[str, bytes | None]) -> list[str]:
 
 def files_of(card: str) -> list[str]:
     """Names of the files that a card was written with; none where it does not say."""
+    said = _said(card)
+    return list(said[0]) if said else []
+
+
+def _said(card: str) -> tuple[dict[str, str], str] | None:
+    """The SHA-256 of each file by its name, and that of the text, of a card's last line; None where it has no such."""
     found = LAST_LINE.search(card)
     try:
-        return [str(name) for name in json.loads(found[1])["files"]] if found else []
+        said = json.loads(found[1]) if found else {}
+        return dict(said["files"]), str(said["text"])
     except (ValueError, KeyError, TypeError):
-        return []
+        return None
 
 
 def _other_figures(card: str, metrics: bytes) -> list[str]:

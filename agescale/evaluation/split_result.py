@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from agescale.ages.baselines import Constant, constant_predictor
+from agescale.ages.parts import Parts, crossed, decades
 from agescale.evaluation import fairness, metrics
 from agescale.evaluation.age_gate import age_gate
 from agescale.evaluation.fairness import Limit, Verdict
@@ -116,17 +117,17 @@ def judge_split(
 
 def _parts(rows: JoinedRows, outcomes: Outcomes, mask_N: np.ndarray) -> dict[str, tuple[np.ndarray, list[str]]]:
     """What the rows of the mask, whose ``outcomes`` these are, are broken down by: indices and names of the parts."""
-    parts = {"decade": metrics.decades(outcomes.true_age_N)}
+    parts = {"decade": decades(outcomes.true_age_N)}
     return parts | {key: (code_N[mask_N], names) for key, (code_N, names) in rows.parts.items()}
 
 
-def _crossed(parts: fairness.Parts) -> dict[str, tuple[np.ndarray, list[str]]]:
+def _crossed(parts: Parts) -> dict[str, tuple[np.ndarray, list[str]]]:
     """Women of each ethnicity, and men of each, where both are known."""
-    code_N, names = fairness.crossed(parts, CROSSED)
+    code_N, names = crossed(parts, CROSSED)
     return {CROSSED: (code_N, names)} if (code_N >= 0).any() else {}
 
 
-def _differences(outcomes: Outcomes, parts: fairness.Parts) -> Verdict | None:
+def _differences(outcomes: Outcomes, parts: Parts) -> Verdict | None:
     """How the parts differ in the errors of their ages or, where there are none, of their groups."""
     metric = "accuracy" if np.isnan(outcomes.error_N).all() else "mae"
     limit = Limit(metric, 0.0, ("gender", "ethnicity", CROSSED))
@@ -149,7 +150,7 @@ def _covered(rows: JoinedRows, judged_N: np.ndarray) -> dict[str, list[CoveredPa
     lower_N, upper_N = rows.predicted.age_lower_N[judged_N], rows.predicted.age_upper_N[judged_N]
     true_N = rows.outcomes.true_age_N[judged_N]
     parts = {"all": (np.zeros(int(judged_N.sum()), np.int64), ["all"])}
-    parts["predicted decade"] = metrics.decades(rows.outcomes.predicted_age_N[judged_N])
+    parts["predicted decade"] = decades(rows.outcomes.predicted_age_N[judged_N])
     parts |= {key: (code_N[judged_N], names) for key, (code_N, names) in rows.parts.items()}
     found = {key: metrics.covered(lower_N, upper_N, true_N, *part) for key, part in parts.items()}
     return {key: covered for key, covered in found.items() if covered}
@@ -161,7 +162,7 @@ def _missed(rows: JoinedRows, in_split_N: np.ndarray) -> dict[str, list[MissedPa
     is_missed_N = np.isin(statuses, ["no_face", "too_small"])
     looked_N = in_split_N & ~rows.listed.is_excluded_N & (rows.predicted.is_ok_N | is_missed_N)
     parts = {"all": (np.zeros(int(looked_N.sum()), np.int64), ["all"])}
-    parts["decade"] = metrics.decades(rows.listed.true_age_N[looked_N])
+    parts["decade"] = decades(rows.listed.true_age_N[looked_N])
     parts |= {key: (code_N[looked_N], names) for key, (code_N, names) in rows.parts.items()}
     return {key: found for key, part in parts.items() if (found := metrics.missed(is_missed_N[looked_N], *part))}
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+
 Point = tuple[float, float]
 """x to the right, y down."""
 Box = tuple[float, float, float, float]
@@ -150,32 +152,46 @@ MIN_OVERLAP = 0.2
 side that some data sets have around a face, 0.31 of it, is that face's."""
 
 
-def overlap(one: Box, other: Box) -> float:
-    """Intersection over union.
+def overlaps(one_N4: np.ndarray, other_N4: np.ndarray) -> np.ndarray:
+    """Intersection over union (N,) of each box with the other one.
 
-    >>> overlap((0, 0, 2, 2), (1, 0, 3, 2)) == 1 / 3, overlap((0, 0, 1, 1), (2, 2, 3, 3))
-    (True, 0.0)
+    >>> ones, others = np.array([[0, 0, 2, 2], [0, 0, 1, 1]]), np.array([[1, 0, 3, 2], [2, 2, 3, 3]])
+    >>> overlaps(ones, others).round(3).tolist()
+    [0.333, 0.0]
     """
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    both = max(0.0, width) * max(0.0, height)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return both / (sum(areas) - both) if both else 0.0
+    low_N2, high_N2 = np.maximum(one_N4[:, :2], other_N4[:, :2]), np.minimum(one_N4[:, 2:], other_N4[:, 2:])
+    both_N = (high_N2 - low_N2).clip(min=0).prod(axis=1)
+    areas = [(box_N4[:, 2:] - box_N4[:, :2]).prod(axis=1) for box_N4 in (one_N4, other_N4)]
+    return np.divide(both_N, areas[0] + areas[1] - both_N, out=np.zeros(len(both_N)), where=both_N > 0)
+
+
+def matched_rows(box_L4: np.ndarray, start_L: np.ndarray, stop_L: np.ndarray, face_P4: np.ndarray) -> np.ndarray:
+    """For each of L labelled boxes which of the faces of its photo, ``start`` to ``stop`` of P, is its face, -1 where
+    none is: pairs are made by their overlap, the greatest first, as long as it is at least MIN_OVERLAP, and a face has
+    one label. Time goes with the pairs of a label and a face of one photo, not with the photos."""
+    num_L = stop_L - start_L
+    label_K = np.repeat(np.arange(len(box_L4)), num_L)
+    row_K = np.arange(len(label_K)) + np.repeat(start_L - (np.cumsum(num_L) - num_L), num_L)
+    value_K = overlaps(box_L4[label_K], face_P4[row_K])
+    near = np.flatnonzero(value_K >= MIN_OVERLAP)
+    near = near[np.lexsort((row_K[near], label_K[near], -value_K[near]))]
+    chosen, taken = [-1] * len(box_L4), set()
+    for label, row in zip(label_K[near].tolist(), row_K[near].tolist(), strict=True):
+        if chosen[label] < 0 and row not in taken:
+            chosen[label] = row
+            taken.add(row)
+    return np.array(chosen, np.int64)
 
 
 def matched(labelled: Sequence[Box], found: Sequence[Box]) -> list[int | None]:
-    """For each of the boxes ``labelled`` which of those ``found`` is its face, None where none is: pairs are made by
-    their overlap, the greatest first, as long as it is at least MIN_OVERLAP, and a face has one label.
+    """``matched_rows`` in one photo, None for -1.
 
     >>> matched([(0, 0, 10, 10), (8, 0, 18, 10), (50, 50, 60, 60)], [(9, 1, 17, 9), (1, 1, 9, 9)])
     [1, 0, None]
     """
-    pairs = [(overlap(box, face), i, j) for i, box in enumerate(labelled) for j, face in enumerate(found)]
-    faces: list[int | None] = [None] * len(labelled)
-    for value, i, j in sorted(pairs, key=lambda pair: (-pair[0], pair[1:])):
-        if value >= MIN_OVERLAP and faces[i] is None and j not in faces:
-            faces[i] = j
-    return faces
+    boxes, faces = (np.array(each, np.float64).reshape(-1, 4) for each in (labelled, found))
+    none_L = np.zeros(len(boxes), np.int64)
+    return [None if row < 0 else row for row in matched_rows(boxes, none_L, none_L + len(faces), faces).tolist()]
 
 
 def scaled_box(box: Box, across: float, down: float) -> Box:

@@ -393,11 +393,9 @@ def read_file(uri: str, name: str, sha256: str | None) -> bytes:
         if error.status != "missing":
             raise
         raise ValueError(f"{uri}/{name}: the checkpoint is damaged: this file is missing") from error
-    if sha256 and objects.sha256(data) != sha256:
-        raise ValueError(
-            f"{uri}/{name}: the checkpoint is damaged: this file of {len(data):,} bytes is not the one that was "
-            f"written (its SHA-256 is {objects.sha256(data)[:16]}..., not {sha256[:16]}...)"
-        )
+    if sha256:
+        told = f"the checkpoint is damaged: this file of {len(data):,} bytes is not the one that was written: "
+        objects.check_sha256(f"{uri}/{name}", data, sha256, told)
     return data
 
 
@@ -426,8 +424,8 @@ def read_state_dict(uri: str, sha256: str = "") -> StateDict:
     Raises ValueError, in one line, for a wrong checksum and for what holds no state dict.
     """
     data = objects.read_bytes(uri)
-    if sha256 and objects.sha256(data) != sha256.lower():
-        raise ValueError(f"{uri}: its SHA-256 is {objects.sha256(data)}, not {sha256}")
+    if sha256:
+        objects.check_sha256(uri, data, sha256)
     if uri.lower().endswith(".safetensors"):
         try:
             tensors = safetensors.torch.load(data)

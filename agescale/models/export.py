@@ -42,6 +42,7 @@ MAX_ONNX_BYTES = 2**31 - 2**20
 
 @dataclass(frozen=True)
 class Exported:
+    uri: str
     format: str
     size_bytes: int
     outputs: tuple[str, ...]
@@ -70,7 +71,7 @@ def export(config: ExportConfig) -> Exported:
     outputs = tuple(output.name for output in whole.outputs)
     error_years = _check_same(dict(zip(outputs, said, strict=True)), predictor(images_NHWC))
     objects.write_bytes(config.out, data)
-    return Exported(file_format, len(data), outputs, error_years)
+    return Exported(config.out, file_format, len(data), outputs, error_years)
 
 
 def card(checkpoint: Checkpoint, whole: Whole) -> dict[str, Any]:

@@ -89,8 +89,7 @@ def import_model(name: str, source: str, out: str) -> Checkpoint:
 def read_file(uri: str, sha256: str) -> bytes:
     """A file as it was published."""
     data = objects.read_bytes(uri)
-    if objects.sha256(data) != sha256:
-        raise ValueError(f"{uri}: not the file that was published: its SHA-256 is {objects.sha256(data)}, not {sha256}")
+    objects.check_sha256(uri, data, sha256, "not the file that was published: ")
     return data
 
 

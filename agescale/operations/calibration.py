@@ -67,7 +67,7 @@ def calibrate(config: CalibrateConfig) -> Calibrated:
             if objects.exists(paths.join(source, name)):
                 objects.write_bytes(paths.join(config.out, name), objects.read_bytes(paths.join(source, name)))
         checkpoints.copy_weights(source, made, config.out, Writer(held.claim))
-    return Calibrated(made, notes + _learnt(checkpoint, config))
+    return Calibrated(made, [*notes, *_used_otherwise(made), *_learnt(checkpoint, config)])
 
 
 def _given(config: CalibrateConfig, checkpoint: Checkpoint, catalog: Catalog) -> Predictions:
@@ -78,6 +78,8 @@ def _given(config: CalibrateConfig, checkpoint: Checkpoint, catalog: Catalog) ->
         named = config.checkpoint or f"the {included.NAME} one"
         raise ValueError(f"{config.predictions}: predictions of model {model}, and {named} is {checkpoint.digest}")
     predictions.check_of(catalog)
+    if config.tta and not predictions.run.get("tta"):
+        raise ValueError(f"--tta: {config.predictions} were scored without it; score with it, or leave both out")
     return predictions
 
 
@@ -131,6 +133,14 @@ def _standing(config: CalibrateConfig, checkpoint: Checkpoint, catalog: Catalog,
 def _uncalibrated(checkpoint: Checkpoint) -> str:
     """The digest of a model but for its intervals."""
     return replace(checkpoint, spec=replace(checkpoint.spec, calibration=None)).digest
+
+
+def _used_otherwise(made: Checkpoint) -> list[str]:
+    """Whether the checkpoint will look at other faces, as long as it is not told to look at these."""
+    assert made.spec.calibration is not None
+    by_itself = faces_of(framing_of(made.spec))
+    said = replace(made.spec.calibration, tta=False).used_otherwise(by_itself, tta=False)
+    return [f"{said}, unless jobs are told --faces {made.spec.calibration.faces}"] if said else []
 
 
 def _learnt(checkpoint: Checkpoint, config: CalibrateConfig) -> list[str]:

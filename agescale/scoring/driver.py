@@ -93,10 +93,11 @@ def score(config: ScoreConfig) -> ScoreResult:
     output.check({**catalog.places, folder: "the checkpoint"}, "the table")
     summary_uri = predictions.summary_uri(out)
     with output.held(config.lease) as held:
-        _check_scored(Predictions.find(out))
+        before = Predictions.find(out)
+        _check_scored(before)
         if config.repair:
             _repair(catalog, out, held)
-        before = Predictions.find(out)
+            before = Predictions.find(out)
         run = _begin(before, config, catalog, checkpoint)
         all_units = units.cut(catalog.parts, run["unit_rows"])
         work = plan_work(before.counts, all_units, checkpoint.digest, config.retry)
@@ -104,6 +105,9 @@ def score(config: ScoreConfig) -> ScoreResult:
         if work.todo:
             objects.delete(summary_uri)
             if said := faces.found_on_the_fly(catalog, framing_of(checkpoint.spec, config.faces)):
+                print(said, flush=True)
+            made = checkpoint.spec.calibration
+            if said := made.used_otherwise(run["faces"], config.tta) if made else "":
                 print(said, flush=True)
             workers = _workers(config, work, catalog)
             card = {**checkpoint.card(), "tta": config.tta}
@@ -157,7 +161,7 @@ def _run(work: Work, scorer: UnitScorer, progress: ImageProgress, held: lease.Le
             footers.keep(scorer.out, "predictions", standing)
             kept_at = time.monotonic()
         scored_now.update(json.loads(task["scored_now"]))
-        if task["why_eager"] and task["why_eager"] not in reasons:
+        if task["why_eager"] not in ("", *reasons):
             reasons.add(task["why_eager"])
             print(f"computed by torch: {task['why_eager']}", flush=True)
         progress.note = f"{num_failed(scored_now)} failed"

@@ -26,7 +26,7 @@ from agescale.faces.images import ImageError
 from agescale.faces.isolation import Decoder, IsolatedImages
 from agescale.faces.loading import Framing
 from agescale.models.inference import BATCH_SIZE, Source, find_device, list_photos, predict_images
-from agescale.models.predictor import Predictor
+from agescale.models.predictor import Predictor, faces_of
 from agescale.scoring import contact_sheet
 from agescale.scoring.contact_sheet import PAGE_NAME, SheetFace, SheetPhoto
 from agescale.store import members, objects, paths
@@ -102,6 +102,7 @@ class PhotoResult:
     words: list[Words]
     note: str
     interval_share: float  # of people whose age is in their interval; of a model that is not calibrated, of its doubt
+    used_otherwise: str = ""  # than the model was calibrated, in a line
 
     def names(self) -> list[str]:
         """What to call each photo: by its file's name where these differ, else by its URI."""
@@ -135,7 +136,8 @@ def predict(config: PredictConfig) -> PhotoResult:
         words = [in_words(row, has_several=note is ALL) for row in told]
         calibration = predictor.spec.calibration
         share = calibration.coverage if calibration else INTERVAL_SHARE
-        result = PhotoResult(rows, _as_table(told), words, note, share)
+        said = calibration.used_otherwise(faces_of(framing), config.tta) if calibration else ""
+        result = PhotoResult(rows, _as_table(told), words, note, share, said)
         if draw:
             _draw_photos(draw, result, framing, decoder)
     return result
@@ -226,20 +228,20 @@ def in_words(told: dict[str, Any], has_several: bool = False) -> Words:
 def _draw_photos(draw: str, result: PhotoResult, framing: Framing, decoder: Decoder) -> None:
     """Copies named after the photo's place in the table, as photos of many folders may share a name, and a page of all
     of them. The page comes first, without its pictures, as by it the folder is known."""
-    faces_of: dict[str, list[int]] = {}
+    indices_of: dict[str, list[int]] = {}
     for index, uri in enumerate(result.rows["uri"].to_pylist()):
-        faces_of.setdefault(uri, []).append(index)
+        indices_of.setdefault(uri, []).append(index)
     names, words, boxes = result.names(), result.words, _boxes(result.rows, framing)
     sheet = [
         SheetPhoto(names[indices[0]], words[indices[0]].status, _sheet_faces(indices, words, boxes))
-        for indices in faces_of.values()
+        for indices in indices_of.values()
     ]
     notes = [result.note]
     if any(said.interval for said in words):
         notes.append(f"In brackets behind an age: {round(100 * result.interval_share, 3):g} % between.")
     page = paths.join(draw, PAGE_NAME)
     objects.write_bytes(page, contact_sheet.to_html(sheet, notes))
-    for number, (uri, indices) in enumerate(faces_of.items(), start=1):
+    for number, (uri, indices) in enumerate(indices_of.items(), start=1):
         try:
             picture = decoder.upright_thumbnail(members.read_bytes(uri), DRAWN_SIDE)
         except (ImageError, StoreError):  # the table says why, or it has gone since

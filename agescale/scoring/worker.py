@@ -61,6 +61,7 @@ class ScoringActor:
         if self.predictor.digest != scorer.metadata["run"]["model"]:
             where = scorer.checkpoint or f"agescale on {os.uname().nodename}"
             raise ValueError(f"{where}: the checkpoint was replaced meanwhile; run the same command again")
+        self.why_eager = self.predictor.why_eager  # of this process, so it is told once, with the first task
         self.use_packed = scorer.catalog.holds_packed(self.predictor.framing)
         self.pool = read_pool()
         self.num_scored = metrics.Counter("agescale_images_scored", "Images scored, by status", tag_keys=("status",))
@@ -80,9 +81,9 @@ class ScoringActor:
             num_listed += row["num_retried"] or len(unit)
         for status, count in scored_now.items():
             self.num_scored.inc(count, tags={"status": status})
-        model = {"backend": [self.predictor.backend], "why_eager": [self.predictor.why_eager]}
-        texts = {"standing": [json.dumps(standing)], "scored_now": [json.dumps(scored_now)]}
-        return pa.table({"num_rows": [num_rows], "num_listed": [num_listed], **texts, **model})
+        texts = {"standing": json.dumps(standing), "scored_now": json.dumps(scored_now), "why_eager": self.why_eager}
+        self.why_eager = ""
+        return pa.Table.from_pylist([{"num_rows": num_rows, "num_listed": num_listed, **texts}])
 
     def _score(self, unit: Unit, name: str) -> tuple[Counts, Counter[str]]:
         """Writes the file of a unit. Returns what the file says, and counts by status of what was scored for it now."""

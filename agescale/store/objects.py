@@ -641,6 +641,13 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def check_sha256(uri: str, data: bytes, wanted: str, told: str = "") -> None:
+    """Raises ValueError, with what is ``told`` of it, where a file's data have another SHA-256 than ``wanted``, hex in
+    capitals or not."""
+    if (found := sha256(data)) != wanted.lower():
+        raise ValueError(f"{uri}: {told}its SHA-256 is {found}, not {wanted}")
+
+
 Loaded = TypeVar("Loaded")
 
 

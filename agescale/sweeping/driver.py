@@ -127,6 +127,7 @@ def _about(config: SweepConfig, selected: Selected, rows: list[Row], num_to_begi
         "scheduler": config.scheduler,
         "epochs": config.epochs,
         "objective": config.objective,
+        "worst_of": config.worst_of,
         "catalog": config.catalog,
         "num_trials": len(rows) + num_to_begin,
         "disk_bytes": disk_bytes,

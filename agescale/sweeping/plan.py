@@ -12,8 +12,6 @@ import pyarrow.compute as pc
 
 from agescale.ages import few
 from agescale.ages.baselines import constant_predictor
-from agescale.ages.groups import AgeGroups
-from agescale.ages.labels import has_exact_age, is_exact
 from agescale.config import EXECUTION_FIELDS, SweepConfig, TrainConfig
 from agescale.store import paths
 from agescale.sweeping import spaces, trials
@@ -22,12 +20,15 @@ from agescale.sweeping.trials import Identity, Trial
 from agescale.tables import catalogs
 from agescale.training import initial_weights
 from agescale.training import plan as training_plan
+from agescale.training.cells import cells_of, exact_ages
 from agescale.training.finetuning import format_phases, parse_phases
 from agescale.training.plan import Selected
 
 SHARED_FIELDS = (
     "where",
+    "leave_out",
     "max_images",
+    "worst_of",
     "num_workers",
     "cpus_per_worker",
     "gpus_per_worker",
@@ -73,8 +74,8 @@ class Baseline(TypedDict):
 def baseline(config: SweepConfig, selected: Selected) -> Baseline | None:
     """What always the same answer reaches, the one that suits the training images best, by its name and value."""
     train, val = read_splits(selected)
-    constant = constant_predictor(_exact_ages(train), catalogs.group_indices(train, selected.age_groups))
-    age_N, group_N = _exact_ages(val), catalogs.group_indices(val, selected.age_groups)
+    constant = constant_predictor(exact_ages(train), catalogs.group_indices(train, selected.age_groups))
+    age_N, group_N = exact_ages(val), catalogs.group_indices(val, selected.age_groups)
     if config.objective == "accuracy":
         if constant.group is None or not (group_N >= 0).any():
             return None
@@ -86,21 +87,9 @@ def baseline(config: SweepConfig, selected: Selected) -> Baseline | None:
     errors_N = np.abs(age_N - constant.age)
     value = errors_N[is_known_N].mean()
     if config.objective == "worst_group_mae":
-        groups = large_groups(val, selected.age_groups)
-        value = max(errors_N[is_known_N & (group_N == group)].mean() for group in groups)
+        cell_N, cells = cells_of(val, selected.age_groups, config.worst_of)
+        value = max(errors_N[is_known_N & np.isin(cell_N, part)].mean() for part in cells.parts)
     return {"name": "always the median age", "value": float(value)}
-
-
-def large_groups(val: pa.Table, age_groups: AgeGroups) -> list[int]:
-    """The age groups of which enough faces are validated that their error says something."""
-    groups, counts = np.unique(catalogs.group_indices(val.filter(has_exact_age(val)), age_groups), return_counts=True)
-    return [int(group) for group, count in zip(groups, counts, strict=True) if group >= 0 and count >= few.ENOUGH_FACES]
-
-
-def _exact_ages(rows: pa.Table) -> np.ndarray:
-    """Years, NaN for what is no exact age."""
-    low_N, high_N = (rows[name].to_numpy().astype(np.float64) for name in ("age_low", "age_high"))
-    return np.where(is_exact(low_N, high_N), low_N, np.nan)
 
 
 def config_of(config: SweepConfig, base: TrainConfig, trial: Trial) -> TrainConfig:
@@ -124,6 +113,11 @@ def check(config: SweepConfig, base: TrainConfig, space: Space) -> Selected:
     if config.searcher == "grid":
         spaces.grid(space, config.seed)
     selected = training_plan.select(base, paths.join(config.out, trials.SWEEP_NAME))
+    _, cells = cells_of(read_splits(selected)[1], selected.age_groups, config.worst_of)
+    if config.objective == "worst_group_mae" and not cells.parts:
+        raise ValueError(
+            f"--objective worst_group_mae: no age group has the {few.ENOUGH_FACES} validation faces that it needs"
+        )
     for point in spaces.examples(space):
         try:
             planned = config_of(config, base, Trial(0, point, {}))
@@ -132,10 +126,6 @@ def check(config: SweepConfig, base: TrainConfig, space: Space) -> Selected:
             raise ValueError(f"--space {config.space}: {json.dumps(point)}: {error}") from error
         if plan.metric != "mae" and config.objective != "accuracy":
             raise ValueError(f"--space {config.space}: {json.dumps(point)} predicts no ages; use --objective accuracy")
-    if config.objective == "worst_group_mae" and not large_groups(read_splits(selected)[1], selected.age_groups):
-        raise ValueError(
-            f"--objective worst_group_mae: no age group has the {few.ENOUGH_FACES} validation faces that it needs"
-        )
     return selected
 
 

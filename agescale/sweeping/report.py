@@ -43,6 +43,7 @@ class About(TypedDict):
     searcher: str
     scheduler: str
     objective: str  # one of OBJECTIVES
+    worst_of: str  # parts, where it is not by age group that the worst is told
     catalog: str
     num_train: int  # images
     num_val: int
@@ -51,6 +52,13 @@ class About(TypedDict):
     seconds: float  # of all trials together
     disk_bytes: int
     baseline: Baseline | None
+
+
+def _words_of(about: About) -> tuple[str, str, str]:
+    """The objective's words of OBJECTIVES, with the parts of which the worst is meant."""
+    title, label, style = OBJECTIVES[about["objective"]]
+    by = about["worst_of"] if about["objective"] == "worst_group_mae" else ""
+    return (title.replace("group", f"part by {by.replace(',', ' or by ')}") if by else title), label, style
 
 
 STATUSES = {"finished": "finished", "stopped": "stopped early", "diverged": "diverged", "failed": "failed",
@@ -72,7 +80,7 @@ def render(about: About, leaderboard: Sequence[Row], curves: Mapping[int, Curve]
     costs = [sign(about["objective"]) * value for value in values]
     shares = importances([row["settings"] for row in ranked], costs)
     names = varying([row["settings"] for row in rows])
-    title, _, style = OBJECTIVES[about["objective"]]
+    title, _, style = _words_of(about)
     return template("sweep_report.html.j2").render(
         about=about,
         title=title,
@@ -100,7 +108,7 @@ def _verdicts(
     """What was found, in a few sentences."""
     if not ranked:
         return ["No trial has a validation metric."]
-    title, _, style = OBJECTIVES[about["objective"]]
+    title, _, style = _words_of(about)
     best, baseline = values[0], about["baseline"]
     line = f"The {title} of trial {ranked[0]['number']} is {number(best, style)}"
     if baseline is not None:
@@ -132,7 +140,7 @@ def _figures(
     """The page's figures by name; a figure that would say nothing is left out."""
     if not ranked:
         return {}
-    title, label, _ = OBJECTIVES[about["objective"]]
+    title, label, _ = _words_of(about)
     is_higher_better = sign(about["objective"]) < 0
     baseline = about["baseline"] and (about["baseline"]["name"], about["baseline"]["value"])
     told = {trial: _curve(curve, about["objective"]) for trial, curve in curves.items()}

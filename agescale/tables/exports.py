@@ -32,6 +32,7 @@ from agescale.store.outputs import Output
 from agescale.tables import catalogs, filters, folders, schema, units
 from agescale.tables.catalogs import Catalog
 from agescale.tables.gates import read_rule
+from agescale.tables.labels import BOX_COLUMNS, told_of_rows
 from agescale.tables.predictions import Predictions, regrouped, stored_cdfs, summary_uri, with_papers
 from agescale.tables.units import Unit
 
@@ -132,11 +133,12 @@ class CurrentRows:
 
     def read(self, all_units: Sequence[Unit], progress: ImageProgress) -> Iterator[pa.Table]:
         """Tables of ``schema``. A part of the catalog is read once."""
+        columns = [*CATALOG_COLUMNS, *LABELS.values(), *(BOX_COLUMNS if self.catalog.has_boxes else ())]
         with objects.read_pool() as pool:
             for part, of_part in groupby(all_units, key=attrgetter("part")):
                 part_units = list(of_part)
                 whole = Unit(part, 0, part_units[-1].stop)
-                listed = units.listed_rows(self.catalog, whole, self.splits, (*CATALOG_COLUMNS, *LABELS.values()))
+                listed = units.listed_rows(self.catalog, whole, self.splits, columns)
                 listed = self.new_labels.told(self.superseded.current(listed, catalogs.listing_of(part)))
                 tasks = (pool.submit(self._unit, unit, units.rows_of(unit, listed)) for unit in part_units)
                 for unit, (rows, num_not_scored) in zip(part_units, objects.ahead(tasks, UNITS_AHEAD), strict=True):
@@ -159,8 +161,13 @@ class CurrentRows:
         if self.rule:
             rows = with_papers(rows, self.rule)
         num_not_scored = len(listed) - pc.count_distinct(place).as_py()
+        told = listed.take(place)
+        if self.catalog.has_boxes:
+            of_faces = told_of_rows(rows, listed, np.asarray(place))
+            for name in schema.BOX_LABEL:
+                told = told.set_column(told.schema.get_field_index(name), name, of_faces[name])
         for name, column in {**{name: name for name in CATALOG_COLUMNS}, **LABELS}.items():
-            rows = rows.append_column(name, listed[column].take(place))
+            rows = rows.append_column(name, told[column])
         source = self.catalog.source
         is_below = pc.starts_with(rows["uri"], f"{source}/")
         relative = pc.utf8_slice_codeunits(rows["uri"], len(source) + 1)

@@ -47,7 +47,7 @@ MAX_FAILURES = 3
 RESIZE_S = 600.0
 """Whether there is room for more processes is looked at so often: it costs what was done since the last save."""
 
-LABEL_COLUMNS = ("group", "age_low", "age_high", "gender", "ethnicity", "weight", "catalog", "is_counted")
+LABEL_COLUMNS = ("group", "age_low", "age_high", "gender", "ethnicity", "weight", "catalog", "is_counted", "cell")
 """What is learned of an image: numbers, looked up by its index."""
 
 

@@ -31,6 +31,7 @@ from agescale.tables import catalogs, filters
 from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions
 from agescale.training import calibration, finetuning, selection, weighting
+from agescale.training.cells import Cells, cells_of
 from agescale.training.initial_weights import initial_model, is_checkpoint, stored_at
 
 IMAGES_NAME = "images.parquet"
@@ -66,6 +67,7 @@ class Plan:
     provenance: Provenance
     metric: str
     loaded: str  # what the initial weights lack and have too much, in words
+    cells: Cells  # of the validation images
 
     def build_task(self) -> Task:
         return build_spec_task(self.spec, **self.task_settings)
@@ -175,7 +177,7 @@ def build_plan(
     phases = finetuning.parse_phases(config.phases)
     if config.epochs is not None:
         phases = finetuning.cap_epochs(phases, config.epochs)
-    splits = _splits(config, selected.rows, spec, selected.age_groups)
+    splits, cells = _splits(config, selected.rows, spec, selected.age_groups)
     task_settings = _task_settings(config, splits["train"])
     metric = _check_labels(build_spec_task(spec, **task_settings), splits)
     model, loaded = initial_model(config, spec, phases, loads_weights=begins)
@@ -191,6 +193,7 @@ def build_plan(
         task_settings=task_settings,
         provenance=_provenance(config, selected.run, splits, model),
         metric=metric,
+        cells=cells,
         loaded=loaded,
     )
     return plan, splits, model
@@ -312,9 +315,12 @@ def _geometry(config: TrainConfig, begins: bool) -> FaceGeometry:
     return known or FaceGeometry()
 
 
-def _splits(config: TrainConfig, rows: pa.Table, spec: ModelSpec, age_groups: AgeGroups) -> dict[str, pa.Table]:
+def _splits(
+    config: TrainConfig, rows: pa.Table, spec: ModelSpec, age_groups: AgeGroups
+) -> tuple[dict[str, pa.Table], Cells]:
     """The rows of train and val with labels as numbers: ``group`` and auxiliary classes as indices, -1 where unknown,
-    ``weight``, how much each image counts, and ``is_counted``, for the intervals."""
+    ``weight``, how much each image counts, ``is_counted``, for the intervals, and ``cell``."""
+    cell_N, cells = cells_of(rows.filter(pc.equal(rows["split"], "val")), age_groups, config.worst_of)
     labels = {"group": catalogs.group_indices(rows, age_groups)}
     names = [name for name in LEARNED_COLUMNS if name != "version"]
     rows = rows.select([*names, *({"box"} & set(rows.column_names)), "catalog", "part", "row"])
@@ -331,9 +337,11 @@ def _splits(config: TrainConfig, rows: pa.Table, spec: ModelSpec, age_groups: Ag
     for name, split in splits.items():
         weight = _weights(config, split, age_groups) if name == "train" else np.ones(len(split), np.float32)
         is_counted = calibration.counted(split) if name == "val" else np.zeros(len(split), bool)
-        split = split.append_column("weight", pa.array(weight)).append_column("is_counted", pa.array(is_counted))
+        cell = cell_N if name == "val" else np.zeros(len(split), np.int64)
+        for column, values in (("weight", weight), ("is_counted", is_counted), ("cell", cell)):
+            split = split.append_column(column, pa.array(values))
         splits[name] = split.drop_columns(["subject"])
-    return splits
+    return splits, cells
 
 
 def _check_catalogs(config: TrainConfig, train: pa.Table) -> None:

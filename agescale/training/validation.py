@@ -34,16 +34,17 @@ def value_of(epoch: Epoch, metric: str) -> float | None:
     return cast(Mapping[str, float | None], epoch).get(f"val_{metric}")
 
 
-def num_sums(age_groups: AgeGroups) -> int:
+def num_sums(num_cells: int) -> int:
     """Length of what is summed of each catalog: the loss, its weights, and what ``judge`` returns."""
-    return 4 + (1 + len(RULES)) * (1 + len(age_groups))
+    return 4 + (1 + len(RULES)) * (1 + num_cells)
 
 
-def judge(task: Task, age_groups: AgeGroups, outputs: Tensor, batch: Mapping[str, Tensor]) -> list[float]:
-    """Counts of groups and of right groups; and, of all images and then of each group, exact ages and the absolute age
+def judge(
+    task: Task, age_groups: AgeGroups, num_cells: int, outputs: Tensor, batch: Mapping[str, Tensor]
+) -> list[float]:
+    """Counts of groups and of right groups; and, of all images and then of each cell, exact ages and the absolute age
     errors of each of RULES. Sums."""
-    parts = 1 + len(age_groups)
-    nothing = [0.0] * (1 + len(RULES)) * parts
+    nothing = [0.0] * (1 + len(RULES)) * (1 + num_cells)
     if not task.predicts_age:
         return [0.0, 0.0, *nothing]
     prediction = task.predict(outputs)
@@ -54,24 +55,25 @@ def judge(task: Task, age_groups: AgeGroups, outputs: Tensor, batch: Mapping[str
         return [*_hits(predicted_N, group_N), *nothing]
     cdf_NA = cdf.quantize(prediction.age_probs_NA.cpu().numpy())
     low_N, high_N = batch["age_low"].cpu().numpy(), batch["age_high"].cpu().numpy()
-    is_exact_N = is_exact(low_N, high_N)
+    is_exact_N, cell_N = is_exact(low_N, high_N), batch["cell"].cpu().numpy()
     error_RN = [np.abs(cdf.point_estimate(cdf_NA, rule) - low_N) for rule in RULES]
     hits = (0.0, 0.0)
     if age_groups.is_bounded:
         hits = _hits(cdf.group_probabilities(cdf_NA, age_groups).argmax(axis=1), group_N)
     errors: list[float] = []
-    for is_part_N in (is_exact_N, *(is_exact_N & (group_N == group) for group in range(parts - 1))):
-        errors += [float(is_part_N.sum()), *(float(error_N[is_part_N].sum()) for error_N in error_RN)]
+    for is_one_N in (is_exact_N, *(is_exact_N & (cell_N == cell) for cell in range(num_cells))):
+        errors += [float(is_one_N.sum()), *(float(error_N[is_one_N].sum()) for error_N in error_RN)]
     return [*hits, *errors]
 
 
-def summarise(sums: Tensor, mix: Sequence[float] = ()) -> Validation:
+def summarise(sums: Tensor, parts: Sequence[Sequence[int]], mix: Sequence[float] = ()) -> Validation:
     """Metrics of a validation split from the sums over all of it (C, S), of each catalog: loss, its weights, then
-    those of ``judge``. All images count the same, or those of each catalog together as much as its share in ``mix``.
+    those of ``judge``; of each of the ``parts`` the cells that it is made up of. All images count the same, or those of
+    each catalog together as much as its share in ``mix``.
 
     >>> import torch
     >>> sums_S = torch.tensor([6.0, 4, 80, 60, 50, 225, 200, 250, 30, 180, 150, 200, 20, 45, 50, 50])
-    >>> summarise(sums_S[None])  # doctest: +NORMALIZE_WHITESPACE
+    >>> summarise(sums_S[None], [[0], [1]])  # doctest: +NORMALIZE_WHITESPACE
     {'val_loss': 1.5, 'val_mae': 4.0, 'val_worst_group_mae': 5.0, 'val_accuracy': 0.75, 'mae_by_catalog': [4.0],
      'decode': 'mean'}
     """
@@ -79,14 +81,13 @@ def summarise(sums: Tensor, mix: Sequence[float] = ()) -> Validation:
     total_S = sums_CS.sum(axis=0)
     weighted_S = (sums_CS * _scales(sums_CS, mix)).sum(axis=0) if mix else total_S
     loss, num_loss, num_groups, num_hits = weighted_S[:4].tolist()
-    by_part = weighted_S[4:].reshape(-1, 1 + len(RULES))
-    num_exact, best = by_part[0, 0], int(np.argmin(by_part[0, 1:]))
-    is_large_P = total_S[4 :: 1 + len(RULES)] >= few.ENOUGH_FACES
-    mae_of_groups = [float(part[1 + best] / part[0]) for part in by_part[1:][is_large_P[1:]]]
+    by_cell, num_C = weighted_S[4:].reshape(-1, 1 + len(RULES)), total_S[4 :: 1 + len(RULES)][1:]
+    num_exact, best = by_cell[0, 0], int(np.argmin(by_cell[0, 1:]))
+    large = [by_cell[1:][list(part)].sum(axis=0) for part in parts if num_C[list(part)].sum() >= few.ENOUGH_FACES]
     return {
         "val_loss": loss / num_loss if num_loss else loss or None,  # infinite where no output was a number
-        "val_mae": _ratio(by_part[0, 1 + best], num_exact),
-        "val_worst_group_mae": max(mae_of_groups, default=None),
+        "val_mae": _ratio(by_cell[0, 1 + best], num_exact),
+        "val_worst_group_mae": max((float(part[1 + best] / part[0]) for part in large), default=None),
         "val_accuracy": _ratio(num_hits, num_groups),
         "mae_by_catalog": [_ratio(each_S[5 + best], each_S[4]) for each_S in sums_CS],
         "decode": RULES[best] if num_exact else RULES[0],

@@ -300,7 +300,7 @@ def _validate(plan: Plan, learner: Learner, labels: Labels) -> tuple[Validation,
     model.eval()
     judged_part = learner.whole_or_top(model)
     age_groups = AgeGroups.parse(plan.spec.age_groups)
-    num_catalogs, num_sums = len(plan.config.catalog), validation.num_sums(age_groups)
+    num_catalogs, num_sums = len(plan.config.catalog), validation.num_sums(plan.cells.num)
     sums_CS = torch.zeros((num_catalogs, num_sums), dtype=torch.float64, device=learner.device)
     said_NS = torch.zeros((len(labels["age_low"]), calibration.NUM_SAID), device=learner.device)
     batches = ray.train.get_dataset_shard("val").iter_torch_batches(
@@ -323,7 +323,7 @@ def _validate(plan: Plan, learner: Learner, labels: Labels) -> tuple[Validation,
         for number in known["catalog"].unique().tolist():
             is_its = known["catalog"] == number
             its = {name: values[is_its] for name, values in known.items()}
-            judged = validation.judge(learner.task, age_groups, outputs.task[is_its], its)
+            judged = validation.judge(learner.task, age_groups, plan.cells.num, outputs.task[is_its], its)
             losses = (float(loss_N[is_its].sum()), float(weight_N[is_its].sum()))
             sums_CS[number] += sums_CS.new_tensor([*losses, *judged])
         if calibration.is_wanted(plan.config):
@@ -331,7 +331,7 @@ def _validate(plan: Plan, learner: Learner, labels: Labels) -> tuple[Validation,
             said_NS[batch["index"]] = said.to(learner.device)
     for values in (sums_CS, said_NS):
         add_up(values)
-    return validation.summarise(sums_CS.cpu(), plan.config.mix), said_NS.cpu().numpy()
+    return validation.summarise(sums_CS.cpu(), plan.cells.parts, plan.config.mix), said_NS.cpu().numpy()
 
 
 def _wind_watchdog() -> None:

@@ -17,7 +17,10 @@ from agescale.commands.drift import main as job
 from agescale.config import DriftConfig
 from agescale.evaluation import drift
 from agescale.evaluation.drift import Drift, Histograms, drifts_of
-from agescale.evaluation.drift_driver import find_drift
+from agescale.evaluation.drift_driver import ONLY_SIZES, find_drift
+from agescale.models import checkpoints
+from agescale.models.age_model import ModelSpec
+from agescale.models.checkpoints import RunProgress
 from agescale.operations.status import look
 
 NIGHT = dt.datetime(2026, 11, 30, tzinfo=dt.UTC)
@@ -142,3 +145,45 @@ def test_what_cannot_be_compared_or_overwritten_is_told_in_one_line(tmp_path: Pa
     (tmp_path / "mine" / "letter.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"there are other files already \(letter.txt\)"):
         find_drift(DriftConfig(one, other, str(tmp_path / "mine")))
+
+
+def photos_of(num: int, side: int, split: str = "train", **facts: Any) -> list[dict[str, Any]]:
+    """Rows of a catalog, of which one could not be read."""
+    rows = [
+        {"uri": f"/in/{split}{index}", "version": "1", "deleted": False, "split": split, "width": side + 100,
+         "height": side, "age_low": 5.0, "age_high": 6.0, **facts}
+        for index in range(num)
+    ]  # fmt: skip
+    return [*rows, rows[0] | {"uri": f"/in/{split}broken", "width": None, "height": None}]
+
+
+def test_against_a_catalog_or_what_a_model_has_learned_from_sizes_are_compared_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its ages are labels: of children, where adults are predicted."""
+    rows = rows_of(300, 40)
+    table = write(tmp_path / "t", [*rows, *({**row, "face": face} for row in rows for face in (1, 2, 3))])
+    listed = [*photos_of(100, 200), *photos_of(300, 400, "val")]
+    catalog = factories.write_catalog(str(tmp_path / "catalog"), {factories.PART: listed})
+    out = str(tmp_path / "out")
+    found = find_drift(DriftConfig(table, catalog, out))
+    assert [(each.aspect, each.num_rows, each.num_against) for each in found.drifted] == [("short_side", 301, 400)]
+    assert found.notes == [ONLY_SIZES.format(catalog)]
+    spec = ModelSpec("cnn", "distribution", "25-years", 32)
+    checkpoints.save(str(tmp_path / "best"), spec, {}, RunProgress(), {"settings": {"catalog": [catalog]}})
+    job(DriftConfig(table, str(tmp_path / "best"), out))
+    assert "no drift above --max-psi 0.2; the most is short_side 0.007; 301 rows against 100" in capsys.readouterr().out
+    told = json.loads((tmp_path / "out" / "drift.json").read_text())
+    assert [each["aspect"] for each in told["aspects"]] == ["short_side"]
+    assert told["about"]["run_against"] == {"catalog": catalog, "split": "train"}
+
+
+def test_photos_that_were_only_listed_have_no_size_to_compare_with(tmp_path: Path) -> None:
+    table = write(tmp_path / "t", rows_of(50, 30))
+    listed = photos_of(50, 200, width=None, height=None)
+    catalog = factories.write_catalog(str(tmp_path / "catalog"), {factories.PART: listed})
+    with pytest.raises(ValueError, match=r"--against .*: its photos were only listed; jobs/catalog.py --inspect"):
+        find_drift(DriftConfig(table, catalog, str(tmp_path / "out")))
+    with pytest.raises(ValueError, match=r"no predictions there"):
+        find_drift(DriftConfig(table, str(tmp_path / "nothing"), str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()

@@ -34,7 +34,7 @@ MAE_1 = Limit("mae", 1.0, ("gender",), "--max-gap mae=1.0:gender")
 
 def test_the_worked_examples_hold() -> None:
     found = doctest.testmod(fairness)
-    assert (found.failed, found.attempted > 5) == (0, True)
+    assert (found.failed, found.attempted > 4) == (0, True)
 
 
 def test_a_gap_is_over_its_limit_kept_or_neither_by_its_interval() -> None:

@@ -12,6 +12,7 @@ from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_sup
 
 from agescale.ages import baselines
 from agescale.ages.baselines import Constant
+from agescale.ages.parts import decades
 from agescale.evaluation import age_gate, metrics
 from agescale.evaluation.metrics import Outcomes
 from agescale.evaluation.records import MajorityGroup
@@ -161,7 +162,7 @@ def test_resampling_in_several_chunks_keeps_the_interval() -> None:
 
 def test_breakdowns_add_up_to_the_whole() -> None:
     outcomes = made_up()
-    subgroup_N, names = metrics.decades(outcomes.true_age_N)
+    subgroup_N, names = decades(outcomes.true_age_N)
     rows = metrics.breakdown(outcomes, subgroup_N, names)
     assert [row.name for row in rows] == names[:8]
     assert sum(row.num_rows for row in rows) == len(outcomes)

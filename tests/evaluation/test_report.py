@@ -13,6 +13,7 @@ import pytest
 from html_page import Page, browse, needs_browser, width_in
 
 from agescale.ages.baselines import Constant
+from agescale.ages.parts import decades
 from agescale.evaluation import age_gate, metrics, report
 from agescale.evaluation.gallery import Gallery, ShownFace
 from agescale.evaluation.metrics import Outcomes
@@ -55,12 +56,12 @@ def result(outcomes: Outcomes, name: str = "test") -> SplitResult:
         confusion=metrics.confusion_matrix(outcomes.true_group_N, outcomes.predicted_group_N, 4),
         by_group=metrics.by_group(outcomes, NAMES),
         breakdowns={
-            "decade": metrics.breakdown(outcomes, *metrics.decades(outcomes.true_age_N)),
+            "decade": metrics.breakdown(outcomes, *decades(outcomes.true_age_N)),
             "gender": metrics.breakdown(outcomes, subgroup_N, ["female", "male"]),
             "ethnicity": [],
         },
         worst={
-            "decade": metrics.worst_subgroup(outcomes, *metrics.decades(outcomes.true_age_N)),
+            "decade": metrics.worst_subgroup(outcomes, *decades(outcomes.true_age_N)),
             "gender": metrics.worst_subgroup(outcomes, subgroup_N, ["female", "male"]),
             "ethnicity": None,
         },

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
+import tarfile
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -11,12 +14,15 @@ from typing import Any
 import pyarrow.dataset as pads
 import pytest
 from conftest import make_checkpoint
+from dying_writes import dies_at_write
 from factories import write_rows, write_tar, write_zip
 from fault_proxy import FaultProxy
 
 from agescale.cataloging.driver import build_catalog
 from agescale.cataloging.summary import CatalogResult
-from agescale.config import CatalogConfig, CompactConfig, ScoreConfig, VerifyConfig
+from agescale.config import CatalogConfig, CompactConfig, PackConfig, ScoreConfig, VerifyConfig
+from agescale.operations import packing
+from agescale.operations.packing import Packed, pack
 from agescale.scoring.driver import score
 from agescale.scoring.verification import verify
 from agescale.store import archives, client, objects, paths
@@ -282,3 +288,44 @@ def test_shards_on_s3_are_cataloged_and_scored_in_few_requests(
         client._filesystem.cache_clear()
     build(shards, tmp_path / "on-disk")
     assert ages == score_here(tmp_path / "on-disk", checkpoint, tmp_path / "of-disk")
+
+
+@pytest.mark.usefixtures("no_ray_for_few")
+def test_whatever_write_on_s3_is_the_last_one_of_a_pack_the_same_command_ends_with_each_image_once(
+    drawn_faces: Path, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills between any two writes, one after the other; a shard tells of an image that has gone meanwhile."""
+    monkeypatch.setattr(packing.units, "MAX_UNIT_ROWS", 9)
+    shutil.copytree(drawn_faces / "utkface", tmp_path / "faces")
+    build(tmp_path / "faces", tmp_path / "catalog", layout="utkface")
+    next((tmp_path / "faces").glob("*.chip.jpg")).unlink()
+    num_listed = len(uris_of(tmp_path))
+
+    def packed(out: str) -> Packed:
+        return pack(PackConfig(str(tmp_path / "catalog"), f"{s3}/packed/{out}"))
+
+    def written(out: str) -> dict[str, bytes]:
+        folders_of = (f"{s3}/packed/{out}", f"{s3}/packed/{out}.agescale")
+        names = [(folder, name) for folder in folders_of for name in objects.list_names(folder)]
+        return {
+            name: objects.read_bytes(f"{folder}/{name}") for folder, name in names if name.endswith((".tar", ".json"))
+        }
+
+    whole = packed("whole")
+    assert (whole.num_images, whole.num_left_out) == (num_listed - 1, 1)
+    expected = written("whole")
+    for number in range(20):
+        if not dies_at_write(number, lambda number=number: packed(f"killed-{number}")):  # type: ignore[misc]
+            break
+        standing = sum(name.endswith(".tar") for name in written(f"killed-{number}"))
+        assert standing < whole.num_shards
+        again = packed(f"killed-{number}")
+        assert again.num_shards == whole.num_shards
+        assert written(f"killed-{number}") == expected
+    assert number > whole.num_shards, "it was hardly ever killed"
+    assert packed("whole") == Packed(whole.num_shards, 0, 0)
+    shards = io.BytesIO(b"".join(data for name, data in expected.items() if name.endswith(".tar")))
+    with tarfile.open(fileobj=shards, ignore_zeros=True) as together:
+        members = together.getnames()
+    pictures = [name for name in members if not name.endswith(".json")]
+    assert len(set(pictures)) == len(pictures) == whole.num_images

@@ -19,7 +19,15 @@ from PIL import Image
 from agescale.ages.groups import AgeGroups
 from agescale.cataloging import driver
 from agescale.cataloging.driver import build_catalog
-from agescale.config import CatalogConfig, CompactConfig, EvaluateConfig, ScoreConfig, TrainConfig, VerifyConfig
+from agescale.config import (
+    CatalogConfig,
+    CompactConfig,
+    EvaluateConfig,
+    ScoreConfig,
+    TableConfig,
+    TrainConfig,
+    VerifyConfig,
+)
 from agescale.evaluation import arrays
 from agescale.evaluation.driver import evaluate
 from agescale.faces import images
@@ -33,6 +41,7 @@ from agescale.store import paths
 from agescale.synthetic import portraits
 from agescale.tables.catalogs import Catalog
 from agescale.tables.compaction import compact
+from agescale.tables.exports import export
 from agescale.tables.predictions import Predictions
 from agescale.training import plan, selection
 from agescale.training.ingest import FaceDecoder
@@ -168,6 +177,12 @@ def test_each_label_is_judged_by_the_face_in_its_box(source: Path, catalog: Cata
             assert predicted == pytest.approx(row["age"])
 
     largest = arrays.read_predictions(Predictions.open(scored("largest")), listed, [])
+    columns = ("file", "age_low", "label_gender")
+    for which, labelled in (("all", [7, 31, 45, 62]), ("largest", [62])):
+        table = str(tmp_path / f"{which}.parquet")
+        export(TableConfig(catalog.uri, f"{out}-{which}", table, columns))
+        shown = [tuple(row.values()) for row in read(table).to_pylist() if row["age_low"] is not None]
+        assert sorted(shown) == sorted((name, age, gender) for name, age, gender, _ in LABELS if age in labelled)
     told = {int(age): code for age, code in zip(ages, largest.status_N, strict=True) if code >= 0}
     assert {age: largest.statuses[code] for age, code in told.items()} == {62: "ok", 50: "no_face"}
     with pytest.raises(ValueError, match=r"no faces were looked for, and .* has labels by box; score it with"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,8 @@ def test_predictions_of_that_very_model_are_taken_and_others_refused_in_one_line
     assert not (folder / "taken.agescale" / "predictions").exists()
     with pytest.raises(ValueError, match=r"theirs: predictions of model \w{16}, and .*model is \w{16}$"):
         calibrate(config(folder, "refused", predictions=theirs))
+    with pytest.raises(ValueError, match=r"--tta: .*/ours were scored without it; score with it, or leave both out"):
+        calibrate(config(folder, "refused", predictions=ours, tta=True))
     with pytest.raises(ValueError, match=r"--out .*: there is the table of predictions"):
         calibrate(config(folder, "ours", predictions=ours))
     (tmp_path / "mine").mkdir()
@@ -156,6 +159,30 @@ def test_predictions_of_that_very_model_are_taken_and_others_refused_in_one_line
     with pytest.raises(ValueError, match=r"there are other files already \(letter.txt\)"):
         calibrate(config(tmp_path, "mine", catalog=str(folder / "catalog"), checkpoint=str(folder / "model")))
     assert not (folder / "refused").exists()
+
+
+def test_a_model_that_is_used_otherwise_than_it_was_calibrated_says_so(
+    folder: Path, made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "the intervals were found with --faces none, and are used with --faces none --tta: they may hold less often"
+    mirrored = scored(folder, "mirrored", "made", tta=True)
+    assert line in capsys.readouterr().out
+    scored(folder, "mirrored", "made", tta=True)
+    assert line not in capsys.readouterr().out, "nothing was left to score"
+    photo = str(next((folder / "faces").glob("*.chip.jpg")))
+    told = [
+        photos.predict(PredictConfig((photo,), checkpoint=str(made), device="cpu", tta=tta)) for tta in (True, False)
+    ]
+    assert [each.used_otherwise for each in told] == [line, ""]
+    assert Predictions.open(mirrored).run["tta"]
+
+
+def test_a_checkpoint_that_was_calibrated_on_other_faces_than_it_looks_at_says_so(made: Path) -> None:
+    checkpoint = checkpoints.read(str(made))
+    assert calibration._used_otherwise(checkpoint) == []
+    known = replace(checkpoint.spec.calibration, faces="largest", tta=True)  # type: ignore[type-var]
+    (line,) = calibration._used_otherwise(replace(checkpoint, spec=replace(checkpoint.spec, calibration=known)))
+    assert line.endswith("are used with --faces none: they may hold less often, unless jobs are told --faces largest")
 
 
 def test_too_few_faces_are_one_line_that_says_how_many_it_takes(folder: Path) -> None:

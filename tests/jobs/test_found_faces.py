@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import make_checkpoint
+from dying_writes import dies_at_write
 from PIL import Image
 
 from agescale.cataloging import driver, parts, worker
@@ -289,24 +289,9 @@ def test_whatever_write_is_the_last_the_same_command_finds_what_is_missing(
     expected = rows_without_versions(config.out)
     assert len(expected) == 4
     for number in range(100):
-        left = number
         killed = replace(config, out=str(tmp_path / f"killed-{number}"))
-        with monkeypatch.context() as patched:
-
-            def write(*arguments: Any, write: Any, **options: Any) -> Any:
-                nonlocal left
-                if not left:
-                    raise KeyboardInterrupt
-                left -= 1
-                return write(*arguments, **options)
-
-            for module, name in ((objects, "write_bytes"), (objects, "write_new"), (parquet, "write_bytes")):
-                patched.setattr(module, name, partial(write, write=getattr(module, name)))
-            try:
-                build_catalog(killed)
-                break
-            except KeyboardInterrupt:
-                pass
+        if not dies_at_write(number, lambda killed=killed: build_catalog(killed)):  # type: ignore[misc]
+            break
         build_catalog(killed)
         assert rows_without_versions(killed.out) == expected
         assert faceless(killed.out) == ["50_0_3_4"]

@@ -249,6 +249,8 @@ def test_the_baseline_is_what_the_best_constant_reaches(
         ({"num_trials": 0}, "--num-trials 0: at least 1"),
         ({"reduction_factor": 1.0}, "--reduction-factor 1.0: more than 1"),
         ({"objective": "worst_group_mae"}, "no age group has the 20 validation faces that it needs"),
+        ({"objective": "worst_group_mae", "worst_of": "decade,subject"}, "--worst-of decade,subject: PART,"),
+        ({"worst_of": "ethnicity+decade"}, "--worst-of ethnicity.decade: no part by ethnicity.decade has 20 persons"),
         ({"space": "beta.py"}, "lr: beta is none of uniform, loguniform"),
         ({"space": "range.py"}, "--dropout 2.0: a share from 0 to 1"),
         ({"space": "nothing"}, "--space nothing: none of quick"),
@@ -276,6 +278,17 @@ def test_an_impossible_sweep_is_told_before_the_first_trial(
         sweep(replace(config, **change), BASE)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     assert trials.read_trials(config.out) == []
+
+
+def test_what_all_trials_have_in_common_is_theirs(config: SweepConfig) -> None:
+    config = replace(config, leave_out=("near_leaking",), worst_of="gender,ethnicity")
+    _, base = sweep_plan.with_absolute_paths(config, BASE)
+    assert (base.leave_out, base.worst_of) == (("near_leaking",), "gender,ethnicity")
+    settings = sweep_plan.identity_of(config, base, [{"seed": [1]}], "data")["settings"]
+    assert [settings[settings.index(name) + 1] for name in ("--leave-out", "--worst-of")] == [
+        "near_leaking",
+        "gender,ethnicity",
+    ]
 
 
 def test_a_sweep_goes_on_with_the_images_that_it_began_with(config: SweepConfig, tmp_path: Path) -> None:

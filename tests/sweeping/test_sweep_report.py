@@ -16,7 +16,7 @@ from agescale.sweeping import report
 ABOUT = {
     "space": "architectures", "searcher": "random", "scheduler": "asha", "num_trials": 30, "epochs": 12,
     "objective": "mae", "catalog": "s3://bucket/catalog", "num_train": 16_595, "num_val": 2_370, "seconds": 12_345.0,
-    "disk_bytes": 1_240_000_000, "baseline": {"name": "always the median age", "value": 11.87},
+    "disk_bytes": 1_240_000_000, "baseline": {"name": "always the median age", "value": 11.87}, "worst_of": "",
 }  # fmt: skip
 COMMAND = "python jobs/train.py --catalog s3://bucket/catalog --phases 'head:1@0.001,all:11@0.0004'"
 FIGURES = ["best", "curves", "importance", "parallel", "speed", "size"]
@@ -157,6 +157,13 @@ def test_what_is_not_known_is_left_out() -> None:
     assert figures_of(page) == ["best", "curves", "importance", "parallel"]
     assert "images/s</th>" not in page
     assert "always the median age" not in page
+
+
+def test_of_which_parts_the_worst_is_meant_is_told() -> None:
+    about = {"objective": "worst_group_mae", "worst_of": "gender,ethnicity+decade"}
+    words = "mean absolute error of the worst part by gender or by ethnicity+decade"
+    assert words in page_of(about=about)
+    assert "mean absolute error of the worst group" in page_of(about=about | {"worst_of": ""})
 
 
 def test_more_accuracy_is_better() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from conftest import RunJob
+from dying_writes import dies_at_write
 
 from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig, CompactConfig, VerifyConfig
@@ -108,29 +108,14 @@ def test_the_nights_go_on_with_the_new_tables(nights: Path) -> None:
     assert (again.num_new, again.num_changed, again.num_deleted) == (1, 1, 0)
 
 
-def test_whatever_write_is_the_last_the_same_command_continues(nights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_write_is_the_last_the_same_command_continues(nights: Path) -> None:
     """Kills between any two writes, one after the other."""
     compact(config(nights, "whole"))
     expected = rows_of(f"{nights}/whole-catalog", f"{nights}/whole-ages")
     for number in range(100):
-        left = number
-        with monkeypatch.context() as patched:
-
-            def write(*arguments: Any, write: Any, **options: Any) -> Any:
-                nonlocal left
-                if not left:
-                    raise KeyboardInterrupt
-                left -= 1
-                return write(*arguments, **options)
-
-            for name in ("write_bytes", "write_new"):
-                patched.setattr(objects, name, partial(write, write=getattr(objects, name)))
-            killed = config(nights, f"killed-{number}")
-            try:
-                compact(killed)
-                break
-            except KeyboardInterrupt:
-                pass
+        killed = config(nights, f"killed-{number}")
+        if not dies_at_write(number, lambda killed=killed: compact(killed)):  # type: ignore[misc]
+            break
         compact(killed)
         assert rows_of(killed.out, killed.out_predictions) == expected
         assert verify(VerifyConfig(killed.out, killed.out_predictions)).problems == ()

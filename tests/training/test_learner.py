@@ -9,6 +9,7 @@ import torch
 
 from agescale.config import TrainConfig
 from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.training.cells import Cells
 from agescale.training.finetuning import parse_phases
 from agescale.training.learner import Learner
 from agescale.training.plan import Plan
@@ -18,7 +19,7 @@ CONFIG = TrainConfig(layer_decay=0.5, schedule="constant", warmup_epochs=0, ema_
 
 def build_learner(config: TrainConfig = CONFIG) -> Learner:
     spec = ModelSpec("cnn", "distribution", "25-years", image_size=16, widths=(4, 8), num_features=16)
-    plan = Plan(config, "", spec, parse_phases("all:2@1e-2"), {}, {}, "mae", "")
+    plan = Plan(config, "", spec, parse_phases("all:2@1e-2"), {}, {}, "mae", "", Cells(0, ()))
     torch.manual_seed(0)
     return Learner(plan, AgeModel(spec).state_dict(), torch.device("cpu"), world_size=1)
 

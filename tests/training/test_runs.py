@@ -29,6 +29,7 @@ from agescale.store.writers import Writer
 from agescale.tables.catalogs import Catalog
 from agescale.training import finetuning, runs
 from agescale.training import plan as training_plan
+from agescale.training.cells import Cells
 from agescale.training.plan import Plan, Selected
 
 MAES = (9.0, 5.0, 6.0)
@@ -56,9 +57,8 @@ def out_on_s3(s3: str, tmp_path: Path) -> str:
 
 def plan_of(out: str) -> Plan:
     phases = finetuning.parse_phases(f"all:{len(MAES)}@1e-3")
-    return Plan(
-        TrainConfig(), out, ModelSpec("cnn", "distribution", "25-years", image_size=32), phases, {}, {}, "mae", ""
-    )
+    spec = ModelSpec("cnn", "distribution", "25-years", image_size=32)
+    return Plan(TrainConfig(), out, spec, phases, {}, {}, "mae", "", Cells(0, ()))
 
 
 def weights_of(epoch: int) -> dict[str, torch.Tensor]:
