@@ -52,6 +52,7 @@ class Model:
 def main() -> None:
     folder, weights, out, size = sys.argv[1:5]
     ray.init(address="local", include_dashboard=False, logging_level="ERROR")
+    ray.data.DataContext.get_current().enable_progress_bars = False  # lines by the hundred where there is no terminal
     images = ray.data.read_images(folder, mode="RGB", include_paths=True)
     ages = images.map(Preprocess(int(size))).map_batches(
         Model,

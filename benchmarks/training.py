@@ -138,14 +138,17 @@ def feed(folder: Path, config: BenchConfig, augmentation: Literal["none", "light
 
 
 def train(folder: Path, config: BenchConfig) -> list[float]:
-    """Seconds of epochs of a whole job, as it tells them, without their validation."""
+    """Seconds of epochs of a whole job, as it tells them, without their validation; of the first one with the decoding
+    for all of them, which comes before it."""
     out = folder / f"trained-{time.monotonic_ns()}"
     run(
         *("jobs/train.py", "--catalog", folder / "catalog", "--out", out, "--encoder", "torchvision/mobilenet_v2"),
         *("--weights", "", "--image-size", config.image_size, "--batch-size", BATCH, "--phases", f"all:{EPOCHS}@1e-3"),
         *("--augmentation", "none", "--patience", 100),
     )
-    return [config.num_faces / epoch["images_per_s"] for epoch in checkpoints.read(str(out / "last")).progress.history]
+    history = checkpoints.read(str(out / "last")).progress.history
+    seconds = [config.num_faces / epoch["images_per_s"] for epoch in history]
+    return [seconds[0] + history[0]["stage_seconds"]["images"], *seconds[1:]]
 
 
 def run(*command: object) -> str:
