@@ -130,7 +130,7 @@ def _stage_seconds(loop: TrainLoopConfig, meter: Meter, epoch: int, device: torc
     if epoch == loop["made_before"]:
         made = "features" if loop["on_features"] else "images"
         seconds[made] = seconds.get(made, 0.0) + loop["made_s"]
-    return {stage: round(seconds[stage], 2) for stage in bottleneck.STAGES if stage in seconds}
+    return {stage: round(seconds[stage], 2) for stage in bottleneck.STAGES if seconds.get(stage, 0) > 0}
 
 
 def _rank() -> int:
