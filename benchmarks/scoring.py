@@ -1,8 +1,10 @@
-"""Scoring a folder of faces: jobs/score.py against scoring_by_hand.py, same images, same network, in turn; ratios.
+"""Scoring a folder of faces: jobs/score.py against scoring_by_hand.py, and with --ray against scoring_by_ray.py, same
+images, same network, in turn; ratios.
 
     python benchmarks/scoring.py --num-faces 4000 --repetitions 2 --backends eager openvino
 
-Whole processes are timed, start-up included, and their steady state, from the first images that are done to the last.
+Whole processes are timed, start-up included, and their steady state, from the first images that are done to the last
+(for Ray's way from its first file to its last one, where it writes several).
 Drawn faces and random weights: speed does not depend on either.
 """
 
@@ -15,7 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -23,6 +27,7 @@ import torch
 import tyro
 from torch import nn
 from torchvision.models import mobilenet_v2
+from turns import in_turn, machine, tell
 
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel, ModelSpec
@@ -30,6 +35,8 @@ from agescale.synthetic import dataset
 
 ROOT = Path(__file__).parent.parent
 UNIT_ROWS = 250
+BY_HAND, BY_RAY = "a DataLoader by hand", "Ray's documented way"
+WHOLE_WANTED, STEADY_WANTED, RAY_WANTED = 3.5, 6.0, 4.0
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,17 @@ class BenchConfig:
     """Runs of each, in turn."""
     backends: tuple[str, ...] = ("auto",)
     """What is to compute the network, such as eager openvino: each is a row."""
+    ray: bool = False
+    """Ray's documented way is a row, too."""
 
 
 @dataclass(frozen=True)
 class Run:
     seconds: float  # of the whole process
-    steady: float  # images a second, from the first images that are done to the last
+    steady: float  # images a second, from the first images that are done to the last; 0 where that is not known
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.1f} s, {self.steady:.1f} images/s in steady state"
 
 
 def main(config: BenchConfig) -> None:
@@ -61,20 +73,24 @@ def main(config: BenchConfig) -> None:
         torch.save(network.state_dict(), folder / "weights.pt")
         run("jobs/catalog.py", "--source", folder / "faces", "--out", folder / "catalog")
 
-        runs: dict[str, list[Run]] = {"by hand": [], **{backend: [] for backend in config.backends}}
-        for _ in range(config.repetitions):
-            runs["by hand"].append(score_by_hand(folder, config.image_size))
-            for backend in config.backends:
-                runs[backend].append(score(folder, backend))
-                print(f"{backend}: {runs[backend][-1]}, load average {os.getloadavg()[0]:.1f}", flush=True)
+        print(f"{machine()} at the start", flush=True)
+        ways: dict[str, Callable[[], Run]] = {BY_HAND: partial(score_by_hand, folder, config.image_size)}
+        if config.ray:
+            ways[BY_RAY] = partial(score_by_ray, folder, config.image_size)
+        runs = in_turn(ways | {each: partial(score, folder, each) for each in config.backends}, config.repetitions)
     seconds = {name: statistics.median(run.seconds for run in of_one) for name, of_one in runs.items()}
     steady = {name: statistics.median(run.steady for run in of_one) for name, of_one in runs.items()}
     print("\n| | whole job, start-up included | ratio | in steady state | ratio |\n| --- | --- | --- | --- | --- |")
     for name, of_one in runs.items():
         each = ", ".join(f"{run.seconds:.0f} s" for run in of_one)
-        whole = f"{num_faces / seconds[name]:.1f} images/s ({each}) | {seconds['by hand'] / seconds[name]:.2f}"
-        print(f"| {name} | {whole} | {steady[name]:.1f} images/s | {steady[name] / steady['by hand']:.2f} |")
-    print(f"\n{num_faces:,} images, mobilenet_v2, {config.image_size} px, CPU, {os.cpu_count()} cores")
+        whole = f"{num_faces / seconds[name]:.1f} images/s ({each}) | {seconds[BY_HAND] / seconds[name]:.2f}"
+        print(f"| {name} | {whole} | {steady[name]:.1f} images/s | {steady[name] / steady[BY_HAND]:.2f} |")
+    print(f"\n{num_faces:,} images, mobilenet_v2, {config.image_size} px, CPU, {machine()}")
+    for name in config.backends:
+        tell(f"scoring by {name}, whole job, against {BY_HAND}", seconds[BY_HAND] / seconds[name], WHOLE_WANTED)
+        tell(f"scoring by {name}, steady state, against {BY_HAND}", steady[name] / steady[BY_HAND], STEADY_WANTED)
+        if config.ray:
+            tell(f"scoring by {name}, whole job, against {BY_RAY}", seconds[BY_RAY] / seconds[name], RAY_WANTED)
 
 
 def score_by_hand(folder: Path, image_size: int) -> Run:
@@ -83,15 +99,27 @@ def score_by_hand(folder: Path, image_size: int) -> Run:
     return Run(seconds, float(said.split()[-1]))
 
 
+def score_by_ray(folder: Path, image_size: int) -> Run:
+    out = folder / "ages-by-ray"
+    seconds, _ = run("benchmarks/scoring_by_ray.py", folder / "faces", folder / "weights.pt", out, image_size)
+    return Run(seconds, steady_of(out, num_first=1))
+
+
 def score(folder: Path, backend: str) -> Run:
     """Its steady state is that of its units after the first one of each process: when their files appear."""
     out, first = folder / "ages", os.cpu_count() or 1
     arguments = ("--catalog", folder / "catalog", "--checkpoint", folder / "checkpoint", "--out", out)
     seconds, _ = run("jobs/score.py", *arguments, "--unit-rows", UNIT_ROWS, "--backend", backend)
-    ended = sorted((file.stat().st_mtime, pq.read_metadata(file).num_rows) for file in out.glob("part-*.parquet"))
+    return Run(seconds, steady_of(out, first))
+
+
+def steady_of(out: Path, num_first: int) -> float:
+    """Images a second after the first files, by when these and the others have appeared; then they are removed."""
+    ended = sorted((file.stat().st_mtime, pq.read_metadata(file).num_rows) for file in out.glob("*.parquet"))
     shutil.rmtree(out)
-    steady = sum(num_rows for _, num_rows in ended[first:]) / (ended[-1][0] - ended[first - 1][0])
-    return Run(seconds, steady)
+    if len(ended) <= num_first:
+        return 0.0
+    return sum(num_rows for _, num_rows in ended[num_first:]) / (ended[-1][0] - ended[num_first - 1][0])
 
 
 def run(*command: object) -> tuple[float, str]:

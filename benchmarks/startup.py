@@ -8,7 +8,6 @@ the modules whose import costs most, with what they import in turn.
 
 from __future__ import annotations
 
-import os
 import re
 import resource
 import statistics
@@ -16,10 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import tyro
+from turns import in_turn, machine, tell
 
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel, ModelSpec
@@ -28,6 +32,9 @@ from agescale.synthetic import dataset
 ROOT = Path(__file__).parent.parent
 IMPORT = re.compile(r"import time: +\d+ \| +(\d+) \|( +)(\S+)")
 NUM_MODULES = 8
+NOTHING, SMALL = "score, nothing to do", "score, a small job"
+HELP_S, NOTHING_CPU_S = 1.0, 4.0
+"""What these are to take at most."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,14 @@ class Settings:
     """Runs of each, in turn."""
     num_faces: int = 20
     """Drawn faces of the small job."""
+
+
+class Took(NamedTuple):
+    seconds: float
+    cpu_s: float
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.2f} s, {self.cpu_s:.2f} s of CPU"
 
 
 def main(settings: Settings) -> None:
@@ -49,28 +64,31 @@ def main(settings: Settings) -> None:
         commands: dict[str, tuple[object, ...]] = {
             f"{job.stem} --help": (f"jobs/{job.name}", "--help") for job in sorted(ROOT.glob("jobs/*.py"))
         }
-        commands["score, nothing to do"] = (*score, folder / "ages")
-        measure(*commands["score, nothing to do"])
-        runs: dict[str, list[tuple[float, float]]] = {what: [] for what in (*commands, "score, a small job")}
-        for number in range(settings.repetitions):
-            for what, command in commands.items():
-                runs[what].append(measure(*command))
-            runs["score, a small job"].append(measure(*score, folder / f"ages-{number}"))
-        print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, medians of {settings.repetitions}\n")
+        commands[NOTHING] = (*score, folder / "ages")
+        measure(*commands[NOTHING])
+        ways: dict[str, Callable[[], Took]] = {what: partial(measure, *each) for what, each in commands.items()}
+        numbers = count()
+        ways[SMALL] = lambda: measure(*score, folder / f"ages-{next(numbers)}")
+        runs = in_turn(ways, settings.repetitions)
+        print(f"\n{machine()}, medians of {settings.repetitions}\n")
         print("| job | seconds | CPU seconds |\n| --- | --- | --- |")
-        for what, measured in runs.items():
-            seconds, cpu_s = (statistics.median(values) for values in zip(*measured, strict=True))
-            print(f"| {what} | {seconds:.2f} | {cpu_s:.2f} |", flush=True)
-        for what in ("score --help", "score, nothing to do"):
+        medians = {what: Took(*map(statistics.median, zip(*took, strict=True))) for what, took in runs.items()}
+        for what, took in medians.items():
+            print(f"| {what} | {took.seconds:.2f} | {took.cpu_s:.2f} |", flush=True)
+        helps = {what: took.seconds for what, took in medians.items() if what.endswith("--help")}
+        slowest = max(helps, key=helps.__getitem__)
+        tell(f"{slowest}, against a second", HELP_S / helps[slowest], 1.0)
+        tell(f"{NOTHING}, against {NOTHING_CPU_S:g} s of CPU", NOTHING_CPU_S / medians[NOTHING].cpu_s, 1.0)
+        for what in ("score --help", NOTHING):
             print(f"\n{what}: {', '.join(dearest_imports(commands[what]))}", flush=True)
 
 
-def measure(*command: object) -> tuple[float, float]:
+def measure(*command: object) -> Took:
     """Seconds, and CPU seconds of the process and its children."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     subprocess.run([sys.executable, *map(str, command)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     seconds, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Took(seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
 def dearest_imports(command: tuple[object, ...]) -> list[str]:

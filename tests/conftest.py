@@ -100,7 +100,7 @@ def local_ray() -> Iterator[None]:
 def no_ray_for_few() -> Iterator[None]:
     """Jobs on few images do as where no Ray runs, whether or not one was started for the tests before."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("cataloging.driver", "scoring.driver", "operations.packing"):
+        for module in ("cataloging.driver", "scoring.execution", "operations.packing"):
             patch.setattr(f"agescale.{module}.is_cluster_at_hand", lambda: False)
         yield
 

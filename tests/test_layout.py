@@ -15,7 +15,7 @@ STAGES = ("cataloging", "training", "scoring", "evaluation", "sweeping")
 """Each stands on the foundations alone, but for sweeping, which trains."""
 ENTRIES = ("command_line", "commands", "operations", "__main__")
 """What a user calls; may import everything, and nothing imports it but the jobs."""
-RAY_FILES = {"driver.py", "worker.py", "search.py", "ingest.py", "feeds.py"}
+RAY_FILES = {"driver.py", "execution.py", "worker.py", "search.py", "ingest.py", "feeds.py"}
 """Where Ray stands, besides all of ``runtime``: everything else runs under plain pytest in seconds."""
 MAX_COMMAND_LINES = 75
 
@@ -27,10 +27,11 @@ def room_of(path: Path) -> str:
     return path.relative_to(ROOT / "agescale").parts[0].removesuffix(".py")
 
 
-def imports_of(path: Path) -> set[str]:
-    """Dotted names of all that a file imports, wherever in it."""
+def imports_of(path: Path, only_at_once: bool = False) -> set[str]:
+    """Dotted names of all that a file imports, wherever in it, or only of what it needs to be imported itself."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in tree.body if only_at_once else ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -69,6 +70,19 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     for packages in graph.values():  # what holds others is imported with each of them, and imports nothing
         packages.difference_update([name for name in name_of if name_of[name].name == "__init__.py"])
     TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_a_night_without_anything_new_imports_no_ray() -> None:
+    name_of = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in FILES}
+    reached, left = set(), ["agescale.commands.score", "agescale.__main__"]
+    while left:
+        reached.add(module := left.pop())
+        names = imports_of(name_of[module], only_at_once=True)
+        assert not any(name.split(".")[0] == "ray" for name in names), f"{module} imports Ray at once"
+        left += [
+            each for each in name_of if each not in reached and any(f"{got}.".startswith(f"{each}.") for got in names)
+        ]
+    assert "agescale.scoring.driver" in reached
 
 
 def test_every_package_has_its_place() -> None:

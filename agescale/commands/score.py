@@ -9,6 +9,7 @@ from agescale.command_line import refuse
 from agescale.config import ScoreConfig
 from agescale.models import included
 from agescale.scoring.driver import score
+from agescale.scoring.result import REMEDIES
 from agescale.store import paths
 
 
@@ -19,6 +20,8 @@ def main(config: ScoreConfig) -> None:
     result = score(config)
     counts = ", ".join(f"{count:,} {status}" for status, count in result.by_status.items())
     print(f"scored {result.num_scored_now:,} images now, {result.images_per_s:g} images/s; the table has {counts}")
+    if limited := result.bottleneck.line(REMEDIES):
+        print(limited)
     if unreachable := result.by_status.get("unreachable"):
         print(f"{unreachable:,} images were unreachable; the same command with --retry unreachable tries them again")
     print(f"predictions: {config.out}")

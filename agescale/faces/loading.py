@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 from agescale.faces import images
 from agescale.faces.geometry import FaceGeometry, FoundFace
@@ -50,6 +54,36 @@ class KnownFaces:
         return replace(photo, faces=self.faces) if photo.pixels.shape[:2] == (self.height, self.width) else photo
 
 
+@dataclass
+class Spent:
+    """Seconds of the threads that load pictures, added up: on the clock, and for decoding those of a processor, too
+    (without those of the processes of ``IsolatedImages``)."""
+
+    read_s: float = 0.0
+    decode_s: float = 0.0
+    decode_cpu_s: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.read_s += time.perf_counter() - started
+
+    @contextlib.contextmanager
+    def decoding(self) -> Iterator[None]:
+        started, cpu_s = time.perf_counter(), time.thread_time()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.decode_s += time.perf_counter() - started
+                self.decode_cpu_s += time.thread_time() - cpu_s
+
+
 def load_one(
     uri: str,
     framing: Framing,
@@ -59,17 +93,21 @@ def load_one(
     decoder: Decoder = images,
     known: KnownFaces | None = None,
     read: Read = members.read_bytes,
+    spent: Spent | None = None,
 ) -> Loaded:
     """The picture at ``uri``, or ``picture`` where it is at hand: its square, or the whole of it where faces are to be
-    found, with those that are ``known``, or why there is none."""
+    found, with those that are ``known``, or why there is none. What that takes is added to what is ``spent``."""
+    spent = spent or Spent()
     try:
         if picture is None:
-            picture = read(uri, version, size_bytes)
+            with spent.reading():
+                picture = read(uri, version, size_bytes)
             if known and objects.sha256(picture) != known.content_hash:  # no listing was asked whether it is the same
                 known = None
-        if framing.geometry is not None:
-            photo = decoder.load_photo(picture)
-            return known.told(photo) if known else photo
-        return decoder.load_face(picture, framing.size, framing.center_crop)
+        with spent.decoding():
+            if framing.geometry is not None:
+                photo = decoder.load_photo(picture)
+                return known.told(photo) if known else photo
+            return decoder.load_face(picture, framing.size, framing.center_crop)
     except (ImageError, StoreError) as error:
         return error

@@ -62,6 +62,9 @@ class Epoch(Validation):
     train_loss: float
     images_per_s: float
     seconds: float
+    stage_seconds: NotRequired[dict[str, float]]
+    """Of the first process, by stage (runtime/bottleneck.py), as far as it has seen the epoch itself: the decoding that
+    came before a run's first one included, and the saving of the epoch before."""
     is_best: NotRequired[bool]  # of the epochs so far; told when it joins them
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from agescale.models import backends, checkpoints, included, parity
 from agescale.models.age_model import ModelSpec, Outputs, autocast, auxiliary_classes, build_spec_task
 from agescale.models.checkpoints import Checkpoint
 from agescale.models.tasks import Prediction
+from agescale.runtime.bottleneck import Meter
 from agescale.store.errors import StoreError
 from agescale.tables import schema
 
@@ -72,6 +74,8 @@ class Predictor:
         self.model = checkpoints.load_model(included.located(checkpoint_uri), self.checkpoint).to(self.device)
         self.framing = framing_of(self.spec, faces)
         self.finder = FaceFinder(self.framing, device, torch.get_num_threads())
+        self.meter = Meter()
+        """Of the thread that predicts tables; begun by whoever reads it."""
         self.forward: Callable[[Tensor], Outputs] = self._eager
         self.backend, self.why_eager = "eager", ""
         if backend == "openvino" or (backend == "auto" and self.device.type == "cpu" and backends.is_installed()):
@@ -119,7 +123,8 @@ class Predictor:
             hint = "agescale.load(...).predict takes images of any size"
             raise ValueError(f"this model takes uint8 images (N, {side}, {side}, 3), not {given}; {hint}")
         images_NHWC = np.require(images_NHWC, requirements=["C", "W"])  # a copy of what is read-only, which torch minds
-        pixels_NHWC = torch.from_numpy(images_NHWC).to(self.device)
+        with self.meter.stage("transfer") if self.device.type != "cpu" else contextlib.nullcontext():
+            pixels_NHWC = torch.from_numpy(images_NHWC).to(self.device)  # of memory that is not pinned: waits for it
         views = [pixels_NHWC, pixels_NHWC.flip(2)] if self.tta else [pixels_NHWC]
         with torch.inference_mode(), autocast(self.device):
             outputs = [self.forward(view_NHWC) for view_NHWC in views]
@@ -150,7 +155,8 @@ class Predictor:
         num_unreachable = 0
         records: list[dict[str, Any]] = []
         waiting: list[tuple[dict[str, Any], Pixels]] = []
-        for (uri, version), found in self.finder.find(loaded):
+        found_faces = self.finder.find(self.meter.each("images", loaded))
+        for (uri, version), found in self.meter.each("decode", found_faces):
             is_unreachable = isinstance(found, StoreError) and found.status == "unreachable"
             num_unreachable = num_unreachable + 1 if is_unreachable else 0
             if isinstance(found, StoreError) and (found.stops_the_job or num_unreachable == MAX_UNREACHABLE):
@@ -183,7 +189,8 @@ class Predictor:
 
     def _fill(self, waiting: list[tuple[dict[str, Any], Pixels]]) -> None:
         """Writes what the model says of a batch into its records."""
-        columns = self(np.stack([pixels for _, pixels in waiting]))
+        with self.meter.stage("model"):
+            columns = self(np.stack([pixels for _, pixels in waiting]))
         for position, (record, _) in enumerate(waiting):
             record |= {name: values[position] for name, values in columns.items()}
 

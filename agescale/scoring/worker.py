@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,9 @@ import torch
 from ray.util import metrics
 
 from agescale.config import Backend, ScoreConfig
+from agescale.faces.loading import Spent
 from agescale.models.predictor import Predictor
+from agescale.runtime import bottleneck
 from agescale.runtime.work import decoder
 from agescale.store import objects, parquet, paths
 from agescale.store.errors import StoreError
@@ -65,9 +68,13 @@ class ScoringActor:
         self.use_packed = scorer.catalog.holds_packed(self.predictor.framing)
         self.pool = read_pool()
         self.num_scored = metrics.Counter("agescale_images_scored", "Images scored, by status", tag_keys=("status",))
+        self.stage_seconds = metrics.Counter("agescale_stage_seconds", "Seconds of processes, by stage", ("stage",))
         self.superseded = scorer.catalog.superseded()
 
     def __call__(self, task: pa.Table) -> pa.Table:
+        started = time.monotonic()
+        self.predictor.meter.begin()
+        self.spent = Spent()
         standing: dict[str, Counts] = {}
         scored_now: Counter[str] = Counter()
         num_rows = num_listed = 0
@@ -81,14 +88,27 @@ class ScoringActor:
             num_listed += row["num_retried"] or len(unit)
         for status, count in scored_now.items():
             self.num_scored.inc(count, tags={"status": status})
+        seconds = self._seconds()
+        for stage, spent_s in seconds.items():
+            if spent_s > 0:  # Ray refuses 0
+                self.stage_seconds.inc(spent_s, tags={"stage": stage})
         texts = {"standing": json.dumps(standing), "scored_now": json.dumps(scored_now), "why_eager": self.why_eager}
         self.why_eager = ""
-        return pa.Table.from_pylist([{"num_rows": num_rows, "num_listed": num_listed, **texts}])
+        told = {"num_rows": num_rows, "num_listed": num_listed, **texts, "seconds": json.dumps(seconds)}
+        return pa.Table.from_pylist([{**told, "wall_s": time.monotonic() - started}])
+
+    def _seconds(self) -> dict[str, float]:
+        """What this process has done since its meter began, by stage."""
+        took, spent, workers = self.predictor.meter.end(), self.spent, self.scorer.workers
+        decode_cpu_s = spent.decode_cpu_s / max(1, workers.num_threads)
+        return bottleneck.divided(took, workers.device == "cpu", spent.read_s, spent.decode_s, decode_cpu_s)
 
     def _score(self, unit: Unit, name: str) -> tuple[Counts, Counter[str]]:
         """Writes the file of a unit. Returns what the file says, and counts by status of what was scored for it now."""
         output = paths.join(self.scorer.out, name)
-        if objects.exists(output):  # written by a process that died before it could say so
+        with self.predictor.meter.stage("read"):
+            is_there = objects.exists(output)
+        if is_there:  # written by a process that died before it could say so
             return read_counts(output), Counter()
         predictions = self._predict(self._current_rows(unit))
         scored = _count(predictions)
@@ -106,7 +126,8 @@ class ScoringActor:
         """Writes the file of a unit anew, its failed rows scored again. Returns what ``_score`` does."""
         output = paths.join(self.scorer.out, name)
         version = objects.version(output)
-        before = parquet.read_table(output, schema.PREDICTIONS.names)
+        with self.predictor.meter.stage("read"):
+            before = parquet.read_table(output, schema.PREDICTIONS.names)
         is_retried = pc.is_in(before["status"], pa.array(self.scorer.config.retry, pa.string()))
         rows = self._current_rows(unit)
         is_current = pc.is_in(before["uri"], rows["uri"].combine_chunks())
@@ -119,8 +140,9 @@ class ScoringActor:
         return counts, _count(again)
 
     def _current_rows(self, unit: Unit) -> pa.Table:
-        rows = units.listed_rows(self.scorer.catalog, unit, self.scorer.config.split, ["size_bytes"])
-        return self.superseded.current(rows, catalogs.listing_of(unit.part))
+        with self.predictor.meter.stage("read"):
+            rows = units.listed_rows(self.scorer.catalog, unit, self.scorer.config.split, ["size_bytes"])
+            return self.superseded.current(rows, catalogs.listing_of(unit.part))
 
     def _as_part(self, predictions: pa.Table, counts: Counts) -> pa.Table:
         metadata = {**self.scorer.metadata, **counts, "backend": self.predictor.backend}
@@ -129,7 +151,8 @@ class ScoringActor:
     def _predict(self, rows: pa.Table) -> pa.Table:
         """One row of predictions for each of ``rows``, in their order."""
         catalog, framing = self.scorer.catalog.uri, self.predictor.framing
-        loaded = packed.load_faces(catalog, rows, framing, self.use_packed, self.pool, self.decoder)
+        with self.predictor.meter.stage("read"):
+            loaded = packed.load_faces(catalog, rows, framing, self.use_packed, self.pool, self.decoder, self.spent)
         return self.predictor.predict_rows(rows, loaded, self.scorer.config.batch_size)
 
 

@@ -8,6 +8,8 @@ must outlive the driver at any moment and load without Ray.
 from __future__ import annotations
 
 import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -25,6 +27,7 @@ from agescale.models.age_model import AgeModel
 from agescale.models.checkpoints import RunProgress, StateDict
 from agescale.models.inference import find_device
 from agescale.runtime import nodes, terminal
+from agescale.runtime.bottleneck import Bottleneck
 from agescale.runtime.cluster import allocator_environment, start_ray
 from agescale.runtime.network import TorchConfig
 from agescale.runtime.resources import WORKER_BYTES, check_resources, uses_gpu
@@ -46,6 +49,17 @@ MAX_FAILURES = 3
 
 RESIZE_S = 600.0
 """Whether there is room for more processes is looked at so often: it costs what was done since the last save."""
+
+REMEDIES = {
+    "images": "feed it faster: packed images (jobs/catalog.py --pack), --cache always where they fit into memory, or "
+    "more CPUs",
+    "features": "features of a frozen encoder are made once: a GPU or more CPUs make them faster",
+    "model": "compute faster: a GPU, more processes (--num-workers), a smaller --image-size or a smaller --encoder",
+    "validation": "validate on fewer images: a smaller val split",
+    "write": "write faster: --out on a disk or a store nearby, and rarer saves (--save-minutes)",
+    "waiting": "processes waited for one another or for processors that other programs had: leave more of them to it",
+}
+"""What to change where that took longest."""
 
 LABEL_COLUMNS = ("group", "age_low", "age_high", "gender", "ethnicity", "weight", "catalog", "is_counted", "cell")
 """What is learned of an image: numbers, looked up by its index."""
@@ -123,7 +137,19 @@ def train(
             num_counted = int(splits["val"]["is_counted"].to_numpy().sum())
             if said := calibration.told(config, plan.spec, made, num_counted):
                 print(said, flush=True)
-        return checkpoints.read(paths.join(out, "last")).progress
+        progress = checkpoints.read(paths.join(out, "last")).progress
+        if shared is None and (said := bottleneck_of(progress).line(REMEDIES)):
+            print(said, flush=True)
+        return progress
+
+
+def bottleneck_of(progress: RunProgress) -> Bottleneck:
+    """What limited the epochs of a run, by the seconds of its first process."""
+    seconds: dict[str, float] = {}
+    for epoch in progress.history:
+        for stage, spent_s in epoch.get("stage_seconds", {}).items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent_s
+    return Bottleneck(seconds, 1)
 
 
 def _say_finished(out: str, progress: RunProgress) -> RunProgress:
@@ -161,14 +187,19 @@ def _fit(
         "num_train": 0,  # this and the next one say what the processes are fed with
         "is_held": False,
         "on_features": False,
+        "made_s": 0.0,
+        "made_before": 0,
         "num_phases": len(plan.phases),
         "has_terminal": is_apart and terminal.is_terminal(),
         "use_gpu": scaling.use_gpu,
         "num_trainings": shared.num_trainings if shared else 1,
     }
 
-    def run(loop: TrainLoopConfig, feeds: dict[str, Feed]) -> str | None:
+    def run(loop: TrainLoopConfig, make: Callable[[str, pa.Table], Feed]) -> str | None:
+        started, made_before = time.monotonic(), _epochs_done(plan) + 1
+        feeds = {name: make(name, split) for name, split in splits.items()}
         loop = {**loop, "num_train": feeds["train"].num_images, "is_held": feeds["train"].is_held}
+        loop = {**loop, "made_s": time.monotonic() - started, "made_before": made_before}
         while (ended := run_once(loop, feeds)) == LEAVES:  # Ray places nothing where a node will be taken away
             print(f"{LEAVES}: saved; goes on elsewhere, as soon as there is room", flush=True)
         return ended
@@ -197,10 +228,11 @@ def _fit(
     num_top_phases = _num_top_phases(config, plan.phases, model, sum(map(len, splits.values())))
     if num_top_phases and (next_phase := _next_phase(plan)) is not None and next_phase < num_top_phases:
         weights = ray.put(_weights_so_far(plan, model))
-        feeds = {name: feeder.features(name, split, weights) for name, split in splits.items()}
-        ended = run({**loop, "on_features": True, "num_phases": num_top_phases}, feeds)
+        ended = run(
+            {**loop, "on_features": True, "num_phases": num_top_phases}, partial(feeder.features, weights=weights)
+        )
     if ended == GOES_ON:
-        ended = run(loop, {name: feeder.images(name, split) for name, split in splits.items()})
+        ended = run(loop, feeder.images)
     if ended:
         raise Diverged(ended)
 
@@ -288,6 +320,11 @@ def _next_phase(plan: Plan) -> int | None:
     if not checkpoints.exists(last):
         return 0
     return runs.next_phase(plan.phases, checkpoints.read(last).progress, plan.config.patience)
+
+
+def _epochs_done(plan: Plan) -> int:
+    last = paths.join(plan.out, "last")
+    return checkpoints.read(last).progress.epochs_done if checkpoints.exists(last) else 0
 
 
 def _weights_so_far(plan: Plan, model: AgeModel) -> StateDict:

@@ -31,6 +31,8 @@ from agescale.ages.groups import AgeGroups
 from agescale.models import checkpoints
 from agescale.models.age_model import autocast
 from agescale.models.checkpoints import Epoch, LearnerState, Order, RunProgress, Step, Validation
+from agescale.runtime import bottleneck
+from agescale.runtime.bottleneck import Meter
 from agescale.runtime.progress import ImageProgress
 from agescale.store import paths
 from agescale.store.writers import Writer
@@ -67,6 +69,8 @@ class TrainLoopConfig(TypedDict):
     num_train: int  # images
     is_held: bool  # these, decoded once for all epochs
     on_features: bool  # of them, made once
+    made_s: float  # what making them took, and before which epoch that was
+    made_before: int
     num_phases: int  # the first ones, in which what is given to them suffices
     has_terminal: bool
     use_gpu: bool
@@ -89,11 +93,12 @@ def _train_epochs(loop: TrainLoopConfig) -> str | None:
     if _rank() == 0:
         runs.take_over(plan.out, loop["writer"])  # from one that died, or seems to have
     progress, begun = _restore(loop, learner)
+    meter = Meter(base="model")
     while (index := runs.next_phase(plan.phases, progress, plan.config.patience)) is not None:
         if index >= loop["num_phases"]:
             return GOES_ON
         learner.enter_phase(index, partial(ray.train.torch.prepare_model, move_to_device=False))
-        ended = _run_epoch(loop, learner, labels, progress, begun)
+        ended = _run_epoch(loop, learner, labels, progress, begun, meter)
         faulthandler.cancel_dump_traceback_later()  # what follows are stores, which have time limits of their own
         if ended is None:
             return LEAVES
@@ -103,15 +108,29 @@ def _train_epochs(loop: TrainLoopConfig) -> str | None:
             return "no image of the val split can be read"
         if not math.isfinite(epoch["train_loss"] + epoch["val_loss"]):  # the same on every process
             return f"training diverged: epoch {epoch['epoch']}'s loss is NaN or infinite; lower the learning rate"
+        epoch["stage_seconds"] = _stage_seconds(loop, meter, epoch["epoch"], learner.device)
+        meter.begin()
         progress = runs.extend(progress, epoch, plan)
         if _rank() == 0:
             judged = learner.judged.state_dict()
-            progress = runs.save(plan, progress, judged, learner.state(), loop["writer"], made)
+            with meter.stage("write"):
+                progress = runs.save(plan, progress, judged, learner.state(), loop["writer"], made)
             _print_epoch(plan, progress)
             _export(epoch)
         numbers = {key: value for key, value in epoch.items() if isinstance(value, int | float)}
         ray.train.report({**numbers, "best_value": progress.best_value})
     return None
+
+
+def _stage_seconds(loop: TrainLoopConfig, meter: Meter, epoch: int, device: torch.device) -> dict[str, float]:
+    """By stage since the meter began, with what came before the first epoch."""
+    seconds = bottleneck.divided(meter.end(), on_cpu=device.type == "cpu")
+    if not loop["is_held"]:  # who took the processor meanwhile decodes, as a rule
+        seconds["images"] = seconds.get("images", 0.0) + seconds.pop("waiting", 0.0)
+    if epoch == loop["made_before"]:
+        made = "features" if loop["on_features"] else "images"
+        seconds[made] = seconds.get(made, 0.0) + loop["made_s"]
+    return {stage: round(seconds[stage], 2) for stage in bottleneck.STAGES if seconds.get(stage, 0) > 0}
 
 
 def _rank() -> int:
@@ -172,7 +191,12 @@ def _read_step(plan: Plan, progress: RunProgress, order: Order) -> tuple[Step, L
 
 
 def _run_epoch(
-    loop: TrainLoopConfig, learner: Learner, labels: dict[str, Labels], progress: RunProgress, begun: Step
+    loop: TrainLoopConfig,
+    learner: Learner,
+    labels: dict[str, Labels],
+    progress: RunProgress,
+    begun: Step,
+    meter: Meter,
 ) -> tuple[Epoch, Calibration | None] | None:
     """Trains, from the step where it has ``begun``, validates once more, and calibrates by what it has seen of that;
     None where a node will be taken away."""
@@ -182,11 +206,12 @@ def _run_epoch(
     phase = plan.phases[index]
     finetuning.set_train_mode(learner.model, phase.scope, plan.config.freeze_batch_norm)
     with _progress(loop, f"epoch {number} ({phase.scope})") as shown:
-        ended = _train(loop, learner, labels["train"], progress, begun, shown)
+        ended = _train(loop, learner, labels["train"], progress, begun, shown, meter)
     if ended is None:
         return None
     images_per_s = round(ended.num_images / (time.monotonic() - started), 1)
-    validated, said_NS = _validate(plan, learner, labels["val"])
+    with meter.stage("validation"):
+        validated, said_NS = _validate(plan, learner, labels["val"], meter)
     epoch: Epoch = {
         "epoch": number,
         "phase": phase.scope,
@@ -211,6 +236,7 @@ def _train(
     progress: RunProgress,
     begun: Step,
     shown: ImageProgress | _TerminalBar,
+    meter: Meter,
 ) -> Step | None:
     """One pass over this process's share of the images, or what is left of it where it has ``begun``. What is drawn in
     a step hangs on seed, epoch, rank and step alone. Returns what the steps of all processes add up to, or None where
@@ -229,7 +255,7 @@ def _train(
     sums = torch.tensor(begun.sums, dtype=torch.float64, device=learner.device)
     step, saved, notices = begun, time.monotonic(), Notices()
     shown.add(begun.num_images)
-    for number, batch in enumerate(shares.deal(batches, sizes, rank)):
+    for number, batch in enumerate(meter.each("images", shares.deal(batches, sizes, rank))):
         _wind_watchdog()
         if number < begun.number:  # taken before; its images come all the same, for the others to come as they did
             continue
@@ -245,7 +271,8 @@ def _train(
         leaves = notices.are_there()
         is_due = config.save_minutes and time.monotonic() - saved > 60 * config.save_minutes
         if rank == 0 and (is_due or leaves):
-            _save_step(loop, learner, progress, _with_sums(step, sums, begun.seconds + time.monotonic() - started))
+            with meter.stage("write"):
+                _save_step(loop, learner, progress, _with_sums(step, sums, begun.seconds + time.monotonic() - started))
             saved = time.monotonic()
         if leaves:
             return None
@@ -290,7 +317,7 @@ def _save_step(loop: TrainLoopConfig, learner: Learner, progress: RunProgress, s
     _wind_watchdog()
 
 
-def _validate(plan: Plan, learner: Learner, labels: Labels) -> tuple[Validation, np.ndarray]:
+def _validate(plan: Plan, learner: Learner, labels: Labels, meter: Meter) -> tuple[Validation, np.ndarray]:
     """Metrics over all N validation images, each counted once: every process judges those that are its own, and sums
     are added up over the processes. And what was said of each, as ``calibration.said_of`` does."""
     rank, world_size, model = _rank(), _world_size(), learner.judged
@@ -306,7 +333,7 @@ def _validate(plan: Plan, learner: Learner, labels: Labels) -> tuple[Validation,
     batches = ray.train.get_dataset_shard("val").iter_torch_batches(
         batch_size=plan.config.batch_size, device=str(learner.device)
     )
-    for batch in batches:
+    for batch in meter.each("images", batches):
         _wind_watchdog()
         is_mine = batch["index"] % world_size == rank
         batch = {name: values[is_mine] for name, values in batch.items()}
@@ -371,6 +398,10 @@ def _export(epoch: Epoch) -> None:
     """Sets what Prometheus reads of a training."""
     metrics.Gauge("agescale_epoch", "Epochs of a training that have ended").set(epoch["epoch"])
     metrics.Gauge("agescale_images_per_s", "Images a second in the last epoch of a training").set(epoch["images_per_s"])
+    stage_seconds = metrics.Counter("agescale_stage_seconds", "Seconds of processes, by stage", ("stage",))
+    for stage, seconds in epoch.get("stage_seconds", {}).items():
+        if seconds > 0:
+            stage_seconds.inc(seconds, {"stage": stage})
     judged = {"mae": epoch["val_mae"], "accuracy": epoch["val_accuracy"], "loss": epoch["val_loss"]}
     gauge = metrics.Gauge("agescale_validation_metric", "On the validation split, after each epoch", ("metric",))
     for name, value in judged.items():

@@ -12,7 +12,7 @@ from conftest import make_checkpoint
 from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig, ScoreConfig
 from agescale.models import parity
-from agescale.scoring import driver
+from agescale.scoring import execution
 from agescale.scoring.driver import score
 from agescale.tables.datasets import read_predictions
 from agescale.tables.predictions import Predictions
@@ -42,7 +42,7 @@ def test_a_table_says_what_computed_it(
     pairs = [(ages["openvino"][uri], age) for uri, age in ages["eager"].items() if age is not None]
     np.testing.assert_allclose(*zip(*pairs, strict=True), atol=2e-3)  # of flat distributions an age moves more
 
-    monkeypatch.setattr(driver, "MIN_COMPILED_ROWS", 1)
+    monkeypatch.setattr(execution, "MIN_COMPILED_ROWS", 1)
     monkeypatch.setattr(parity, "MAX_APART", -1.0)
     capsys.readouterr()
     score(replace(auto, out=str(tmp_path / "otherwise")))

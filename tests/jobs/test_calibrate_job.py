@@ -136,7 +136,7 @@ def test_killed_amid_it_goes_on_without_scoring_again(
             calibrate(config(folder, "killed"))
     assert [path.name for path in (folder / "killed").iterdir()] == ["LICENSE.txt"]
     (folder / "killed" / ".weights-of-a-write-that-was-cut-short").write_bytes(b"...")
-    monkeypatch.setattr("agescale.scoring.driver._run", die)
+    monkeypatch.setattr("agescale.scoring.execution.run", die)
     assert calibrate(config(folder, "killed")).checkpoint.digest == checkpoints.read(str(made)).digest
     assert json.loads((folder / "killed" / "config.json").read_text())["digest"]
 

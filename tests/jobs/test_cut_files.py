@@ -29,7 +29,7 @@ from agescale.config import (
     VerifyConfig,
 )
 from agescale.evaluation.driver import evaluate
-from agescale.scoring import driver as scoring
+from agescale.scoring import execution as scoring
 from agescale.scoring.driver import score
 from agescale.scoring.verification import verify
 from agescale.store import objects, parquet

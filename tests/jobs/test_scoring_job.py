@@ -27,7 +27,7 @@ from agescale.config import CatalogConfig, CompactConfig, ScoreConfig, TableConf
 from agescale.faces import images
 from agescale.models import checkpoints
 from agescale.runtime import resources
-from agescale.scoring import driver, plan, worker
+from agescale.scoring import execution, plan, worker
 from agescale.scoring.driver import score
 from agescale.scoring.verification import verify
 from agescale.store import lease, objects, paths
@@ -91,6 +91,9 @@ def test_as_many_rows_come_out_as_went_in_and_bad_images_say_why(catalog: str, p
     for name in ("age", "age_std", "age_cdf", "group", "group_probability", "width", "height", "scored_at"):
         assert good[name].null_count == 0, name
     assert good["error"].null_count == len(good)
+    limited = json.loads(objects.read_bytes(summary_uri(predictions)))["bottleneck"]
+    assert {"start", "read", "decode", "model", "write"} <= limited["shares"].keys()
+    assert sum(limited["shares"].values()) == pytest.approx(1, abs=0.01)
 
 
 def test_every_file_has_the_same_schema_and_names_its_model(predictions: str, checkpoint: str) -> None:
@@ -182,7 +185,7 @@ def test_a_damaged_checkpoint_is_told_before_ray_starts_and_anything_is_written(
     def start() -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(driver, "start_ray", start)
+    monkeypatch.setattr(execution, "start_ray", start)
     checkpoint = tmp_path / "model"
     make_checkpoint(checkpoint)
     for file in checkpoint.iterdir():

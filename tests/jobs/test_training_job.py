@@ -49,7 +49,7 @@ from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions
 from agescale.training import ingest, runs, worker
 from agescale.training import plan as training_plan
-from agescale.training.driver import Watch, _num_top_phases, is_out_of_memory, train
+from agescale.training.driver import Watch, _num_top_phases, bottleneck_of, is_out_of_memory, train
 from agescale.training.failures import OutOfMemory, lasting_store_error
 from agescale.training.finetuning import parse_phases
 from agescale.training.learner import Learner
@@ -206,6 +206,10 @@ def test_history_has_a_row_an_epoch_and_best_its_model(run: str) -> None:
     assert best.progress.best_value == min(row["val_mae"] for row in history)
     assert best.progress.is_finished
     checkpoints.load_model(f"{run}/best", best)
+    limited = bottleneck_of(checkpoints.read(f"{run}/last").progress)
+    assert {"images", "model", "validation", "write"} <= limited.shares.keys()
+    told = sum(row["seconds"] for row in history)
+    assert sum(limited.seconds.values()) >= told - 0.1 * len(history), "seconds of epochs are missing"
 
 
 MISTAKES = {
@@ -651,7 +655,7 @@ def test_what_ends_amid_an_epoch_goes_on_from_its_last_step_to_the_same_weights(
     history = checkpoints.read(f"{run}/last").progress.history
     assert max(epoch["seconds"] for epoch in history) > LONG_S, "it began the epoch anew"
     for epoch, expected in zip(history, checkpoints.read(f"{undisturbed}/last").progress.history, strict=True):
-        timed = {"seconds": 0, "images_per_s": 0}
+        timed = {"seconds": 0, "images_per_s": 0, "stage_seconds": {}}
         assert {**epoch, **timed} == {**expected, **timed}
     for folder in ("last", "best"):
         ours, theirs = (checkpoints.read(f"{each}/{folder}") for each in (run, undisturbed))
