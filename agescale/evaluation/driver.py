@@ -26,7 +26,7 @@ from agescale.config import EvaluateConfig
 from agescale.evaluation import arrays, report
 from agescale.evaluation.error_table import error_table
 from agescale.evaluation.fairness import Limit, Verdict
-from agescale.evaluation.gallery import galleries, hidden_name
+from agescale.evaluation.gallery import galleries
 from agescale.evaluation.joined import JoinedRows, read_other, read_rows, splits_of
 from agescale.evaluation.report import About, Judgement
 from agescale.evaluation.split_result import SplitResult, judge_split
@@ -80,7 +80,7 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
     )
     errors, num_errors = error_table(rows, names)
     if not config.pictures:
-        hidden = [hidden_name(catalog, uri) for uri in errors["uri"].to_pylist()]
+        hidden = [catalog.hidden_name(uri) for uri in errors["uri"].to_pylist()]
         errors = errors.set_column(0, "uri", pa.array(hidden, pa.string()))
     center_crop = float(card.get("center_crop") or 1.0)
     judgement = Judgement(

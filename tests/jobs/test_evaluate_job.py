@@ -25,7 +25,6 @@ from agescale.commands.evaluate import main as job
 from agescale.config import EvaluateConfig
 from agescale.evaluation import error_table
 from agescale.evaluation.driver import evaluate
-from agescale.evaluation.gallery import hidden_name
 from agescale.faces import images
 from agescale.models import checkpoints
 from agescale.models.age_model import ModelSpec
@@ -140,7 +139,7 @@ def test_without_pictures_no_pixel_and_no_name_of_a_photo_is_in_any_file(tmp_pat
     files = {path.name: path.read_text() for path in (tmp_path / "report").iterdir()}
     assert not any("data:image" in text or ".jpg" in text for text in files.values())
     named = {row["uri"] for row in csv.DictReader(io.StringIO(files["errors.csv"].lstrip("\ufeff")))}
-    hidden = {hidden_name(Catalog.open(str(tmp_path / "catalog")), row["uri"]) for row in rows}
+    hidden = {Catalog.open(str(tmp_path / "catalog")).hidden_name(row["uri"]) for row in rows}
     assert named
     assert named <= hidden
     assert next(iter(named)) in files["errors.csv"]
