@@ -68,7 +68,7 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         checkpoint=config.checkpoint or predictions.metadata.get("checkpoint"),
         model=predictions.metadata["run"]["model"],
         age_groups=groups.format() if groups else None,
-        model_age_groups=predictions.metadata["run"]["age_groups"],
+        model_age_groups=predictions.groups_of_model,
         gender_from=config.gender_from or None,
         include_findings=config.include_findings,
         asked_splits=config.split,
