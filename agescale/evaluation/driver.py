@@ -24,6 +24,7 @@ from agescale.ages.few import ENOUGH_FACES
 from agescale.ages.groups import AgeGroups
 from agescale.config import EvaluateConfig
 from agescale.evaluation import arrays, report
+from agescale.evaluation.age_gate import GATE_AGE
 from agescale.evaluation.error_table import error_table
 from agescale.evaluation.fairness import Limit, Verdict
 from agescale.evaluation.gallery import galleries
@@ -90,6 +91,7 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         results=results,
         galleries=galleries(catalog, rows, results[0].name, names, center_crop, config.pictures),
         group_counts=_group_counts(rows, names),
+        learned_minors=_learned_minors(rows),
         errors=errors,
         num_errors=num_errors,
     )
@@ -123,7 +125,9 @@ def _read_rows(
     rows = read_rows(predictions, listed, groups, config.gender_from)
     if card.get("task") in TASKS and not TASKS[card["task"]].learns_spread:
         unknown_N = np.full(len(listed), np.nan)
-        rows = replace(rows, age_std_N=unknown_N, probability_N=unknown_N)
+        rows = replace(
+            rows, age_std_N=unknown_N, probability_N=unknown_N, share_below_N=unknown_N, under_gate_N=unknown_N
+        )
     return rows
 
 
@@ -215,6 +219,13 @@ def _card_of_checkpoint(uri: str, digest: str | None) -> dict[str, Any]:
     if checkpoint.digest != digest:
         raise ValueError(f"{uri}: its model is {checkpoint.digest}, the predictions are of model {digest}")
     return dict(checkpoint.card())
+
+
+def _learned_minors(rows: JoinedRows) -> tuple[int, int] | None:
+    """Of the faces of the training split with an exact age, how many are of minors, and all; None without any."""
+    age_N = rows.listed.true_age_N[rows.is_in("train") & ~rows.listed.is_excluded_N]
+    age_N = age_N[~np.isnan(age_N)]
+    return (int((age_N < GATE_AGE).sum()), len(age_N)) if len(age_N) else None
 
 
 def _group_counts(rows: JoinedRows, names: list[str]) -> dict[str, list[int]]:
