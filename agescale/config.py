@@ -245,12 +245,18 @@ class CatalogConfig(Recorded):
     prefix may be unavailable. Up to 20 may always go. 1: never refuse."""
     repair: bool = False
     """Empty parts of the catalog that are damaged first, so that their images are listed anew."""
+    report: bool = False
+    """Write findings.html beside the catalog: of each kind of finding how many, what to do, and the first ones."""
+    pictures: bool = True
+    """Show photos and names of files in it. --no-pictures: no pixels, and a hash for each name."""
     lease: bool = True
     """Lock --out against other jobs. --no-lease: do not, for a store without conditional writes, where you make sure
     that no other job writes there."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.pictures and not self.report:
+            raise ValueError("--no-pictures is about the page of --report: give both")
         if (self.layout == "csv") != (self.csv is not None):
             raise ValueError("--csv and --layout csv go together")
         if self.pack and not self.reads_images:

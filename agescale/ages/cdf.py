@@ -72,9 +72,29 @@ def probability_under(cdf_NA: np.ndarray, age_years: float) -> np.ndarray:
     if not 0 <= age_years <= MAX_AGE:
         raise ValueError(f"an age from 0 to {MAX_AGE} years, not {age_years}")
     birthday = min(int(age_years), MAX_AGE - 1)
-    below_NA = dequantize(cdf_NA)
+    below_N2 = _below(cdf_NA, np.array([birthday, birthday + 1]))
     since = age_years - birthday
-    return (1 - since) * below_NA[:, birthday] + since * below_NA[:, birthday + 1]
+    return (1 - since) * below_N2[:, 0] + since * below_N2[:, 1]
+
+
+def share_below(cdf_NA: np.ndarray, age_N: np.ndarray) -> np.ndarray:
+    """Share (N,) of the mass that lies below an age (N,) in years of its own: what ``quantile_age`` is the inverse of.
+    Ages of 100 and more are 100, NaN stays.
+
+    >>> probs = np.zeros((2, 101)); probs[:, 20] = 0.25; probs[:, 30] = 0.75
+    >>> share_below(quantize(probs), np.array([30.0, np.nan])).round(3)
+    array([0.625,   nan])
+    """
+    place_N = np.nan_to_num(np.minimum(age_N, MAX_AGE)) + 0.5
+    bin_N = place_N.astype(np.int64)
+    below_N, next_N = (_of_each(cdf_NA, each_N) for each_N in (bin_N, bin_N + 1))
+    return np.where(np.isnan(age_N), np.nan, below_N + (place_N - bin_N) * (next_N - below_N))
+
+
+def _of_each(cdf_NA: np.ndarray, edge_N: np.ndarray) -> np.ndarray:
+    """P(age < edge) of each row, float64 (N,); the edge 101 stands for infinity."""
+    stored_N = np.take_along_axis(np.asarray(cdf_NA), edge_N.clip(max=MAX_AGE)[:, None], axis=1)[:, 0]
+    return np.where(edge_N > MAX_AGE, 1.0, stored_N / SCALE)
 
 
 def quantile_age(cdf_NA: np.ndarray, q: float) -> np.ndarray:

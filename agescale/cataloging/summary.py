@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agescale.ages.few import ENOUGH_FACES
+from agescale.ages.few import ENOUGH_FACES, ENOUGH_TO_LEARN
 from agescale.ages.groups import AgeGroups
 from agescale.cataloging.relabelling import Relabelled
 from agescale.tables import catalogs, schema
+
+FULL_AGE = 18
+"""Minors are younger, years."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,32 @@ def remarks(result: CatalogResult) -> list[str]:
         )
     if outside := count_by_kind(result.findings).get("outside_groups"):
         found.append(f"{outside:,} images have an age or age range outside all age groups")
-    by_group = count_by_group_and_split(result)
-    few = [
-        f"{name} {by_group[name].get('val', 0)}"
-        for name in result.group_names
-        if by_group[name].get("train") and by_group[name].get("val", 0) < ENOUGH_FACES
-    ]
+    return found + about_few(result)
+
+
+def about_few(result: CatalogResult) -> list[str]:
+    """Of whom there are too few to learn from, or to choose a model by, a line each; in words without a name."""
+    if result.rows is None or not result.group_names:
+        return []
+    found, by_group = [], count_by_group_and_split(result)
+    learned, validated = (
+        {name: by_group[name].get(split, 0) for name in result.group_names} for split in ("train", "val")
+    )
+    if not any(learned.values()):
+        return []
+    few = [f"{name} {count:,}" for name, count in learned.items() if count < ENOUGH_TO_LEARN]
+    if few:
+        found.append(
+            f"few training images (under {ENOUGH_TO_LEARN}): {', '.join(few)}; a model hardly learns such people"
+        )
+    high = pc.fill_null(result.rows["age_high"].filter(pc.equal(result.rows["split"], "train")), -1).to_numpy()
+    num_known, num_minors = int((high >= 0).sum()), int(((high >= 0) & (high <= FULL_AGE)).sum())
+    if num_known and num_minors < ENOUGH_TO_LEARN:
+        found.append(
+            f"few minors: of {num_known:,} training images with an age {num_minors:,} are of people under {FULL_AGE}; "
+            "a model hardly learns children"
+        )
+    few = [f"{name} {validated[name]}" for name in learned if learned[name] and validated[name] < ENOUGH_FACES]
     if few:
         found.append(
             f"few validation images (under {ENOUGH_FACES}): {', '.join(few)}; which epoch is best "

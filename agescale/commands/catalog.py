@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from agescale.cataloging import plots
 from agescale.cataloging.driver import build_catalog
+from agescale.cataloging.report import write_report
 from agescale.cataloging.summary import CatalogResult, count_by_group_and_split, count_by_kind, remarks
 from agescale.config import CatalogConfig
 from agescale.reports.figures import to_png
@@ -31,6 +32,8 @@ def main(config: CatalogConfig) -> None:
     print(f"findings: {catalogs.findings_uri(config.out)}{as_csv}{charts}")
     if config.faces != "none":
         print(f"faces: {faces.folder(config.out, faces.default_geometry(config.faces))}")
+    if config.report:
+        print(f"report: {write_report(config.out, result, config.pictures)}")
     print(f"catalog: {config.out}")
 
 

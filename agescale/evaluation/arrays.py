@@ -21,6 +21,7 @@ from agescale.ages import cdf
 from agescale.ages.groups import AgeGroups
 from agescale.ages.labels import is_exact
 from agescale.evaluation import metrics
+from agescale.evaluation.age_gate import GATE_AGE
 from agescale.store import objects, parquet, paths
 from agescale.tables import catalogs, keys, schema
 from agescale.tables.catalogs import Catalog
@@ -69,6 +70,7 @@ class CatalogArrays:
     gender_N: np.ndarray  # index into genders
     ethnicity_N: np.ndarray
     is_excluded_N: np.ndarray
+    is_repeated_N: np.ndarray  # who, or whose picture, is there again, by the findings of the row or of another one
     box_N4: np.ndarray | None  # tables.labels.BOX of the face that a label is of, NaN = of the photo; None: all are
     genders: Names
     ethnicities: Names
@@ -104,6 +106,7 @@ def read_catalog(catalog: Catalog, groups: AgeGroups | None, excluded: pa.Table)
     findings = findings.group_by(["uri", "kind"]).aggregate([])
     counts: dict[str | None, Counter[str]] = {}
     excluded_uris = excluded["uri"].combine_chunks()
+    repeated_uris, leaking_uris = _repeated(catalog.findings)
     has_labels = False
     held: list[dict[str, np.ndarray]] = []
     for rows in catalog.current_rows([*CATALOG_COLUMNS, *(BOX_COLUMNS if catalog.has_boxes else ())]):
@@ -125,6 +128,8 @@ def read_catalog(catalog: Catalog, groups: AgeGroups | None, excluded: pa.Table)
             "gender": genders.codes(rows["gender"]),
             "ethnicity": ethnicities.codes(rows["ethnicity"]),
             "is_excluded": pc.is_in(rows["uri"], value_set=excluded_uris).to_numpy(),
+            "is_repeated": pc.is_in(rows["uri"], value_set=repeated_uris).to_numpy(),
+            "leaks": pc.is_in(rows["uri"], value_set=leaking_uris).to_numpy(),
         })  # fmt: skip
         if catalog.has_boxes:
             held[-1]["box"] = corners_of(rows["box"])
@@ -134,17 +139,32 @@ def read_catalog(catalog: Catalog, groups: AgeGroups | None, excluded: pa.Table)
                 split = schema.SPLITS[split_N[position]] if split_N[position] >= 0 else None
                 counts.setdefault(split, Counter())[kind] += 1
     arrays = {name: _joined(held, name) for name in list(held[0])}
-    subject_N, box_N4 = arrays.pop("subject"), arrays.pop("box", None)
+    subject_N, box_N4, leaks_N = arrays.pop("subject"), arrays.pop("box", None), arrays.pop("leaks")
+    cluster_N = metrics.clusters_of_subjects(_numbered(subject_N))
+    arrays["is_repeated"] |= np.isin(cluster_N, np.unique(cluster_N[leaks_N]))  # all photos of such a person
     return CatalogArrays(
         catalog=catalog.uri,
         part_names=parts.names,
         box_N4=box_N4,
-        cluster_N=metrics.clusters_of_subjects(_numbered(subject_N)),
+        cluster_N=cluster_N,
         genders=genders,
         ethnicities=ethnicities,
         has_labels=has_labels,
         findings={split: dict(of_split) for split, of_split in counts.items()},
         **{f"{name}_N": values for name, values in arrays.items()},
+    )
+
+
+def _repeated(findings: pa.Table) -> tuple[pa.Array, pa.Array]:
+    """URIs of what the findings say is there again, and of those of them that stand in two splits: of the row of a
+    finding, and of the one in the stricter split that it names."""
+    is_leaking = pc.is_in(findings["kind"], pa.array(schema.LEAKING_KINDS))
+    leaking = findings.filter(is_leaking)
+    own = findings["uri"].filter(pc.is_in(findings["kind"], pa.array(schema.REPEATED_KINDS)))
+    across = pa.chunked_array([*leaking["uri"].chunks, *leaking["related_uri"].chunks], pa.string()).drop_null()
+    return (
+        pa.chunked_array([*own.chunks, *across.chunks], pa.string()).combine_chunks(),
+        across.combine_chunks(),
     )
 
 
@@ -183,6 +203,8 @@ class PredictionArrays:
     age_upper_N: np.ndarray
     group_N: np.ndarray  # index into the groups asked for
     probability_N: np.ndarray  # of the group
+    share_below_N: np.ndarray  # of the age's distribution, below the true age; NaN where that was not asked for, as
+    under_gate_N: np.ndarray  # the probability of an age under the gate
     gender_N: np.ndarray  # index into the genders of the catalog's rows, and those met here
     ethnicity_N: np.ndarray
     statuses: list[str]
@@ -195,13 +217,15 @@ def read_predictions(
     group_names: list[str],
     regroup: AgeGroups | None = None,
     share: float | None = None,
+    tells_doubt: bool = False,
 ) -> PredictionArrays:
     """What a table of predictions says of the ``listed`` rows: of an image that was scored twice what is "ok", where
     anything is. Of one model, whose metadata the files say alike; else raises ValueError.
 
     The groups are told as stored or, with ``regroup``, derived from the distributions; so are intervals with ``share``,
-    then those of the central share of each. An image takes another one's prediction where the hashes of their keys are
-    the same: of 10,000,000 images any does with a chance of 1 in 300,000.
+    then those of the central share of each, and, with ``tells_doubt``, what they say of the true age and of the gate.
+    An image takes another one's prediction where the hashes of their keys are the same: of 10,000,000 images any does
+    with a chance of 1 in 300,000.
 
     A label by a box takes the prediction of the face that is nearest to it (``faces.geometry.matched``); where all
     faces were looked for and none is near, it is one without a face.
@@ -223,9 +247,13 @@ def read_predictions(
     numbers = {name: np.full(num_rows, np.nan, np.float32) for name in told}
     none_N = np.broadcast_to(np.float32(np.nan), num_rows)
     is_ok_N = np.zeros(num_rows, bool)
+    of_doubt_2N = np.full((2, num_rows), np.nan, np.float32) if tells_doubt else np.broadcast_to(none_N, (2, num_rows))
     with objects.read_pool() as pool:
         columns = told if only_first else (*told, *FACE_COLUMNS)
-        tasks = (pool.submit(_read_faces, file, columns, regroup, share, only_first) for file in predictions.files)
+        tasks = (
+            pool.submit(_read_faces, file, columns, regroup, share, only_first, tells_doubt)
+            for file in predictions.files
+        )
         for rows in objects.ahead(tasks, FILES_AHEAD):
             if only_first:
                 place = find(rows["hash"].to_numpy())
@@ -248,6 +276,8 @@ def read_predictions(
                 whole[name][place[first]] = values[first]
             for name, values in numbers.items():
                 values[place[first]] = floats(rows[name])[first]
+            if tells_doubt:
+                of_doubt_2N[:, place[first]] = _of_doubt(rows["age_cdf"], first, listed.true_age_N[place[first]])
             is_ok_N[place[first]] = is_ok[first]
     return PredictionArrays(
         is_ok_N=is_ok_N,
@@ -259,6 +289,8 @@ def read_predictions(
         age_upper_N=numbers.get("age_upper", none_N),
         group_N=whole["group"],
         probability_N=numbers["group_probability"],
+        share_below_N=of_doubt_2N[0],
+        under_gate_N=of_doubt_2N[1],
         gender_N=whole["gender"],
         ethnicity_N=whole["ethnicity"],
         statuses=statuses.names,
@@ -267,16 +299,22 @@ def read_predictions(
 
 
 def _read_faces(
-    file: str, numbers: Sequence[str], regroup: AgeGroups | None, share: float | None, only_first: bool
+    file: str,
+    numbers: Sequence[str],
+    regroup: AgeGroups | None,
+    share: float | None,
+    only_first: bool,
+    keeps_cdf: bool,
 ) -> pa.Table:
     """One file of predictions, of all faces or of the first one of each image, with the ``hash`` of the key in place
     of it."""
-    rows = parquet.read_table(file, [*PREDICTION_COLUMNS, *numbers, *(["age_cdf"] if regroup or share else [])])
+    needs_cdf = bool(regroup or share or keeps_cdf)
+    rows = parquet.read_table(file, [*PREDICTION_COLUMNS, *numbers, *(["age_cdf"] if needs_cdf else [])])
     if regroup:
         rows = regrouped(rows, regroup)
     if share:
         rows = _with_central(rows, share)
-    if regroup or share:
+    if needs_cdf and not keeps_cdf:
         rows = rows.drop_columns(["age_cdf"])
     if only_first:
         rows = rows.filter(pc.equal(rows["face"], 0))
@@ -305,6 +343,18 @@ def _by_box(rows: pa.Table, listed: CatalogArrays, finds_all: bool) -> tuple[pa.
         column = pc.if_else(pa.array(is_missed, pa.bool_()), pa.scalar(value, pa.string()), rows[name])
         rows = rows.set_column(rows.schema.get_field_index(name), name, column)
     return rows, place_L[told_L]
+
+
+def _of_doubt(age_cdf: pa.ChunkedArray, index_F: np.ndarray, true_age_F: np.ndarray) -> np.ndarray:
+    """Of the rows ``index_F`` of a column of distributions the shares (2, F) below the true age and under the gate,
+    NaN where there is none."""
+    is_known = pc.is_valid(age_cdf).to_numpy()
+    known_F = is_known[index_F]
+    cdf_KA = stored_cdfs(age_cdf)[(np.cumsum(is_known) - 1)[index_F[known_F]]]
+    found_2F = np.full((2, len(index_F)), np.nan)
+    found_2F[0, known_F] = cdf.share_below(cdf_KA, true_age_F[known_F])
+    found_2F[1, known_F] = cdf.probability_under(cdf_KA, GATE_AGE)
+    return found_2F
 
 
 def _with_central(rows: pa.Table, share: float) -> pa.Table:

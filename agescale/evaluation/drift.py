@@ -152,5 +152,16 @@ def _binned(
     ends = np.searchsorted(total, wanted) + 1  # fine bins that come before each tenth
     large = np.flatnonzero(theirs >= total[-1] / NUM_BINS)  # as where all photos have one size: a bin of its own
     cuts = np.unique([0, *ends, *large, *(large + 1), len(theirs)])
-    names = [f"{low:.3g} to {high:.3g}" for low, high in pairwise(EDGES[name][cuts])]
-    return names, np.stack([np.add.reduceat(counts, cuts[:-1]) for counts in (ours, theirs)])
+    return _bin_names(EDGES[name][cuts]), np.stack([np.add.reduceat(counts, cuts[:-1]) for counts in (ours, theirs)])
+
+
+def _bin_names(ends: np.ndarray) -> list[str]:
+    """What people read at bins between these ends; of pixels the first and the last are open.
+
+    >>> _bin_names(PIXELS[[0, 64, 72, 120]]), _bin_names(np.array([0.0, 8.5, 100.5]))
+    (['under 256', '256 to 512', '512 and more'], ['0 to 8.5', '8.5 to 100'])
+    """
+    names = [f"{low:.3g} to {high:.3g}" for low, high in pairwise(ends)]
+    if ends[-1] == PIXELS[-1] and len(names) > 1:
+        names[0], names[-1] = f"under {ends[1]:.3g}", f"{ends[-2]:.3g} and more"
+    return names

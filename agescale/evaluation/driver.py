@@ -24,9 +24,10 @@ from agescale.ages.few import ENOUGH_FACES
 from agescale.ages.groups import AgeGroups
 from agescale.config import EvaluateConfig
 from agescale.evaluation import arrays, report
+from agescale.evaluation.age_gate import GATE_AGE
 from agescale.evaluation.error_table import error_table
 from agescale.evaluation.fairness import Limit, Verdict
-from agescale.evaluation.gallery import galleries, hidden_name
+from agescale.evaluation.gallery import galleries
 from agescale.evaluation.joined import JoinedRows, read_other, read_rows, splits_of
 from agescale.evaluation.report import About, Judgement
 from agescale.evaluation.split_result import SplitResult, judge_split
@@ -68,7 +69,7 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         checkpoint=config.checkpoint or predictions.metadata.get("checkpoint"),
         model=predictions.metadata["run"]["model"],
         age_groups=groups.format() if groups else None,
-        model_age_groups=predictions.metadata["run"]["age_groups"],
+        model_age_groups=predictions.groups_of_model,
         gender_from=config.gender_from or None,
         include_findings=config.include_findings,
         asked_splits=config.split,
@@ -80,7 +81,7 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
     )
     errors, num_errors = error_table(rows, names)
     if not config.pictures:
-        hidden = [hidden_name(catalog, uri) for uri in errors["uri"].to_pylist()]
+        hidden = [catalog.hidden_name(uri) for uri in errors["uri"].to_pylist()]
         errors = errors.set_column(0, "uri", pa.array(hidden, pa.string()))
     center_crop = float(card.get("center_crop") or 1.0)
     judgement = Judgement(
@@ -90,6 +91,7 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         results=results,
         galleries=galleries(catalog, rows, results[0].name, names, center_crop, config.pictures),
         group_counts=_group_counts(rows, names),
+        learned_minors=_learned_minors(rows),
         errors=errors,
         num_errors=num_errors,
     )
@@ -123,7 +125,9 @@ def _read_rows(
     rows = read_rows(predictions, listed, groups, config.gender_from)
     if card.get("task") in TASKS and not TASKS[card["task"]].learns_spread:
         unknown_N = np.full(len(listed), np.nan)
-        rows = replace(rows, age_std_N=unknown_N, probability_N=unknown_N)
+        rows = replace(
+            rows, age_std_N=unknown_N, probability_N=unknown_N, share_below_N=unknown_N, under_gate_N=unknown_N
+        )
     return rows
 
 
@@ -215,6 +219,13 @@ def _card_of_checkpoint(uri: str, digest: str | None) -> dict[str, Any]:
     if checkpoint.digest != digest:
         raise ValueError(f"{uri}: its model is {checkpoint.digest}, the predictions are of model {digest}")
     return dict(checkpoint.card())
+
+
+def _learned_minors(rows: JoinedRows) -> tuple[int, int] | None:
+    """Of the faces of the training split with an exact age, how many are of minors, and all; None without any."""
+    age_N = rows.listed.true_age_N[rows.is_in("train") & ~rows.listed.is_excluded_N]
+    age_N = age_N[~np.isnan(age_N)]
+    return (int((age_N < GATE_AGE).sum()), len(age_N)) if len(age_N) else None
 
 
 def _group_counts(rows: JoinedRows, names: list[str]) -> dict[str, list[int]]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +13,7 @@ from agescale.evaluation.joined import JoinedRows, is_wrong, who_is_judged
 from agescale.faces import images
 from agescale.faces.geometry import FaceGeometry
 from agescale.faces.loading import Framing, Loaded
-from agescale.tables import packed
+from agescale.tables import thumbnails
 from agescale.tables.catalogs import Catalog
 
 NUM_SHOWN = 12
@@ -47,12 +44,6 @@ class Gallery:
     faces: Sequence[ShownFace]
 
 
-def hidden_name(catalog: Catalog, uri: str) -> str:
-    """Stands for the name of an image where names are not to be shown: who has the catalog, whose id it hangs on, can
-    tell which one it is; nobody else can try names until one fits."""
-    return hashlib.sha256(f"{catalog.id}\n{uri}".encode()).hexdigest()[:16]
-
-
 def galleries(
     catalog: Catalog,
     rows: JoinedRows,
@@ -70,14 +61,16 @@ def galleries(
     use_packed = catalog.pack > 0
     pictures: Sequence[str | None] = [None] * len(wanted)
     if not has_pictures:
-        uris = [hidden_name(catalog, uri) for uri in places["uri"].to_pylist()]
+        uris = [catalog.hidden_name(uri) for uri in places["uri"].to_pylist()]
         places = places.set_column(places.schema.get_field_index("uri"), "uri", pa.array(uris, pa.string()))
     elif rows.listed.box_N4 is None:
-        pictures = _pictures(catalog.uri, places, Framing(FACE_PIXELS, center_crop), use_packed, _square)
+        pictures = thumbnails.data_uris(catalog.uri, places, Framing(FACE_PIXELS, center_crop), use_packed)
     else:
         framing = Framing(FACE_PIXELS, geometry=FaceGeometry())
         boxes = rows.listed.box_N4[wanted]
-        pictures = _pictures(catalog.uri, places, framing, use_packed, lambda photo, each: _cut_out(photo, boxes[each]))
+        pictures = thumbnails.data_uris(
+            catalog.uri, places, framing, use_packed, lambda photo, each: _cut_out(photo, boxes[each])
+        )
     shown = dict(zip(wanted, zip(places["uri"].to_pylist(), pictures, strict=True), strict=True))
     source = f"{catalog.source}/"
     return [
@@ -104,10 +97,6 @@ def _chosen(rows: JoinedRows, split: str, names: list[str], is_central: bool) ->
     return [(kind, [int(index_J[j]) for j in of_kind]) for kind, of_kind in chosen.items()]
 
 
-def _square(loaded: Loaded, _: int) -> images.Pixels | None:
-    return loaded.pixels if isinstance(loaded, images.Face) else None
-
-
 def _cut_out(loaded: Loaded, box_4: np.ndarray) -> images.Pixels | None:
     """The box of a label, and a square around it."""
     if not isinstance(loaded, images.Photo) or np.isnan(box_4).any():
@@ -118,26 +107,6 @@ def _cut_out(loaded: Loaded, box_4: np.ndarray) -> images.Pixels | None:
     left, top = (max(0, round((low + high) / 2 - half)) for low, high in ((x1, x2), (y1, y2)))
     cut = loaded.pixels[top : round(top + 2 * half), left : round(left + 2 * half)]
     return images.resize(images.central_square(cut), FACE_PIXELS, FACE_PIXELS) if cut.size else None
-
-
-def _pictures(
-    catalog: str,
-    rows: pa.Table,
-    framing: Framing,
-    use_packed: bool,
-    shown: Callable[[Loaded, int], images.Pixels | None],
-) -> list[str | None]:
-    """A data URI for each row, or None where its face cannot be read any more."""
-    order = np.lexsort((rows["row"].to_numpy(), rows["part"].to_numpy().astype(str)))
-    found: list[str | None] = [None] * len(rows)
-    with ThreadPoolExecutor(8) as pool:
-        faces = packed.load_faces(catalog, rows.take(order), framing, use_packed, pool)
-        for position, face in zip(order.tolist(), faces, strict=True):
-            pixels = shown(face, position)
-            if pixels is not None:
-                jpeg = images.encode_jpeg(pixels, quality=85)
-                found[position] = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
-    return found
 
 
 def _shown_face(

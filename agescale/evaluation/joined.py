@@ -31,7 +31,9 @@ class JoinedRows:
     outcomes: Outcomes
     predicted: PredictionArrays
     age_std_N: np.ndarray  # and
-    probability_N: np.ndarray  # of the predicted group: NaN also where a model does not learn how sure it is
+    probability_N: np.ndarray  # of the predicted group, and
+    share_below_N: np.ndarray  # of its distribution below the true age, and
+    under_gate_N: np.ndarray  # under the age gate: NaN also where a model does not learn how sure it is
     parts: dict[str, tuple[np.ndarray, list[str]]]  # by gender and ethnicity: index into the names, -1 = unknown
     looks_for_faces: bool  # in the images, before it predicts
     interval_coverage: float | None  # what intervals are to cover; None: the model is not calibrated
@@ -59,7 +61,7 @@ def read_rows(
     predictions: Predictions, listed: CatalogArrays, groups: AgeGroups | None, gender_from: str = ""
 ) -> JoinedRows:
     """``gender_from`` names predictions whose gender stands in where the catalog has none."""
-    predicted = _read_predictions(predictions, listed, groups)
+    predicted = _read_predictions(predictions, listed, groups, tells_doubt=predictions.says_ages)
     gender_N = listed.gender_N
     if gender_from:
         other = arrays.read_predictions(Predictions.open(gender_from), listed, [])
@@ -73,6 +75,8 @@ def read_rows(
         predicted=predicted,
         age_std_N=predicted.age_std_N,
         probability_N=predicted.probability_N,
+        share_below_N=predicted.share_below_N,
+        under_gate_N=predicted.under_gate_N,
         parts={
             "gender": listed.genders.sorted(gender_N),
             "ethnicity": listed.ethnicities.sorted(listed.ethnicity_N),
@@ -86,11 +90,14 @@ def read_rows(
     )
 
 
-def _read_predictions(predictions: Predictions, listed: CatalogArrays, groups: AgeGroups | None) -> PredictionArrays:
+def _read_predictions(
+    predictions: Predictions, listed: CatalogArrays, groups: AgeGroups | None, tells_doubt: bool = False
+) -> PredictionArrays:
     """Their group is one of ``groups`` where these derive from what they say, else one of the model's."""
     has_others = groups is not None and groups != predictions.age_groups and predictions.says_ages
     names = list(groups.names) if groups else []
-    predicted = arrays.read_predictions(predictions, listed, names, groups if has_others else None)
+    regroup = groups if has_others else None
+    predicted = arrays.read_predictions(predictions, listed, names, regroup, tells_doubt=tells_doubt)
     if not (predicted.status_N >= 0).any():
         raise ValueError(f"{predictions.uri}: none of these predictions is of an image of {listed.catalog}")
     return predicted

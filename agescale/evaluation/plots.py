@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from agescale.ages.few import ENOUGH_FACES
 from agescale.evaluation.gates import Candidate, Rate
-from agescale.evaluation.records import PartScores
+from agescale.evaluation.records import CoveredPart, HandedOver, PartScores, Reliability
 from agescale.reports.figures import ACCENT, INK, MUTED, SECOND, STYLE, WIDE_IN, WIDTH_IN, axes_of, legend_above
 
 LOSSES = {"train_loss": "train", "val_loss": "val"}
@@ -139,6 +139,67 @@ def shares(names: Sequence[str], ours: Sequence[float], before: Sequence[float])
         axes.bar(np.arange(len(names)) + shift, 100 * np.array(shares_B), width=0.38, color=colour, label=label)
     axes.set_xticks(range(len(names)), names, rotation=35 if is_crowded(names) else 0)
     axes.set_ylabel("% of rows")
+    legend_above(axes)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def reliability(curves: Mapping[str, Sequence[Reliability]], said: str, observed: str) -> Figure:
+    """How often it is so, against how often that was said, in per cent, each with its interval; of few faces hollow."""
+    figure, axes = axes_of(height=3.6)
+    axes.grid(visible=True, axis="both")
+    axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.9)
+    for (name, rows), colour in zip(curves.items(), (ACCENT, SECOND), strict=False):
+        axes.plot([100 * row.said for row in rows], [100 * row.observed for row in rows], color=colour, linewidth=0.9)
+        for row in rows:
+            x, fill = 100 * row.said, "none" if row.num_rows < ENOUGH_FACES else colour
+            if row.observed_low is not None and row.observed_high is not None:
+                ends = [100 * row.observed_low, 100 * row.observed_high]
+                axes.plot([x, x], ends, color=colour, linewidth=2.2, solid_capstyle="round")
+            axes.plot(x, 100 * row.observed, "o", color=colour, markerfacecolor=fill, markersize=5)
+        axes.plot([], [], "o", color=colour, markersize=5, label=name)
+    axes.set(xlim=(-2, 102), ylim=(-2, 102), xlabel=said, ylabel=observed)
+    if len(curves) > 1:
+        legend_above(axes)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def handed_over(rows: Sequence[HandedOver]) -> Figure:
+    """MAE, or where there are no ages the share in the right group, of the faces that are left where the least certain
+    ones go to a person; a line where all would be were those drawn by chance."""
+    x = [100 * row.handed_over for row in rows]
+    figure, axes = axes_of(height=3.6)
+    if rows[0].mae is not None:
+        axes.plot(x, [row.mae if row.mae is not None else math.nan for row in rows], "o-", color=ACCENT, markersize=5)
+        axes.axhline(rows[0].mae, color=MUTED, linewidth=0.9)
+        for share, row in zip(x, rows, strict=True):
+            if row.mae_low is not None and row.mae_high is not None:
+                ends = [row.mae_low, row.mae_high]
+                axes.plot([share, share], ends, color=ACCENT, linewidth=2.2, solid_capstyle="round")
+        axes.set_ylabel("mean absolute error of the others, years")
+        axes.set_ylim(bottom=0)
+    else:
+        axes.plot(x, [100 * (row.accuracy or 0.0) for row in rows], "o-", color=ACCENT, markersize=5)
+        axes.axhline(100 * (rows[0].accuracy or 0.0), color=MUTED, linewidth=0.9)
+        axes.set_ylabel("% of the others in the right group")
+    axes.set_xlabel("% of the faces that go to a person, the least certain first")
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def coverage(parts: Sequence[CoveredPart], wanted: float) -> Figure:
+    """Share of the intervals that hold the age, in per cent, of each part, with its interval; of few faces hollow."""
+    figure, axes = axes_of(height=2.9)
+    axes.axhline(100 * wanted, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="wanted")
+    for x, part in enumerate(parts):
+        if part.coverage_low is not None and part.coverage_high is not None:
+            ends = [100 * part.coverage_low, 100 * part.coverage_high]
+            axes.plot([x, x], ends, color=ACCENT, linewidth=2.2, solid_capstyle="round")
+        fill = ACCENT if part.num_rows >= ENOUGH_FACES else "none"
+        axes.plot(x, 100 * part.coverage, "o", color=ACCENT, markerfacecolor=fill, markersize=6)
+    axes.set_xticks(range(len(parts)), [part.name for part in parts], rotation=35 if len(parts) > 8 else 0)
+    axes.set(xlabel="predicted age, years", ylabel="% that hold the age")
     legend_above(axes)
     return figure
 

@@ -167,6 +167,32 @@ class CoveredPart:
 
 
 @dataclass(frozen=True)
+class Reliability:
+    """What a model says of some answers, and how often it is so: ``said`` is the share that intervals are to hold, or
+    the mean of probabilities that are about as large."""
+
+    said: float
+    num_rows: int
+    observed: float
+    observed_low: float | None  # Wilson's interval
+    observed_high: float | None
+
+
+@dataclass(frozen=True)
+class HandedOver:
+    """The faces that are left where the share ``handed_over`` that a model is least certain of goes to a person."""
+
+    handed_over: float
+    num_rows: int
+    mean_age: float | None  # their true age, where it is known exactly
+    mae: float | None
+    mae_low: float | None
+    mae_high: float | None
+    cs_at_5: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
 class MissedPart:
     """Photos of one part of the people: in how many the face was not found, or too small to be judged."""
 

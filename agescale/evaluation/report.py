@@ -17,13 +17,13 @@ from typing import Any
 import pyarrow as pa
 from markupsafe import Markup
 
-from agescale.ages.few import ENOUGH_FACES
-from agescale.evaluation import model_card, plots
+from agescale.ages.few import ENOUGH_FACES, ENOUGH_TO_LEARN
+from agescale.evaluation import doubt, model_card, plots
 from agescale.evaluation.age_gate import GATE_AGE
 from agescale.evaluation.fairness import said
 from agescale.evaluation.gallery import Gallery, ShownFace
 from agescale.evaluation.intervals import LEAST
-from agescale.evaluation.records import Comparison, GroupScores, PartScores, Summary, WorstPart
+from agescale.evaluation.records import Comparison, GroupScores, HandedOver, PartScores, Summary, WorstPart
 from agescale.evaluation.split_result import CROSSED, SplitResult
 from agescale.reports import formats
 from agescale.reports.page import UNKNOWN, inline, interval, is_about, number, percent, template, text
@@ -35,7 +35,7 @@ MARKS = ("catalog", "predictions", "report_split")
 """What ``metrics.json`` says under "about", by which a report's folder is known."""
 TABLES = (
     "by_group", "by_decade", "by_gender", "by_ethnicity", "by_gender_ethnicity", "gaps", "age_gate", "intervals",
-    "missed", "confusion", "left_out", "against", "errors",
+    "reliability", "handed_over", "leaks", "missed", "confusion", "left_out", "against", "errors",
 )  # fmt: skip
 
 NUM_GAPS = 12
@@ -89,6 +89,7 @@ class Judgement:
     group_counts: Mapping[str, Sequence[int]] = field(
         default_factory=dict
     )  # of the labels, by split, in all the catalog
+    learned_minors: tuple[int, int] | None = None  # of its training faces with an exact age, and all of these
     errors: pa.Table | None = None  # a row for each face that is not judged quite right, the worst first, if not of
     num_errors: int = 0  # all of them
 
@@ -187,10 +188,18 @@ def render(judged: Judgement) -> str:
             for name, num_learned, count in zip(group_names, learned, validated, strict=True)
             if num_learned and count < ENOUGH_FACES
         ],
+        few_learned=[
+            f"{name} {count:,}"
+            for name, count in zip(group_names, learned, strict=True)
+            if any(learned) and count < ENOUGH_TO_LEARN
+        ],
+        learned_minors=judged.learned_minors,
+        few_to_learn=ENOUGH_TO_LEARN,
         figures=_figures(central, card, group_names),
         few=ENOUGH_FACES,
         gate_age=GATE_AGE,
         covered=[(BREAKDOWNS.get(key, ""), rows) for key, rows in central.covered.items()],
+        mean_gaps={what: doubt.mean_gap(rows) for what, rows in central.reliability.items()},
         gaps=_gaps(central),
         missed=[(BREAKDOWNS.get(key, ""), rows) for key, rows in central.missed.items()],
         interval=interval,
@@ -278,6 +287,7 @@ def verdicts(result: SplitResult) -> list[str]:
             f"Its intervals are to hold the age of {percent(result.interval_coverage)}, and hold that of "
             f"{percent(row.coverage)} ({bounds}); they are {row.mean_width:.1f} years wide on average."
         )
+    found += _handed_over(result.handed_over)
     for part in result.missed.get("all", []):
         bounds = interval([part.missed_low, part.missed_high], "{:.1%}")
         found.append(
@@ -357,6 +367,22 @@ def _few(num_rows: int, bounds: Sequence[float | None]) -> str:
     return f" (few faces: {interval(bounds, '{:.1%}')})" if num_rows < ENOUGH_FACES else ""
 
 
+TOLD_SHARE = 0.1
+"""Of the faces that go to a person, which the first lines tell of."""
+
+
+def _handed_over(rows: Sequence[HandedOver]) -> list[str]:
+    """What it is worth to ask a person about the faces that the model is least certain of."""
+    everybody, few = (next((row for row in rows if row.handed_over == share), None) for share in (0.0, TOLD_SHARE))
+    if everybody is None or few is None or everybody.num_rows - few.num_rows < LEAST:
+        return []
+    if few.mae is not None and everybody.mae is not None:
+        then = f"{few.mae:.1f} years off on average instead of {everybody.mae:.1f}"
+    else:
+        then = f"in the right group {percent(few.accuracy)} of the time instead of {percent(everybody.accuracy)}"
+    return [f"Where the tenth of the faces of which it is least certain goes to a person, the others are {then}."]
+
+
 def _comparison(row: Comparison) -> str:
     """Whether this model is better than another one, over all the faces that both have scored."""
     if row.mae_difference is not None:
@@ -426,6 +452,21 @@ def _figures(result: SplitResult, card: Mapping[str, Any], group_names: Sequence
             plots.group_distribution(outcomes.true_group_N, outcomes.predicted_group_N, group_names),
             "True and predicted number of faces by group",
         )
+    sure = {what: rows for what, rows in result.reliability.items() if what != doubt.INTERVALS}
+    if spans := result.reliability.get(doubt.INTERVALS):
+        labels = "share that the interval is to hold, %", "ages inside, %"
+        figures["spans"] = plots.reliability({doubt.INTERVALS: spans}, *labels), "Share of ages in central intervals"
+    if sure:
+        labels = "predicted probability, %", "so it was, %"
+        figures["sure"] = plots.reliability(sure, *labels), "How often what is predicted with a probability is so"
+    if result.handed_over:
+        figures["handed_over"] = plots.handed_over(result.handed_over), "Error of the faces that are left"
+    if by_decade := result.covered.get("predicted decade"):
+        assert result.interval_coverage is not None, "known wherever anything is covered"
+        figures["covered"] = (
+            plots.coverage(by_decade, result.interval_coverage),
+            f"Share of intervals that hold the age, by {BREAKDOWNS['predicted decade']}",
+        )
     epochs = [row for row in card.get("history") or [] if row.get("epoch") is not None]
     if epochs:
         figures["training"] = plots.training_curves(epochs, card.get("metric")), "Loss and validation metric by epoch"
@@ -449,6 +490,10 @@ def _tables(results: Sequence[SplitResult], group_names: Sequence[str]) -> dict[
             tables.setdefault(f"by_{key.replace('+', '_')}", []).extend(split | asdict(row) for row in rows)
         for key, covered in result.covered.items():
             tables.setdefault("intervals", []).extend(split | {"part": key} | asdict(row) for row in covered)
+        for what, reliable in result.reliability.items():
+            tables.setdefault("reliability", []).extend(split | {"of": what} | asdict(row) for row in reliable)
+        tables.setdefault("handed_over", []).extend(split | asdict(row) for row in result.handed_over)
+        tables.setdefault("leaks", []).extend(split | asdict(row) for row in result.leaks)
         for verdict in [result.differences, *result.limits] if result.differences else result.limits:
             limit = {"limit": verdict.limit.option}
             tables.setdefault("gaps", []).extend(split | limit | asdict(gap) for gap in verdict.gaps)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from agescale.ages.baselines import Constant, constant_predictor
 from agescale.ages.parts import Parts, crossed, decades
-from agescale.evaluation import fairness, metrics
-from agescale.evaluation.age_gate import age_gate
+from agescale.evaluation import doubt, fairness, metrics
+from agescale.evaluation.age_gate import GATE_AGE, age_gate
 from agescale.evaluation.fairness import Limit, Verdict
 from agescale.evaluation.joined import NOT_PREDICTED, JoinedRows, OtherModel, who_is_judged
 from agescale.evaluation.metrics import Outcomes
@@ -21,14 +21,18 @@ from agescale.evaluation.records import (
     CoveredPart,
     GateBand,
     GroupScores,
+    HandedOver,
     MissedPart,
     PartScores,
+    Reliability,
     Summary,
     WorstPart,
 )
 
 CROSSED = "gender+ethnicity"
 """Parts that the report tells of beside the single ones."""
+AS_GIVEN, AS_JUDGED, LEAK_FREE = "as given", "as judged on this page", "leak-free"
+"""All rows that can be judged; those that are; and of these the ones of whom the catalog has nothing again."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,9 @@ class SplitResult:
     gate: list[GateBand]
     interval_coverage: float | None  # what the model's intervals are to cover; None = it has none
     covered: dict[str, list[CoveredPart]]  # over "all" and part by part, where it has
+    reliability: dict[str, list[Reliability]]  # by what it says how sure it is of (``doubt``), where it does
+    handed_over: list[HandedOver]  # [] = it does not say of whom it is least certain
+    leaks: list[PartScores]  # AS_GIVEN, AS_JUDGED, LEAK_FREE; [] = these are the same rows
     missed: dict[str, list[MissedPart]]  # by the face detector, over "all" and part by part; {} = none was asked
     differences: Verdict | None  # between parts, whatever may be; None = there are no two to compare
     limits: list[Verdict]  # of the gaps that there may be, those asked for
@@ -61,6 +68,12 @@ class SplitResult:
         numbers["auxiliary"] = {key: asdict(head) for key, head in self.auxiliary.items()}
         if self.covered:
             numbers["age_intervals"] = {"wanted": self.interval_coverage, **asdict(self.covered["all"][0])}
+        if self.reliability:
+            numbers["reliability_gaps"] = {what: doubt.mean_gap(rows) for what, rows in self.reliability.items()}
+        if self.handed_over:
+            numbers["handed_over"] = [asdict(row) for row in self.handed_over]
+        if self.leaks:
+            numbers["leaks"] = [asdict(row) for row in self.leaks]
         if self.differences:
             numbers["largest_gap"] = asdict(self.differences.gaps[0])
         if self.limits:
@@ -106,6 +119,9 @@ def judge_split(
         gate=gate if any(band.num_rows for band in gate) else [],
         interval_coverage=rows.interval_coverage,
         covered=_covered(rows, judged_N) if rows.interval_coverage else {},
+        reliability=_reliability(rows, judged_N),
+        handed_over=doubt.handed_over(outcomes, _doubt(rows, judged_N)),
+        leaks=_leaks(rows, in_split_N, judged_N),
         missed=_missed(rows, in_split_N) if rows.looks_for_faces else {},
         differences=_differences(outcomes, parts),
         limits=fairness.judged(outcomes, parts, limits),
@@ -154,6 +170,41 @@ def _covered(rows: JoinedRows, judged_N: np.ndarray) -> dict[str, list[CoveredPa
     parts |= {key: (code_N[judged_N], names) for key, (code_N, names) in rows.parts.items()}
     found = {key: metrics.covered(lower_N, upper_N, true_N, *part) for key, part in parts.items()}
     return {key: covered for key, covered in found.items() if covered}
+
+
+def _reliability(rows: JoinedRows, judged_N: np.ndarray) -> dict[str, list[Reliability]]:
+    outcomes = rows.outcomes.where(judged_N)
+    has_group_N = (outcomes.true_group_N >= 0) & (outcomes.predicted_group_N >= 0)
+    is_right_N = outcomes.true_group_N == outcomes.predicted_group_N
+    under_N = np.where(np.isnan(outcomes.true_age_N), np.nan, rows.under_gate_N[judged_N])
+    found = {
+        doubt.INTERVALS: doubt.of_intervals(rows.share_below_N[judged_N]),
+        doubt.GROUPS: doubt.of_probabilities(np.where(has_group_N, rows.probability_N[judged_N], np.nan), is_right_N),
+        doubt.UNDER_GATE: doubt.of_probabilities(under_N, outcomes.true_age_N < GATE_AGE),
+    }
+    return {what: reliability for what, reliability in found.items() if reliability}
+
+
+def _doubt(rows: JoinedRows, judged_N: np.ndarray) -> np.ndarray:
+    """How uncertain the model is of each judged face: the spread of its age or, where there is none, of its group."""
+    spread_N = rows.age_std_N[judged_N]
+    return 1 - rows.probability_N[judged_N] if np.isnan(spread_N).all() else spread_N
+
+
+def _leaks(rows: JoinedRows, in_split_N: np.ndarray, judged_N: np.ndarray) -> list[PartScores]:
+    """The scores of all rows that can be judged, whatever the findings, and of those of whom nothing is there again,
+    beside those of the judged ones; [] where all are the same."""
+    nobody_N = np.zeros(len(rows.listed), bool)
+    given_N, _ = who_is_judged(replace(rows, listed=replace(rows.listed, is_excluded_N=nobody_N)), in_split_N)
+    masks = {AS_GIVEN: given_N, AS_JUDGED: judged_N, LEAK_FREE: judged_N & ~rows.listed.is_repeated_N}
+    if len({int(mask_N.sum()) for mask_N in masks.values()}) == 1:
+        return []
+    everybody = {name: np.zeros(int(mask_N.sum()), np.int64) for name, mask_N in masks.items()}
+    return [
+        row
+        for name, mask_N in masks.items()
+        for row in metrics.breakdown(rows.outcomes.where(mask_N), everybody[name], [name])
+    ]
 
 
 def _missed(rows: JoinedRows, in_split_N: np.ndarray) -> dict[str, list[MissedPart]]:

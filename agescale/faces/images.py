@@ -6,6 +6,7 @@ normalisation is not here but inside the model. Reads no files: bytes come from 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import re
@@ -244,6 +245,11 @@ def pack(data: bytes, short_side: int) -> bytes:
 
 def encode_jpeg(pixels: Pixels, quality: int = PACK_QUALITY) -> bytes:
     return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=quality, colorspace="RGB"))
+
+
+def to_data_uri(pixels: Pixels, quality: int = PACK_QUALITY) -> str:
+    """A picture as a JPEG that stands within a page."""
+    return f"data:image/jpeg;base64,{base64.b64encode(encode_jpeg(pixels, quality)).decode()}"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ by the browser, so what is said of them is text. Reads and writes nothing.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,5 +67,4 @@ def thumbnail(picture: Image.Image) -> str:
     """A small copy of a picture, as a data URI."""
     small = picture.convert("RGB")
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    jpeg = images.encode_jpeg(np.asarray(small), JPEG_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    return images.to_data_uri(np.asarray(small), JPEG_QUALITY)

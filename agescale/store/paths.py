@@ -35,7 +35,8 @@ def with_absolute_uris(config: Settings) -> Settings:
 
     Each job begins with it, and nobody else asks.
     """
-    given = {name: getattr(config, name) for name in URI_SETTINGS if getattr(config, name, None)}
+    settings = {name: getattr(config, name, None) for name in URI_SETTINGS}
+    given = {name: uri for name, uri in settings.items() if uri and uri is not True}  # --report of the catalog is a yes
     made = {name: absolute(uri) if isinstance(uri, str) else tuple(map(absolute, uri)) for name, uri in given.items()}
     return dataclasses.replace(config, **made)
 

@@ -8,6 +8,7 @@ it covers. A catalog gets an identity when it is born, which all its parts and f
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -204,6 +205,11 @@ class Catalog:
         """``uri, version, kind`` of the rows that training and metrics leave out."""
         is_one = pc.is_in(self.findings["kind"], pa.array(list(kinds)))
         return self.findings.filter(is_one).select(["uri", "version", "kind"])
+
+    def hidden_name(self, uri: str) -> str:
+        """Stands for the name of an image where names are not to be shown: who has the catalog, whose id it hangs on,
+        can tell which one it is; nobody else can try names until one fits."""
+        return hashlib.sha256(f"{self.id}\n{uri}".encode()).hexdigest()[:16]
 
     def read_part(self, part: str, columns: Sequence[str]) -> pa.Table:
         """``columns`` of all rows of one part, with ``part`` and ``row``, which say where each stands."""

@@ -123,6 +123,12 @@ class Predictions:
         text = self.run["age_groups"]
         return AgeGroups.parse(text) if text else None
 
+    @property
+    def groups_of_model(self) -> str | None:
+        """The groups that the model was made for, as text: others than ``age_groups`` where these were chosen later."""
+        own: str | None = self.run.get("regrouped_from", self.run["age_groups"])
+        return own
+
     def check_of(self, catalog: Catalog) -> None:
         """Raises ValueError where they are not of that catalog."""
         if self.run["catalog_id"] != catalog.id:

@@ -79,7 +79,7 @@ def view_of(config: RegroupConfig, old: Predictions) -> View:
     """Raises ValueError where the predictions cannot be told so."""
     groups = old.view(config.age_groups) if config.age_groups else None
     rule = read_rule(config.gate, old) if config.gate else None
-    own = old.run.get("regrouped_from", old.run["age_groups"])
+    own = old.groups_of_model
     run = {**old.run, "age_groups": groups.format() if groups else old.run["age_groups"], "regrouped_from": own}
     if rule:
         run["papers_where"] = rule.where

@@ -151,6 +151,10 @@ FINDING_KINDS = (
 
 EXCLUDED_KINDS = ("broken", "tiny", "duplicate", "conflicting", "missing_file")
 """Rows with these findings are left out of training and, unless asked for, out of metrics."""
+LEAKING_KINDS = ("leaking", "near_leaking")
+"""Rows with these findings stand in one split, and the ``related_uri`` of each in a stricter one, which judges it."""
+REPEATED_KINDS = ("duplicate", "conflicting", "near_duplicate", *LEAKING_KINDS)
+"""Findings about pictures, or persons, that the catalog has more than once."""
 
 
 class OtherVersion(ValueError):

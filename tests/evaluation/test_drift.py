@@ -28,7 +28,7 @@ NIGHT = dt.datetime(2026, 11, 30, tzinfo=dt.UTC)
 
 def test_the_worked_example_holds() -> None:
     found = doctest.testmod(drift)
-    assert (found.failed, found.attempted) == (0, 1)
+    assert (found.failed, found.attempted) == (0, 2)
 
 
 def faces(
@@ -109,7 +109,7 @@ def test_the_job_ends_with_3_and_a_line_where_photos_are_others(
     assert [each["aspect"] for each in told["aspects"] if each["has_drifted"]] == ["age"]
     assert sum(told["aspects"][0]["shares"]) == pytest.approx(1)
     text = Page((tmp_path / "out" / "drift.html").read_text()).text
-    assert "predicted age, years: drifted" in text
+    assert "Predicted age, years: drifted" in text
     job(DriftConfig(older, before, str(tmp_path / "out"), max_psi=50))
 
 

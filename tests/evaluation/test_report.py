@@ -14,7 +14,7 @@ from html_page import Page, browse, needs_browser, width_in
 
 from agescale.ages.baselines import Constant
 from agescale.ages.parts import decades
-from agescale.evaluation import age_gate, metrics, report
+from agescale.evaluation import age_gate, doubt, metrics, report
 from agescale.evaluation.gallery import Gallery, ShownFace
 from agescale.evaluation.metrics import Outcomes
 from agescale.evaluation.records import Counts
@@ -68,6 +68,12 @@ def result(outcomes: Outcomes, name: str = "test") -> SplitResult:
         gate=age_gate.age_gate(outcomes.true_age_N, outcomes.predicted_age_N),
         interval_coverage=None,
         covered={},
+        reliability={
+            "intervals": doubt.of_intervals(np.linspace(0.01, 0.99, len(outcomes))),
+            "groups": doubt.of_probabilities(np.linspace(0.3, 1, len(outcomes)), outcomes.error_N < 5),
+        },
+        handed_over=doubt.handed_over(outcomes, np.abs(outcomes.error_N)),
+        leaks=[],
         missed={},
         differences=None,
         limits=[],
@@ -145,7 +151,7 @@ def test_ids_of_figures_do_not_clash() -> None:
 def test_figures_take_their_colours_from_the_page() -> None:
     page = page_of()
     figures = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
-    assert len(figures) == 7
+    assert len(figures) == 10
     assert all("var(--ink)" in figure or "var(--muted)" in figure for figure in figures)
     assert {colour for figure in figures for colour in re.findall(r": #[0-9a-f]{6}", figure)} == set()
 
@@ -322,7 +328,7 @@ def test_a_browser_shows_headings_numbers_and_figures(tmp_path: Path) -> None:
     shown = Page(browse(page))
     for part in ("How wrong are the ages, and for whom?", "For whom", "Groups", f"{judged.summary.mae:.2f}"):
         assert part in shown.text
-    assert shown.tags.count("svg") == 7
+    assert shown.tags.count("svg") == 10
     assert [link for link in shown.references if not link.startswith(("#", "data:"))] == []
 
 

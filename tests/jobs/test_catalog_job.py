@@ -666,7 +666,7 @@ def test_from_s3_comes_the_same_catalog_as_from_disk(
     done = run_job(
         *("jobs/catalog.py", "--source", faces_on_s3, "--layout", "csv", "--csv", f"{faces_on_s3}/labels.csv"),
         *(word for pair in columns for word in pair),
-        *("--out", out),
+        *("--out", out, "--report"),
     )
     assert done.returncode == 0, done.stderr
     assert f"catalog: {out}" in done.stdout
@@ -674,8 +674,9 @@ def test_from_s3_comes_the_same_catalog_as_from_disk(
     assert "age group" in done.stdout
     assert done.stderr == ""  # Ray keeps its news to itself
     beside = folders.beside(out)
-    charts = {"ages.png", "classes.png"}
-    assert set(objects.list_names(beside)) == charts | {"findings.csv", "findings.parquet", "footers.parquet"}
+    shown = {"ages.png", "classes.png", "findings.html"}
+    assert b"data:image/jpeg" in objects.read_bytes(f"{beside}/findings.html")
+    assert set(objects.list_names(beside)) == shown | {"findings.csv", "findings.parquet", "footers.parquet"}
     assert objects.list_names(out) == folders.list_parts(out, "catalog")
     assert objects.read_bytes(f"{beside}/ages.png").startswith(b"\x89PNG")
     Catalog.open(out).check_complete()
@@ -747,14 +748,24 @@ def found(groups: dict[str, dict[str, int]], age: float | None) -> CatalogResult
     return CatalogResult(len(rows), 0, 0, len(rows), 0, nothing, pa.Table.from_pylist(rows, columns), tuple(groups))
 
 
-ENOUGH = {"train": 60, "val": 20, "test": 2}
+ENOUGH = {"train": 100, "val": 20, "test": 2}
 
 
 def test_a_class_with_few_validation_images_is_remarked_with_its_count() -> None:
-    groups = {"child": {"train": 200, "val": 15}, "teen": {"train": 20}, "adult": ENOUGH, "senior": {"test": 9}}
-    (remark,) = remarks(found(groups, age=30.0))
+    groups = {"child": {"train": 200, "val": 15}, "teen": {"train": 120}, "adult": ENOUGH}
+    (remark,) = remarks(found(groups, age=9.0))
     assert remark.startswith("few validation images (under 20): child 15, teen 0; ")
-    assert remarks(found({"adult": ENOUGH}, age=30.0)) == []
+    assert remarks(found({"adult": ENOUGH}, age=9.0)) == []
+
+
+def test_a_group_and_children_of_whom_there_is_little_to_learn_are_remarked_with_their_count() -> None:
+    groups = {"child": {"train": 7, "val": 20}, "adult": ENOUGH, "senior": {"test": 9}}
+    group, minors = remarks(found(groups, age=17.0))[:1], remarks(found({"adult": ENOUGH}, age=18.0))
+    assert group == ["few training images (under 100): child 7, senior 0; a model hardly learns such people"]
+    assert minors == [
+        "few minors: of 100 training images with an age 0 are of people under 18; a model hardly learns children"
+    ]
+    assert remarks(found({"adult": {"test": 9}}, age=30.0)) == [], "nobody is to learn from these"
 
 
 def test_that_no_image_has_an_age_is_said_with_what_gives_the_names_bounds() -> None:

@@ -25,7 +25,6 @@ from agescale.commands.evaluate import main as job
 from agescale.config import EvaluateConfig
 from agescale.evaluation import error_table
 from agescale.evaluation.driver import evaluate
-from agescale.evaluation.gallery import hidden_name
 from agescale.faces import images
 from agescale.models import checkpoints
 from agescale.models.age_model import ModelSpec
@@ -130,7 +129,7 @@ def test_the_job_writes_page_numbers_and_tables(tmp_path: Path) -> None:
     assert sum(int(row["num_rows"]) for row in decades if row["split"] == "test") == 450
     names = {path.name for path in (tmp_path / "report").iterdir()}
     parts = {"by_group", "by_decade", "by_gender", "by_ethnicity", "by_gender_ethnicity", "gaps"}
-    tables = parts | {"age_gate", "confusion", "errors"}
+    tables = parts | {"age_gate", "confusion", "errors", "reliability", "handed_over"}
     assert names == {"report.html", "metrics.json", "model_card.md"} | {f"{table}.csv" for table in tables}
 
 
@@ -140,7 +139,7 @@ def test_without_pictures_no_pixel_and_no_name_of_a_photo_is_in_any_file(tmp_pat
     files = {path.name: path.read_text() for path in (tmp_path / "report").iterdir()}
     assert not any("data:image" in text or ".jpg" in text for text in files.values())
     named = {row["uri"] for row in csv.DictReader(io.StringIO(files["errors.csv"].lstrip("\ufeff")))}
-    hidden = {hidden_name(Catalog.open(str(tmp_path / "catalog")), row["uri"]) for row in rows}
+    hidden = {Catalog.open(str(tmp_path / "catalog")).hidden_name(row["uri"]) for row in rows}
     assert named
     assert named <= hidden
     assert next(iter(named)) in files["errors.csv"]
@@ -204,6 +203,57 @@ def test_rows_with_findings_count_when_asked_for(tmp_path: Path) -> None:
     predictions = [prediction(row, 33.0) for row in rows]
     assert judge(tmp_path / "without", rows, predictions, findings)["test"]["num_rows"] == 3
     assert judge(tmp_path / "with", rows, predictions, findings, include_findings=True)["test"]["num_rows"] == 4
+
+
+def test_scores_as_given_and_leak_free_stand_side_by_side(tmp_path: Path) -> None:
+    splits, errors = ("test",) * 10 + ("train",) * 3, (1, 20, 1, 10, 10, 1, 1, 1, 1, 1, 0, 0, 0)
+    rows = [image_row(i, split, 30.0, subject="twice" if i in (4, 11) else None) for i, split in enumerate(splits)]
+    rows[3]["subject"] = "twice"  # another photo of a person who is in train, too
+    uris = [row["uri"] for row in rows]
+    findings = [(uris[1], "conflicting"), (uris[2], "near_duplicate"), (uris[0], "no_face")]
+    catalog = write_catalog(tmp_path / "catalog", rows, findings)
+    leaks = [("leaking", uris[11], uris[4]), ("near_leaking", uris[12], uris[9])]
+    found = Catalog.open(catalog).findings.to_pylist()
+    found += [{"uri": one, "version": "1", "kind": kind, "related_uri": other} for kind, one, other in leaks]
+    factories.write_catalog(catalog, {factories.PART: rows}, found, Catalog.open(catalog).settings)
+    said = [prediction(row, 30.0 + error) for row, error in zip(rows, errors, strict=True)]
+    ages = write_predictions(tmp_path / "ages", said)
+    evaluate(EvaluateConfig(catalog, ages, out=str(tmp_path / "report")))
+    test = json.loads((tmp_path / "report" / "metrics.json").read_text())["test"]
+    scores = {row["name"]: (row["num_rows"], row["mae"]) for row in test["leaks"]}
+    assert scores == {"as given": (10, 4.7), "as judged on this page": (9, 3.0), "leak-free": (5, 1.0)}
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "As given, and leak-free" in page
+    assert "Of the 3 training faces with an exact age 0 are of people under 18" in page
+    assert "leaks" not in judge(tmp_path / "other", ROWS, of(ROWS))["test"]
+
+
+def test_distributions_are_held_to_what_they_say(tmp_path: Path) -> None:
+    rows = [image_row(i, "test", float(10 + i % 40)) for i in range(200)]
+    rng = np.random.default_rng(0)
+    said_N = np.array([row["age_low"] for row in rows]) + rng.normal(0, 5, 200)
+    probs_NA = np.exp(-0.5 * ((np.arange(101) - said_N[:, None]) / 5) ** 2)
+    cdf_NA = cdf.quantize(probs_NA).astype(np.int32)
+    columns = cdf.prediction_columns(cdf_NA, AgeGroups.parse(GROUPS))
+    said = [
+        prediction(row, float(columns["age"][i]), age_cdf=cdf_NA[i], age_std=float(rng.uniform(4, 6)))
+        for i, row in enumerate(rows)
+    ]
+    test = judge(tmp_path, rows, said)["test"]
+    assert test["reliability_gaps"].keys() == {"intervals", "groups", "under 18"}
+    assert test["reliability_gaps"]["intervals"] < 0.06
+    assert test["handed_over"][2]["num_rows"] == 180
+    table = list(csv.DictReader((tmp_path / "report" / "reliability.csv").read_text().splitlines()))
+    true_N = np.array([row["age_low"] for row in rows])
+    for row in (row for row in table if row["of"] == "intervals"):
+        low_N, high_N = cdf.central_interval(cdf_NA, float(row["said"]))
+        inside = int(((low_N - 1e-6 <= true_N) & (true_N <= high_N + 1e-6)).sum())
+        assert round(float(row["observed"]) * 200) == inside
+    under = [row for row in table if row["of"] == "under 18"]
+    assert sum(int(row["num_rows"]) for row in under) == 200
+    assert "How sure it is" in (tmp_path / "report" / "report.html").read_text()
+    regression = judge(tmp_path / "r", rows, said, card=CARD | {"task": "regression"})["test"]
+    assert not {"reliability_gaps", "handed_over"} & regression.keys()
 
 
 def test_ranges_count_for_groups_only_and_only_within_one_group(tmp_path: Path) -> None:

@@ -119,7 +119,10 @@ def test_every_job_reads_it(scored: Path, tmp_path: Path) -> None:
     standing = status.look(out)
     assert (standing.kind, standing.state) == ("predictions", "complete")
     page = evaluate(EvaluateConfig(catalog, out, f"{tmp_path}/report", age_groups="adulthood")).page
-    assert json.loads(Path(page).with_name("metrics.json").read_text())["about"]["age_groups"] == "minor=0-17,adult=18-"
+    about = json.loads(Path(page).with_name("metrics.json").read_text())["about"]
+    own = Predictions.open(f"{scored}/ages").run["age_groups"]
+    assert (about["age_groups"], about["model_age_groups"]) == ("minor=0-17,adult=18-", own)
+    assert f"which are not those of the model ({own})" in Path(page).read_text()
     export(TableConfig(catalog, out, f"{tmp_path}/of-view.parquet", columns=("uri", "group", "needs_papers")))
     straight = {"age_groups": "adulthood", "gate": f"{tmp_path}/gate.json", "columns": ("uri", "group")}
     export(TableConfig(catalog, f"{scored}/ages", f"{tmp_path}/of-ages.parquet", **straight))
