@@ -43,7 +43,7 @@ CountOrZero = Annotated[int, Limits(0, math.inf, "at least 0")]
 AgeThreshold = Annotated[int, Limits(1, 100, "whole years from 1 to 100")]
 GateAge = Annotated[int, Limits(1, 59, "whole years from 1 to 59")]
 Split = Literal["train", "val", "test"]
-Judgement = Literal["near_duplicate", "near_leaking"]
+Judgement = Literal["near_duplicate", "near_leaking", "suspect"]
 GAP_METRICS, GATE_GAP_METRICS = ("mae", "bias", "cs_at_5", "accuracy"), ("minors", "adults")
 GAP_PARTS = ("gender", "ethnicity", "decade")
 """What ``--max-gap`` and ``--max-gate-gap`` are about; parts are those of ``--worst-of``, too."""
@@ -236,6 +236,10 @@ class CatalogConfig(Recorded):
     """Find the faces in all images once, and keep where they are beside the catalog, so that training and scoring with
     --faces need not find them again: as it is done for the largest face of an image, or, looking closer, for all of
     them. May be added later."""
+    suspects: bool = False
+    """Suspect labels that are probably wrong: findings about photos of which a model that has not seen them expects
+    quite another age. It learns from the other photos' labels, and looks at faces through the checkpoint that comes
+    with agescale, for non-commercial research. May be added later."""
     listing: str | None = None
     """Listing made elsewhere, in place of listing an unlabelled --source: Parquet or CSV with a header (a file, a
     folder of them, the manifest.json of an S3 inventory in Parquet), in any order. Columns: uri, or bucket and key, or
@@ -263,6 +267,8 @@ class CatalogConfig(Recorded):
             raise ValueError("--pack reads every image: give --inspect with it, or leave it out")
         if self.faces != "none" and not self.reads_images:
             raise ValueError(f"--faces {self.faces} reads every image: give --inspect with it, or leave it out")
+        if self.suspects and self.layout == "unlabelled":
+            raise ValueError("--suspects judges labels: give the --layout that tells them, or leave it out")
         if len(self.split) != 3 or abs(sum(self.split) - 1) > 1e-6:
             given = " ".join(map(str, self.split))
             raise ValueError(f"--split {given}: three shares that sum to 1 are needed, such as 0.8 0.1 0.1")
@@ -293,7 +299,8 @@ class TrainConfig(Recorded):
     split, age_low, age_high, group, gender, ethnicity, subject, width, height. Sees coarse labels, where there are."""
     leave_out: tuple[Judgement, ...] = ()
     """Findings of the catalog that may be mistaken, whose images are left out all the same: near_leaking, which look
-    the same as one of a split that judges, near_duplicate, which look the same as another one. Default: none."""
+    the same as one of a split that judges, near_duplicate, which look the same as another one, suspect, whose labels
+    are probably wrong (jobs/catalog.py --suspects). Default: none."""
     max_images: Count | None = None
     """Train, and validate, on at most so many images each, a stable random choice. Default: all."""
     coarse_labels: Share = 0.0

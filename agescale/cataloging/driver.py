@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray
@@ -30,6 +30,7 @@ from agescale.cataloging.settings import (
     age_groups_of,
     check,
     check_settings,
+    feature_source,
     fractions_of,
     metadata_of,
     new_groups,
@@ -37,10 +38,9 @@ from agescale.cataloging.settings import (
     settings_of,
 )
 from agescale.cataloging.summary import CatalogResult, with_group_names
-from agescale.cataloging.worker import ArchiveReader, FaceWriter, PartWriter, run_lister, sorted_rows
+from agescale.cataloging.worker import ArchiveReader, FaceWriter, FeatureWriter, PartWriter, run_lister, sorted_rows
 from agescale.config import CatalogConfig
 from agescale.faces import images
-from agescale.faces.geometry import FaceGeometry
 from agescale.reports import formats
 from agescale.runtime import nodes
 from agescale.runtime.cluster import is_cluster_at_hand, start_ray
@@ -51,9 +51,13 @@ from agescale.store import archives, lease, listing, objects, parquet, paths
 from agescale.store.errors import Damaged
 from agescale.store.listing import Listed
 from agescale.store.outputs import check_unchanged
-from agescale.tables import catalogs, faces, folders, schema
+from agescale.tables import catalogs, faces, features, folders, schema
 from agescale.tables.catalogs import Catalog
+from agescale.tables.companions import Companion
 from agescale.tables.labels import per_label
+
+if TYPE_CHECKING:
+    from agescale.models.features import FeatureSource
 
 SMALL_SOURCE_FILES = 10_000
 """So few are listed, or sorted, without Ray, which would take longer to start."""
@@ -186,14 +190,22 @@ def _add_images(config: CatalogConfig, source: str, out: str, listed: list[Liste
     _write_findings(grown, metadata, findings, held)
     grown.keep_footers()
     changes.end_listing(out, listing_number)
+    more: list[pa.Table] = []
     if geometry := faces.geometry_of(grown):
-        _find_faces(Catalog.open(out), geometry, config.repair, held)
-        of_faces = [quality.without_face(rows, faces.faceless(grown, geometry))]
+        whole = Catalog.open(out)
+        _look(
+            whole, faces.table(geometry), FaceWriter(whole, geometry, held.claim), "finding faces", config.repair, held
+        )
+        more.append(quality.without_face(rows, faces.faceless(grown, geometry)))
         if grown.has_boxes:
-            of_faces.append(quality.without_match(rows, faces.known_faces(out, rows, geometry)))
-        if any(map(len, of_faces)):
-            findings = pa.concat_tables([findings, _with_lines(pa.concat_tables(of_faces), source, labels)])
-            _write_findings(grown, metadata, findings, held)
+            more.append(quality.without_match(rows, faces.known_faces(out, rows, geometry)))
+    judged = ""
+    if source_of_features := feature_source(config):
+        of_labels, judged = _suspects(Catalog.open(out), rows, source_of_features, config.repair, held)
+        more.append(of_labels)
+    if any(map(len, more)):
+        findings = pa.concat_tables([findings, _with_lines(pa.concat_tables(more), source, labels)])
+        _write_findings(grown, metadata, findings, held)
     group_names = labels.age_groups.names if labels.age_groups else ()
     counts = (len(new), len(changed), len(found.gone), len(rows), len(others))
     rows = with_group_names(per_label(rows), labels.age_groups)
@@ -206,22 +218,44 @@ def _add_images(config: CatalogConfig, source: str, out: str, listed: list[Liste
         unused_columns=labels.unused_columns,
         ignored=dict(ignored.most_common()),
         relabelled=tuple(found.relabelled),
+        judged=judged,
         new_groups=new_groups(before, settings),
     )
 
 
-def _find_faces(catalog: Catalog, geometry: FaceGeometry, repair: bool, held: lease.Lease) -> None:
-    """Finds the faces of all parts where nobody has found them yet. The catalog is complete without them."""
+def _suspects(
+    catalog: Catalog, rows: pa.Table, source: FeatureSource, repair: bool, held: lease.Lease
+) -> tuple[pa.Table, str]:
+    """Findings about the current ``rows`` whose labels seem wrong, and in words how many were judged. Has the features
+    made that nobody has made yet."""
+    from agescale.cataloging import suspects  # here, as scipy takes a second
+
+    table = features.table(source.digest)
+    _look(catalog, table, FeatureWriter(catalog, source, held.claim), "looking at faces", repair, held)
+    labelled = rows.filter(suspects.can_be_judged(rows))
+    places, known = features.read(catalog, table, labelled)
+    return suspects.find(labelled.take(pa.array(places)), known)
+
+
+def _look(
+    catalog: Catalog,
+    table: Companion,
+    writer: FaceWriter | FeatureWriter,
+    verb: str,
+    repair: bool,
+    held: lease.Lease,
+) -> None:
+    """Has the files of a ``table`` beside the catalog written that do not stand yet. The catalog is complete without
+    them."""
     if repair:
-        _delete_damaged(faces.folder(catalog.uri, geometry), held)
+        _delete_damaged(table, catalog.uri, held)
     num_rows = {part.name: part.num_rows for part in catalog.parts}
-    units = [pa.table({"part": [part]}) for part in faces.missing_parts(catalog, geometry)]
+    units = [pa.table({"part": [part]}) for part in table.missing_parts(catalog)]
     if not units:
         return
     num_photos = sum(num_rows[unit["part"][0].as_py()] for unit in units)
-    by_ray = num_photos > FEW_IMAGES or is_cluster_at_hand()
-    writer, num_faces = FaceWriter(catalog, geometry, held.claim), 0
-    with ImageProgress("finding faces", num_photos) as progress:
+    by_ray, num_faces = num_photos > FEW_IMAGES or is_cluster_at_hand(), 0
+    with ImageProgress(verb, num_photos) as progress:
         run = _run_by_ray(units, writer, progress, catalog.source) if by_ray else run_here(units, writer, progress)
         for found in run:
             held.check()
@@ -229,8 +263,9 @@ def _find_faces(catalog: Catalog, geometry: FaceGeometry, repair: bool, held: le
             progress.note = f"{num_faces:,} faces"
 
 
-def _delete_damaged(folder: str, held: lease.Lease) -> None:
-    for name in folders.list_parts(folder, "faces"):
+def _delete_damaged(table: Companion, catalog: str, held: lease.Lease) -> None:
+    folder = table.folder(catalog)
+    for name in folders.list_parts(folder, table.kind):
         try:
             parquet.check_table(paths.join(folder, name))
         except Damaged:
@@ -240,7 +275,10 @@ def _delete_damaged(folder: str, held: lease.Lease) -> None:
 
 
 def _run_by_ray(
-    units: list[pa.Table], writer: PartWriter | FaceWriter | ArchiveReader, progress: ImageProgress, source: str
+    units: list[pa.Table],
+    writer: PartWriter | FaceWriter | FeatureWriter | ArchiveReader,
+    progress: ImageProgress,
+    source: str,
 ) -> Iterator[dict[str, Any]]:
     start_ray()
     check_resources(1, cpus_per_worker=1, gpus_per_worker=0)

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from agescale.cataloging import findings
 from agescale.store import parquet, paths
-from agescale.tables import catalogs, faces, folders, schema
+from agescale.tables import catalogs, faces, features, folders, schema
 
 PART_ROWS = 1024
 """Rows of a part; they may hold packed pixels."""
@@ -83,7 +83,9 @@ def write_parts(
     their names. Of no rows it is one part, which tells the settings. ``prove`` raises where the catalog is another
     job's."""
     names: list[str] = []
-    which = metadata["settings"].get("faces")
+    which, source = metadata["settings"].get("faces"), metadata["settings"].get("suspects")
+    kept = [faces.table(faces.default_geometry(which))] if which else []
+    kept += [features.table(source)] if source else []
 
     def add(rows: pa.Table, moves: bool) -> None:
         prove()
@@ -96,12 +98,12 @@ def write_parts(
         ordered.sort(key=lambda each: (each.before["part"], each.before["row"]))
         for number, rows in enumerate(_tables(out, ordered, listing_number)):
             add(rows, moves)
-            if moves and which:
+            if moves and kept:
                 before = [each.before for each in ordered[number * PART_ROWS :][: len(rows)]]
                 keys = pa.table({name: [each[name] for each in before] for name in ("uri", "version")})
                 parts = sorted({each["part"] for each in before})
-                geometry = faces.default_geometry(which)
-                faces.carry(out, parts, out, names[-1], geometry, rows, catalogs.keys_of(keys))
+                for table in kept:
+                    table.carry(out, parts, out, names[-1], rows, catalogs.keys_of(keys))
     if not relabelled:
         add(schema.CATALOG.empty_table(), moves=False)
     return names

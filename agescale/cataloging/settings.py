@@ -7,7 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agescale.ages.groups import AgeGroups
 from agescale.cataloging import changes, layouts
@@ -19,6 +19,9 @@ from agescale.store.listing import Listed
 from agescale.store.outputs import check_unchanged
 from agescale.tables import splits
 from agescale.tables.catalogs import Catalog
+
+if TYPE_CHECKING:
+    from agescale.models.features import FeatureSource
 
 DEFAULT_AGE_GROUPS = "25-years"
 
@@ -67,12 +70,22 @@ def settings_of(config: CatalogConfig, age_groups: AgeGroups | None) -> dict[str
         "split": ",".join(f"{share:g}" for share in config.split),
         "pack": config.pack,
         "faces": None if config.faces == "none" else config.faces,
+        "suspects": source.digest if (source := feature_source(config)) else None,
         "inspect": config.inspect and config.layout == "unlabelled",
         "age_groups": age_groups.format() if age_groups else None,
     }
 
 
-LATER_SETTINGS = ("csv", *CSV_COLUMNS, "box_format", "age_groups", "faces")
+def feature_source(config: CatalogConfig) -> FeatureSource | None:
+    """What makes the features by which labels are judged, or None where that is not asked for."""
+    if not config.suspects:
+        return None
+    from agescale.models.features import FeatureSource  # torch takes seconds, which most catalogs need not
+
+    return FeatureSource(config.faces)
+
+
+LATER_SETTINGS = ("csv", *CSV_COLUMNS, "box_format", "age_groups", "faces", "suspects")
 """Settings that only say how labels are told, or what is kept beside the catalog: they may change like these."""
 
 

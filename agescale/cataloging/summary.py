@@ -37,6 +37,7 @@ class CatalogResult:
     unused_columns: tuple[str, ...] = ()  # settings for columns of the CSV that seem to be known, and were not named
     ignored: Mapping[str, int] = field(default_factory=dict)  # files that are no images, by the ends of their names
     relabelled: tuple[Relabelled, ...] = ()  # rows whose labels are other ones now
+    judged: str = ""  # in words, how many labels were judged, where that was asked for
     new_groups: str = ""  # in words, where the age groups are other ones now
 
 
@@ -57,7 +58,7 @@ def remarks(result: CatalogResult) -> list[str]:
     """What a table of counts does not say by itself, a line each: no ages, and classes that cannot be validated."""
     if result.rows is None or not result.group_names:
         return []
-    found = [*_about_labels(result), *_about_hashes(result)]
+    found = [*_about_labels(result), *_about_hashes(result), *filter(None, [result.judged])]
     if pc.all(pc.is_null(result.rows["age_low"])).as_py():
         names = ",".join(
             f"{name}=0-12" if index == 0 else f"{name}=..." for index, name in enumerate(result.group_names)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -16,7 +18,7 @@ from agescale.cataloging import changes, expansion
 from agescale.cataloging.parts import PLANNED_FIELDS, split_of
 from agescale.faces.finding import finder_of
 from agescale.faces.geometry import FaceGeometry
-from agescale.faces.images import ImageError, Photo
+from agescale.faces.images import Face, ImageError, Photo, Pixels
 from agescale.faces.isolation import Decoder
 from agescale.faces.loading import LOOK_AHEAD, Framing
 from agescale.runtime.cluster import start_ray
@@ -25,12 +27,17 @@ from agescale.runtime.work import decoder, run_work
 from agescale.store import lease, listing, members, objects, paths
 from agescale.store.errors import StoreError
 from agescale.store.objects import read_pool
-from agescale.tables import catalogs, faces, folders, packed, schema, splits
+from agescale.tables import catalogs, faces, features, folders, packed, schema, splits
 from agescale.tables.catalogs import Catalog
+
+if TYPE_CHECKING:
+    from agescale.models.features import FeatureSource  # torch takes seconds, which most catalogs need not
 
 DECODING = threading.BoundedSemaphore(2)
 """Many threads read, two decode: a picture of 24 megapixels fills 72 MB."""
 
+FEATURE_PHOTOS = 64
+"""Photos whose features are made at once."""
 MAX_UNREACHABLE = 64
 """Images in a row that the store did not deliver, each of them asked for over and over: the store is down."""
 
@@ -139,34 +146,80 @@ class FaceWriter:
 
     def __call__(self, unit: pa.Table) -> pa.Table:
         part = unit["part"][0].as_py()
-        columns = ["uri", "version", "size_bytes", "deleted", "read_error", "content_hash"]
-        listed = self.catalog.read_part(part, columns)
-        rows = listed.filter(pc.and_(pc.invert(listed["deleted"]), pc.is_null(listed["read_error"])))
-        rows = self.catalog.superseded().current(rows, catalogs.listing_of(part))
-        found = list(self._search(part, rows))
+        framing = Framing(self.geometry.size, geometry=self.geometry, only_largest=False)
+        listed, rows = _photos_of(self.catalog, part)
+        searched = _looked_at(
+            self.catalog, rows, framing, faces.file_of(self.out, self.geometry, part), finder_of(framing).search
+        )
+        photos = ((row, photo) for row, photo in searched if isinstance(photo, Photo))
+        found = [face for row, photo in photos for face in faces.rows_of(row, photo, self.geometry)]
         table = pa.Table.from_pylist(found, schema=schema.FACES)
         self.claim.prove()
         faces.write(self.out, self.geometry, part, table)
         return pa.table({"num_rows": [len(listed)], "num_faces": [sum(row["num_faces"] > 0 for row in found)]})
 
-    def _search(self, part: str, rows: pa.Table) -> Iterator[dict[str, Any]]:
-        framing = Framing(self.geometry.size, geometry=self.geometry, only_largest=False)
-        failure: StoreError | None = None
-        num_loaded = 0
-        with read_pool() as pool, decoder(faces.file_of(self.out, self.geometry, part)) as decode:
-            use_packed = self.catalog.holds_packed(framing)
-            loaded = packed.load_faces(self.out, rows, framing, use_packed, pool, decode)
-            for row, photo in finder_of(framing).search(zip(rows.to_pylist(), loaded, strict=True)):
-                if isinstance(photo, StoreError):
-                    failure = photo
-                    if not photo.is_about_one_file:
-                        raise photo
-                    continue
-                num_loaded += 1
-                if isinstance(photo, Photo):
-                    yield from faces.rows_of(row, photo, self.geometry)
-        if failure and not num_loaded and not self.catalog.delivers_others(rows["uri"]):
-            raise StoreError(failure.status, f"{failure}; none of the images tried could be read; is the source there?")
+
+class FeatureWriter:
+    """Makes the features of the photos of one part of a catalog and writes them. Runs in a Ray task.
+
+    What cannot be read, or shows no face where faces are looked for, has no row. Raises as ``FaceWriter`` does.
+    """
+
+    def __init__(self, catalog: Catalog, source: FeatureSource, claim: lease.Claim) -> None:
+        self.out = catalog.uri
+        self.catalog = catalog
+        self.source = source
+        self.claim = claim
+
+    def __call__(self, unit: pa.Table) -> pa.Table:
+        part, table, framing = unit["part"][0].as_py(), features.table(self.source.digest), self.source.framing
+        listed, rows = _photos_of(self.catalog, part)
+        keys: list[dict[str, str]] = []
+        waiting: list[Pixels] = []
+        made: list[npt.NDArray[np.float16]] = []
+        shown = _looked_at(self.catalog, rows, framing, table.file_of(self.out, part), finder_of(framing).find)
+        for row, found in shown:
+            if isinstance(found, list) and isinstance(found[0], Face):
+                keys.append(row)
+                waiting.append(found[0].pixels)
+            if len(waiting) == FEATURE_PHOTOS:
+                made.append(self.source.of(np.stack(waiting)))
+                waiting = []
+        if waiting:
+            made.append(self.source.of(np.stack(waiting)))
+        self.claim.prove()
+        rows = features.as_rows(keys, made)
+        table.write(self.out, part, rows, {"model": self.source.known.digest})
+        return pa.table({"num_rows": [len(listed)], "num_faces": [len(keys)]})
+
+
+def _photos_of(catalog: Catalog, part: str) -> tuple[pa.Table, pa.Table]:
+    """All rows of a part, and those of photos that can be read and that no later listing names again."""
+    columns = ["uri", "version", "size_bytes", "deleted", "read_error", "content_hash"]
+    listed = catalog.read_part(part, columns)
+    rows = listed.filter(pc.and_(pc.invert(listed["deleted"]), pc.is_null(listed["read_error"])))
+    return listed, catalog.superseded().current(rows, catalogs.listing_of(part))
+
+
+def _looked_at(
+    catalog: Catalog, rows: pa.Table, framing: Framing, output: str, look: Callable[..., Iterator[tuple[Any, Any]]]
+) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Each of ``rows`` whose photo the store delivers, and what a finder's ``look`` says of it, for the file
+    ``output``. Raises the StoreError where the store delivers nothing."""
+    failure: StoreError | None = None
+    num_loaded = 0
+    with read_pool() as pool, decoder(output) as decode:
+        loaded = packed.load_faces(catalog.uri, rows, framing, catalog.holds_packed(framing), pool, decode)
+        for row, found in look(zip(rows.to_pylist(), loaded, strict=True)):
+            if isinstance(found, StoreError):
+                failure = found
+                if not found.is_about_one_file:
+                    raise found
+                continue
+            num_loaded += 1
+            yield row, found
+    if failure and not num_loaded and not catalog.delivers_others(rows["uri"]):
+        raise StoreError(failure.status, f"{failure}; none of the images tried could be read; is the source there?")
 
 
 def check_store(probes: Sequence[str], failure: StoreError) -> None:

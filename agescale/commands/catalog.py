@@ -29,6 +29,10 @@ def main(config: CatalogConfig) -> None:
         print(terminal.printable(remark))
     if result.unused_columns:
         print(f"columns not used, though they look like labels: {' '.join(result.unused_columns)}")
+    if config.suspects:
+        from agescale.models import included  # here, since torch takes seconds
+
+        print(included.NOTE)
     print(f"findings: {catalogs.findings_uri(config.out)}{as_csv}{charts}")
     if config.faces != "none":
         print(f"faces: {faces.folder(config.out, faces.default_geometry(config.faces))}")

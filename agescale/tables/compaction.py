@@ -26,7 +26,7 @@ from agescale.reports import formats
 from agescale.runtime.progress import ImageProgress
 from agescale.store import lease, objects, parquet, paths
 from agescale.store.outputs import Output, check_unchanged
-from agescale.tables import catalogs, faces, folders, footers, schema, units
+from agescale.tables import catalogs, faces, features, folders, footers, schema, units
 from agescale.tables.catalogs import Catalog, Part
 from agescale.tables.predictions import Counts, Predictions, part_of, summary_uri
 from agescale.tables.predictions import by_status as count_by_status
@@ -99,7 +99,7 @@ def _write_catalog(old: Catalog, new: str, held: lease.Lease) -> None:
                 if was_listed:
                     rows = rows.sort_by("uri")
                 said = {**metadata, "replaces": False, "from": [part.name for part in group]}
-                _write_faces(old, group, new, name, rows)
+                _write_companions(old, group, new, name, rows)
                 rows = rows.cast(schema.with_metadata("catalog", said))
                 row_group_rows = catalogs.LISTED_GROUP_ROWS if was_listed else catalogs.ROW_GROUP_ROWS
                 folders.write_new_part(new, name, rows, row_group_rows)
@@ -151,11 +151,14 @@ def _current_rows(part: str, superseded: catalogs.Superseded) -> pa.Table:
     return superseded.current(rows, catalogs.listing_of(paths.name_of(part)))
 
 
-def _write_faces(old: Catalog, group: Sequence[Part], new: str, name: str, rows: pa.Table) -> None:
-    """Writes where the faces of ``rows`` are, as the part of that name will hold them, if all have been looked for."""
-    if geometry := faces.geometry_of(old):
-        parts = [part.name for part in group if part.num_rows]
-        faces.carry(old.uri, parts, new, name, geometry, rows, catalogs.keys_of(rows))
+def _write_companions(old: Catalog, group: Sequence[Part], new: str, name: str, rows: pa.Table) -> None:
+    """Writes where the faces of ``rows`` are, and their features, as the part of that name will hold them, if all have
+    been looked at."""
+    parts = [part.name for part in group if part.num_rows]
+    geometry = faces.geometry_of(old)
+    for table in (faces.table(geometry) if geometry else None, features.table_of(old)):
+        if table:
+            table.carry(old.uri, parts, new, name, rows, catalogs.keys_of(rows))
 
 
 def _write_predictions(

@@ -22,25 +22,30 @@ from agescale.faces.finding import aligned
 from agescale.faces.geometry import FaceGeometry, FoundFace
 from agescale.faces.images import Photo
 from agescale.faces.loading import Framing, KnownFaces
-from agescale.store import objects, parquet, paths
+from agescale.store import objects, parquet
 from agescale.store.errors import StoreError
-from agescale.tables import catalogs, folders, schema
+from agescale.tables import schema
 from agescale.tables.catalogs import Catalog
+from agescale.tables.companions import DIGEST_CHARACTERS, Companion, listing_parts
 
-DIGEST_CHARACTERS = 12
 HELD_PARTS = 4
 """Files that a process keeps what it has read of, some MB each."""
 
 
+def table(geometry: FaceGeometry) -> Companion:
+    """The faces that were found as ``geometry`` says."""
+    digest = objects.sha256(json.dumps(geometry.detection, sort_keys=True).encode())
+    return Companion("faces", f"faces-{digest[:DIGEST_CHARACTERS]}")
+
+
 def folder(catalog: str, geometry: FaceGeometry) -> str:
     """Where the faces of the catalog at that URI are that were found as ``geometry`` says, if any."""
-    digest = objects.sha256(json.dumps(geometry.detection, sort_keys=True).encode())
-    return paths.join(folders.beside(catalog), f"faces-{digest[:DIGEST_CHARACTERS]}")
+    return table(geometry).folder(catalog)
 
 
 def file_of(catalog: str, geometry: FaceGeometry, part: str) -> str:
     """URI of the faces of one part of a catalog."""
-    return paths.join(folder(catalog, geometry), part.replace("part-", "faces-", 1))
+    return table(geometry).file_of(catalog, part)
 
 
 def geometry_of(catalog: Catalog) -> FaceGeometry | None:
@@ -55,39 +60,18 @@ def default_geometry(which: Literal["largest", "all"]) -> FaceGeometry:
 
 def missing_parts(catalog: Catalog, geometry: FaceGeometry) -> list[str]:
     """Names of the catalog's parts that list images, and whose faces nobody has found yet as ``geometry`` says."""
-    standing = set(folders.list_parts(folder(catalog.uri, geometry), "faces"))
-    listing = [part.name for part in catalog.parts if part.num_rows and not part.relabels]
-    return [name for name in listing if paths.name_of(file_of(catalog.uri, geometry, name)) not in standing]
+    return table(geometry).missing_parts(catalog)
 
 
 def write(catalog: str, geometry: FaceGeometry, part: str, rows: pa.Table) -> None:
     """Writes the rows of one part, unless they stand already."""
-    metadata = {"detection": geometry.detection, "part": part}
-    table = rows.cast(schema.with_metadata("faces", metadata))
-    data = parquet.as_parquet(table)
-    objects.write_new(file_of(catalog, geometry, part), data, scratch=folders.beside(catalog))
-
-
-def carry(
-    old: str, parts: Sequence[str], new: str, name: str, geometry: FaceGeometry, rows: pa.Table, before: pa.Array
-) -> None:
-    """Writes where the faces of ``rows`` (columns uri, version) are, as the part of that name of the catalog ``new``
-    holds them, from what was found for those parts of ``old``, if all have been looked for. ``before`` are the keys of
-    the rows there, in their order."""
-    files = [file_of(old, geometry, part) for part in parts]
-    if not all(map(objects.exists, files)):
-        return
-    found = pa.concat_tables([schema.FACES.empty_table(), *(parquet.read_table(file) for file in files)])
-    place = pc.index_in(catalogs.keys_of(found), value_set=before)
-    found, place = found.filter(pc.is_valid(place)), place.drop_null()
-    versions = rows["version"].take(place)
-    write(new, geometry, name, found.set_column(1, schema.FACES.field("version"), versions))
+    table(geometry).write(catalog, part, rows, {"detection": geometry.detection})
 
 
 def faceless(catalog: Catalog, geometry: FaceGeometry) -> pa.Table:
     """``uri, version`` of the photos of a catalog that were searched, and in which no face was found; maybe of rows
     that are not current any more."""
-    files = [file_of(catalog.uri, geometry, part.name) for part in catalog.parts if part.num_rows and not part.relabels]
+    files = [file_of(catalog.uri, geometry, part) for part in listing_parts(catalog)]
     is_none = pc.field("num_faces") == 0
     with objects.read_pool() as pool:
         found = pool.map(lambda file: _read_or_none(file, ["uri", "version"], is_none), files)

@@ -2,7 +2,7 @@
 
     <table>/             parts, each of which appears whole or not at all
     <table>.agescale/    what agescale keeps beside it: the lock or lease, files that are being written, a catalog's
-                         findings, faces and charts, the summary of predictions
+                         findings, faces, features and charts, the summary of predictions
 
 In: folders; out: names of parts and what their metadata say. Every part tells its kind and what it belongs to, so the
 folder beside may be lost without harm. Knows no rows (``catalogs`` and ``predictions`` do).
@@ -26,6 +26,7 @@ SUFFIX = ".agescale"
 PARTS = {
     "catalog": re.compile(r"part-\d{5,}-\d{6,}\.parquet"),
     "faces": re.compile(r"faces-\d{5,}-\d{6,}\.parquet"),
+    "features": re.compile(r"features-\d{5,}-\d{6,}\.parquet"),
     "predictions": re.compile(r"part-\d{5,}-\d{6,}-rows-\d{9,}-\d{9,}-[0-9a-f]+\.parquet"),
 }
 """Names of parts by the kind of their table; whatever else lies in a folder is nobody's."""
@@ -84,6 +85,8 @@ def remedy(uri: str) -> str:
         return "the same jobs/catalog.py command with --repair lists its images anew"
     if PARTS["faces"].fullmatch(name):
         return "delete it, and the same jobs/catalog.py command finds its faces again"
+    if PARTS["features"].fullmatch(name):
+        return "delete it, and the same jobs/catalog.py command makes it again"
     if paths.name_of(uri.rpartition("/")[0]).endswith(SUFFIX):
         return "the same jobs/catalog.py command writes it anew"
     return "put it back as it was, or delete what it belongs to"

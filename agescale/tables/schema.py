@@ -86,6 +86,14 @@ FACES = pa.schema(
     ]
 )
 
+FEATURES = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("features", pa.list_(pa.float16()), nullable=False),  # what a network's last layer but one says
+    ]
+)
+
 PREDICTIONS = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
@@ -122,7 +130,13 @@ NEEDS_PAPERS = pa.field("needs_papers", pa.bool_(), nullable=False)
 """Of predictions that an age gate was applied to, behind the others: who does not pass without papers. Nobody passes of
 whom there is no prediction."""
 
-TABLES = {"catalog": CATALOG, "findings": FINDINGS, "faces": FACES, "predictions": PREDICTIONS}
+TABLES = {
+    "catalog": CATALOG,
+    "findings": FINDINGS,
+    "faces": FACES,
+    "features": FEATURES,
+    "predictions": PREDICTIONS,
+}
 """Kinds of tables."""
 
 SPLITS = get_args(Split)
@@ -137,6 +151,7 @@ FINDING_KINDS = (
     "leaking",  # byte-identical to, or the same subject as, an image of another split
     "near_duplicate",  # looks the same as another image of its split, whose bytes are others
     "near_leaking",  # looks the same as an image of another split
+    "suspect",  # a model that has not seen the image expects an age far from its label
     "unlabelled",  # a labelled layout, and yet no label that could be read
     "malformed",  # a part of the label could not be read; the rest is used
     "unusual",  # a gender or ethnicity in a CSV that nearly no other image has, perhaps mistyped
@@ -196,4 +211,10 @@ def read_metadata(schema: pa.Schema, kind: str) -> dict[str, Any]:
     return found
 
 
-NOUNS = {"catalog": "a catalog", "findings": "findings", "faces": "faces", "predictions": "predictions"}
+NOUNS = {
+    "catalog": "a catalog",
+    "findings": "findings",
+    "faces": "faces",
+    "features": "features of faces",
+    "predictions": "predictions",
+}

@@ -25,7 +25,8 @@ from agescale.faces.geometry import matched
 from agescale.faces.images import Face, TinyFace
 from agescale.faces.isolation import Decoder
 from agescale.faces.loading import Framing
-from agescale.models.age_model import AgeModel, ModelSpec, autocast, below
+from agescale.models import features
+from agescale.models.age_model import AgeModel, ModelSpec, below
 from agescale.runtime.cluster import start_ray
 from agescale.runtime.progress import ImageProgress
 from agescale.runtime.work import decoder
@@ -35,7 +36,6 @@ from agescale.tables import catalogs, packed
 
 CHUNK_ROWS = catalogs.ROW_GROUP_ROWS
 """Rows of one decoding task, and of one block of the training data."""
-FEATURE_BATCH = 64
 NICE = 10
 """A tenth of the processor time of a thread of training, where there is not enough for both."""
 
@@ -161,13 +161,9 @@ class FeatureMaker:
         torch.set_num_threads(1)
         model = model_of(self.spec, self.weights, self.device)
         images_NCHW = torch.from_numpy(block["image"]).permute(0, 3, 1, 2)
-        with torch.inference_mode(), autocast(torch.device(self.device)):
-            views = [images_NCHW, images_NCHW.flip(3)] if self.has_mirrored else [images_NCHW]
-            features = [
-                torch.cat([below(model, batch.to(self.device)).float().cpu() for batch in view.split(FEATURE_BATCH)])
-                for view in views
-            ]
-        return {"features": torch.stack(features, dim=1).numpy(), "index": block["index"]}
+        views = [images_NCHW, images_NCHW.flip(3)] if self.has_mirrored else [images_NCHW]
+        made = [features.make(model, view, self.device) for view in views]
+        return {"features": torch.stack(made, dim=1).numpy(), "index": block["index"]}
 
 
 @lru_cache(maxsize=1)
@@ -209,8 +205,8 @@ def feature_bytes(model: AgeModel, augmentation: Augmentation) -> int:
     """Of the features of one image."""
     side = model.spec.image_size
     with torch.inference_mode():
-        features = below(copy.deepcopy(model).eval(), torch.zeros(1, 3, side, side, dtype=torch.uint8))
-    return features.numel() * 4 * (2 if augmentation.flip else 1)
+        taken = below(copy.deepcopy(model).eval(), torch.zeros(1, 3, side, side, dtype=torch.uint8))
+    return taken.numel() * 4 * (2 if augmentation.flip else 1)
 
 
 def fits_in_object_store(num_bytes: int) -> bool:

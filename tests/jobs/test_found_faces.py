@@ -17,7 +17,7 @@ from conftest import make_checkpoint
 from dying_writes import dies_at_write
 from PIL import Image
 
-from agescale.cataloging import driver, parts, worker
+from agescale.cataloging import driver, parts, settings, suspects, worker
 from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig, CompactConfig, ScoreConfig
 from agescale.faces import images
@@ -26,16 +26,17 @@ from agescale.faces.finding import FaceFinder
 from agescale.faces.geometry import FaceGeometry
 from agescale.faces.images import Face, Photo
 from agescale.faces.loading import Framing
+from agescale.models.features import FeatureSource
 from agescale.scoring.driver import score
 from agescale.store import lease, objects, parquet, paths
 from agescale.store.errors import Damaged, StoreError
 from agescale.store.objects import read_pool
 from agescale.synthetic import portraits
-from agescale.tables import faces, folders, packed
+from agescale.tables import faces, features, folders, packed
 from agescale.tables.catalogs import Catalog
 from agescale.tables.compaction import compact
 from agescale.tables.predictions import Predictions
-from agescale.training import ingest
+from agescale.training import ingest, selection
 from agescale.training.ingest import FaceDecoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -283,10 +284,11 @@ def test_whatever_write_is_the_last_the_same_command_finds_what_is_missing(
 ) -> None:
     """Kills between any two writes, one after the other."""
     monkeypatch.setattr(parts, "INSPECTED_PART_ROWS", 2)
+    look_with_a_small_model(tmp_path, monkeypatch)
     source = few(photos, tmp_path / "photos")
-    config = config_of(source, tmp_path / "whole")
+    config = config_of(source, tmp_path / "whole", suspects=True)
     build_catalog(config)
-    expected = rows_without_versions(config.out)
+    expected, expected_features = rows_without_versions(config.out), features_of(config.out)
     assert len(expected) == 4
     for number in range(100):
         killed = replace(config, out=str(tmp_path / f"killed-{number}"))
@@ -296,7 +298,8 @@ def test_whatever_write_is_the_last_the_same_command_finds_what_is_missing(
         assert rows_without_versions(killed.out) == expected
         assert faceless(killed.out) == ["50_0_3_4"]
         assert faces.missing_parts(Catalog.open(killed.out), FaceGeometry()) == []
-    assert number >= 8, "it was hardly ever killed"
+        assert features_of(killed.out) == expected_features
+    assert number >= 10, "it was hardly ever killed"
 
 
 def test_another_photo_of_the_same_name_is_searched_again(photos: Path, tmp_path: Path) -> None:
@@ -363,17 +366,78 @@ def test_a_source_that_is_away_leaves_no_table_without_faces(photos: Path, tmp_p
     assert faces.missing_parts(catalog, FaceGeometry()) == catalog.names
 
 
+def features_beside(catalog: str) -> dict[Path, int]:
+    """Files of features, and when each was written."""
+    return {file: file.stat().st_mtime_ns for file in Path(f"{catalog}.agescale").glob("features-*/*")}
+
+
+def features_of(catalog: str) -> dict[str, Any]:
+    """Of the photos that have some, by the beginning of their names."""
+    opened = Catalog.open(catalog)
+    rows, table = opened.read(["uri", "version"]), features.table_of(opened)
+    assert table is not None
+    assert table.missing_parts(opened) == []
+    places, made = features.read(opened, table, rows)
+    names = [paths.name_of(rows["uri"][place].as_py())[:8] for place in places.tolist()]
+    return {name: each.tolist() for name, each in zip(names, made, strict=True)}
+
+
+def look_with_a_small_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the one that comes with agescale."""
+    source = FeatureSource("largest", make_checkpoint(folder / "small", faces=FaceGeometry(size=32)))
+    for module in (driver, settings):
+        monkeypatch.setattr(module, "feature_source", lambda config: source if config.suspects else None)
+
+
 def test_ray_finds_the_same_faces(
     photos: Path, found: str, tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driver, "is_cluster_at_hand", lambda: True)
     monkeypatch.setattr(parts, "MIN_PARTS", 2)
+    look_with_a_small_model(tmp_path, monkeypatch)
     out = str(tmp_path / "catalog")
-    build_catalog(config_of(photos, Path(out)))
+    build_catalog(config_of(photos, Path(out), suspects=True))
+    assert set(features_of(out)) == {name for name, sides in SIDES.items() if sides}
     once, again = rows_without_versions(found), rows_without_versions(out)
     assert [(row["uri"], row["face"]) for row in again] == [(row["uri"], row["face"]) for row in once]
     for row, other in zip(once, again, strict=True):
         assert row["face_box"] is None or np.allclose(row["face_box"], other["face_box"], atol=0.01)
+
+
+def test_features_are_made_once_and_labels_judged_by_them(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a judge suspects the oldest one."""
+    look_with_a_small_model(tmp_path, monkeypatch)
+    source, out = few(photos, tmp_path / "photos"), str(tmp_path / "catalog")
+    config = replace(config_of(source, Path(out), suspects=True), split=(1, 0, 0))
+    assert build_catalog(config).judged.startswith("labels not judged, so none is suspect: 2 photos have an age")
+    before, first = features_beside(out), features_of(out)
+    assert set(first) == {"20_1_0_1", "40_1_2_3"}, "one has no face"
+    assert first["20_1_0_1"] != first["40_1_2_3"]
+    build_catalog(config)
+    assert features_beside(out) == before
+    with pytest.raises(ValueError, match=r"suspects was '\w+', is None"):
+        build_catalog(replace(config, suspects=False))
+
+    def judge(_: Any, low_N: Any, *__: Any) -> suspects.Judged:
+        return suspects.Judged((low_N == low_N.max()) * 1.0, low_N - 20, low_N - 26.4, low_N - 13.6, 0.5)
+
+    monkeypatch.setattr(suspects, "judge", judge)
+    save(source / photo_name("63_1_4_5"), (100,), seed=8)
+    result = build_catalog(config)
+    assert {**before, **features_beside(out)} == features_beside(out)
+    assert len(features_beside(out)) == len(before) + 1
+    assert features_of(out) == {**first, "63_1_4_5": features_of(out)["63_1_4_5"]}
+    (found,) = (each for each in result.findings.to_pylist() if each["kind"] == "suspect")
+    assert paths.name_of(found["uri"]).startswith("63_1_4_5")
+    assert found["detail"] == "labelled 63; a model that has not seen it expects 43 (37 to 49)"
+    assert "3 labels judged" in result.judged
+    opened = Catalog.open(out)
+    assert opened.excluded(["suspect"])["uri"].to_pylist() == [found["uri"]]
+    assert len(selection.usable_rows(opened)) - 1 == len(selection.usable_rows(opened, leave_out=["suspect"]))
+    compact(CompactConfig(out, str(tmp_path / "new")))
+    assert features_of(str(tmp_path / "new")) == features_of(out)
 
 
 def test_beside_a_catalog_on_s3_they_stand_too(photos: Path, s3: str, request: pytest.FixtureRequest) -> None:
