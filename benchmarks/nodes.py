@@ -60,7 +60,7 @@ class NodesConfig:
     cpus_per_node: int = 2
     """Each of them lists a range of names at a time."""
     images_per_s: float = 81.8
-    """What such a node scores: MobileNetV2 at 224 px, measured by benchmarks/scoring.py."""
+    """What such a node scores: MobileNetV2 at 224 px, as benchmarks/scoring.py measured it on a slow machine."""
     image_bytes: int = 100_000
     """Mean size of an image, an assumption."""
     list_s: float = 0.2

@@ -10,7 +10,7 @@ import numpy as np
 
 from agescale.evaluation import metrics
 from agescale.evaluation.age_gate import GATE_AGE
-from agescale.evaluation.intervals import wilson_interval
+from agescale.evaluation.intervals import interval_of_mean, wilson_interval
 from agescale.evaluation.metrics import Outcomes
 from agescale.evaluation.records import HandedOver, Reliability
 
@@ -90,9 +90,9 @@ def handed_over(outcomes: Outcomes, doubt_N: np.ndarray) -> list[HandedOver]:
         is_kept_N[order_N[: len(order_N) - round(share * len(order_N))]] = True
         kept = outcomes.where(is_kept_N)
         values = metrics.plain(metrics.scores(kept))
-        has_age_N = ~np.isnan(kept.error_N)
-        mean_age = float(kept.true_age_N[has_age_N].mean()) if has_age_N.any() else None
-        low, high = metrics.intervals(kept)["mae"] or (None, None)
+        of_ages = kept.where(~np.isnan(kept.error_N))
+        mean_age = float(of_ages.true_age_N.mean()) if len(of_ages) else None
+        low, high = interval_of_mean(np.abs(of_ages.error_N), of_ages.cluster_N) or (None, None)
         mae, near, right = (values[name] for name in ("mae", "cs_at_5", "accuracy"))
         rows.append(HandedOver(share, len(kept), mean_age, mae, low, high, near, right))
     return rows

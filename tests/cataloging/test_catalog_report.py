@@ -73,7 +73,7 @@ def test_each_kind_has_its_count_its_meaning_and_its_images_side_by_side(listed:
     assert "script" not in page.tags
     assert EVIL in page.text
     assert all(reference.startswith(("#", "data:image/jpeg")) for reference in page.references)
-    assert page.ids == ["conflicting", "near_leaking", "missing_file", "of_a_later_version", "suspect"]
+    assert page.ids == ["conflicting", "near_leaking", "suspect", "missing_file", "of_a_later_version"]
 
 
 def test_without_pictures_no_pixel_and_no_name_is_in_it(listed: tuple[str, CatalogResult]) -> None:

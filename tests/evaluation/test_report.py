@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,14 @@ def face(**known: object) -> ShownFace:
     return ShownFace(**({"name": "a.jpg"} | nothing | known))
 
 
+@cache
+def usual() -> SplitResult:
+    """Only to be read."""
+    return result(made_up())
+
+
 def judgement(results: list[SplitResult] | None = None, **more: Any) -> Judgement:
-    facts = {"about": ABOUT, "card": CARD, "group_names": NAMES, "results": results or [result(made_up())]}
+    facts = {"about": ABOUT, "card": CARD, "group_names": NAMES, "results": results or [usual()]}
     return Judgement(**(facts | more))
 
 
