@@ -328,9 +328,10 @@ class TrainConfig(Recorded):
     classification: cross-entropy; reconstruction: mse. Default: the first one named."""
     label_smoothing: Share = 0.0
     """Share of each class label that is spread over all classes (classification)."""
-    weighting: Literal["none", "classes", "density", "ranks"] = "none"
-    """Weight training images by the rarity of their age group (classes) or of their age (density: label distribution
-    smoothing), or an ordinal task's thresholds by their importance (ranks, as in the CORAL paper)."""
+    weighting: Literal["none", "classes", "density", "gender+decade", "ranks"] = "none"
+    """Weight training images by the rarity of their age group (classes), of their age (density: label distribution
+    smoothing) or of their gender at their decade of age (gender+decade), or an ordinal task's thresholds by their
+    importance (ranks, as in the CORAL paper)."""
     auxiliary: tuple[Literal["gender", "ethnicity"], ...] = ()
     """Further heads that learn what the catalog knows of gender and ethnicity; missing labels are ignored."""
     auxiliary_weight: NotNegative = 0.2

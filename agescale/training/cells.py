@@ -37,14 +37,8 @@ def exact_ages(rows: pa.Table) -> np.ndarray:
 def cells_of(rows: pa.Table, age_groups: AgeGroups, worst_of: str) -> tuple[np.ndarray, Cells]:
     """The cell of each row (N,), and what there is of them: by the kinds in ``worst_of``, such as gender+decade,
     ethnicity, else by age group. Raises ValueError where of an asked kind no part has enough persons."""
-    age_N, person_N = exact_ages(rows), _persons(rows)
+    age_N, person_N, known = exact_ages(rows), _persons(rows), kinds_of(rows, age_groups)
     kinds = worst_of.split(",") if worst_of else ["group"]
-    known: Parts = {
-        "group": (catalogs.group_indices(rows, age_groups), age_groups.names),
-        "decade": decades(age_N),
-        "gender": _named(rows["gender"]),
-        "ethnicity": _named(rows["ethnicity"]),
-    }
     code_NK = np.full((len(rows), len(kinds)), -1)
     enough = []
     for index, kind in enumerate(kinds):
@@ -63,6 +57,16 @@ def cells_of(rows: pa.Table, age_groups: AgeGroups, worst_of: str) -> tuple[np.n
         tuple(np.flatnonzero(cells_CK[:, index] == part).tolist()) for index, of in enumerate(enough) for part in of
     ]
     return cell_N.reshape(-1), Cells(len(cells_CK), tuple(parts))
+
+
+def kinds_of(rows: pa.Table, age_groups: AgeGroups) -> Parts:
+    """What the labels of rows tell parts by."""
+    return {
+        "group": (catalogs.group_indices(rows, age_groups), age_groups.names),
+        "decade": decades(exact_ages(rows)),
+        "gender": _named(rows["gender"]),
+        "ethnicity": _named(rows["ethnicity"]),
+    }
 
 
 def _named(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:

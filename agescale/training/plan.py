@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from agescale.ages.groups import AgeGroups
 from agescale.ages.labels import is_exact
+from agescale.ages.parts import crossed
 from agescale.config import EXECUTION_FIELDS, TrainConfig
 from agescale.faces.geometry import FaceGeometry
 from agescale.models import checkpoints
@@ -31,7 +32,7 @@ from agescale.tables import catalogs, filters
 from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions
 from agescale.training import calibration, finetuning, selection, weighting
-from agescale.training.cells import Cells, cells_of
+from agescale.training.cells import Cells, cells_of, kinds_of
 from agescale.training.initial_weights import initial_model, is_checkpoint, stored_at
 
 IMAGES_NAME = "images.parquet"
@@ -363,6 +364,11 @@ def _label_weights(config: TrainConfig, rows: pa.Table, age_groups: AgeGroups) -
         return weighting.class_weights(rows["group"].to_numpy(), len(age_groups))
     if config.weighting == "density":
         return weighting.label_density_weights(rows["age_low"].to_numpy(), rows["age_high"].to_numpy())
+    if config.weighting == "gender+decade":
+        part_N, names = crossed(kinds_of(rows, age_groups), config.weighting)
+        if len(rows) and not (part_N >= 0).any():
+            raise ValueError("--weighting gender+decade: no training image has both a gender and an exact age")
+        return weighting.part_weights(part_N, len(names))
     return np.ones(len(rows), np.float32)
 
 
@@ -371,7 +377,7 @@ def _task_settings(config: TrainConfig, rows: pa.Table) -> TaskSettings:
     if config.label_smoothing:
         settings["label_smoothing"] = config.label_smoothing
     if config.weighting == "ranks" and config.task != "ordinal":
-        raise ValueError("--weighting ranks weighs the thresholds of --task ordinal; others take classes or density")
+        raise ValueError("--weighting ranks weighs the thresholds of --task ordinal; others weigh images")
     if config.weighting == "ranks":
         settings["rank_weights"] = weighting.rank_weights(rows["age_low"].to_numpy(), rows["age_high"].to_numpy())
     if config.mixup and config.task == "reconstruction":

@@ -109,6 +109,17 @@ def test_the_images_of_each_catalog_weigh_its_share(tmp_path: Path) -> None:
         assert len(set((both[part] / alone[part]).round(4))) == 1
 
 
+def test_women_and_men_of_each_decade_may_weigh_the_same(tmp_path: Path) -> None:
+    women, men = rows_of("women", 6, gender="female"), rows_of("men", 2, gender="male")
+    catalog = write(tmp_path, "few-men", women + men)
+    train = splits_of(replace(SMALL, catalog=(catalog,), weighting="gender+decade"))["train"]
+    weight_N, is_man_N = train["weight"].to_numpy(), np.array(["women" not in uri for uri in train["uri"].to_pylist()])
+    assert weight_N[is_man_N].sum() == pytest.approx(weight_N[~is_man_N].sum())
+    nobody = replace(SMALL, catalog=(write(tmp_path, "no-gender", rows_of("x", 3)),), weighting="gender+decade")
+    with pytest.raises(ValueError, match=r"--weighting gender\+decade: no training image has both"):
+        splits_of(nobody)
+
+
 def test_what_does_not_go_together_is_told_in_one_line(tmp_path: Path) -> None:
     a = write(tmp_path, "a", rows_of("a", 3, gender="male") + rows_of("a-more", 3, gender="female"))
     b = write(tmp_path, "b", rows_of("b", 3, gender="M") + rows_of("b-more", 3, gender="F"))
