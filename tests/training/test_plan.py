@@ -110,7 +110,8 @@ def test_the_images_of_each_catalog_weigh_its_share(tmp_path: Path) -> None:
 
 
 def test_women_and_men_of_each_decade_may_weigh_the_same(tmp_path: Path) -> None:
-    women, men = rows_of("women", 6, gender="female"), rows_of("men", 2, gender="male")
+    age = {"age_low": 30.0, "age_high": 31.0}
+    women, men = rows_of("women", 6, gender="female", **age), rows_of("men", 2, gender="male", **age)
     catalog = write(tmp_path, "few-men", women + men)
     train = splits_of(replace(SMALL, catalog=(catalog,), weighting="gender+decade"))["train"]
     weight_N, is_man_N = train["weight"].to_numpy(), np.array(["women" not in uri for uri in train["uri"].to_pylist()])
