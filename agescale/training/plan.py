@@ -28,7 +28,7 @@ from agescale.runtime.versions import installed_versions
 from agescale.store import objects, parquet, paths
 from agescale.store.errors import Damaged
 from agescale.store.outputs import Output
-from agescale.tables import catalogs, filters
+from agescale.tables import filters
 from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions
 from agescale.training import calibration, finetuning, selection, weighting
@@ -38,6 +38,8 @@ from agescale.training.initial_weights import initial_model, is_checkpoint, stor
 IMAGES_NAME = "images.parquet"
 """Beside run.json and sweep.json: the images that a run, or all trainings of a sweep, learn from and are judged by."""
 BEGUN_NAMES = ("run.json", "sweep.json")
+GENDER_AND_DECADE = "gender+decade"
+"""A part, and the column of it in which rows are planned."""
 LEARNED_COLUMNS = ["uri", "version", "split", "age_low", "age_high", "group", "gender", "ethnicity", "subject"]
 """Of catalogs, where nothing else is asked for: 10,000,000 rows have to fit into memory."""
 
@@ -322,7 +324,8 @@ def _splits(
     """The rows of train and val with labels as numbers: ``group`` and auxiliary classes as indices, -1 where unknown,
     ``weight``, how much each image counts, ``is_counted``, for the intervals, and ``cell``."""
     cell_N, cells = cells_of(rows.filter(pc.equal(rows["split"], "val")), age_groups, config.worst_of)
-    labels = {"group": catalogs.group_indices(rows, age_groups)}
+    kinds = kinds_of(rows, age_groups)
+    labels = {"group": kinds["group"][0]}
     names = [name for name in LEARNED_COLUMNS if name != "version"]
     rows = rows.select([*names, *({"box"} & set(rows.column_names)), "catalog", "part", "row"])
     classes = auxiliary_classes(spec)
@@ -331,6 +334,7 @@ def _splits(
         labels[column] = pc.fill_null(indices, -1).to_numpy().astype(np.int64)
     for name, values in labels.items():
         rows = rows.set_column(rows.schema.get_field_index(name), name, pa.array(values))
+    rows = rows.append_column(GENDER_AND_DECADE, pa.array(crossed(kinds, GENDER_AND_DECADE)[0].astype(np.int16)))
     splits = {name: rows.filter(pc.equal(rows["split"], name)) for name in ("train", "val")}
     if config.refit:
         splits["train"] = rows
@@ -341,7 +345,7 @@ def _splits(
         cell = cell_N if name == "val" else np.zeros(len(split), np.int64)
         for column, values in (("weight", weight), ("is_counted", is_counted), ("cell", cell)):
             split = split.append_column(column, pa.array(values))
-        splits[name] = split.drop_columns(["subject"])
+        splits[name] = split.drop_columns(["subject", GENDER_AND_DECADE])
     return splits, cells
 
 
@@ -364,11 +368,11 @@ def _label_weights(config: TrainConfig, rows: pa.Table, age_groups: AgeGroups) -
         return weighting.class_weights(rows["group"].to_numpy(), len(age_groups))
     if config.weighting == "density":
         return weighting.label_density_weights(rows["age_low"].to_numpy(), rows["age_high"].to_numpy())
-    if config.weighting == "gender+decade":
-        part_N, names = crossed(kinds_of(rows, age_groups), config.weighting)
-        if len(rows) and not (part_N >= 0).any():
-            raise ValueError("--weighting gender+decade: no training image has both a gender and an exact age")
-        return weighting.part_weights(part_N, len(names))
+    if config.weighting == GENDER_AND_DECADE:
+        part_N = rows[GENDER_AND_DECADE].to_numpy()
+        if len(rows) and part_N.max() < 0:
+            raise ValueError(f"--weighting {GENDER_AND_DECADE}: no training image has both a gender and an exact age")
+        return weighting.part_weights(part_N)
     return np.ones(len(rows), np.float32)
 
 

@@ -39,14 +39,14 @@ def class_weights(group_N: np.ndarray, num_groups: int) -> np.ndarray:
     return weight_N.astype(np.float32)
 
 
-def part_weights(part_N: np.ndarray, num_parts: int) -> np.ndarray:
+def part_weights(part_N: np.ndarray) -> np.ndarray:
     """Weight (N,) float32 of each image: as ``class_weights`` for parts such as women of 20 to 29, but none more than
     10 times the mean of those whose part is known: of a part of two faces each would weigh as much as hundreds.
 
-    >>> part_weights(np.array([0] * 39 + [1, -1]), num_parts=2)[-3:].round(3).tolist()
+    >>> part_weights(np.array([0] * 39 + [1, -1]))[-3:].round(3).tolist()
     [0.7689999938011169, 10.0, 1.0]
     """
-    weight_N = class_weights(part_N, num_parts)
+    weight_N = class_weights(part_N, int(part_N.max(initial=-1)) + 1)
     known_N = part_N >= 0
     if known_N.any():
         weight_N[known_N] = _cap(weight_N[known_N])
