@@ -625,7 +625,7 @@ def test_a_report_that_was_cut_short_after_any_file_is_known_as_one(
     config = EvaluateConfig(catalog, write_predictions(tmp_path / "predictions", of(ROWS)), str(tmp_path / "report"))
     evaluate(config)
     whole, write = set(files_below(tmp_path / "report")), objects.write_bytes
-    for num_written in range(1, len(whole)):
+    for num_written in {*range(1, len(whole), 3), len(whole) - 1}:  # each takes two reports
         shutil.rmtree(tmp_path / "report")
         left = iter(range(num_written))
 
