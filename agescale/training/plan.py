@@ -28,7 +28,7 @@ from agescale.runtime.versions import installed_versions
 from agescale.store import objects, parquet, paths
 from agescale.store.errors import Damaged
 from agescale.store.outputs import Output
-from agescale.tables import filters
+from agescale.tables import catalogs, filters
 from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions
 from agescale.training import calibration, finetuning, selection, weighting
@@ -38,8 +38,6 @@ from agescale.training.initial_weights import initial_model, is_checkpoint, stor
 IMAGES_NAME = "images.parquet"
 """Beside run.json and sweep.json: the images that a run, or all trainings of a sweep, learn from and are judged by."""
 BEGUN_NAMES = ("run.json", "sweep.json")
-GENDER_AND_DECADE = "gender+decade"
-"""A part, and the column of it in which rows are planned."""
 LEARNED_COLUMNS = ["uri", "version", "split", "age_low", "age_high", "group", "gender", "ethnicity", "subject"]
 """Of catalogs, where nothing else is asked for: 10,000,000 rows have to fit into memory."""
 
@@ -324,8 +322,10 @@ def _splits(
     """The rows of train and val with labels as numbers: ``group`` and auxiliary classes as indices, -1 where unknown,
     ``weight``, how much each image counts, ``is_counted``, for the intervals, and ``cell``."""
     cell_N, cells = cells_of(rows.filter(pc.equal(rows["split"], "val")), age_groups, config.worst_of)
-    kinds = kinds_of(rows, age_groups)
-    labels = {"group": kinds["group"][0]}
+    learned = rows if config.refit else rows.filter(pc.equal(rows["split"], "train"))
+    _check_catalogs(config, learned)
+    weight_N = _weights(config, learned, age_groups)
+    labels = {"group": catalogs.group_indices(rows, age_groups)}
     names = [name for name in LEARNED_COLUMNS if name != "version"]
     rows = rows.select([*names, *({"box"} & set(rows.column_names)), "catalog", "part", "row"])
     classes = auxiliary_classes(spec)
@@ -334,18 +334,16 @@ def _splits(
         labels[column] = pc.fill_null(indices, -1).to_numpy().astype(np.int64)
     for name, values in labels.items():
         rows = rows.set_column(rows.schema.get_field_index(name), name, pa.array(values))
-    rows = rows.append_column(GENDER_AND_DECADE, pa.array(crossed(kinds, GENDER_AND_DECADE)[0].astype(np.int16)))
     splits = {name: rows.filter(pc.equal(rows["split"], name)) for name in ("train", "val")}
     if config.refit:
         splits["train"] = rows
-    _check_catalogs(config, splits["train"])
     for name, split in splits.items():
-        weight = _weights(config, split, age_groups) if name == "train" else np.ones(len(split), np.float32)
+        weight = weight_N if name == "train" else np.ones(len(split), np.float32)
         is_counted = calibration.counted(split) if name == "val" else np.zeros(len(split), bool)
         cell = cell_N if name == "val" else np.zeros(len(split), np.int64)
         for column, values in (("weight", weight), ("is_counted", is_counted), ("cell", cell)):
             split = split.append_column(column, pa.array(values))
-        splits[name] = split.drop_columns(["subject", GENDER_AND_DECADE])
+        splits[name] = split.drop_columns(["subject"])
     return splits, cells
 
 
@@ -365,13 +363,13 @@ def _weights(config: TrainConfig, rows: pa.Table, age_groups: AgeGroups) -> np.n
 
 def _label_weights(config: TrainConfig, rows: pa.Table, age_groups: AgeGroups) -> np.ndarray:
     if config.weighting == "classes":
-        return weighting.class_weights(rows["group"].to_numpy(), len(age_groups))
+        return weighting.class_weights(catalogs.group_indices(rows, age_groups), len(age_groups))
     if config.weighting == "density":
         return weighting.label_density_weights(rows["age_low"].to_numpy(), rows["age_high"].to_numpy())
-    if config.weighting == GENDER_AND_DECADE:
-        part_N = rows[GENDER_AND_DECADE].to_numpy()
+    if config.weighting == "gender+decade":
+        part_N = crossed(kinds_of(rows, age_groups), config.weighting)[0]
         if len(rows) and part_N.max() < 0:
-            raise ValueError(f"--weighting {GENDER_AND_DECADE}: no training image has both a gender and an exact age")
+            raise ValueError(f"--weighting {config.weighting}: no training image has both a gender and an exact age")
         return weighting.part_weights(part_N)
     return np.ones(len(rows), np.float32)
 
