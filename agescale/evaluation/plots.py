@@ -153,9 +153,7 @@ def reliability(curves: Mapping[str, Sequence[Reliability]], said: str, observed
         axes.plot([100 * row.said for row in rows], [100 * row.observed for row in rows], color=colour, linewidth=0.9)
         for row in rows:
             x, fill = 100 * row.said, "none" if row.num_rows < ENOUGH_FACES else colour
-            if row.observed_low is not None and row.observed_high is not None:
-                ends = [100 * row.observed_low, 100 * row.observed_high]
-                axes.plot([x, x], ends, color=colour, linewidth=2.2, solid_capstyle="round")
+            _interval(axes, x, row.observed_low, row.observed_high, 100, colour)
             axes.plot(x, 100 * row.observed, "o", color=colour, markerfacecolor=fill, markersize=5)
         axes.plot([], [], "o", color=colour, markersize=5, label=name)
     axes.set(xlim=(-2, 102), ylim=(-2, 102), xlabel=said, ylabel=observed)
@@ -174,9 +172,7 @@ def handed_over(rows: Sequence[HandedOver]) -> Figure:
         axes.plot(x, [row.mae if row.mae is not None else math.nan for row in rows], "o-", color=ACCENT, markersize=5)
         axes.axhline(rows[0].mae, color=MUTED, linewidth=0.9)
         for share, row in zip(x, rows, strict=True):
-            if row.mae_low is not None and row.mae_high is not None:
-                ends = [row.mae_low, row.mae_high]
-                axes.plot([share, share], ends, color=ACCENT, linewidth=2.2, solid_capstyle="round")
+            _interval(axes, share, row.mae_low, row.mae_high)
         axes.set_ylabel("mean absolute error of the others, years")
         axes.set_ylim(bottom=0)
     else:
@@ -193,15 +189,21 @@ def coverage(parts: Sequence[CoveredPart], wanted: float) -> Figure:
     figure, axes = axes_of(height=2.9)
     axes.axhline(100 * wanted, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="wanted")
     for x, part in enumerate(parts):
-        if part.coverage_low is not None and part.coverage_high is not None:
-            ends = [100 * part.coverage_low, 100 * part.coverage_high]
-            axes.plot([x, x], ends, color=ACCENT, linewidth=2.2, solid_capstyle="round")
+        _interval(axes, x, part.coverage_low, part.coverage_high, 100)
         fill = ACCENT if part.num_rows >= ENOUGH_FACES else "none"
         axes.plot(x, 100 * part.coverage, "o", color=ACCENT, markerfacecolor=fill, markersize=6)
     axes.set_xticks(range(len(parts)), [part.name for part in parts], rotation=35 if len(parts) > 8 else 0)
     axes.set(xlabel="predicted age, years", ylabel="% that hold the age")
     legend_above(axes)
     return figure
+
+
+def _interval(
+    axes: Axes, x: float, low: float | None, high: float | None, scale: float = 1, colour: str = ACCENT
+) -> None:
+    """An upright bar from one end to the other, ``scale`` times as high; none where they are not known."""
+    if low is not None and high is not None:
+        axes.plot([x, x], [scale * low, scale * high], color=colour, linewidth=2.2, solid_capstyle="round")
 
 
 @mpl.rc_context(STYLE)
