@@ -27,8 +27,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tyro
 
-from agescale.ages.labels import EXACT_YEARS
+from agescale.ages.labels import is_exact
 from agescale.evaluation.intervals import interval_of_mean
+from agescale.evaluation.metrics import age_scores
 from agescale.faces import images
 from agescale.faces.alignment import replicated
 from agescale.store import members, paths
@@ -100,7 +101,8 @@ def cut_out(catalog: Catalog, split: str, folder: Path) -> dict[str, float]:
 
 
 def _exact(rows: pa.Table, split: str) -> pa.Table:
-    return rows.filter((pc.field("split") == split) & (pc.field("age_high") - pc.field("age_low") <= EXACT_YEARS))
+    rows = rows.filter(pc.field("split") == split)
+    return rows.filter(pa.array(is_exact(rows["age_low"].to_numpy(), rows["age_high"].to_numpy())))
 
 
 def ask(command: list[str], folder: Path) -> dict[str, float]:
@@ -120,11 +122,12 @@ def judged(age_by_name: dict[str, float], answers: dict[str, float]) -> str:
     true_N = np.array([age_by_name[name] for name in answers])
     error_N = np.array(list(answers.values())) - true_N
     low, high = interval_of_mean(np.abs(error_N), np.arange(len(error_N))) or (np.nan, np.nan)
+    said = age_scores(error_N)
     is_minor_N, is_judged_minor_N = true_N < 18, true_N + error_N < 18
     missed, refused = (~is_judged_minor_N[is_minor_N]).mean(), is_judged_minor_N[~is_minor_N].mean()
     return (
-        f"| {len(answers):,} of {len(age_by_name):,} | {np.abs(error_N).mean():.2f} ({low:.2f} to {high:.2f}) | "
-        f"{error_N.mean():+.1f} | {(np.abs(error_N) <= 5).mean():.1%} | {missed:.1%} of {is_minor_N.sum():,} | "
+        f"| {len(answers):,} of {len(age_by_name):,} | {said['mae']:.2f} ({low:.2f} to {high:.2f}) | "
+        f"{said['bias']:+.1f} | {said['cs_at_5']:.1%} | {missed:.1%} of {is_minor_N.sum():,} | "
         f"{refused:.1%} of {(~is_minor_N).sum():,} |"
     )
 
