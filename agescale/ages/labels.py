@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 EXACT_YEARS = 1.001
 """A label no wider than this is an exact age; float32 ages such as 12.3 may be a hair wider than a year."""
 OLDEST_YEARS = 120
+FULL_AGE = 18
+"""Minors are younger, years."""
 
 MISSING = frozenset(["", "-", "--", "?", "nan", "na", "n/a", "n.a.", "#n/a", "<na>", "null", "none", "unknown"])
 """What stands where nothing is known, in lower case."""

@@ -11,11 +11,9 @@ import pyarrow.compute as pc
 
 from agescale.ages.few import ENOUGH_FACES, ENOUGH_TO_LEARN
 from agescale.ages.groups import AgeGroups
+from agescale.ages.labels import FULL_AGE
 from agescale.cataloging.relabelling import Relabelled
 from agescale.tables import catalogs, schema
-
-FULL_AGE = 18
-"""Minors are younger, years."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def about_few(result: CatalogResult) -> list[str]:
     )
     if not any(learned.values()):
         return []
-    few = [f"{name} {count:,}" for name, count in learned.items() if count < ENOUGH_TO_LEARN]
+    few = [f"{name} ({count:,})" for name, count in learned.items() if count < ENOUGH_TO_LEARN]
     if few:
         found.append(
             f"few training images (under {ENOUGH_TO_LEARN}): {', '.join(few)}; a model hardly learns such people"
@@ -94,7 +92,7 @@ def about_few(result: CatalogResult) -> list[str]:
             f"few minors: of {num_known:,} training images with an age {num_minors:,} are of people under {FULL_AGE}; "
             "a model hardly learns children"
         )
-    few = [f"{name} {validated[name]}" for name in learned if learned[name] and validated[name] < ENOUGH_FACES]
+    few = [f"{name} ({validated[name]})" for name in learned if learned[name] and validated[name] < ENOUGH_FACES]
     if few:
         found.append(
             f"few validation images (under {ENOUGH_FACES}): {', '.join(few)}; which epoch is best "

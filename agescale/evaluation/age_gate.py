@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 
+from agescale.ages.labels import FULL_AGE
 from agescale.evaluation.intervals import wilson_interval
 from agescale.evaluation.records import GateBand
 
-GATE_AGE = 18
+GATE_AGE = FULL_AGE
 GATE_BANDS = ((0, 13), (13, 16), (16, 18), (18, 21), (21, 25), (25, 30), (30, math.inf))
 
 

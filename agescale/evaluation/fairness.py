@@ -25,6 +25,7 @@ from scipy.stats import t
 
 from agescale.ages.few import ENOUGH_FACES
 from agescale.ages.parts import Parts, crossed, num_persons
+from agescale.evaluation.age_gate import GATE_AGE
 from agescale.evaluation.metrics import CS_YEARS, Outcomes
 from agescale.evaluation.records import Gap
 
@@ -32,8 +33,8 @@ LEVEL = 0.05
 MANY_PERSONS = 100
 """Parts of fewer are taken to spread at least as all parts together do: errors are skewed, so that some tens of them
 that happen to be small happen to be alike too, and would seem surer than they are."""
-GATE_AGE, MINORS, ADULTS = 18, (14, 18), (18, 25)
-"""An age gate, and the ages [low, high) at which it is judged: those who are hardest to tell. Of all minors, and of all
+MINORS, ADULTS = (14, 18), (18, 25)
+"""The ages [low, high) at which an age gate is judged: those who are hardest to tell. Of all minors, and of all
 adults, the shares would be those of how many infants and elderly a part has."""
 UNITS = {"mae": "years", "bias": "years"}
 """Of metrics that are no shares."""

@@ -18,6 +18,7 @@ from agescale.models.age_model import AgeModel, Top, autocast
 from agescale.models.checkpoints import LearnerState, StateDict
 from agescale.training import finetuning
 from agescale.training.batch_loss import Mixed, batch_loss
+from agescale.training.depthwise import StridedDepthwise
 from agescale.training.plan import Plan
 
 
@@ -95,7 +96,7 @@ class Learner:
         over all processes (2,), float64."""
         config = self.plan.config
         inputs, known, mixed = self._prepare(batch, labels, generator)
-        with autocast(self.device, config.precision):
+        with autocast(self.device, config.precision), StridedDepthwise():
             outputs = self.learner(inputs)
         loss_N, weight_N = batch_loss(self.task, outputs, known, config.auxiliary_weight, mixed)
         sums = torch.stack([loss_N.detach().sum(), weight_N.sum()]).double()

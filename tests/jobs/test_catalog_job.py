@@ -754,14 +754,14 @@ ENOUGH = {"train": 100, "val": 20, "test": 2}
 def test_a_class_with_few_validation_images_is_remarked_with_its_count() -> None:
     groups = {"child": {"train": 200, "val": 15}, "teen": {"train": 120}, "adult": ENOUGH}
     (remark,) = remarks(found(groups, age=9.0))
-    assert remark.startswith("few validation images (under 20): child 15, teen 0; ")
+    assert remark.startswith("few validation images (under 20): child (15), teen (0); ")
     assert remarks(found({"adult": ENOUGH}, age=9.0)) == []
 
 
 def test_a_group_and_children_of_whom_there_is_little_to_learn_are_remarked_with_their_count() -> None:
     groups = {"child": {"train": 7, "val": 20}, "adult": ENOUGH, "senior": {"test": 9}}
     group, minors = remarks(found(groups, age=17.0))[:1], remarks(found({"adult": ENOUGH}, age=18.0))
-    assert group == ["few training images (under 100): child 7, senior 0; a model hardly learns such people"]
+    assert group == ["few training images (under 100): child (7), senior (0); a model hardly learns such people"]
     assert minors == [
         "few minors: of 100 training images with an age 0 are of people under 18; a model hardly learns children"
     ]
