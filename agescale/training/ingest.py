@@ -112,12 +112,48 @@ def decoded_dataset(rows: pa.Table, decoder: FaceDecoder, seed: ray.data.RandomS
     """Decoded faces of ``rows`` as a lazy dataset of blocks of CHUNK_ROWS, in a random order where there is a seed."""
     names = ["uri", "catalog", "part", "row", *({"box"} & set(rows.column_names))]
     rows = rows.select(names).append_column("index", pa.array(np.arange(len(rows)), pa.int64()))
-    chunks = [rows.slice(start, CHUNK_ROWS).combine_chunks() for start in range(0, len(rows), CHUNK_ROWS)]
-    dataset = ray.data.from_arrow(chunks)
+    dataset = ray.data.from_arrow(mixed_chunks(rows))
     if seed is not None:
         dataset = dataset.randomize_block_order(seed=seed)  # waits for all of its input, so not behind the decoder
     dataset.context.custom_execution_callback_classes = [Unhurried]
-    return dataset.map_batches(decoder, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=1)
+    return dataset.map_batches(
+        decode_giving_way,
+        fn_args=(decoder,),
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        num_cpus=1,
+    )
+
+
+def mixed_chunks(rows: pa.Table) -> list[pa.Table]:
+    """``rows``, which are in the order of their catalogs, as chunks of CHUNK_ROWS which hold of each catalog as much as
+    there is of it: batches are drawn from a few chunks at a time, and are to be of all catalogs.
+
+    >>> rows = pa.table({"catalog": [0] * 512 + [1] * 256, "index": range(768)})
+    >>> [chunk["catalog"].to_pylist().count(1) for chunk in mixed_chunks(rows)]
+    [85, 86, 85]
+    """
+    catalog_N = rows["catalog"].to_numpy()
+    starts_N = np.searchsorted(catalog_N, catalog_N)
+    share_N = (np.arange(len(rows)) - starts_N + 0.5) / np.bincount(catalog_N)[catalog_N]
+    order_N = np.argsort(share_N, kind="stable")
+    starts = range(0, len(rows), CHUNK_ROWS)
+    return [rows.take(np.sort(order_N[start : start + CHUNK_ROWS])).combine_chunks() for start in starts]
+
+
+def decode_giving_way(rows: pa.Table, decoder: FaceDecoder) -> dict[str, np.ndarray]:
+    """What a task of decoding does."""
+    give_way()
+    return decoder(rows)
+
+
+@lru_cache(maxsize=1)
+def give_way() -> None:
+    """Lets this process, and what it begins, give way to training on its node, once for all: a step of several threads
+    is as slow as the one that waits for a core. Where a step waits for images there is a core for those who decode."""
+    with contextlib.suppress(OSError):  # where a process may not change even that
+        os.nice(NICE)
 
 
 class Unhurried(ExecutionCallback):

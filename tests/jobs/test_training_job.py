@@ -132,22 +132,25 @@ def test_two_workers_take_the_same_step_and_measure_the_same_as_none(
         )
 
 
-def test_decoded_faces_stand_in_the_order_of_their_rows_whichever_come_first(
+def test_decoded_faces_stand_in_the_order_of_their_rows_whichever_come_first_and_decoders_give_way_to_training(
     catalog: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class SlowFirst(ingest.FaceDecoder):
         def __call__(self, rows: pa.Table) -> dict[str, np.ndarray]:
             if rows["index"][0].as_py() == 0:
                 time.sleep(3)
-            return super().__call__(rows)
+            decoded = super().__call__(rows)
+            return decoded | {"nice": np.full(len(decoded["index"]), os.getpriority(os.PRIO_PROCESS, 0))}
 
     monkeypatch.setattr(ingest, "CHUNK_ROWS", 20)
     rows = Catalog.open(catalog).read(["uri"])
     rows = rows.append_column("catalog", pa.array([0] * len(rows)))
     held = ingest.held_faces(rows, SlowFirst((catalog,), (Framing(32),), use_packed=(True,)))
-    indices = [row["index"] for row in held.select_columns("index").take_all()]
+    decoded = held.select_columns(["index", "nice"]).take_all()
+    indices = [row["index"] for row in decoded]
     assert len(indices) > 60
     assert indices == sorted(indices)
+    assert {row["nice"] for row in decoded} == {min(19, os.getpriority(os.PRIO_PROCESS, 0) + ingest.NICE)}
 
 
 def test_a_finished_run_says_so_and_does_nothing(
