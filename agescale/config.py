@@ -547,6 +547,9 @@ class ScoreConfig(Recorded):
     backend: Backend = "auto"
     """What computes the model on CPUs: torch (eager) or OpenVINO (needs agescale[cpu]); the ages are the same. auto:
     OpenVINO where it is installed and there are enough images for the seconds that it takes to begin."""
+    decode: Literal["auto", "inside", "apart"] = "auto"
+    """Who reads and decodes images, and finds faces: threads of the scoring processes (inside), or tasks of their own
+    on all CPUs of the cluster that no scoring process has (apart). auto: apart for GPUs with two such CPUs each."""
     retry: tuple[FailedStatus, ...] = ()
     """Statuses of rows to score again, such as unreachable missing."""
     repair: bool = False

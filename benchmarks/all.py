@@ -30,6 +30,10 @@ SIZES = {
         "usual": "--num-faces 2000 --repetitions 2 --ray --backends {backends}",
         "tiny": "--num-faces 600 --image-size 64 --repetitions 1 --ray --backends {backends}",
     },
+    "feeding": {
+        "usual": "--num-faces 2000 --repetitions 2",
+        "tiny": "--num-faces 600 --picture-size 200 --repetitions 1",
+    },
     "training": {
         "usual": "--num-faces 2000 --repetitions 2",
         "tiny": "--num-faces 200 --image-size 64 --repetitions 1",

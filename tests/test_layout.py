@@ -15,7 +15,7 @@ STAGES = ("cataloging", "training", "scoring", "evaluation", "sweeping")
 """Each stands on the foundations alone, but for sweeping, which trains."""
 ENTRIES = ("command_line", "commands", "operations", "__main__")
 """What a user calls; may import everything, and nothing imports it but the jobs."""
-RAY_FILES = {"driver.py", "execution.py", "worker.py", "search.py", "ingest.py", "feeds.py"}
+RAY_FILES = {"apart.py", "driver.py", "execution.py", "worker.py", "search.py", "ingest.py", "feeds.py"}
 """Where Ray stands, besides all of ``runtime``: everything else runs under plain pytest in seconds."""
 MAX_COMMAND_LINES = 75
 

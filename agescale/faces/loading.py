@@ -64,14 +64,20 @@ class Spent:
     decode_cpu_s: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
+    def add(self, read_s: float, decode_s: float, decode_cpu_s: float) -> None:
+        """What others took."""
+        with self._lock:
+            self.read_s += read_s
+            self.decode_s += decode_s
+            self.decode_cpu_s += decode_cpu_s
+
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
         started = time.perf_counter()
         try:
             yield
         finally:
-            with self._lock:
-                self.read_s += time.perf_counter() - started
+            self.add(time.perf_counter() - started, 0.0, 0.0)
 
     @contextlib.contextmanager
     def decoding(self) -> Iterator[None]:
@@ -79,9 +85,7 @@ class Spent:
         try:
             yield
         finally:
-            with self._lock:
-                self.decode_s += time.perf_counter() - started
-                self.decode_cpu_s += time.thread_time() - cpu_s
+            self.add(0.0, time.perf_counter() - started, time.thread_time() - cpu_s)
 
 
 def load_one(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from agescale.ages.calibration import Calibration
 from agescale.ages.cdf import PointEstimate
 from agescale.ages.groups import AgeGroups
 from agescale.config import Backend
-from agescale.faces.finding import FaceFinder
+from agescale.faces.finding import FaceFinder, Found
 from agescale.faces.geometry import FaceGeometry
 from agescale.faces.images import Face, ImageError, Pixels, Place, TinyFace
 from agescale.faces.loading import Framing, Loaded
@@ -45,6 +44,12 @@ def read_checkpoint(uri: str) -> Checkpoint:
     if not build_spec_task(checkpoint.spec).predicts_age:
         raise ValueError(f"{uri}: its task, {checkpoint.spec.task}, predicts no age; nothing to score with")
     return checkpoint
+
+
+Waiting = tuple[dict[str, Any], Pixels]
+"""The record of a face, which the model is to complete, and its pixels."""
+Computed = tuple[list[dict[str, Any]], list[Outputs]]
+"""The records of a batch, and what ``Predictor.compute`` says of it."""
 
 
 class Predictor:
@@ -117,17 +122,28 @@ class Predictor:
         return tuple(name for name in schema.PREDICTIONS.names if name in filled)
 
     def __call__(self, images_NHWC: npt.NDArray[np.uint8]) -> dict[str, Any]:
+        return self.columns_of(self.compute(images_NHWC))
+
+    def compute(self, images_NHWC: npt.NDArray[np.uint8]) -> list[Outputs]:
+        """What the model says of images, and of their mirror images with ``tta``. On a GPU they are copied and computed
+        while the processor goes on: it waits in ``columns_of``."""
         side = self.spec.image_size
         if images_NHWC.shape[1:] != (side, side, 3) or images_NHWC.dtype != np.uint8:
             given = f"{images_NHWC.dtype} of the shape {images_NHWC.shape}"
             hint = "agescale.load(...).predict takes images of any size"
             raise ValueError(f"this model takes uint8 images (N, {side}, {side}, 3), not {given}; {hint}")
         images_NHWC = np.require(images_NHWC, requirements=["C", "W"])  # a copy of what is read-only, which torch minds
-        with self.meter.stage("transfer") if self.device.type != "cpu" else contextlib.nullcontext():
-            pixels_NHWC = torch.from_numpy(images_NHWC).to(self.device)  # of memory that is not pinned: waits for it
+        pixels_NHWC = torch.from_numpy(images_NHWC)
+        if self.device.type != "cpu":
+            with self.meter.stage("transfer"):
+                pixels_NHWC = pixels_NHWC.pin_memory().to(self.device, non_blocking=True)
         views = [pixels_NHWC, pixels_NHWC.flip(2)] if self.tta else [pixels_NHWC]
         with torch.inference_mode(), autocast(self.device):
-            outputs = [self.forward(view_NHWC) for view_NHWC in views]
+            return [self.forward(view_NHWC) for view_NHWC in views]
+
+    def columns_of(self, outputs: list[Outputs]) -> dict[str, Any]:
+        """Columns of N values, of what ``compute`` says of N images."""
+        with torch.inference_mode(), autocast(self.device):
             columns = prediction_columns(
                 self.task.predict(_mean([each.task for each in outputs])),
                 self.age_groups,
@@ -152,11 +168,20 @@ class Predictor:
         Where there is no face, a row says why. ``loaded`` is drawn from as batches fill: whoever decodes may be ahead.
         Raises the StoreError that will be the same for the next image: refused credentials, a store that is down.
         """
+        found = self.finder.find(self.meter.each("images", loaded))
+        return self._predict_found(self.meter.each("decode", found), batch_size)
+
+    def predict_found(self, rows: pa.Table, found: Iterable[Found], batch_size: int) -> pa.Table:
+        """``predict_rows`` where the faces of each picture were found by others."""
+        keys = zip(rows["uri"].to_pylist(), rows["version"].to_pylist(), strict=True)
+        return self._predict_found(zip(keys, self.meter.each("images", found), strict=True), batch_size)
+
+    def _predict_found(self, found_faces: Iterable[tuple[tuple[str, str], Found]], batch_size: int) -> pa.Table:
         num_unreachable = 0
         records: list[dict[str, Any]] = []
-        waiting: list[tuple[dict[str, Any], Pixels]] = []
-        found_faces = self.finder.find(self.meter.each("images", loaded))
-        for (uri, version), found in self.meter.each("decode", found_faces):
+        waiting: list[Waiting] = []
+        computed: Computed | None = None  # the batch before, which a GPU may still be at
+        for (uri, version), found in found_faces:
             is_unreachable = isinstance(found, StoreError) and found.status == "unreachable"
             num_unreachable = num_unreachable + 1 if is_unreachable else 0
             if isinstance(found, StoreError) and (found.stops_the_job or num_unreachable == MAX_UNREACHABLE):
@@ -167,10 +192,11 @@ class Predictor:
                 if isinstance(face, Face):
                     waiting.append((record, face.pixels))
                 if len(waiting) == batch_size:
-                    self._fill(waiting)
+                    computed = self._compute(waiting, computed)
                     waiting = []
         if waiting:
-            self._fill(waiting)
+            computed = self._compute(waiting, computed)
+        self._fill(computed)
         scored_at = dt.datetime.now(dt.UTC)
         return pa.Table.from_pylist(
             [{**record, "scored_at": scored_at} for record in records], schema=schema.PREDICTIONS
@@ -187,11 +213,21 @@ class Predictor:
             said |= {"status": "too_small", "error": f"a face of fewer than {least} pixels"}
         return said
 
-    def _fill(self, waiting: list[tuple[dict[str, Any], Pixels]]) -> None:
-        """Writes what the model says of a batch into its records."""
+    def _compute(self, waiting: list[Waiting], before: Computed | None) -> Computed:
+        """Begins with a batch, then ends the one ``before``."""
         with self.meter.stage("model"):
-            columns = self(np.stack([pixels for _, pixels in waiting]))
-        for position, (record, _) in enumerate(waiting):
+            outputs = self.compute(np.stack([pixels for _, pixels in waiting]))
+        self._fill(before)
+        return [record for record, _ in waiting], outputs
+
+    def _fill(self, computed: Computed | None) -> None:
+        """Writes what the model says of a batch into its records."""
+        if computed is None:
+            return
+        records, outputs = computed
+        with self.meter.stage("model"):
+            columns = self.columns_of(outputs)
+        for position, record in enumerate(records):
             record |= {name: values[position] for name, values in columns.items()}
 
 

@@ -33,6 +33,8 @@ from agescale.tables.catalogs import Catalog
 
 MIN_PROCESS_ROWS = 500
 """A process takes about as long to start as a CPU takes to score so many images."""
+MIN_DECODERS = 2
+"""CPUs that a process would have besides its own, from which on decoding apart feeds a GPU better than its threads."""
 MIN_COMPILED_ROWS = 2000
 """OpenVINO takes some seconds to compile a network in a process, and spares milliseconds an image."""
 KEEP_S = 300.0
@@ -101,19 +103,37 @@ def workers_for(config: ScoreConfig, work: Work, catalog: Catalog) -> Workers:
     """One process a GPU, else one a CPU: two threads of one forward pass wait for each other whenever a third, that
     decodes, runs. Fewer where there is little to do, and none but this one for a few images. Starts Ray, or joins one.
     Raises ValueError where the cluster cannot hold them."""
-    is_few = work.num_rows <= FEW_IMAGES and not is_cluster_at_hand()
+    is_few = work.num_rows <= FEW_IMAGES and config.decode != "apart" and not is_cluster_at_hand()
     if config.num_workers == 0 or (config.num_workers is None and is_few):
         device = find_device(config.device)
+        if config.decode == "apart":
+            raise ValueError("--decode apart: there are Ray's tasks for that, and --num-workers 0 does without Ray")
         return Workers(0, os.cpu_count() or 1, device, _backend(config, device, work.num_rows))
-    start_ray()
+    asked = (config.num_workers or 1) + (os.cpu_count() or 1)
+    start_ray(min_cpus=asked if config.decode == "apart" else 2)  # who has but a model leaves its CPU to decoders
     nodes.check_shared(folders.beside(config.out), catalog.uri, *filter(None, [config.checkpoint]))
     num_cpus, gpus = int(ray.cluster_resources().get("CPU", 1)), num_gpus()
     use_gpu = uses_gpu(config.device)
     worthwhile = math.ceil(work.num_rows / MIN_PROCESS_ROWS)
-    num = min(len(work.todo), config.num_workers or max(1, min(worthwhile, gpus if use_gpu else num_cpus)))
-    check_resources(num, cpus_per_worker=1, gpus_per_worker=float(use_gpu), bytes_per_worker=WORKER_BYTES)
+    possible = gpus if use_gpu else num_cpus // 2 if config.decode == "apart" else num_cpus
+    num = min(len(work.todo), config.num_workers or max(1, min(worthwhile, possible)))
     device = "cuda" if use_gpu else "cpu"
-    return Workers(num, math.ceil(num_cpus / num), device, _backend(config, device, work.num_rows // num))
+    check_resources(num, cpus_per_worker=1, gpus_per_worker=float(use_gpu), bytes_per_worker=WORKER_BYTES)
+    backend = _backend(config, device, work.num_rows // num)
+    return Workers(num, math.ceil(num_cpus / num), device, backend, num_decoders(config, use_gpu, num, num_cpus))
+
+
+def num_decoders(config: ScoreConfig, use_gpu: bool, num: int, num_cpus: int) -> int:
+    """Decoding tasks at once for each of ``num`` processes; 0: these decode for themselves. Raises ValueError where no
+    CPU is left for those that are asked for: Ray would wait in silence."""
+    if config.decode == "apart" and num >= num_cpus:
+        raise ValueError(
+            f"--decode apart: {num} scoring processes have all {num_cpus} CPUs of the cluster; lower --num-workers, or "
+            "leave it out"
+        )
+    to_spare = (num_cpus - num) // num
+    is_apart = config.decode == "apart" or (config.decode == "auto" and use_gpu and to_spare >= MIN_DECODERS)
+    return max(1, to_spare) if is_apart else 0
 
 
 def _backend(config: ScoreConfig, device: str, num_rows: int) -> Backend:

@@ -12,7 +12,7 @@ REMEDIES = {
     "read": "read less often: pack the images into the catalog (jobs/catalog.py --pack) or into shards (jobs/pack.py), "
     "and score near the store",
     "decode": "decode less: pack smaller images and the faces found into the catalog (jobs/catalog.py --pack), or have "
-    "more CPUs",
+    "more CPUs, on any node (for GPUs they decode by themselves, else with --decode apart)",
     "transfer": "the GPU waits for its images to be copied: a larger --batch-size copies less often",
     "model": "compute faster: a GPU or more CPUs, on CPUs also pip install 'agescale[cpu]', or a smaller model",
     "write": "write less often: more rows a file (--unit-rows), and a store nearby",

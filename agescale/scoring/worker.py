@@ -6,7 +6,8 @@ import json
 import os
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from agescale.faces.loading import Spent
 from agescale.models.predictor import Predictor
 from agescale.runtime import bottleneck
 from agescale.runtime.work import decoder
+from agescale.scoring.apart import ApartLoader
 from agescale.store import objects, parquet, paths
 from agescale.store.errors import StoreError
 from agescale.store.objects import read_pool
@@ -37,6 +39,7 @@ class Workers:
     num_threads: int  # of the forward pass on the CPU
     device: str
     backend: Backend = "auto"
+    num_decoders: int = 0  # for each of them, apart; 0: they decode themselves
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,20 @@ class UnitScorer:
     metadata: dict[str, Any]
     config: ScoreConfig
     workers: Workers
+
+
+@dataclass(frozen=True)
+class Todo:
+    """What is to do for a unit, whose file has that ``name``: its ``rows`` to be scored, None where the file is there;
+    with ``num_retried`` the table that stands, of that version, and counts by status of what is no longer listed."""
+
+    name: str
+    unit: Unit
+    num_retried: int
+    rows: pa.Table | None = None
+    before: pa.Table | None = None
+    version: str = ""
+    gone: Counter[str] = field(default_factory=Counter)
 
 
 class ScoringActor:
@@ -67,6 +84,8 @@ class ScoringActor:
         self.why_eager = self.predictor.why_eager  # of this process, so it is told once, with the first task
         self.use_packed = scorer.catalog.holds_packed(self.predictor.framing)
         self.pool = read_pool()
+        num_tasks = 2 * scorer.workers.num_decoders  # as many again are done, or wait for a CPU
+        self.apart = ApartLoader(scorer.catalog.uri, self.predictor.framing, self.use_packed, num_tasks)
         self.num_scored = metrics.Counter("agescale_images_scored", "Images scored, by status", tag_keys=("status",))
         self.stage_seconds = metrics.Counter("agescale_stage_seconds", "Seconds of processes, by stage", ("stage",))
         self.superseded = scorer.catalog.superseded()
@@ -78,14 +97,13 @@ class ScoringActor:
         standing: dict[str, Counts] = {}
         scored_now: Counter[str] = Counter()
         num_rows = num_listed = 0
-        for row in task.to_pylist():
-            name, unit = row["output"], Unit(row["part"], row["start"], row["stop"])
-            take = self._retry if row["num_retried"] else self._score
+        for todo in self._planned(task.to_pylist()):
+            name = todo.name
             with decoder(paths.join(self.scorer.out, name)) as self.decoder:
-                standing[name], scored = take(unit, name)
+                standing[name], scored = self._retry(todo) if todo.num_retried else self._score(todo)
             scored_now.update(scored)
-            num_rows += row["num_retried"] or sum(standing[name]["statuses"].values())
-            num_listed += row["num_retried"] or len(unit)
+            num_rows += todo.num_retried or sum(standing[name]["statuses"].values())
+            num_listed += todo.num_retried or len(todo.unit)
         for status, count in scored_now.items():
             self.num_scored.inc(count, tags={"status": status})
         seconds = self._seconds()
@@ -103,14 +121,45 @@ class ScoringActor:
         decode_cpu_s = spent.decode_cpu_s / max(1, workers.num_threads)
         return bottleneck.divided(took, workers.device == "cpu", spent.read_s, spent.decode_s, decode_cpu_s)
 
-    def _score(self, unit: Unit, name: str) -> tuple[Counts, Counter[str]]:
-        """Writes the file of a unit. Returns what the file says, and counts by status of what was scored for it now."""
-        output = paths.join(self.scorer.out, name)
+    def _planned(self, rows: list[dict[str, Any]]) -> Iterator[Todo]:
+        """What is to do for each unit. Where others decode, they are asked for the images of the next one already."""
+        planned = map(self._plan, rows)
+        if not self.scorer.workers.num_decoders:
+            yield from planned
+            return
+        self.apart.forget()  # what a call that failed has left
+        before: Todo | None = None
+        for todo in planned:
+            if todo.rows is not None:
+                self.apart.begin(todo.rows, paths.join(self.scorer.out, todo.name))
+            if before:
+                yield before
+            before = todo
+        if before:
+            yield before
+
+    def _plan(self, row: dict[str, Any]) -> Todo:
+        todo = Todo(row["output"], Unit(row["part"], row["start"], row["stop"]), row["num_retried"])
+        output = paths.join(self.scorer.out, todo.name)
         with self.predictor.meter.stage("read"):
-            is_there = objects.exists(output)
-        if is_there:  # written by a process that died before it could say so
+            if not todo.num_retried:  # one that is there was written by a process that died before it could say so
+                return todo if objects.exists(output) else replace(todo, rows=self._current_rows(todo.unit))
+            version = objects.version(output)
+            before = parquet.read_table(output, schema.PREDICTIONS.names)
+            is_retried = pc.is_in(before["status"], pa.array(self.scorer.config.retry, pa.string()))
+            rows = self._current_rows(todo.unit)
+            is_current = pc.is_in(before["uri"], rows["uri"].combine_chunks())
+            retried = before["uri"].filter(pc.and_(is_retried, is_current)).combine_chunks()
+            rows = rows.filter(pc.is_in(rows["uri"], retried))
+            gone = _count(before.filter(pc.invert(is_current)))
+            return replace(todo, rows=rows, before=before, version=str(version), gone=gone)
+
+    def _score(self, todo: Todo) -> tuple[Counts, Counter[str]]:
+        """Writes the file of a unit. Returns what the file says, and counts by status of what was scored for it now."""
+        name, output = todo.name, paths.join(self.scorer.out, todo.name)
+        if todo.rows is None:
             return read_counts(output), Counter()
-        predictions = self._predict(self._current_rows(unit))
+        predictions = self._predict(todo.rows)
         scored = _count(predictions)
         has_none = bool(scored) and set(scored) <= STORE_STATUSES
         if has_none and not self.scorer.catalog.delivers_others(predictions["uri"]):
@@ -122,34 +171,29 @@ class ScoringActor:
             return read_counts(output), Counter()  # a process that was thought dead has written it meanwhile
         return counts, scored
 
-    def _retry(self, unit: Unit, name: str) -> tuple[Counts, Counter[str]]:
+    def _retry(self, todo: Todo) -> tuple[Counts, Counter[str]]:
         """Writes the file of a unit anew, its failed rows scored again. Returns what ``_score`` does."""
-        output = paths.join(self.scorer.out, name)
-        version = objects.version(output)
-        with self.predictor.meter.stage("read"):
-            before = parquet.read_table(output, schema.PREDICTIONS.names)
-        is_retried = pc.is_in(before["status"], pa.array(self.scorer.config.retry, pa.string()))
-        rows = self._current_rows(unit)
-        is_current = pc.is_in(before["uri"], rows["uri"].combine_chunks())
-        retried = before["uri"].filter(pc.and_(is_retried, is_current)).combine_chunks()
-        again = self._predict(rows.filter(pc.is_in(rows["uri"], retried)))
-        predictions = _replace_rows(before, again)
-        counts = {"statuses": _count(predictions), "gone": _count(before.filter(pc.invert(is_current)))}
-        if not folders.replace_part(self.scorer.out, name, self._as_part(predictions, counts), str(version)):
-            return read_counts(output), Counter()  # a process that was thought dead has written it meanwhile
+        again = self._predict(todo.rows)
+        predictions = _replace_rows(todo.before, again)
+        counts: Counts = {"statuses": _count(predictions), "gone": todo.gone}
+        if not folders.replace_part(self.scorer.out, todo.name, self._as_part(predictions, counts), todo.version):
+            # a process that was thought dead has written it meanwhile
+            return read_counts(paths.join(self.scorer.out, todo.name)), Counter()
         return counts, _count(again)
 
     def _current_rows(self, unit: Unit) -> pa.Table:
-        with self.predictor.meter.stage("read"):
-            rows = units.listed_rows(self.scorer.catalog, unit, self.scorer.config.split, ["size_bytes"])
-            return self.superseded.current(rows, catalogs.listing_of(unit.part))
+        rows = units.listed_rows(self.scorer.catalog, unit, self.scorer.config.split, ["size_bytes"])
+        return self.superseded.current(rows, catalogs.listing_of(unit.part))
 
     def _as_part(self, predictions: pa.Table, counts: Counts) -> pa.Table:
         metadata = {**self.scorer.metadata, **counts, "backend": self.predictor.backend}
         return predictions.cast(schema.with_metadata("predictions", metadata))
 
     def _predict(self, rows: pa.Table) -> pa.Table:
-        """One row of predictions for each of ``rows``, in their order."""
+        """One row of predictions for each of ``rows``, in their order; where others decode, of those next in turn."""
+        if self.scorer.workers.num_decoders:
+            found = self.apart.take(rows, self.spent)
+            return self.predictor.predict_found(rows, found, self.scorer.config.batch_size)
         catalog, framing = self.scorer.catalog.uri, self.predictor.framing
         with self.predictor.meter.stage("read"):
             loaded = packed.load_faces(catalog, rows, framing, self.use_packed, self.pool, self.decoder, self.spent)

@@ -44,12 +44,14 @@ CRASHED = sorted(f"its decoder crashed ({signal})" for signal in POISONS.values(
 
 
 @pytest.mark.chaos
+@pytest.mark.parametrize("decode", ["inside", "apart"])
 def test_scoring_goes_on_and_says_which_pictures_crash(
-    faces: Path, checkpoint: str, environment: dict[str, str], run_job: RunJob
+    faces: Path, checkpoint: str, environment: dict[str, str], run_job: RunJob, decode: str
 ) -> None:
-    catalog, out = str(faces.parent / "listed"), str(faces.parent / "ages")
+    catalog, out = str(faces.parent / "listed"), str(faces.parent / f"ages-{decode}")
     run_job("jobs/catalog.py", "--source", faces, "--out", catalog)
     settings = ["--catalog", catalog, "--checkpoint", checkpoint, "--out", out, "--num-workers", "1"]
+    settings += ["--decode", decode]
     ended = run_job("jobs/score.py", *settings, env=environment, timeout_s=120)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     rows = parquet.read_tables(Predictions.open(out).files, ["uri", "status", "error"])

@@ -37,7 +37,12 @@ UNIT_ROWS = 8
 NUM_IMAGES = UNIT_ROWS * (NUM_KILLS * 2 + 12)
 COLUMNS = ["uri", "version", "face", "status", "age"]
 TARGETS = ("driver", "actor", "worker", "raylet")
-TITLES = {"actor": "ray::MapWorker(MapBatches(ScoringActor))", "worker": "ray::", "raylet": "/raylet/raylet"}
+TITLES = {
+    "actor": "ray::MapWorker(MapBatches(ScoringActor))",
+    "decoder": "ray::_load",
+    "worker": "ray::",
+    "raylet": "/raylet/raylet",
+}
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +84,30 @@ def test_kills_change_nothing_on_s3(
     check_kills_change_nothing(catalog, f"{s3}/chaos/ages", undisturbed, proxy, tmp_path)
 
 
-def check_kills_change_nothing(catalog: str, out: str, undisturbed: pa.Table, proxy: FaultProxy, folder: Path) -> None:
+@pytest.mark.chaos
+@pytest.mark.timeout(3600)
+def test_kills_change_nothing_where_images_are_loaded_apart(
+    catalog: str, undisturbed: pa.Table, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    targets = ("decoder", "actor", "decoder", "driver")
+    check_kills_change_nothing(catalog, str(tmp_path / "ages"), undisturbed, proxy, tmp_path, targets, "apart")
+
+
+def check_kills_change_nothing(
+    catalog: str,
+    out: str,
+    undisturbed: pa.Table,
+    proxy: FaultProxy,
+    folder: Path,
+    among: tuple[str, ...] = TARGETS,
+    decode: str = "inside",
+) -> None:
     moments = random.Random(NUM_KILLS)
-    targets = list(islice(cycle(TARGETS), NUM_KILLS))
+    targets = list(islice(cycle(among), NUM_KILLS))
 
     def start() -> RunningJob:
-        return RunningJob(folder, *scoring(catalog, out), env={"AWS_ENDPOINT_URL": proxy.url})
+        command = [*scoring(catalog, out), "--decode", decode]
+        return RunningJob(folder, *command, env={"AWS_ENDPOINT_URL": proxy.url})
 
     job = start()
     try:

@@ -25,15 +25,16 @@ from agescale.ages.groups import AgeGroups
 from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig, CompactConfig, ScoreConfig, TableConfig, VerifyConfig
 from agescale.faces import images
+from agescale.faces.loading import Framing, Spent
 from agescale.models import checkpoints
 from agescale.runtime import resources
-from agescale.scoring import execution, plan, worker
+from agescale.scoring import apart, execution, plan, worker
 from agescale.scoring.driver import score
 from agescale.scoring.verification import verify
 from agescale.store import lease, objects, paths
 from agescale.store.errors import StoreError
 from agescale.synthetic import dataset, portraits
-from agescale.tables import catalogs, folders, schema
+from agescale.tables import catalogs, folders, packed, schema
 from agescale.tables.catalogs import Catalog
 from agescale.tables.compaction import compact
 from agescale.tables.exports import export
@@ -142,6 +143,67 @@ def test_units_and_batches_do_not_change_predictions(
     assert ours["status"].equals(theirs["status"])
     ages = [pc.fill_null(rows["age"], -1).to_numpy() for rows in (ours, theirs)]
     np.testing.assert_allclose(ages[0], ages[1], atol=1e-3)
+
+
+def test_images_loaded_apart_make_the_same_table(
+    catalog: str, checkpoint: str, predictions: str, tmp_path: Path
+) -> None:
+    config = ScoreConfig(catalog, str(tmp_path / "out"), checkpoint, unit_rows=25, num_workers=1, decode="apart")
+    score(config)
+    ours, theirs = read(predictions), read(config.out)
+    assert ours.select(["uri", "status", "error"]).equals(theirs.select(["uri", "status", "error"]))
+    ages = [pc.fill_null(rows["age"], -1).to_numpy() for rows in (ours, theirs)]
+    np.testing.assert_allclose(ages[0], ages[1], atol=1e-3)
+    assert score(replace(config, retry=("unreadable",))).num_scored_now > 0
+    assert read(config.out).drop_columns(["scored_at"]).equals(theirs.drop_columns(["scored_at"]))
+    assert verify(VerifyConfig(catalog, config.out)).problems == ()
+
+
+def test_apart_what_was_asked_for_comes_in_its_order_and_what_fails_is_told_by_its_own_name(
+    catalog: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apart, "SLICE_ROWS", 7)
+    rows = Catalog.open(catalog).read(["uri", "version", "size_bytes"])
+    framing, spent = Framing(32), Spent()
+    loader = apart.ApartLoader(catalog, framing, False, num_tasks=2)
+    with objects.read_pool() as pool:
+        expected = list(packed.load_faces(catalog, rows, framing, False, pool))
+    loader.begin(rows.slice(0, 20), "first")
+    loader.begin(rows.slice(20), "second")
+    found = [*loader.take(rows.slice(0, 20), spent), *loader.take(rows.slice(20), spent)]
+    assert len(found) == len(expected) > 40
+    for ours, theirs in zip(found, expected, strict=True):
+        if isinstance(theirs, images.Face):
+            np.testing.assert_array_equal(ours[0].pixels, theirs.pixels)
+        else:
+            assert (type(ours), str(ours)) == (type(theirs), str(theirs))
+    assert min(spent.read_s, spent.decode_s, spent.decode_cpu_s) > 0
+
+    loader.begin(rows.slice(0, 20), "forgotten")
+    loader.forget()
+    nowhere = apart.ApartLoader(f"{catalog}-elsewhere", framing, True, num_tasks=2)
+    nowhere.begin(rows, "lost")
+    with pytest.raises(StoreError, match="elsewhere") as caught:
+        next(nowhere.take(rows, spent))
+    assert caught.value.status == "missing"
+
+
+def test_decoders_apart_are_refused_where_no_cpu_is_left_for_them(
+    catalog: str, checkpoint: str, tmp_path: Path
+) -> None:
+    config = ScoreConfig(catalog, str(tmp_path / "out"), checkpoint, unit_rows=5, decode="apart")
+    with pytest.raises(ValueError, match=r"--decode apart: 4 scoring processes have all 4 CPUs .* lower --num-workers"):
+        score(replace(config, num_workers=4))
+    with pytest.raises(ValueError, match=r"--decode apart: .* --num-workers 0"):
+        score(replace(config, num_workers=0))
+
+
+def test_a_gpu_is_fed_by_decoders_apart_where_two_cpus_a_gpu_are_left() -> None:
+    config = ScoreConfig("catalog", "out")
+    assert [execution.num_decoders(config, True, 2, num_cpus) for num_cpus in (4, 5, 6, 16)] == [0, 0, 2, 7]
+    assert execution.num_decoders(config, False, 1, 16) == 0
+    assert execution.num_decoders(replace(config, decode="inside"), True, 1, 16) == 0
+    assert execution.num_decoders(replace(config, decode="apart"), True, 3, 5) == 1
 
 
 def test_other_predictions_in_the_same_place_are_refused(
@@ -495,6 +557,9 @@ def test_all_faces_of_an_image_are_rows_and_stay_together(checkpoint: str, tmp_p
     ]  # fmt: skip
     assert faces() == expected
     whole = table()
+    elsewhere = str(tmp_path / "apart")
+    score(replace(config, out=elsewhere, num_workers=1, decode="apart"))
+    assert table(elsewhere).equals(whole)
     (second,) = [path for path in Path(out).glob("part-*") if pq.read_metadata(path).num_rows == 4]
     second.unlink()
     assert score(config).scored_now == {"ok": 4}
