@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,6 @@ from agescale.faces.loading import Framing
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel, ModelSpec
 from agescale.models.predictor import Predictor
-from agescale.store.objects import read_pool
 from agescale.synthetic import dataset
 from agescale.tables import packed
 from agescale.tables.catalogs import Catalog
@@ -88,8 +88,7 @@ def decode_alone(folder: Path, config: BenchConfig) -> float:
     """Images a second that one core reads and decodes, one after the other."""
     catalog = Catalog.open(str(folder / "catalog"))
     rows = catalog.read(["uri", "version", "size_bytes"]).slice(0, 500)
-    with read_pool() as pool:
-        pool._max_workers = 1
+    with ThreadPoolExecutor(1) as pool:
         started, cpu_s = time.perf_counter(), time.process_time()
         num = sum(1 for _ in packed.load_faces(catalog.uri, rows, Framing(config.image_size), False, pool))
         print(f"  {num / (time.perf_counter() - started):.0f} images/s on the clock", flush=True)

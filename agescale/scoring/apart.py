@@ -20,8 +20,8 @@ from agescale.runtime.work import HOPELESS_DEATHS, decoder
 from agescale.store.objects import read_pool
 from agescale.tables import packed
 
-SLICE_ROWS = 128
-"""Images of one task: some tenths of a second of decoding; at 224 px they hold 19 MB."""
+SLICE_ROWS = 64
+"""Images of one task: a tenth of a second of decoding or two, so that a model that begins has not long to wait."""
 
 
 @dataclass
