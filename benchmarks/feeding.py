@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -59,8 +59,9 @@ def main(config: BenchConfig) -> None:
         folder = Path(name)
         size = config.picture_size
         dataset.write_dataset(folder / "faces", "unlabelled", config.num_faces, size=size, num_broken=0)
-        widths = {"widths": (4, 4)} if config.encoder == "cnn" else {}
-        spec = ModelSpec(config.encoder, "distribution", "25-years", config.image_size, **widths)
+        spec = ModelSpec(config.encoder, "distribution", "25-years", config.image_size)
+        if config.encoder == "cnn":
+            spec = replace(spec, widths=(4, 4))
         checkpoints.save(str(folder / "checkpoint"), spec, AgeModel(spec).state_dict(), checkpoints.RunProgress(), {})
         run("jobs/catalog.py", "--source", folder / "faces", "--out", folder / "catalog")
 
@@ -112,8 +113,9 @@ def score(folder: Path, config: BenchConfig, mode: str) -> float:
     """Images a second in steady state, of ``jobs/score.py``."""
     out = folder / "ages"
     arguments = ("--catalog", folder / "catalog", "--checkpoint", folder / "checkpoint", "--out", out)
-    settings = ("--unit-rows", UNIT_ROWS, "--device", config.device, "--backend", "eager", "--decode", mode)
-    settings += ("--num-workers", 1) if mode == "apart" and config.device == "cpu" else ()
+    settings = ["--unit-rows", UNIT_ROWS, "--device", config.device, "--backend", "eager", "--decode", mode]
+    if mode == "apart" and config.device == "cpu":
+        settings += ["--num-workers", 1]
     run("jobs/score.py", *arguments, *settings)
     limited = json.loads(Path(f"{out}.agescale", "summary.json").read_bytes())["bottleneck"]
     print(f"  limited by {limited['limited_by']}: {limited['shares']}", flush=True)

@@ -33,6 +33,8 @@ from agescale.tables.catalogs import Catalog
 
 MIN_PROCESS_ROWS = 500
 """A process takes about as long to start as a CPU takes to score so many images."""
+LEAST_UNITS_APART = 4
+"""Of a task whose images are loaded apart: those of the next unit come while one is computed, but not across tasks."""
 MIN_DECODERS = 2
 """CPUs that a process would have besides its own, from which on decoding apart feeds a GPU better than its threads."""
 MIN_COMPILED_ROWS = 2000
@@ -82,7 +84,8 @@ def _run_by_ray(work: Work, scorer: UnitScorer, progress: ImageProgress) -> Iter
     options = {"compute": ray.data.ActorPoolStrategy(size=num_workers, max_tasks_in_flight_per_actor=2)}
     options |= {"num_cpus": 1, "num_gpus": int(on_gpu), "fn_constructor_args": (scorer,)}
     options |= {"runtime_env": allocator_environment()}
-    return run_work(work.tasks(num_workers), ScoringActor, progress, **options)
+    tasks = work.tasks(num_workers, LEAST_UNITS_APART if scorer.workers.num_decoders else 1)
+    return run_work(tasks, ScoringActor, progress, **options)
 
 
 def _run_here(work: Work, scorer: UnitScorer, progress: ImageProgress) -> Iterator[dict[str, Any]]:

@@ -38,10 +38,11 @@ class Work:
         statuses, gone = (self.standing[name][key] for key in ("statuses", "gone"))
         return sum(statuses.get(status, 0) - gone.get(status, 0) for status in self.retry)
 
-    def tasks(self, num_workers: int) -> list[pa.Table]:
-        """What is to do, a table a Ray task, a row a unit."""
+    def tasks(self, num_workers: int, least_units: int = 1) -> list[pa.Table]:
+        """What is to do, a table a Ray task, a row a unit; ``least_units`` where there are so many for each worker."""
         todo = self.todo
-        size = max(1, min(MAX_TASK_UNITS, len(todo) // (16 * num_workers)))
+        least = min(least_units, len(todo) // num_workers)
+        size = max(1, least, min(MAX_TASK_UNITS, len(todo) // (16 * num_workers)))
         rows = [{"output": name, "num_retried": self._num_retried(name), **vars(self.units[name])} for name in todo]
         return [pa.Table.from_pylist(rows[start : start + size]) for start in range(0, len(rows), size)]
 
