@@ -38,6 +38,8 @@ CHUNK_ROWS = catalogs.ROW_GROUP_ROWS
 """Rows of one decoding task, and of one block of the training data."""
 NICE = 10
 """A tenth of the processor time of a thread of training, where there is not enough for both."""
+DECODERS_NICE = 5
+"""A quarter of the processor time there: enough where other programs, and not training, have the processors."""
 
 
 class FaceDecoder:
@@ -153,7 +155,7 @@ def give_way() -> None:
     """Lets this process, and what it begins, give way to training on its node, once for all: a step of several threads
     is as slow as the one that waits for a core. Where a step waits for images there is a core for those who decode."""
     with contextlib.suppress(OSError):  # where a process may not change even that
-        os.nice(NICE)
+        os.nice(DECODERS_NICE)
 
 
 class Unhurried(ExecutionCallback):

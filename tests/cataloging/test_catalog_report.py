@@ -65,7 +65,7 @@ def test_each_kind_has_its_count_its_meaning_and_its_images_side_by_side(listed:
         "Copies with different labels: 2", "Find out which label is right", "labelled 30 here and 50 there",
         "30, female, test", "50, female, test", "Look the same, in two splits: 1", "--leave-out near_leaking",
         "Of a later version: 1", "Missing files: 1", "gone.jpg", "not there", "Few minors: of 2 training images",
-        "Few training images (under 100): adult 2, senior 0",
+        "Few training images (under 100): adult (2), senior (0)",
     ):  # fmt: skip
         assert part in page.text, part
     assert "labelled 50 here" not in page.text, "a pair that is named from both sides is shown once"

@@ -150,7 +150,7 @@ def test_decoded_faces_stand_in_the_order_of_their_rows_whichever_come_first_and
     indices = [row["index"] for row in decoded]
     assert len(indices) > 60
     assert indices == sorted(indices)
-    assert {row["nice"] for row in decoded} == {min(19, os.getpriority(os.PRIO_PROCESS, 0) + ingest.NICE)}
+    assert {row["nice"] for row in decoded} == {min(19, os.getpriority(os.PRIO_PROCESS, 0) + ingest.DECODERS_NICE)}
 
 
 def test_a_finished_run_says_so_and_does_nothing(
