@@ -159,8 +159,7 @@ class Predictor:
 
     def predict_rows(self, rows: pa.Table, loaded: Iterable[Loaded], batch_size: int) -> pa.Table:
         """``predict_loaded`` for each of ``rows`` (columns uri, version) and its picture."""
-        keys = zip(rows["uri"].to_pylist(), rows["version"].to_pylist(), strict=True)
-        return self.predict_loaded(zip(keys, loaded, strict=True), batch_size)
+        return self.predict_loaded(zip(_keys(rows), loaded, strict=True), batch_size)
 
     def predict_loaded(self, loaded: Iterable[tuple[tuple[str, str], Loaded]], batch_size: int) -> pa.Table:
         """Rows of schema.PREDICTIONS for each (uri, version) and its picture, in their order: one a face.
@@ -173,8 +172,7 @@ class Predictor:
 
     def predict_found(self, rows: pa.Table, found: Iterable[Found], batch_size: int) -> pa.Table:
         """``predict_rows`` where the faces of each picture were found by others."""
-        keys = zip(rows["uri"].to_pylist(), rows["version"].to_pylist(), strict=True)
-        return self._predict_found(zip(keys, self.meter.each("images", found), strict=True), batch_size)
+        return self._predict_found(zip(_keys(rows), self.meter.each("images", found), strict=True), batch_size)
 
     def _predict_found(self, found_faces: Iterable[tuple[tuple[str, str], Found]], batch_size: int) -> pa.Table:
         num_unreachable = 0
@@ -229,6 +227,10 @@ class Predictor:
             columns = self.columns_of(outputs)
         for position, record in enumerate(records):
             record |= {name: values[position] for name, values in columns.items()}
+
+
+def _keys(rows: pa.Table) -> Iterable[tuple[str, str]]:
+    return zip(rows["uri"].to_pylist(), rows["version"].to_pylist(), strict=True)
 
 
 def framing_of(spec: ModelSpec, faces: Which = "auto") -> Framing:

@@ -6,6 +6,7 @@ is told from. Knows nothing of epochs or of where batches come from; the steps o
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -96,7 +97,7 @@ class Learner:
         over all processes (2,), float64."""
         config = self.plan.config
         inputs, known, mixed = self._prepare(batch, labels, generator)
-        with autocast(self.device, config.precision), StridedDepthwise():
+        with autocast(self.device, config.precision), self._convolutions():
             outputs = self.learner(inputs)
         loss_N, weight_N = batch_loss(self.task, outputs, known, config.auxiliary_weight, mixed)
         sums = torch.stack([loss_N.detach().sum(), weight_N.sum()]).double()
@@ -111,6 +112,11 @@ class Learner:
         if self.ema is not None:
             self.ema.update_parameters(self.model)
         return sums
+
+    def _convolutions(self) -> contextlib.AbstractContextManager[Any]:
+        """What computes some of them otherwise: nothing where there is none to gain, as it looks at each operation."""
+        is_slow = self.device.type == "cpu" and self.plan.config.precision == "bfloat16"
+        return StridedDepthwise() if is_slow else contextlib.nullcontext()
 
     def _prepare(
         self, batch: Mapping[str, Tensor], labels: Mapping[str, Tensor], generator: torch.Generator
