@@ -2,6 +2,7 @@
 images, same network, in turn; ratios.
 
     python benchmarks/scoring.py --num-faces 4000 --repetitions 2 --backends eager openvino
+    python benchmarks/scoring.py --network resnet50 --num-faces 1000 --ray
 
 Whole processes are timed, start-up included, and their steady state, from the first images that are done to the last
 (for Ray's way from its first file to its last one, where it writes several).
@@ -21,12 +22,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pyarrow.parquet as pq
 import torch
 import tyro
-from torch import nn
-from torchvision.models import mobilenet_v2
+from networks import network
 from turns import in_turn, machine, tell
 
 from agescale.models import checkpoints
@@ -43,6 +44,8 @@ WHOLE_WANTED, STEADY_WANTED, RAY_WANTED = 3.5, 6.0, 4.0
 class BenchConfig:
     num_faces: int = 4000
     """Drawn faces to score."""
+    network: Literal["mobilenet_v2", "resnet50", "cnn"] = "mobilenet_v2"
+    """Torchvision's, or a small one of four convolutions."""
     image_size: int = 224
     """Side that the network looks at, pixels."""
     repetitions: int = 2
@@ -66,17 +69,16 @@ def main(config: BenchConfig) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         num_faces = dataset.write_dataset(folder / "faces", "unlabelled", config.num_faces, size=200, num_broken=0)
-        spec = ModelSpec("torchvision/mobilenet_v2", "distribution", "25-years", config.image_size)
+        encoder = "cnn" if config.network == "cnn" else f"torchvision/{config.network}"
+        spec = ModelSpec(encoder, "distribution", "25-years", config.image_size)
         checkpoints.save(str(folder / "checkpoint"), spec, AgeModel(spec).state_dict(), checkpoints.RunProgress(), {})
-        network = mobilenet_v2()
-        network.classifier = nn.Linear(1280, 101)
-        torch.save(network.state_dict(), folder / "weights.pt")
+        torch.save(network(config.network, config.image_size).state_dict(), folder / "weights.pt")
         run("jobs/catalog.py", "--source", folder / "faces", "--out", folder / "catalog")
 
         print(f"{machine()} at the start", flush=True)
-        ways: dict[str, Callable[[], Run]] = {BY_HAND: partial(score_by_hand, folder, config.image_size)}
+        ways: dict[str, Callable[[], Run]] = {BY_HAND: partial(score_by_hand, folder, config)}
         if config.ray:
-            ways[BY_RAY] = partial(score_by_ray, folder, config.image_size)
+            ways[BY_RAY] = partial(score_by_ray, folder, config)
         runs = in_turn(ways | {each: partial(score, folder, each) for each in config.backends}, config.repetitions)
     seconds = {name: statistics.median(run.seconds for run in of_one) for name, of_one in runs.items()}
     steady = {name: statistics.median(run.steady for run in of_one) for name, of_one in runs.items()}
@@ -85,23 +87,25 @@ def main(config: BenchConfig) -> None:
         each = ", ".join(f"{run.seconds:.0f} s" for run in of_one)
         whole = f"{num_faces / seconds[name]:.1f} images/s ({each}) | {seconds[BY_HAND] / seconds[name]:.2f}"
         print(f"| {name} | {whole} | {steady[name]:.1f} images/s | {steady[name] / steady[BY_HAND]:.2f} |")
-    print(f"\n{num_faces:,} images, mobilenet_v2, {config.image_size} px, CPU, {machine()}")
+    print(f"\n{num_faces:,} images, {config.network}, {config.image_size} px, CPU, {machine()}")
     for name in config.backends:
-        tell(f"scoring by {name}, whole job, against {BY_HAND}", seconds[BY_HAND] / seconds[name], WHOLE_WANTED)
-        tell(f"scoring by {name}, steady state, against {BY_HAND}", steady[name] / steady[BY_HAND], STEADY_WANTED)
+        what, whole_s = f"scoring {config.network} by {name}", seconds[name]
+        tell(f"{what}, whole job, against {BY_HAND}", seconds[BY_HAND] / whole_s, WHOLE_WANTED)
+        tell(f"{what}, steady state, against {BY_HAND}", steady[name] / steady[BY_HAND], STEADY_WANTED)
         if config.ray:
-            tell(f"scoring by {name}, whole job, against {BY_RAY}", seconds[BY_RAY] / seconds[name], RAY_WANTED)
+            tell(f"{what}, whole job, against {BY_RAY}", seconds[BY_RAY] / whole_s, RAY_WANTED)
 
 
-def score_by_hand(folder: Path, image_size: int) -> Run:
-    arguments = (folder / "faces", folder / "weights.pt", folder / "ages.parquet", image_size)
+def score_by_hand(folder: Path, config: BenchConfig) -> Run:
+    arguments = (folder / "faces", folder / "weights.pt", folder / "ages.parquet", config.image_size, config.network)
     seconds, said = run("benchmarks/scoring_by_hand.py", *arguments)
     return Run(seconds, float(said.split()[-1]))
 
 
-def score_by_ray(folder: Path, image_size: int) -> Run:
+def score_by_ray(folder: Path, config: BenchConfig) -> Run:
     out = folder / "ages-by-ray"
-    seconds, _ = run("benchmarks/scoring_by_ray.py", folder / "faces", folder / "weights.pt", out, image_size)
+    arguments = (folder / "faces", folder / "weights.pt", out, config.image_size, config.network)
+    seconds, _ = run("benchmarks/scoring_by_ray.py", *arguments)
     return Run(seconds, steady_of(out, num_first=1))
 
 

@@ -1,6 +1,6 @@
 """What a competent user would write by hand: a DataLoader over files, a torchvision model, a Parquet file at the end.
 
-python benchmarks/scoring_by_hand.py FOLDER WEIGHTS OUT.parquet IMAGE_SIZE
+python benchmarks/scoring_by_hand.py FOLDER WEIGHTS OUT.parquet IMAGE_SIZE NETWORK
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import torchvision.transforms as T
+from networks import network
 from PIL import Image
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.models import mobilenet_v2
 
 NUM_CPUS = 2
 
@@ -42,9 +41,8 @@ class Faces(Dataset):
 
 
 def main() -> None:
-    folder, weights, out, size = sys.argv[1:5]
-    model = mobilenet_v2()
-    model.classifier = nn.Linear(1280, 101)
+    folder, weights, out, size, name = sys.argv[1:6]
+    model = network(name, int(size))
     model.load_state_dict(torch.load(weights, weights_only=True))
     model.eval()
     torch.set_num_threads(NUM_CPUS)

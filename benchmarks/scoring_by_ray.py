@@ -1,6 +1,6 @@
 """What Ray's documentation shows for batch inference: read_images, a preprocessing map, actors, write_parquet.
 
-python benchmarks/scoring_by_ray.py FOLDER WEIGHTS OUT IMAGE_SIZE
+python benchmarks/scoring_by_ray.py FOLDER WEIGHTS OUT IMAGE_SIZE NETWORK
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import ray
 import ray.data
 import torch
 import torchvision.transforms as T
-from torch import nn
-from torchvision.models import mobilenet_v2
+from networks import network
 
 NUM_CPUS = os.cpu_count() or 1
 
@@ -36,9 +35,8 @@ class Preprocess:
 
 
 class Model:
-    def __init__(self, weights: str) -> None:
-        self.model = mobilenet_v2()
-        self.model.classifier = nn.Linear(1280, 101)
+    def __init__(self, weights: str, name: str, size: int) -> None:
+        self.model = network(name, size)
         self.model.load_state_dict(torch.load(weights, weights_only=True))
         self.model.eval()
         self.ages = torch.arange(101.0)
@@ -50,13 +48,13 @@ class Model:
 
 
 def main() -> None:
-    folder, weights, out, size = sys.argv[1:5]
+    folder, weights, out, size, name = sys.argv[1:6]
     ray.init(address="local", include_dashboard=False, logging_level="ERROR")
     ray.data.DataContext.get_current().enable_progress_bars = False  # lines by the hundred where there is no terminal
     images = ray.data.read_images(folder, mode="RGB", include_paths=True)
     ages = images.map(Preprocess(int(size))).map_batches(
         Model,
-        fn_constructor_args=(weights,),
+        fn_constructor_args=(weights, name, int(size)),
         compute=ray.data.ActorPoolStrategy(size=max(1, NUM_CPUS - 1)),  # one CPU reads and preprocesses
         batch_size=64,
         num_cpus=1,

@@ -4,8 +4,9 @@ second and the same predictions.
     python benchmarks/shards.py --num-faces 4000 --latency-s 0.02 --repetitions 2
     python benchmarks/shards.py --num-shards 1000
 
-In one process, without Ray, by a small network: what is compared is reading. Drawn faces and random weights. With
---num-shards: what one process needs to list so many tars of 1,000 members on disk.
+In one process, without Ray, by a small network: what is compared is reading. Drawn faces and random weights. The
+tars also by scoring_by_webdataset.py. With --num-shards: what one process needs to list so many tars of 1,000 members
+on disk.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import io
 import os
 import resource
 import statistics
+import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -25,7 +28,9 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow.dataset as pads
+import torch
 import tyro
+from networks import network
 from nodes import FaultProxy, store
 from turns import in_turn, machine, tell
 
@@ -41,6 +46,9 @@ from agescale.synthetic import dataset
 from agescale.tables import catalogs, folders
 
 KINDS = ("loose", "tar", "zip")
+BY_WEBDATASET = "tar, by WebDataset"
+SIDE = 32
+"""What the network looks at, pixels."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,9 @@ def main(config: ShardsConfig) -> None:
         stack.enter_context(proxy)
         os.environ["AWS_ENDPOINT_URL"] = proxy.url
         client._filesystem.cache_clear()
-        runs = in_turn({kind: partial(run, folder, kind, proxy) for kind in KINDS}, config.repetitions)
+        ways = {kind: partial(run, folder, kind, proxy) for kind in KINDS}
+        ways[BY_WEBDATASET] = partial(run_by_webdataset, folder, -(-num_faces // config.per_shard), proxy)
+        runs = in_turn(ways, config.repetitions)
     loose = runs["loose"]
     base = statistics.median(num_faces / each.scored_s for each in loose)
     print(f"{num_faces} faces, {config.latency_s * 1000:g} ms a request, {machine()}\n")
@@ -95,11 +105,13 @@ def main(config: ShardsConfig) -> None:
         listed = statistics.median(each.listed_s for each in of_kind)
         last = of_kind[-1]
         asked = [", ".join(f"{count} {name}" for name, count in each.items()) for each in (last.listing, last.scoring)]
-        same = all(each.ages == loose[0].ages for each in of_kind)
+        same = "" if kind == BY_WEBDATASET else "yes" if all(each.ages == loose[0].ages for each in of_kind) else "no"
         cells = [f"{listed:.1f}", asked[0], f"{rate:.0f}", f"{rate / base:.2f}", asked[1]]
-        print(f"| {kind} | {' | '.join(cells)} | {last.scoring.total() / num_faces:.4f} | {'yes' if same else 'no'} |")
-        if kind != "loose":
+        print(f"| {kind} | {' | '.join(cells)} | {last.scoring.total() / num_faces:.4f} | {same} |")
+        if kind in ("tar", "zip"):
             tell(f"scoring from {kind} in a late store, against loose objects", rate / base)
+    by_hand, tars = (statistics.median(each.scored_s for each in runs[name]) for name in (BY_WEBDATASET, "tar"))
+    tell("scoring from tar in a late store, against WebDataset", by_hand / tars)
 
 
 def list_shards(folder: Path, config: ShardsConfig) -> None:
@@ -145,7 +157,8 @@ def prepare(folder: Path, config: ShardsConfig) -> int:
             objects.write_bytes(f"s3://bench/{kind}/{number:04d}.{kind}", (folder / f"shard.{kind}").read_bytes())
     with objects.read_pool() as pool:
         list(pool.map(lambda path: objects.write_bytes(f"s3://bench/loose/{path.name}", path.read_bytes()), files))
-    spec = ModelSpec("cnn", "distribution", "25-years", image_size=32)
+    torch.save(network("cnn", SIDE).state_dict(), folder / "weights.pt")
+    spec = ModelSpec("cnn", "distribution", "25-years", SIDE)
     checkpoints.save(str(folder / "checkpoint"), spec, AgeModel(spec).state_dict(), checkpoints.RunProgress(), {})
     return len(files)
 
@@ -164,6 +177,20 @@ def run(folder: Path, kind: str, proxy: FaultProxy) -> Run:
     rows = pads.dataset(out, format="parquet").to_table(columns=["uri", "status", "age"]).to_pylist()
     ages = {row["uri"].rpartition("/")[2]: (row["status"], row["age"]) for row in rows}
     return Run(listed_s, scored_s, listing, scoring, ages)
+
+
+def run_by_webdataset(folder: Path, num_shards: int, proxy: FaultProxy) -> Run:
+    """The tars without a catalog; ages are not compared, as it resizes otherwise and its network has other weights."""
+    proxy.requests.clear()
+    shards = f"s3://bench/tar/{{0000..{num_shards - 1:04d}}}.tar"
+    script, ages = Path(__file__).parent / "scoring_by_webdataset.py", folder / "ages.parquet"
+    said = subprocess.run(
+        [sys.executable, script, shards, folder / "weights.pt", ages, str(SIDE), "cnn"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    return Run(0.0, float(said.split()[-2]), Counter(), by_operation(proxy), {})
 
 
 def by_operation(proxy: FaultProxy) -> Counter[str]:

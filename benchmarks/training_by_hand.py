@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 import torchvision.transforms as T
+from networks import network
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.models import mobilenet_v2
 
 from agescale.faces import images as fast
 
@@ -61,8 +61,7 @@ def main() -> None:
         faces, batch_size=64, shuffle=True, drop_last=True, num_workers=NUM_CPUS, persistent_workers=True
     )
     torch.set_num_threads(NUM_CPUS)
-    model = mobilenet_v2()
-    model.classifier = nn.Linear(1280, 101)
+    model = network("mobilenet_v2", int(size))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(int(num_epochs)):
         started = time.monotonic()

@@ -44,7 +44,7 @@ from agescale.tables.compaction import compact
 from agescale.tables.exports import export
 from agescale.tables.predictions import Predictions
 from agescale.training import plan, selection
-from agescale.training.ingest import FaceDecoder
+from agescale.training.decoding import FaceDecoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

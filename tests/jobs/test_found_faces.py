@@ -36,8 +36,8 @@ from agescale.tables import faces, features, folders, packed
 from agescale.tables.catalogs import Catalog
 from agescale.tables.compaction import compact
 from agescale.tables.predictions import Predictions
-from agescale.training import ingest, selection
-from agescale.training.ingest import FaceDecoder
+from agescale.training import decoding, selection
+from agescale.training.decoding import FaceDecoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -56,7 +56,7 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # more threads of a network round otherwise
     monkeypatch.setattr(driver, "is_cluster_at_hand", lambda: False)
     monkeypatch.setattr(driver, "run_here", run_here)
-    for module in (worker, ingest):
+    for module in (worker, decoding):
         monkeypatch.setattr(module, "decoder", lambda _: nullcontext(images))
 
 

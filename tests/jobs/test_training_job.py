@@ -47,7 +47,7 @@ from agescale.store.errors import StoreError
 from agescale.synthetic import dataset
 from agescale.tables.catalogs import Catalog
 from agescale.tables.predictions import Predictions
-from agescale.training import ingest, runs, worker
+from agescale.training import decoding, ingest, runs, worker
 from agescale.training import plan as training_plan
 from agescale.training.driver import Watch, _num_top_phases, bottleneck_of, is_out_of_memory, train
 from agescale.training.failures import OutOfMemory, lasting_store_error
@@ -135,7 +135,7 @@ def test_two_workers_take_the_same_step_and_measure_the_same_as_none(
 def test_decoded_faces_stand_in_the_order_of_their_rows_whichever_come_first_and_decoders_give_way_to_training(
     catalog: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class SlowFirst(ingest.FaceDecoder):
+    class SlowFirst(decoding.FaceDecoder):
         def __call__(self, rows: pa.Table) -> dict[str, np.ndarray]:
             if rows["index"][0].as_py() == 0:
                 time.sleep(3)
@@ -150,7 +150,7 @@ def test_decoded_faces_stand_in_the_order_of_their_rows_whichever_come_first_and
     indices = [row["index"] for row in decoded]
     assert len(indices) > 60
     assert indices == sorted(indices)
-    assert {row["nice"] for row in decoded} == {min(19, os.getpriority(os.PRIO_PROCESS, 0) + ingest.DECODERS_NICE)}
+    assert {row["nice"] for row in decoded} == {min(19, os.getpriority(os.PRIO_PROCESS, 0) + decoding.DECODERS_NICE)}
 
 
 def test_a_finished_run_says_so_and_does_nothing(
@@ -504,11 +504,11 @@ def test_a_run_of_two_catalogs_that_was_cut_off_ends_with_the_weights_of_an_undi
     config = replace(config, phases="all:2@1e-3", out=str(tmp_path / "undisturbed"))
     rows = training_plan.select(config).rows
     rows = rows.append_column("index", pa.array(range(len(rows))))
-    decoded = ingest.FaceDecoder(catalog, (Framing(16),) * 2, (True, False))(rows)["image"]
+    decoded = decoding.FaceDecoder(catalog, (Framing(16),) * 2, (True, False))(rows)["image"]
     for number, uri in enumerate(catalog):
         own = rows.filter(pc.equal(rows["catalog"], number)).drop_columns(["catalog"])
         own = own.append_column("catalog", pa.array([0] * len(own)))
-        alone = ingest.FaceDecoder((uri,), (Framing(16),), (number == 0,))(own)["image"]
+        alone = decoding.FaceDecoder((uri,), (Framing(16),), (number == 0,))(own)["image"]
         np.testing.assert_array_equal(decoded[pc.equal(rows["catalog"], number).to_numpy()], alone)
 
     train(config)

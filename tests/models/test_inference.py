@@ -85,6 +85,12 @@ def test_importing_agescale_takes_no_time_and_tables_need_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_whoever_decodes_for_a_training_is_there_before_any_network_is_loaded() -> None:
+    program = "import sys, agescale.training.decoding; assert not {'torch', 'torchvision', 'timm'} & sys.modules.keys()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_unknown_names_are_no_attributes() -> None:
     with pytest.raises(AttributeError, match="module 'agescale' has no attribute 'predict'"):
         agescale.predict  # noqa: B018
