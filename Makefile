@@ -46,7 +46,7 @@ audit: .venv/installed .venv-audit/installed  ## what is installed: SBOM and lic
 	  2> runs/audit/audit.log || { code=$$?; grep -q '^Traceback' runs/audit/audit.log || { cat runs/audit/audit.log >&2; exit $$code; }; \
 	  echo "error: no answer from the database of vulnerabilities (runs/audit/audit.log); SBOM and licences are in runs/audit" >&2; exit 2; }
 
-bench: .venv/installed  ## side by side against what one would write by hand; ends with a table of ratios; half an hour
+bench: .venv/installed  ## side by side against what one would write by hand; ends with a table of ratios; an hour
 	$(BIN)/python benchmarks/all.py $(if $(SIZE),--size $(SIZE))
 
 .venv/installed: pyproject.toml constraints.txt

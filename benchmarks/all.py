@@ -1,6 +1,6 @@
 """Every comparison with what one would write or do otherwise, one after the other; ends with a table of their ratios.
 
-    python benchmarks/all.py                    # half an hour on two cores that nobody else needs
+    python benchmarks/all.py                    # an hour on two cores that nobody else needs
     python benchmarks/all.py --size tiny        # whether all of them run through; its figures say nothing
     python benchmarks/all.py --only startup     # some of them
 
@@ -30,6 +30,14 @@ SIZES = {
         "usual": "--num-faces 2000 --repetitions 2 --ray --backends {backends}",
         "tiny": "--num-faces 600 --image-size 64 --repetitions 1 --ray --backends {backends}",
     },
+    "scoring-resnet50": {
+        "usual": "--network resnet50 --num-faces 500 --repetitions 1 --backends {backends}",
+        "tiny": "--network resnet50 --num-faces 300 --image-size 64 --repetitions 1",
+    },
+    "scoring-cnn": {
+        "usual": "--network cnn --num-faces 4000 --repetitions 1 --image-size 128",
+        "tiny": "--network cnn --num-faces 600 --image-size 64 --repetitions 1",
+    },
     "feeding": {
         "usual": "--num-faces 2000 --repetitions 2",
         "tiny": "--num-faces 600 --picture-size 200 --repetitions 1",
@@ -38,12 +46,17 @@ SIZES = {
         "usual": "--num-faces 2000 --repetitions 2",
         "tiny": "--num-faces 200 --image-size 64 --repetitions 1",
     },
+    "training-photos": {
+        "usual": "--num-faces 2000 --picture-size 600 --repetitions 1",
+        "tiny": "--num-faces 200 --picture-size 300 --image-size 64 --repetitions 1",
+    },
+    "frozen": {"usual": "--num-faces 500", "tiny": "--num-faces 200 --image-size 32 --epochs 3"},
     "startup": {"usual": "--repetitions 3", "tiny": "--repetitions 1"},
     "growth": {"usual": "--num-faces 1000 4000 16000", "tiny": "--num-faces 200 400 --image-size 64"},
     "regrouping": {"usual": "--num-rows 1000000", "tiny": "--num-rows 20000 --num-turns 2"},
     "shards": {"usual": "--num-faces 2000 --repetitions 2", "tiny": "--num-faces 200 --repetitions 1"},
 }
-"""Of each benchmark, what it is told."""
+"""Of each benchmark, what it is told; what comes after a dash is a way of the benchmark before it."""
 BACKENDS = "eager openvino" if find_spec("openvino") else "eager"
 
 
@@ -64,8 +77,9 @@ def main(settings: Settings) -> None:
         ratios.touch()
         for name in settings.only or SIZES:
             arguments, started = SIZES[name][settings.size].format(backends=BACKENDS).split(), time.monotonic()
-            print(f"\n## {' '.join(['benchmarks/' + name + '.py', *arguments])}\n\n{machine()}", flush=True)
-            command = [sys.executable, str(FOLDER / f"{name}.py"), *arguments]
+            script = FOLDER / f"{name.partition('-')[0]}.py"
+            print(f"\n## {' '.join([f'benchmarks/{script.name}', *arguments])}\n\n{machine()}", flush=True)
+            command = [sys.executable, str(script), *arguments]
             ended = subprocess.run(command, env=os.environ | {RATIOS: str(ratios)})
             print(f"\n{(time.monotonic() - started) / 60:.1f} minutes, {machine()}", flush=True)
             failed += [name] if ended.returncode else []

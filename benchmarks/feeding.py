@@ -24,8 +24,8 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from scoring import UNIT_ROWS, run, steady_of
-from turns import in_turn, machine, tell
+from scoring import UNIT_ROWS, steady_of
+from turns import in_turn, machine, run, tell
 
 from agescale.faces.loading import Framing
 from agescale.models import checkpoints

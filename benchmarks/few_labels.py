@@ -22,6 +22,7 @@ import tyro
 from out_of_the_box import judged, mae_of
 
 from agescale.config import ScoreConfig
+from agescale.runtime.cluster import start_ray
 from agescale.store import paths
 from agescale.training import initial_weights
 from agescale.training.driver import train
@@ -53,6 +54,7 @@ def main(config: Config) -> None:
     base = replace(RECIPES[config.recipe].config, catalog=(catalog,), weights=config.weights)
     if config.faces:
         base = replace(base, faces=config.faces)
+    start_ray(has_dashboard=True)  # scoring would start one without, whom Ray Train asks in vain each second
     curve = []
     if initial_weights.is_checkpoint(config.weights):
         checkpoint = initial_weights.stored_at(config.weights)

@@ -9,7 +9,6 @@ validation, which is checked.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,12 +18,11 @@ from pathlib import Path
 from statistics import median
 
 import tyro
-from turns import in_turn, machine, tell
+from turns import in_turn, machine, run, tell
 
 from agescale.models import checkpoints
 from agescale.synthetic import dataset
 
-ROOT = Path(__file__).parent.parent
 WANTED = 10.0
 TOLERANCE = 1e-3
 """Of a loss of validation, relative: sums in another order."""
@@ -90,10 +88,6 @@ def train(folder: Path, config: BenchConfig, cache: str) -> Run:
     history = checkpoints.read(str(out / "last")).progress.history
     before = history[0]["stage_seconds"].get("features", 0.0)
     return Run(before + sum(epoch["seconds"] for epoch in history), [epoch["val_loss"] or 0.0 for epoch in history])
-
-
-def run(*command: object) -> None:
-    subprocess.run([sys.executable, *map(str, command)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -28,13 +25,12 @@ import pyarrow.parquet as pq
 import torch
 import tyro
 from networks import network
-from turns import in_turn, machine, tell
+from turns import in_turn, machine, run, tell
 
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel, ModelSpec
 from agescale.synthetic import dataset
 
-ROOT = Path(__file__).parent.parent
 UNIT_ROWS = 250
 BY_HAND, BY_RAY = "a DataLoader by hand", "Ray's documented way"
 WHOLE_WANTED, STEADY_WANTED, RAY_WANTED = 3.5, 6.0, 4.0
@@ -124,15 +120,6 @@ def steady_of(out: Path, num_first: int) -> float:
     if len(ended) <= num_first:
         return 0.0
     return sum(num_rows for _, num_rows in ended[num_first:]) / (ended[-1][0] - ended[num_first - 1][0])
-
-
-def run(*command: object) -> tuple[float, str]:
-    """Seconds, and what it printed."""
-    started = time.monotonic()
-    ended = subprocess.run(
-        [sys.executable, *map(str, command)], check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    return time.monotonic() - started, ended.stdout
 
 
 if __name__ == "__main__":

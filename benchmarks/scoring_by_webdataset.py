@@ -18,6 +18,7 @@ import torch
 import torchvision.transforms as T
 import webdataset as wds
 from networks import network
+from webdataset.gopen import gopen_schemes
 
 NUM_CPUS = 2
 
@@ -30,7 +31,7 @@ def opened(url: str, mode: str, bufsize: int, **_: Any) -> Any:
 def main() -> None:
     shards, weights, out, size, name = sys.argv[1:6]
     started = time.monotonic()
-    wds.gopen.gopen_schemes["s3"] = opened
+    gopen_schemes["s3"] = opened
     transform = T.Compose(
         [
             T.Resize(int(size)),

@@ -15,8 +15,6 @@ import io
 import os
 import resource
 import statistics
-import subprocess
-import sys
 import tarfile
 import tempfile
 import time
@@ -33,6 +31,7 @@ import tyro
 from networks import network
 from nodes import FaultProxy, store
 from turns import in_turn, machine, tell
+from turns import run as run_program
 
 from agescale.cataloging.changes import RangeLister
 from agescale.cataloging.driver import build_catalog
@@ -183,13 +182,8 @@ def run_by_webdataset(folder: Path, num_shards: int, proxy: FaultProxy) -> Run:
     """The tars without a catalog; ages are not compared, as it resizes otherwise and its network has other weights."""
     proxy.requests.clear()
     shards = f"s3://bench/tar/{{0000..{num_shards - 1:04d}}}.tar"
-    script, ages = Path(__file__).parent / "scoring_by_webdataset.py", folder / "ages.parquet"
-    said = subprocess.run(
-        [sys.executable, script, shards, folder / "weights.pt", ages, str(SIDE), "cnn"],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    ).stdout
+    arguments = (shards, folder / "weights.pt", folder / "ages.parquet", SIDE, "cnn")
+    _, said = run_program("benchmarks/scoring_by_webdataset.py", *arguments, env=os.environ)
     return Run(0.0, float(said.split()[-2]), Counter(), by_operation(proxy), {})
 
 

@@ -8,10 +8,7 @@ second of training one, the epochs after the first. Drawn faces and random weigh
 
 from __future__ import annotations
 
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +20,7 @@ from typing import Literal
 import ray
 import torch
 import tyro
-from turns import in_turn, machine, tell
+from turns import in_turn, machine, run, tell
 
 from agescale.config import TrainConfig
 from agescale.faces.augment import AUGMENTATIONS, augment
@@ -34,13 +31,10 @@ from agescale.training import plan as training_plan
 from agescale.training.feeds import Feeder, from_the_next_epoch
 from agescale.training.worker import SHUFFLE_BUFFER_IMAGES
 
-ROOT = Path(__file__).parent.parent
 EPOCHS = 3
 BATCH = 64
 Ways = dict[str, Callable[[], list[float]]]
 """Functions that give the seconds of each epoch."""
-ENVIRONMENT = dict(os.environ)
-"""As it was before this process started Ray, which leaves there what is true of its own cluster alone."""
 WANTED = {"DataLoader from files": (2.5, 15.0), "DataLoader, decoding as agescale does": (None, 5.0)}
 """Ratios of the first epoch and of later ones, augmentation off."""
 TRAIN_WANTED = 1.5
@@ -50,7 +44,9 @@ AUGMENTED: tuple[Literal["none", "light"], ...] = ("none", "light")
 @dataclass(frozen=True)
 class BenchConfig:
     num_faces: int = 4000
-    """Drawn faces of 200 px to learn from."""
+    """Drawn faces to learn from."""
+    picture_size: int = 200
+    """Their side, pixels: 200 as chips have it, 600 and more as cameras and scrapers leave pictures."""
     image_size: int = 112
     """Side that the network looks at, pixels."""
     repetitions: int = 2
@@ -58,10 +54,11 @@ class BenchConfig:
 
 
 def main(config: BenchConfig) -> None:
-    print(f"{config.num_faces:,} images, {config.image_size} px, CPU, {machine()} at the start", flush=True)
+    what = f"{config.num_faces:,} images of {config.picture_size} px at {config.image_size} px"
+    print(f"{what}, CPU, {machine()} at the start", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        dataset.write_dataset(folder / "faces", "utkface", config.num_faces, size=200, num_broken=0)
+        dataset.write_dataset(folder / "faces", "utkface", config.num_faces, size=config.picture_size, num_broken=0)
         source = ("--source", folder / "faces", "--layout", "utkface", "--split", 0.98, 0.02, 0.0)
         run("jobs/catalog.py", *source, "--out", folder / "catalog")
         for augmentation in AUGMENTED:
@@ -107,7 +104,7 @@ def by_hand(
     folder: Path, config: BenchConfig, augmentation: str, decoding: str, purpose: str
 ) -> Callable[[], list[float]]:
     arguments = (folder / "faces", config.image_size, EPOCHS, augmentation, decoding, purpose)
-    return lambda: [float(line) for line in run("benchmarks/training_by_hand.py", *arguments).split()]
+    return lambda: [float(line) for line in run("benchmarks/training_by_hand.py", *arguments)[1].split()]
 
 
 def feed(folder: Path, config: BenchConfig, augmentation: Literal["none", "light"]) -> list[float]:
@@ -149,14 +146,6 @@ def train(folder: Path, config: BenchConfig) -> list[float]:
     history = checkpoints.read(str(out / "last")).progress.history
     seconds = [config.num_faces / epoch["images_per_s"] for epoch in history]
     return [seconds[0] + history[0]["stage_seconds"]["images"], *seconds[1:]]
-
-
-def run(*command: object) -> str:
-    """What it printed."""
-    ended = subprocess.run(
-        [sys.executable, *map(str, command)], check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
-    )
-    return ended.stdout
 
 
 if __name__ == "__main__":

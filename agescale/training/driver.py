@@ -7,6 +7,7 @@ must outlive the driver at any moment and load without Ray.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -169,7 +170,8 @@ def _fit(
 ) -> None:
     """Runs Ray Train over what is left of the plan. Raises Diverged, OutOfMemory, and a lasting StoreError."""
     is_apart = config.num_workers != 0  # from this process
-    start_ray(min_cpus=config.worker_range[0] * config.cpus_per_worker + 1, has_dashboard=is_apart)
+    num_decoders = os.cpu_count() or 1  # who give way; an epoch begins once some thousand images are there
+    start_ray(min_cpus=config.worker_range[0] * config.cpus_per_worker + num_decoders, has_dashboard=is_apart)
     if shared is None:  # of a sweep, which has asked for all its trainings
         nodes.check_shared(plan.out, *config.catalog)
     scaling = _scaling(config)

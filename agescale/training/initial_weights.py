@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from agescale.config import TrainConfig
@@ -40,8 +42,9 @@ def initial_model(
 
 
 def is_stored(weights: str) -> bool:
-    """Whether initial weights are a file or a checkpoint, rather than a name of torchvision's or timm's."""
-    return _is_file(weights) or "/" in weights or weights == included.NAME
+    """Whether initial weights are a file, or a checkpoint's folder, rather than a name of torchvision's or timm's: that
+    of a folder which is there needs no slash."""
+    return _is_file(weights) or "/" in weights or weights == included.NAME or os.path.isdir(weights)
 
 
 def stored_at(weights: str) -> str:
