@@ -33,7 +33,8 @@ from agescale.synthetic import dataset
 
 UNIT_ROWS = 250
 BY_HAND, BY_RAY = "a DataLoader by hand", "Ray's documented way"
-WHOLE_WANTED, STEADY_WANTED, RAY_WANTED = 3.5, 6.0, 4.0
+WANTED = {"whole": 3.5, "steady": 6.0, "ray": 4.0}
+"""Ratios, of mobilenet_v2 at 224 px and 4,000 images."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,11 @@ def main(config: BenchConfig) -> None:
     print(f"\n{num_faces:,} images, {config.network}, {config.image_size} px, CPU, {machine()}")
     for name in config.backends:
         what, whole_s = f"scoring {config.network} by {name}", seconds[name]
-        tell(f"{what}, whole job, against {BY_HAND}", seconds[BY_HAND] / whole_s, WHOLE_WANTED)
-        tell(f"{what}, steady state, against {BY_HAND}", steady[name] / steady[BY_HAND], STEADY_WANTED)
+        wanted = WANTED if config.network == "mobilenet_v2" else {}
+        tell(f"{what}, whole job, against {BY_HAND}", seconds[BY_HAND] / whole_s, wanted.get("whole"))
+        tell(f"{what}, steady state, against {BY_HAND}", steady[name] / steady[BY_HAND], wanted.get("steady"))
         if config.ray:
-            tell(f"{what}, whole job, against {BY_RAY}", seconds[BY_RAY] / whole_s, RAY_WANTED)
+            tell(f"{what}, whole job, against {BY_RAY}", seconds[BY_RAY] / whole_s, wanted.get("ray"))
 
 
 def score_by_hand(folder: Path, config: BenchConfig) -> Run:
