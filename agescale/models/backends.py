@@ -27,10 +27,13 @@ class OpenVino:
     cannot be compiled."""
 
     def __init__(self, model: AgeModel) -> None:
-        import openvino
-        from openvino.frontend import FrontEndManager
-        from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
-        from openvino.frontend.pytorch.torchdynamo.export_decompositions import ops_to_not_decompose
+        try:
+            import openvino
+            from openvino.frontend import FrontEndManager
+            from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+            from openvino.frontend.pytorch.torchdynamo.export_decompositions import ops_to_not_decompose
+        except ImportError as error:  # of another release, which has them elsewhere
+            raise ValueError(f"OpenVINO as installed is not usable ({error}); pip install 'agescale[cpu]'") from error
 
         logits, size = Logits(model), model.spec.image_size
         self.columns = logits.columns

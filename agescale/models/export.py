@@ -119,6 +119,10 @@ def _onnx_bytes(program: torch.export.ExportedProgram, whole: Whole, told: Mappi
                 dynamo=True,
                 verbose=False,
             )
+    except ImportError as error:  # onnxscript names releases of torch
+        raise ValueError(
+            f"onnxscript as installed does not know torch {torch.__version__} ({error}); pip install 'agescale[onnx]'"
+        ) from error
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"ONNX has no form of this network ({reason}); use --format torch") from error

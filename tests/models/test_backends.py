@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,18 @@ def test_float32_and_as_many_threads_as_torch_has(tmp_path: Path) -> None:
     }
     assert said == {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
     assert "float32" in str(compiled.get_property("INFERENCE_PRECISION_HINT"))
+
+
+def test_an_openvino_of_another_release_is_not_used_and_one_line_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = make_checkpoint(tmp_path)
+    monkeypatch.setitem(sys.modules, "openvino.frontend.pytorch.torchdynamo.export_decompositions", None)
+    predictor = Predictor(uri, backend="auto")
+    assert predictor.backend == "eager"
+    assert predictor.why_eager.startswith("OpenVINO as installed is not usable (")
+    with pytest.raises(ValueError, match=r"not usable .*; pip install 'agescale\[cpu\]'"):
+        Predictor(uri, backend="openvino")
 
 
 def test_what_says_otherwise_is_not_used_and_one_line_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

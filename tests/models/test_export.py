@@ -177,9 +177,17 @@ def test_impossible_exports_are_refused_before_any_work(tmp_path: Path, monkeypa
             export.export(ExportConfig(checkpoint=uri, out=out))
     with pytest.raises(ValueError, match="a folder stands there"):
         export.export(ExportConfig(checkpoint=uri, out=str(tmp_path), format="torch"))
+
+    def without_this_torch(*_: Any, **__: Any) -> None:
+        raise ModuleNotFoundError("No module named 'onnxscript._framework_apis.torch_2_11'")
+
+    monkeypatch.setattr(torch.onnx, "export", without_this_torch)
+    with pytest.raises(ValueError, match=r"does not know torch .*torch_2_11.*; pip install 'agescale\[onnx\]'"):
+        export.export(ExportConfig(checkpoint=uri, out=f"{tmp_path}/model.onnx"))
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ValueError, match=r"pip install 'agescale\[onnx\]'"):
         export.export(ExportConfig(checkpoint=uri, out=f"{tmp_path}/model.onnx"))
+    assert not (tmp_path / "model.onnx").exists()
 
 
 def test_the_example_of_the_docs_runs_with_the_runtime_alone(tmp_path: Path, drawn_faces: Path) -> None:
