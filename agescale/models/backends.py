@@ -9,6 +9,7 @@ the same ones.
 from __future__ import annotations
 
 import threading
+import warnings
 from importlib.util import find_spec
 
 import torch
@@ -40,22 +41,24 @@ class OpenVino:
         self.lock = threading.Lock()
         program = trace(logits, size)
         try:
-            table = torch.export.default_decompositions()
-            for operator in ops_to_not_decompose():
-                table.pop(operator, None)
-            decoder = TorchFXPythonDecoder(program.run_decompositions(table).module(), dynamic_shapes=True)
-            # not openvino.convert_model, which would tell its makers of each use
-            frontend = FrontEndManager().load_by_framework("pytorch")
-            compiled = frontend.convert(frontend.load(decoder))
-            compiled.reshape([-1, size, size, 3])
-            settings = {
-                "INFERENCE_PRECISION_HINT": "f32",
-                "PERFORMANCE_HINT": "LATENCY",
-                "NUM_STREAMS": 1,
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                "ENABLE_CPU_PINNING": False,
-            }
-            self.request = openvino.Core().compile_model(compiled, "CPU", settings).create_infer_request()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of torch's and OpenVINO's own doings
+                table = torch.export.default_decompositions()
+                for operator in ops_to_not_decompose():
+                    table.pop(operator, None)
+                decoder = TorchFXPythonDecoder(program.run_decompositions(table).module(), dynamic_shapes=True)
+                # not openvino.convert_model, which would tell its makers of each use
+                frontend = FrontEndManager().load_by_framework("pytorch")
+                compiled = frontend.convert(frontend.load(decoder))
+                compiled.reshape([-1, size, size, 3])
+                settings = {
+                    "INFERENCE_PRECISION_HINT": "f32",
+                    "PERFORMANCE_HINT": "LATENCY",
+                    "NUM_STREAMS": 1,
+                    "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                    "ENABLE_CPU_PINNING": False,
+                }
+                self.request = openvino.Core().compile_model(compiled, "CPU", settings).create_infer_request()
         except Exception as error:
             reason = " ".join(str(error).split())[-200:]
             raise ValueError(f"OpenVINO cannot compile this network ({type(error).__name__}: {reason})") from error

@@ -152,7 +152,9 @@ def _torch_bytes(program: torch.export.ExportedProgram, told: Mapping[str, Any])
 
 
 def _run_torch(data: bytes, images_NHWC: np.ndarray) -> list[np.ndarray]:
-    module = torch.export.load(io.BytesIO(data)).module()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given buffer is not writable")  # nobody writes to it
+        module = torch.export.load(io.BytesIO(data)).module()
     with torch.inference_mode():
         return [values.numpy() for values in module(torch.from_numpy(images_NHWC))]
 
