@@ -1,4 +1,4 @@
-"""Tables and archives made by hand, for what is to be tested without a listing and without a model."""
+"""Tables and archives made by hand, for what is to be tested without a listing and without a model; copied folders."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agescale.store import parquet
+from agescale.store import listing, objects, parquet, paths
 from agescale.tables import catalogs, schema, units
 
 Row = dict[str, Any]
 PART = "part-00001-000000.parquet"
 MODEL = "beef"
 ROWS_PER_UNIT = 1000
+
+
+def copy_folder(folder: str, to: str) -> None:
+    """Of a disk or a store, to a disk or a store; a store that is late is asked again, as jobs ask it."""
+    for item in listing.list_files(folder):
+        objects.write_bytes(paths.join(to, item.relative), objects.read_bytes(item.uri))
 
 
 def write_catalog(

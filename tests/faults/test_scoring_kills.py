@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
+from factories import copy_folder
 from fault_proxy import FaultProxy
 from running_job import ROOT, RunningJob
 
@@ -27,7 +28,7 @@ from agescale.config import PredictConfig
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel, ModelSpec
 from agescale.scoring import photos
-from agescale.store import client, objects, parquet
+from agescale.store import objects, parquet
 from agescale.synthetic import dataset
 from agescale.tables import schema
 from agescale.tables.predictions import Predictions, summary_uri
@@ -50,7 +51,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory, s3: str) -> str:
     """Drawn faces in a bucket, and their catalog beside them."""
     folder = tmp_path_factory.mktemp("scoring-kills")
     dataset.write_dataset(folder / "faces", "unlabelled", num_faces=NUM_IMAGES, size=64)
-    client.filesystem(s3).put(f"{folder / 'faces'}/", f"{s3}/chaos/faces/", recursive=True)
+    copy_folder(str(folder / "faces"), f"{s3}/chaos/faces")
     run("jobs/catalog.py", "--source", f"{s3}/chaos/faces", "--out", f"{s3}/chaos/catalog")
     torch.manual_seed(0)
     model = AgeModel(ModelSpec(encoder="cnn", task="distribution", age_groups="25-years", image_size=64))

@@ -9,11 +9,12 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import RunJob, free_ports
+from factories import copy_folder
 from fault_proxy import FaultProxy
 from ray.cluster_utils import Cluster
 from running_job import RunningJob
 
-from agescale.store import client, objects, parquet
+from agescale.store import objects, parquet
 from agescale.sweeping import trials
 from agescale.synthetic import dataset
 
@@ -54,7 +55,7 @@ def check_each_trial_is_done_once(out: str) -> None:
 def bucket(s3: str, tmp_path: Path, run_job: RunJob) -> str:
     """A bucket with faces and their catalog, which holds no pixels."""
     dataset.write_dataset(tmp_path / "faces", "utkface", num_faces=NUM_FACES, size=48, num_broken=0)
-    client.filesystem(s3).put(f"{tmp_path / 'faces'}/", f"{s3}/sweep/faces/", recursive=True)
+    copy_folder(str(tmp_path / "faces"), f"{s3}/sweep/faces")
     catalog = ("--source", f"{s3}/sweep/faces", "--layout", "utkface", "--out", f"{s3}/sweep/catalog")
     listed = run_job("jobs/catalog.py", *catalog)
     assert listed.returncode == 0, listed.stdout + listed.stderr

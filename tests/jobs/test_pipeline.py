@@ -10,19 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from conftest import RunJob
+from factories import copy_folder
 
 from agescale.config import PredictConfig
 from agescale.scoring import photos
-from agescale.store import listing, objects, parquet, paths
+from agescale.store import objects, parquet, paths
 from agescale.synthetic import dataset
 from agescale.tables.predictions import Predictions
 
 TRAIN = ("--image-size", "32", "--phases", "all:2@1e-3", "--batch-size", "32")
-
-
-def copy(folder: str, to: str) -> None:
-    for item in listing.list_files(folder):
-        objects.write_bytes(paths.join(to, item.relative), objects.read_bytes(item.uri))
 
 
 def by_path(predictions: pa.Table, source: str) -> pa.Table:
@@ -36,7 +32,7 @@ def by_path(predictions: pa.Table, source: str) -> pa.Table:
 def test_from_a_bucket_as_from_a_folder(tmp_path: Path, s3: str, run_job: RunJob) -> None:
     local, bucket = str(tmp_path), paths.join(s3, "pipeline")
     num_photos = dataset.write_dataset(tmp_path / "faces", "utkface", num_faces=80, size=48)
-    copy(f"{local}/faces", f"{bucket}/faces")
+    copy_folder(f"{local}/faces", f"{bucket}/faces")
 
     def run(job: str, *arguments: str) -> str:
         result = run_job(f"jobs/{job}.py", *arguments)
@@ -60,7 +56,7 @@ def test_from_a_bucket_as_from_a_folder(tmp_path: Path, s3: str, run_job: RunJob
     assert standing[2]["counts"]["ok"] > 0
     assert all(each["written_s_ago"] < 600 for each in standing[:5])
 
-    copy(f"{bucket}/run/best", f"{local}/best")
+    copy_folder(f"{bucket}/run/best", f"{local}/best")
     without_ray = photos.predict(PredictConfig((f"{local}/faces",), f"{local}/best")).rows
     with_ray = parquet.read_tables(Predictions.open(ages).files, without_ray.column_names)
     theirs, ours = by_path(with_ray, f"{bucket}/faces"), by_path(without_ray, f"{local}/faces")
