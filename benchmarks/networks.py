@@ -12,7 +12,7 @@ NUM_AGES = 101
 
 
 def network(name: str, image_size: int) -> nn.Module:
-    """``cnn``, of four convolutions and two dense layers, or one of torchvision's, its last layer replaced."""
+    """``cnn``, of four convolutions and two dense layers, or one of torchvision's."""
     if name == "cnn":
         blocks = [
             nn.Sequential(nn.Conv2d(inputs, filters, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
@@ -20,8 +20,4 @@ def network(name: str, image_size: int) -> nn.Module:
         ]
         num_features = WIDTHS[-1] * (image_size // 2 ** len(blocks)) ** 2
         return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(num_features, 512), nn.ReLU(), nn.Linear(512, NUM_AGES))
-    model = get_model(name)
-    last, layer = list(model.named_modules())[-1]
-    parent = model.get_submodule(last.rpartition(".")[0])
-    setattr(parent, last.rpartition(".")[2], nn.Linear(layer.in_features, NUM_AGES))
-    return model
+    return get_model(name, num_classes=NUM_AGES)

@@ -14,7 +14,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,13 +22,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import tyro
-from turns import in_turn, machine, tell
+from turns import ROOT, in_turn, machine, run, tell
 
 from agescale.models import checkpoints
 from agescale.models.age_model import AgeModel, ModelSpec
 from agescale.synthetic import dataset
 
-ROOT = Path(__file__).parent.parent
 IMPORT = re.compile(r"import time: +\d+ \| +(\d+) \|( +)(\S+)")
 NUM_MODULES = 8
 NOTHING, SMALL = "score, nothing to do", "score, a small job"
@@ -85,9 +83,9 @@ def main(settings: Settings) -> None:
 
 def measure(*command: object) -> Took:
     """Seconds, and CPU seconds of the process and its children."""
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    subprocess.run([sys.executable, *map(str, command)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-    seconds, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds, _ = run(*command)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return Took(seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
