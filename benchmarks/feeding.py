@@ -29,8 +29,9 @@ from turns import in_turn, machine, run, tell
 
 from agescale.faces.loading import Framing
 from agescale.models import checkpoints
-from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models.age_model import AgeModel
 from agescale.models.predictor import Predictor
+from agescale.models.spec import ModelSpec
 from agescale.synthetic import dataset
 from agescale.tables import packed
 from agescale.tables.catalogs import Catalog

@@ -27,8 +27,9 @@ from turns import machine, tell
 
 from agescale.faces import images
 from agescale.models import checkpoints
-from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models.age_model import AgeModel
 from agescale.models.predictor import Predictor
+from agescale.models.spec import ModelSpec
 from agescale.synthetic import dataset
 
 ROOT = Path(__file__).parent.parent

@@ -28,7 +28,8 @@ import tyro
 from ray.cluster_utils import Cluster
 
 from agescale.models import checkpoints
-from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models.age_model import AgeModel
+from agescale.models.spec import ModelSpec
 from agescale.scoring.plan import MAX_TASK_UNITS
 from agescale.store import client, parquet
 from agescale.store.listing import PAGE_FILES

@@ -28,7 +28,8 @@ from networks import network
 from turns import in_turn, machine, run, tell
 
 from agescale.models import checkpoints
-from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models.age_model import AgeModel
+from agescale.models.spec import ModelSpec
 from agescale.synthetic import dataset
 
 UNIT_ROWS = 250

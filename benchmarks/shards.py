@@ -38,7 +38,8 @@ from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig, ScoreConfig
 from agescale.faces import images
 from agescale.models import checkpoints
-from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models.age_model import AgeModel
+from agescale.models.spec import ModelSpec
 from agescale.scoring.driver import score
 from agescale.store import client, listing, objects
 from agescale.synthetic import dataset

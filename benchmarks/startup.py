@@ -25,7 +25,8 @@ import tyro
 from turns import ROOT, in_turn, machine, run, tell
 
 from agescale.models import checkpoints
-from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models.age_model import AgeModel
+from agescale.models.spec import ModelSpec
 from agescale.synthetic import dataset
 
 IMPORT = re.compile(r"import time: +\d+ \| +(\d+) \|( +)(\S+)")

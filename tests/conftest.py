@@ -54,7 +54,8 @@ def make_checkpoint(
     import torch
 
     from agescale.models import checkpoints
-    from agescale.models.age_model import AgeModel, ModelSpec
+    from agescale.models.age_model import AgeModel
+    from agescale.models.spec import ModelSpec
 
     torch.manual_seed(seed)
     model = AgeModel(ModelSpec(encoder="cnn", task=task, age_groups=age_groups, image_size=32, **settings))

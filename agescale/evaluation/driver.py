@@ -32,7 +32,7 @@ from agescale.evaluation.joined import JoinedRows, read_other, read_rows, splits
 from agescale.evaluation.report import About, Judgement
 from agescale.evaluation.split_result import SplitResult, judge_split
 from agescale.models import checkpoints
-from agescale.models.tasks import TASKS
+from agescale.models.spec import learns_spread
 from agescale.store import paths
 from agescale.tables import folders, schema
 from agescale.tables.catalogs import Catalog
@@ -123,7 +123,7 @@ def _read_rows(
             f"{config.catalog}: none of its images has a label to judge by; name a catalog of labelled ones"
         )
     rows = read_rows(predictions, listed, groups, config.gender_from)
-    if card.get("task") in TASKS and not TASKS[card["task"]].learns_spread:
+    if not learns_spread(card.get("task", "")):
         unknown_N = np.full(len(listed), np.nan)
         rows = replace(
             rows, age_std_N=unknown_N, probability_N=unknown_N, share_below_N=unknown_N, under_gate_N=unknown_N

@@ -17,7 +17,7 @@ from agescale.evaluation import arrays, gate_report
 from agescale.evaluation.gate_report import About
 from agescale.evaluation.gates import Faces, Policy, gate_of
 from agescale.evaluation.joined import JoinedRows, read_rows, splits_of
-from agescale.models.tasks import TASKS
+from agescale.models.spec import learns_spread
 from agescale.store import paths
 from agescale.tables import folders
 from agescale.tables.catalogs import Catalog
@@ -83,8 +83,8 @@ def _groups(config: GateConfig, predictions: Predictions) -> AgeGroups | None:
         raise ValueError(f"{config.predictions}: no ages to judge by, its model only chooses among groups by name")
     if config.by == "age":
         return predictions.age_groups
-    task = predictions.model_card.get("task")
-    if task in TASKS and not TASKS[task].learns_spread:
+    task = predictions.model_card.get("task", "")
+    if not learns_spread(task):
         raise ValueError(f"--by probability: a model of --task {task} does not learn how sure it is; use --by age")
     return AgeGroups.parse(f"minor=0-{config.age - 1},adult={config.age}-")
 

@@ -3,58 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from agescale.ages.calibration import Calibration
-from agescale.ages.cdf import PointEstimate
 from agescale.ages.groups import AgeGroups
-from agescale.faces.geometry import FaceGeometry
 from agescale.models.encoders import Encoder, build_encoder
+from agescale.models.spec import ModelSpec, auxiliary_classes
 from agescale.models.tasks import Task, build_task
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """Everything that decides what a model computes, its weights aside. Written into every checkpoint."""
-
-    encoder: str
-    task: str
-    age_groups: str
-    image_size: int  # pixels, square
-    loss: str = ""  # the task's variant; "" is its first
-    widths: tuple[int, ...] = ()  # these three are the encoder's; () and None are its own defaults
-    num_features: int | None = None
-    spatial_dropout: float | None = None
-    head_sizes: tuple[int, ...] = ()
-    dropout: float = 0.0
-    genders: tuple[str, ...] = ()  # what the auxiliary heads tell apart; () is no such head
-    ethnicities: tuple[str, ...] = ()
-    center_crop: float = 1.0  # share of the shorter side that is kept
-    faces: FaceGeometry | None = None  # how faces are found in photos; None: a photo is taken as one
-    resize: str = "bilinear, antialiased, central square"
-    color_order: str = "RGB"
-    mean: tuple[float, float, float] = IMAGENET_MEAN  # of pixels in 0..1
-    std: tuple[float, float, float] = IMAGENET_STD
-    decode: PointEstimate = "median"  # the age that is reported of the distribution
-    calibration: Calibration | None = None  # of the age interval; None: it has none
-
-    @staticmethod
-    def from_dict(values: dict[str, Any]) -> ModelSpec:
-        known: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        if known.get("faces"):
-            known["faces"] = FaceGeometry.from_dict(values["faces"])
-        if known.get("calibration"):
-            known["calibration"] = Calibration.from_dict(values["calibration"])
-        return ModelSpec(**known)
 
 
 class Outputs(NamedTuple):
@@ -146,12 +103,6 @@ def _outputs(features_NF: Tensor, head: nn.Module, auxiliary: nn.ModuleDict) -> 
 def build_spec_task(spec: ModelSpec, **settings: Any) -> Task:
     """The task of a model; ``settings`` (label_smoothing, rank_weights) matter for training alone."""
     return build_task(spec.task, AgeGroups.parse(spec.age_groups), spec.loss, **settings)
-
-
-def auxiliary_classes(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
-    """The auxiliary heads: the column that each predicts, and the names of its classes."""
-    classes = {"gender": spec.genders, "ethnicity": spec.ethnicities}
-    return {column: names for column, names in classes.items() if names}
 
 
 def describe_blocks(model: AgeModel) -> list[tuple[str, str, int]]:

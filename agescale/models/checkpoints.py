@@ -18,23 +18,23 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from typing import Any, NotRequired, TypedDict, cast
-
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 from agescale.ages.cdf import PointEstimate
-from agescale.models.age_model import AgeModel, ModelSpec, auxiliary_classes, build_spec_task
+from agescale.models.spec import ModelSpec, auxiliary_classes
 from agescale.store import objects, paths, writers
 from agescale.store.errors import StoreError
 from agescale.store.writers import Writer
 
+if TYPE_CHECKING:  # what is told of a model is read without torch, which takes seconds to load
+    from torch import Tensor
+
+    from agescale.models.age_model import AgeModel
+
 FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
 
-StateDict = dict[str, Tensor]
+StateDict = dict[str, "Tensor"]
 Settings = dict[str, Any]
 """Fields of a TrainConfig as JSON has them; those of an older agescale may be fewer, or others."""
 
@@ -329,6 +329,8 @@ def _step_from_json(values: dict[str, Any]) -> Step:
 
 def load_model(uri: str, checkpoint: Checkpoint | None = None) -> AgeModel:
     """The model of a checkpoint with its weights, in evaluation mode, on the CPU."""
+    from agescale.models.age_model import AgeModel
+
     checkpoint = checkpoint or read(uri)
     model = AgeModel(checkpoint.spec)
     model.load_state_dict(load_tensors(uri, checkpoint.weights_file, checkpoint.weights_sha256))
@@ -341,6 +343,8 @@ def load_into(model: AgeModel, uri: str, sha256: str = "") -> str:
 
     Raises ValueError, in one line, for a checkpoint of another architecture, or with another checksum.
     """
+    from agescale.models.age_model import build_spec_task
+
     checkpoint = read(uri)
     theirs, ours = checkpoint.spec, model.spec
     if sha256 and checkpoint.weights_sha256 != sha256.lower():
@@ -385,6 +389,8 @@ def check_files(uri: str, checkpoint: Checkpoint) -> None:
 
 def load_tensors(uri: str, name: str, sha256: str | None = None) -> dict[str, Any]:
     """Tensors of a file that torch.save wrote (never code: ``weights_only``). Raises ValueError on a wrong checksum."""
+    from agescale.models.state_dicts import tensors_in
+
     return tensors_in(paths.join(uri, name), read_file(uri, name, sha256))
 
 
@@ -402,66 +408,9 @@ def read_file(uri: str, name: str, sha256: str | None) -> bytes:
     return data
 
 
-def tensors_in(uri: str, data: bytes) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises half a dozen types for files that are no state dicts
-        hint = (
-            "objects of Python in it are never loaded; save the state dict alone: torch.save(model.state_dict(), FILE)"
-        )
-        reason = f"damaged, or more than tensors ({type(error).__name__}); {hint}"
-        raise ValueError(f"{uri}: not a file of tensors that torch.save wrote: {reason}") from error
-    return values
-
-
-CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
-"""Names under which people keep a state dict beside an optimizer and an epoch."""
-WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
-"""What DataParallel, torch.compile, Lightning and people put before all names of a state dict."""
-
-
-def read_state_dict(uri: str, sha256: str = "") -> StateDict:
-    """Tensors by name of somebody's file: of torch.save (never code: ``weights_only``) or safetensors, in whatever they
-    are wrapped as long as that is plain.
-
-    Raises ValueError, in one line, for a wrong checksum and for what holds no state dict.
-    """
-    data = objects.read_bytes(uri)
-    if sha256:
-        objects.check_sha256(uri, data, sha256)
-    if uri.lower().endswith(".safetensors"):
-        try:
-            tensors = safetensors.torch.load(data)
-        except (SafetensorError, ValueError) as error:
-            raise ValueError(f"{uri}: damaged, or not a safetensors file ({' '.join(str(error).split())})") from error
-        if not tensors:
-            raise ValueError(f"{uri}: contains no tensors")
-        return _unwrapped(tensors)
-    values: Any = tensors_in(uri, data)
-    while isinstance(values, Mapping) and not any(isinstance(value, Tensor) for value in values.values()):
-        inner = next((values[name] for name in CONTAINERS if isinstance(values.get(name), Mapping)), None)
-        if inner is None:
-            break
-        values = inner
-    if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
-        what = "a tensor" if isinstance(values, Tensor) else f"a {type(values).__name__}"
-        what = "numbers as names" if isinstance(values, Mapping) else what
-        raise ValueError(f"{uri}: {what}, no state dict; save one: torch.save(model.state_dict(), FILE)")
-    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-    if not tensors:
-        known = ", ".join(list(values)[:3]) or "nothing"
-        raise ValueError(f"{uri}: no state dict (it has {known}); save one: torch.save(model.state_dict(), FILE)")
-    return _unwrapped(tensors)
-
-
-def _unwrapped(tensors: StateDict) -> StateDict:
-    """A state dict without what stands before all of its names."""
-    while wrapper := next((each for each in WRAPPERS if all(name.startswith(each) for name in tensors)), None):
-        tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
-    return tensors
-
-
 def _write_tensors(uri: str, stem: str, values: Mapping[str, Any]) -> tuple[str, str]:
+    import torch
+
     buffer = io.BytesIO()
     torch.save(values, buffer)
     data = buffer.getvalue()

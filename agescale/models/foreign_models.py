@@ -11,8 +11,9 @@ from importlib import import_module
 from pathlib import Path
 
 from agescale.models import checkpoints
-from agescale.models.age_model import AgeModel, ModelSpec, describe_blocks
+from agescale.models.age_model import AgeModel, describe_blocks
 from agescale.models.checkpoints import Checkpoint, RunProgress, StateDict
+from agescale.models.spec import ModelSpec
 from agescale.runtime.versions import installed_versions
 from agescale.store import objects, paths
 from agescale.store.outputs import Output

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from agescale.ages.calibration import Calibration
 from agescale.ages.cdf import INTERVAL_SHARE, NUM_AGES, SCALE, PointEstimate
 from agescale.ages.groups import MAX_AGE, AgeGroups
-from agescale.models.age_model import AgeModel, Outputs, auxiliary_classes, build_spec_task
+from agescale.models.age_model import AgeModel, Outputs, build_spec_task
+from agescale.models.spec import auxiliary_classes, learns_spread
 
 IMAGES = "images"
 """Name of the input."""
@@ -63,7 +64,7 @@ class Whole(nn.Module):
         self.calibration = spec.calibration
         self.has_ages = self.age_groups.is_bounded or spec.task != "classification"
         self.share = spec.calibration.coverage if spec.calibration else INTERVAL_SHARE
-        self.has_interval = self.has_ages and (spec.calibration is not None or self.task.learns_spread)
+        self.has_interval = self.has_ages and (spec.calibration is not None or learns_spread(spec.task))
         self.outputs = tuple(self._outputs())
 
     def _outputs(self) -> Iterator[Output]:

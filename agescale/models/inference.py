@@ -21,6 +21,7 @@ from agescale.faces import images, loading
 from agescale.faces.isolation import Decoder
 from agescale.faces.loading import Loaded
 from agescale.models.predictor import Predictor, Which
+from agescale.models.spec import learns_spread
 from agescale.store import listing, objects, paths
 from agescale.store.errors import StoreError
 from agescale.tables import schema
@@ -316,7 +317,7 @@ def _results(rows: pa.Table, predictor: Predictor) -> Iterator[Prediction]:
     cdf_NA = stored_cdfs(rows["age_cdf"])  # of the rows that have one
     low_N, high_N = age_cdf.central_interval(cdf_NA, age_cdf.INTERVAL_SHARE)
     distributions = zip(cdf_NA, zip(low_N.tolist(), high_N.tolist(), strict=True), strict=True)
-    has_spread = predictor.task.learns_spread
+    has_spread = learns_spread(predictor.spec.task)
     names = [each.name for each in fields(Prediction) if each.name not in ("age_cdf", "interval")]
     for row, has_age in zip(rows.select(names).to_pylist(), rows["age_cdf"].is_valid().to_pylist(), strict=True):
         cdf_A, interval = next(distributions) if has_age else (None, None)

@@ -22,8 +22,9 @@ from agescale.faces.geometry import FaceGeometry
 from agescale.faces.images import Face, ImageError, Pixels, Place, TinyFace
 from agescale.faces.loading import Framing, Loaded
 from agescale.models import backends, checkpoints, included, parity
-from agescale.models.age_model import ModelSpec, Outputs, autocast, auxiliary_classes, build_spec_task
+from agescale.models.age_model import Outputs, autocast, build_spec_task
 from agescale.models.checkpoints import Checkpoint
+from agescale.models.spec import ModelSpec, auxiliary_classes
 from agescale.models.tasks import Prediction
 from agescale.runtime.bottleneck import Meter
 from agescale.store.errors import StoreError

@@ -27,6 +27,7 @@ from agescale.faces.isolation import Decoder, IsolatedImages
 from agescale.faces.loading import Framing
 from agescale.models.inference import BATCH_SIZE, Source, find_device, list_photos, predict_images
 from agescale.models.predictor import Predictor, faces_of
+from agescale.models.spec import learns_spread
 from agescale.scoring import contact_sheet
 from agescale.scoring.contact_sheet import PAGE_NAME, SheetFace, SheetPhoto
 from agescale.store import members, objects, paths
@@ -132,7 +133,7 @@ def predict(config: PredictConfig) -> PhotoResult:
     with IsolatedImages() as decoder:
         sources = (Source(uri, version) for uri, version in photos.items())
         rows = predict_images(predictor, sources, BATCH_SIZE, decoder)
-        told = [_told(row, predictor.task.learns_spread) for row in rows.to_pylist()]
+        told = [_told(row, learns_spread(predictor.spec.task)) for row in rows.to_pylist()]
         words = [in_words(row, has_several=note is ALL) for row in told]
         calibration = predictor.spec.calibration
         share = calibration.coverage if calibration else INTERVAL_SHARE

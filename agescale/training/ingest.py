@@ -18,7 +18,8 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from agescale.faces.augment import Augmentation
 from agescale.models import features
-from agescale.models.age_model import AgeModel, ModelSpec, below
+from agescale.models.age_model import AgeModel, below
+from agescale.models.spec import ModelSpec
 from agescale.runtime.cluster import start_ray
 from agescale.runtime.progress import ImageProgress
 from agescale.tables import catalogs

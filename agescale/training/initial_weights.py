@@ -7,9 +7,10 @@ import os
 import torch
 
 from agescale.config import TrainConfig
-from agescale.models import checkpoints, included
-from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models import checkpoints, included, state_dicts
+from agescale.models.age_model import AgeModel
 from agescale.models.encoders import load_backbone_weights
+from agescale.models.spec import ModelSpec
 from agescale.store import paths
 from agescale.training import finetuning
 
@@ -35,7 +36,7 @@ def initial_model(
     uri = stored_at(config.weights)
     if is_checkpoint(config.weights):
         return model, checkpoints.load_into(model, uri, config.weights_sha256)
-    source = checkpoints.read_state_dict(uri, config.weights_sha256) if is_ours else config.weights
+    source = state_dicts.read_state_dict(uri, config.weights_sha256) if is_ours else config.weights
     missing, unexpected = load_backbone_weights(model.encoder, source)
     taken = f"missing keys, left random: {_name_some(missing)}" if missing else "missing keys: none"
     return model, f"{taken}; unexpected keys, not used: {_name_some(unexpected)}" if unexpected else taken

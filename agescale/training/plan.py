@@ -21,8 +21,9 @@ from agescale.ages.parts import crossed
 from agescale.config import EXECUTION_FIELDS, TrainConfig
 from agescale.faces.geometry import FaceGeometry
 from agescale.models import checkpoints
-from agescale.models.age_model import AgeModel, ModelSpec, auxiliary_classes, build_spec_task, describe_blocks
+from agescale.models.age_model import AgeModel, build_spec_task, describe_blocks
 from agescale.models.checkpoints import Provenance, Settings
+from agescale.models.spec import ModelSpec, auxiliary_classes
 from agescale.models.tasks import Task
 from agescale.runtime.versions import installed_versions
 from agescale.store import objects, parquet, paths

@@ -19,8 +19,8 @@ from agescale.evaluation import drift
 from agescale.evaluation.drift import Drift, Histograms, drifts_of
 from agescale.evaluation.drift_driver import ONLY_SIZES, find_drift
 from agescale.models import checkpoints
-from agescale.models.age_model import ModelSpec
 from agescale.models.checkpoints import RunProgress
+from agescale.models.spec import ModelSpec
 from agescale.operations.status import look
 
 NIGHT = dt.datetime(2026, 11, 30, tzinfo=dt.UTC)

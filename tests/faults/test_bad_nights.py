@@ -16,7 +16,8 @@ import torch
 from running_job import ROOT, RunningJob
 
 from agescale.models import checkpoints
-from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models.age_model import AgeModel
+from agescale.models.spec import ModelSpec
 from agescale.store import lease, objects
 from agescale.synthetic import dataset
 from agescale.tables import datasets

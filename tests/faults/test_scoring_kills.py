@@ -26,7 +26,8 @@ from running_job import ROOT, RunningJob
 
 from agescale.config import PredictConfig
 from agescale.models import checkpoints
-from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models.age_model import AgeModel
+from agescale.models.spec import ModelSpec
 from agescale.scoring import photos
 from agescale.store import objects, parquet
 from agescale.synthetic import dataset

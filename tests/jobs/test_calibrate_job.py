@@ -26,7 +26,8 @@ from agescale.config import (
 )
 from agescale.evaluation.driver import evaluate
 from agescale.models import checkpoints, included
-from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models.age_model import AgeModel
+from agescale.models.spec import ModelSpec
 from agescale.operations import calibration
 from agescale.operations.calibration import calibrate
 from agescale.scoring import photos

@@ -27,7 +27,7 @@ from agescale.evaluation import error_table
 from agescale.evaluation.driver import evaluate
 from agescale.faces import images
 from agescale.models import checkpoints
-from agescale.models.age_model import ModelSpec
+from agescale.models.spec import ModelSpec
 from agescale.store import objects
 from agescale.synthetic import portraits
 from agescale.tables.catalogs import Catalog

@@ -18,7 +18,8 @@ from fault_proxy import FaultProxy
 
 from agescale.faces import images
 from agescale.models import checkpoints
-from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models.age_model import AgeModel
+from agescale.models.spec import ModelSpec
 from agescale.store import client, listing, objects, parquet
 from agescale.synthetic import dataset
 from agescale.tables.catalogs import Catalog

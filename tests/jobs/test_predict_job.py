@@ -15,7 +15,8 @@ import torch
 from conftest import REPO
 
 from agescale.models import checkpoints
-from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models.age_model import AgeModel
+from agescale.models.spec import ModelSpec
 from agescale.synthetic import dataset
 
 

@@ -18,7 +18,8 @@ import agescale
 from agescale.cataloging.driver import build_catalog
 from agescale.config import CatalogConfig, ScoreConfig
 from agescale.models import checkpoints
-from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models.age_model import AgeModel
+from agescale.models.spec import ModelSpec
 from agescale.scoring.driver import score
 from agescale.synthetic import dataset
 from agescale.tables import schema

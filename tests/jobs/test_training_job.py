@@ -38,8 +38,9 @@ from agescale.config import CalibrateConfig, CatalogConfig, ScoreConfig, TrainCo
 from agescale.faces.geometry import FaceGeometry
 from agescale.faces.loading import Framing
 from agescale.models import checkpoints
-from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models.age_model import AgeModel
 from agescale.models.checkpoints import RunProgress
+from agescale.models.spec import ModelSpec
 from agescale.operations.calibration import calibrate
 from agescale.scoring.driver import score
 from agescale.store import lease, listing, objects, parquet

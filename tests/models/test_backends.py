@@ -11,9 +11,10 @@ import torch
 from conftest import make_checkpoint
 
 from agescale.models import backends, checkpoints, parity
-from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models.age_model import AgeModel
 from agescale.models.encoders import ENCODERS
 from agescale.models.predictor import Predictor
+from agescale.models.spec import ModelSpec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FAMILIES = [

@@ -13,9 +13,10 @@ import safetensors.torch
 import torch
 
 from agescale.ages.calibration import Band, Calibration
-from agescale.models import checkpoints
-from agescale.models.age_model import AgeModel, ModelSpec, describe_blocks
+from agescale.models import checkpoints, state_dicts
+from agescale.models.age_model import AgeModel, describe_blocks
 from agescale.models.checkpoints import RunProgress
+from agescale.models.spec import ModelSpec
 from agescale.store import objects
 
 SPEC = ModelSpec(encoder="cnn", task="distribution", age_groups="life-stages", image_size=32, head_sizes=(16,))
@@ -140,10 +141,10 @@ def test_loading_runs_no_code(tmp_path: Path) -> None:
 
     (tmp_path / "evil.pt").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(ValueError, match="not a file of tensors"):
-        checkpoints.read_state_dict(str(tmp_path / "evil.pt"))
+        state_dicts.read_state_dict(str(tmp_path / "evil.pt"))
     torch.save({"weights": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(ValueError, match="not a file of tensors"):
-        checkpoints.read_state_dict(str(tmp_path / "evil.pt"))
+        state_dicts.read_state_dict(str(tmp_path / "evil.pt"))
     assert not (tmp_path / "ran").exists()
 
 
@@ -171,9 +172,9 @@ def test_weights_of_others_are_read_whatever_they_are_wrapped_in(wrapping: str, 
         file.write_bytes(safetensors.torch.save(WRAPPED[wrapping]))
     else:
         return
-    torch.testing.assert_close(checkpoints.read_state_dict(str(file)), STATE)
+    torch.testing.assert_close(state_dicts.read_state_dict(str(file)), STATE)
     with pytest.raises(ValueError, match="its SHA-256 is"):
-        checkpoints.read_state_dict(str(file), "0" * 64)
+        state_dicts.read_state_dict(str(file), "0" * 64)
 
 
 NO_STATE_DICTS: dict[str, tuple[Any, str]] = {
@@ -191,7 +192,7 @@ def test_what_holds_no_state_dict_is_told_in_one_line(what: str, tmp_path: Path)
     value, words = NO_STATE_DICTS[what]
     torch.save(value, tmp_path / "w.pth")
     with pytest.raises(ValueError, match=words) as caught:
-        checkpoints.read_state_dict(str(tmp_path / "w.pth"))
+        state_dicts.read_state_dict(str(tmp_path / "w.pth"))
     assert "\n" not in str(caught.value)
 
 
@@ -203,7 +204,7 @@ def test_weights_cut_anywhere_are_told_in_one_line(ending: str, tmp_path: Path) 
     for tenth in range(10):
         file.write_bytes(data[: len(data) * tenth // 10])
         with pytest.raises(ValueError, match=r"w\.\w+: .*damaged") as caught:
-            checkpoints.read_state_dict(str(file))
+            state_dicts.read_state_dict(str(file))
         assert "\n" not in str(caught.value)
 
 

@@ -19,8 +19,9 @@ from agescale.ages.calibration import Band, Calibration
 from agescale.ages.groups import AgeGroups
 from agescale.config import ExportConfig
 from agescale.models import checkpoints, export, graph, parity
-from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models.age_model import AgeModel
 from agescale.models.predictor import Predictor
+from agescale.models.spec import ModelSpec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 KNOWN = Calibration(0.9, (Band(0, 40, 1.5, 200), Band(40, None, -2.0, 200)), 400, "1", "val", "none", False)

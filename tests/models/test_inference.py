@@ -91,6 +91,13 @@ def test_whoever_decodes_for_a_training_is_there_before_any_network_is_loaded() 
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("driver", ["driver", "drift_driver", "gate_driver"])
+def test_what_only_judges_tables_loads_no_network(driver: str) -> None:
+    program = f"import sys, agescale.evaluation.{driver}; assert not {{'torch', 'ray'}} & sys.modules.keys()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_unknown_names_are_no_attributes() -> None:
     with pytest.raises(AttributeError, match="module 'agescale' has no attribute 'predict'"):
         agescale.predict  # noqa: B018

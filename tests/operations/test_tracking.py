@@ -24,8 +24,9 @@ from agescale.commands import evaluate as evaluate_command
 from agescale.commands import train as train_command
 from agescale.config import CatalogConfig, EvaluateConfig, ScoreConfig, TrainConfig
 from agescale.models import checkpoints
-from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models.age_model import AgeModel
 from agescale.models.checkpoints import Epoch, RunProgress
+from agescale.models.spec import ModelSpec
 from agescale.operations import tracking
 from agescale.scoring.driver import score
 from agescale.store import objects, outputs

@@ -21,8 +21,9 @@ from agescale.faces import images
 from agescale.faces.geometry import FaceGeometry
 from agescale.faces.loading import load_one
 from agescale.models import checkpoints
-from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models.age_model import AgeModel
 from agescale.models.predictor import Predictor
+from agescale.models.spec import ModelSpec
 from agescale.scoring import contact_sheet, photos
 from agescale.scoring.photos import PhotoResult, predict
 from agescale.store import listing, objects, paths

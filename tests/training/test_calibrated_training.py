@@ -13,7 +13,7 @@ from agescale.ages import cdf
 from agescale.ages.calibration import is_inside
 from agescale.ages.groups import AgeGroups
 from agescale.config import TrainConfig
-from agescale.models.age_model import ModelSpec
+from agescale.models.spec import ModelSpec
 from agescale.models.tasks import build_task
 from agescale.training import calibration, validation
 

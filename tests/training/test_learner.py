@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 
 from agescale.config import TrainConfig
-from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models.age_model import AgeModel
+from agescale.models.spec import ModelSpec
 from agescale.training.cells import Cells
 from agescale.training.finetuning import parse_phases
 from agescale.training.learner import Learner

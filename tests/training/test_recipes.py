@@ -7,7 +7,8 @@ import pytest
 from agescale.command_line import take_recipe
 from agescale.config import TrainConfig
 from agescale.faces.augment import AUGMENTATIONS
-from agescale.models.age_model import AgeModel, ModelSpec
+from agescale.models.age_model import AgeModel
+from agescale.models.spec import ModelSpec
 from agescale.training import finetuning, recipes
 
 

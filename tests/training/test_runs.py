@@ -22,8 +22,8 @@ from agescale.ages.calibration import Band, Calibration
 from agescale.ages.groups import AgeGroups
 from agescale.config import TrainConfig
 from agescale.models import checkpoints
-from agescale.models.age_model import ModelSpec
 from agescale.models.checkpoints import Order, RunProgress, Step
+from agescale.models.spec import ModelSpec
 from agescale.store import lease, objects, parquet, paths, writers
 from agescale.store.writers import Writer
 from agescale.tables.catalogs import Catalog

@@ -15,9 +15,9 @@ from torch import Tensor
 from agescale.ages.groups import AgeGroups
 from agescale.faces.geometry import FaceGeometry
 from agescale.models import tensorflow_js
-from agescale.models.age_model import ModelSpec
 from agescale.models.checkpoints import StateDict
 from agescale.models.foreign_models import ForeignModel
+from agescale.models.spec import ModelSpec
 
 SIZE = 224
 MEAN_RGB = (123.68 / 255, 116.779 / 255, 103.939 / 255)

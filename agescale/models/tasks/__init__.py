@@ -37,8 +37,6 @@ class Task(Protocol):
     """What of the encoder its head is fed."""
     predicts_age: ClassVar[bool]
     """Whether it can ``predict``."""
-    learns_spread: ClassVar[bool]
-    """Whether the spread of what it decodes to, and hence the probability of a group, says how sure it is."""
     metric: ClassVar[str]
     """The validation metric that decides which checkpoint is best: one of validation.DIRECTIONS."""
 

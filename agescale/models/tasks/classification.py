@@ -44,7 +44,6 @@ class Classification:
     losses: ClassVar[tuple[str, ...]] = ("cross-entropy",)
     reads: ClassVar[Reads] = "features"
     predicts_age: ClassVar[bool] = True
-    learns_spread: ClassVar[bool] = True
     metric: ClassVar[str] = "accuracy"
 
     def build_head(self, encoder: nn.Module, head_sizes: tuple[int, ...], dropout: float) -> nn.Module:

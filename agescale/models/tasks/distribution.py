@@ -58,7 +58,6 @@ class Distribution:
     losses: ClassVar[tuple[str, ...]] = ("dldl", "mean-variance")
     reads: ClassVar[Reads] = "features"
     predicts_age: ClassVar[bool] = True
-    learns_spread: ClassVar[bool] = True
     metric: ClassVar[str] = "mae"
 
     def build_head(self, encoder: nn.Module, head_sizes: tuple[int, ...], dropout: float) -> nn.Module:

@@ -57,7 +57,6 @@ class Ordinal:
     losses: ClassVar[tuple[str, ...]] = ("coral", "corn")
     reads: ClassVar[Reads] = "features"
     predicts_age: ClassVar[bool] = True
-    learns_spread: ClassVar[bool] = True
     metric: ClassVar[str] = "mae"
 
     def __post_init__(self) -> None:

@@ -30,7 +30,6 @@ class Reconstruction:
     losses: ClassVar[tuple[str, ...]] = ("mse",)
     reads: ClassVar[Reads] = "feature_map"
     predicts_age: ClassVar[bool] = False
-    learns_spread: ClassVar[bool] = False
     metric: ClassVar[str] = "loss"
 
     def build_head(self, encoder: nn.Module, head_sizes: tuple[int, ...], dropout: float) -> nn.Module:

@@ -49,7 +49,6 @@ class Regression:
     losses: ClassVar[tuple[str, ...]] = ("l1", "huber")
     reads: ClassVar[Reads] = "features"
     predicts_age: ClassVar[bool] = True
-    learns_spread: ClassVar[bool] = False
     metric: ClassVar[str] = "mae"
 
     def build_head(self, encoder: nn.Module, head_sizes: tuple[int, ...], dropout: float) -> nn.Module:
