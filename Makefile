@@ -17,7 +17,7 @@ ifdef PHOTO
 	$(BIN)/python jobs/predict.py $(PHOTO) --faces all --draw $(DEMO)/photo
 endif
 
-test: .venv/installed  ## all tests that a change must pass, in some nine minutes on 2 cores
+test: .venv/installed  ## all tests that a change must pass, in nine minutes on two quick cores, in twenty on slow ones
 	$(BIN)/python -m pytest
 
 test-cluster: .venv/installed  ## jobs submitted to a cluster with its dashboard, and to three hosts (as root); minutes

@@ -36,7 +36,7 @@ class Task(Protocol):
     reads: ClassVar[Reads]
     """What of the encoder its head is fed."""
     predicts_age: ClassVar[bool]
-    """Whether it can ``predict``."""
+    """Whether it can ``predict``. Whether the spread of that says how sure it is tells ``spec.learns_spread``."""
     metric: ClassVar[str]
     """The validation metric that decides which checkpoint is best: one of validation.DIRECTIONS."""
 
