@@ -27,7 +27,7 @@ from turns import RATIOS, machine
 FOLDER = Path(__file__).parent
 SIZES = {
     "scoring": {
-        "usual": "--num-faces 2000 --repetitions 2 --ray --backends {backends}",
+        "usual": "--num-faces 4000 --repetitions 1 --ray --backends {backends}",
         "tiny": "--num-faces 600 --image-size 64 --repetitions 1 --ray --backends {backends}",
     },
     "scoring-resnet50": {
