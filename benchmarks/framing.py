@@ -23,8 +23,9 @@ from tyro.conf import Positional
 
 from agescale.faces import images
 from agescale.faces.alignment import Pixels, warp
+from agescale.models.framing import Which
 from agescale.models.inference import Source, find_device, predict_images
-from agescale.models.predictor import Predictor, Which
+from agescale.models.predictor import Predictor
 
 SHIFTS = (-0.1, -0.05, 0.05, 0.1)
 SCALES = (0.8, 0.9, 1.1, 1.2, 1.3)

@@ -26,7 +26,8 @@ from agescale.config import TrainConfig
 from agescale.evaluation.interval_calibration import labelled_faces
 from agescale.faces.images import Face
 from agescale.models import checkpoints
-from agescale.models.predictor import Predictor, framing_of
+from agescale.models.framing import framing_of
+from agescale.models.predictor import Predictor
 from agescale.store import objects, paths
 from agescale.tables import packed
 from agescale.tables.catalogs import Catalog

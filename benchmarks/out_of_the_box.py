@@ -3,6 +3,7 @@
 python benchmarks/out_of_the_box.py --out runs/out-of-the-box --catalog runs/utk=test runs/utk=val runs/appa=val
 python benchmarks/out_of_the_box.py --out runs/out-of-faceres --catalog runs/utk=test runs/appa=val \
     --checkpoint runs/faceres
+python benchmarks/out_of_the_box.py --out runs/at-160 --catalog runs/utk=val runs/appa=val --image-size 160
 
 Errors by decade, gender and ethnicity, and the age gate at 18 by bands, are in the reports, one a row of the table. The
 same command goes on where it was stopped; the images a second are then those of what was left.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from agescale.config import EvaluateConfig, ScoreConfig
 from agescale.evaluation import arrays
 from agescale.evaluation.driver import evaluate
 from agescale.evaluation.joined import read_rows
+from agescale.models import checkpoints, included
 from agescale.scoring.driver import ScoreResult, score
 from agescale.store import paths
 from agescale.tables.catalogs import Catalog
@@ -49,10 +51,24 @@ class Config:
     """Which model. Default: the one that comes with agescale."""
     tta: bool = False
     """Average over each image and its mirror image."""
+    image_size: int | None = None
+    """Side that the model is shown, pixels: what another one than its own costs, and what it spares."""
 
 
 def main(config: Config) -> None:
+    if config.image_size:
+        config = replace(config, checkpoint=at_size(config, config.image_size))
     print("\n".join([HEADER, *(row(config, *each.rpartition("=")[::2]) for each in config.catalog)]))
+
+
+def at_size(config: Config, image_size: int) -> str:
+    """A checkpoint of the same weights that looks at so many pixels; its intervals would not hold."""
+    source, uri = included.located(config.checkpoint), f"{paths.absolute(config.out)}/checkpoint"
+    known = checkpoints.read(source)
+    faces = replace(known.spec.faces, size=image_size) if known.spec.faces else None
+    checkpoints.copy_weights(source, known, uri)
+    checkpoints.update(uri, spec=replace(known.spec, image_size=image_size, faces=faces, calibration=None))
+    return uri
 
 
 def row(config: Config, catalog: str, split: Any) -> str:

@@ -15,7 +15,7 @@ from agescale.faces.loading import Framing
 from agescale.models import checkpoints, included
 from agescale.models.age_model import AgeModel, autocast, below, dense_of
 from agescale.models.checkpoints import Checkpoint
-from agescale.models.predictor import Which, framing_of
+from agescale.models.framing import Which, framing_of
 from agescale.store import objects
 
 BATCH = 64

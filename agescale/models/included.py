@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agescale.models import checkpoints
 from agescale.models.checkpoints import Checkpoint
+from agescale.models.spec import predicts_age
 from agescale.store import objects, paths
 from agescale.store.outputs import Output
 
@@ -22,6 +23,15 @@ CARD_NAME, NOTICE_NAME = "README.md", "NOTICE.txt"
 def located(checkpoint: str) -> str:
     """The folder of a checkpoint, or of the one that comes with agescale where there is none."""
     return checkpoint or str(FOLDER)
+
+
+def read(uri: str) -> Checkpoint:
+    """A checkpoint to predict with, by default the one that comes with agescale. Raises ValueError, in one line, where
+    there is none or its task predicts no age."""
+    checkpoint = checkpoints.read(located(uri))
+    if not predicts_age(checkpoint.spec.task):
+        raise ValueError(f"{uri}: its task, {checkpoint.spec.task}, predicts no age; nothing to score with")
+    return checkpoint
 
 
 def card() -> str:

@@ -20,7 +20,8 @@ from agescale.ages import cdf as age_cdf
 from agescale.faces import images, loading
 from agescale.faces.isolation import Decoder
 from agescale.faces.loading import Loaded
-from agescale.models.predictor import Predictor, Which
+from agescale.models.framing import Which
+from agescale.models.predictor import Predictor
 from agescale.models.spec import learns_spread
 from agescale.store import listing, objects, paths
 from agescale.store.errors import StoreError

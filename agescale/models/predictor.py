@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +18,12 @@ from agescale.ages.cdf import PointEstimate
 from agescale.ages.groups import AgeGroups
 from agescale.config import Backend
 from agescale.faces.finding import FaceFinder, Found
-from agescale.faces.geometry import FaceGeometry
 from agescale.faces.images import Face, ImageError, Pixels, Place, TinyFace
-from agescale.faces.loading import Framing, Loaded
+from agescale.faces.loading import Loaded
 from agescale.models import backends, checkpoints, included, parity
 from agescale.models.age_model import Outputs, autocast, build_spec_task
-from agescale.models.checkpoints import Checkpoint
-from agescale.models.spec import ModelSpec, auxiliary_classes
+from agescale.models.framing import Which, framing_of
+from agescale.models.spec import auxiliary_classes
 from agescale.models.tasks import Prediction
 from agescale.runtime.bottleneck import Meter
 from agescale.store.errors import StoreError
@@ -33,18 +32,8 @@ from agescale.tables import schema
 MAX_ERROR_CHARACTERS = 500
 PLACE = ("face", "num_faces", "face_x", "face_y", "face_width", "face_height", "face_score")
 """Columns of where a face lies; filled where faces are looked for."""
-Which = Literal["auto", "none", "largest", "all"]
 MAX_UNREACHABLE = 64
 """Images in a row that the store did not deliver, each of them asked for over and over: the store is down."""
-
-
-def read_checkpoint(uri: str) -> Checkpoint:
-    """A checkpoint to predict with, by default the included one. Raises ValueError, in one line, where there is none or
-    its task predicts no age."""
-    checkpoint = checkpoints.read(included.located(uri))
-    if not build_spec_task(checkpoint.spec).predicts_age:
-        raise ValueError(f"{uri}: its task, {checkpoint.spec.task}, predicts no age; nothing to score with")
-    return checkpoint
 
 
 Waiting = tuple[dict[str, Any], Pixels]
@@ -70,7 +59,7 @@ class Predictor:
         backend: Backend = "eager",
     ) -> None:
         self.tta = tta
-        self.checkpoint = read_checkpoint(checkpoint_uri)
+        self.checkpoint = included.read(checkpoint_uri)
         self.spec = self.checkpoint.spec
         self.digest = self.checkpoint.digest
         self.device = torch.device(device)
@@ -232,21 +221,6 @@ class Predictor:
 
 def _keys(rows: pa.Table) -> Iterable[tuple[str, str]]:
     return zip(rows["uri"].to_pylist(), rows["version"].to_pylist(), strict=True)
-
-
-def framing_of(spec: ModelSpec, faces: Which = "auto") -> Framing:
-    """What of a picture a model is shown. Faces for one that was trained on squares are cut as UTKFace's chips are."""
-    if faces == "none" or (faces == "auto" and spec.faces is None):
-        return Framing(spec.image_size, spec.center_crop)
-    geometry = spec.faces or FaceGeometry(size=spec.image_size)
-    if faces == "all":
-        geometry = geometry.for_all_faces()
-    return Framing(spec.image_size, geometry=geometry, only_largest=faces != "all")
-
-
-def faces_of(framing: Framing) -> str:
-    """The word of ``framing_of`` for it, which is not auto."""
-    return "none" if framing.geometry is None else "largest" if framing.only_largest else "all"
 
 
 def placed(place: Place | None) -> dict[str, Any]:

@@ -50,9 +50,14 @@ class ModelSpec:
         return ModelSpec(**known)
 
 
+def predicts_age(task: str) -> bool:
+    """Whether a task can say anything of a face's age."""
+    return task != "reconstruction"
+
+
 def learns_spread(task: str) -> bool:
     """Whether the spread of what a task decodes to, and hence the probability of a group, says how sure it is."""
-    return task not in ("regression", "reconstruction")
+    return predicts_age(task) and task != "regression"
 
 
 def auxiliary_classes(spec: ModelSpec) -> dict[str, tuple[str, ...]]:

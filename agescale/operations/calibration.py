@@ -18,7 +18,7 @@ from agescale.config import CalibrateConfig, ScoreConfig
 from agescale.evaluation.interval_calibration import calibration_of, labelled_faces
 from agescale.models import checkpoints, foreign_models, included
 from agescale.models.checkpoints import Checkpoint
-from agescale.models.predictor import faces_of, framing_of, read_checkpoint
+from agescale.models.framing import faces_of, framing_of
 from agescale.scoring.driver import score
 from agescale.store import objects, paths
 from agescale.store.outputs import Output, check_unchanged
@@ -44,7 +44,7 @@ def calibrate(config: CalibrateConfig) -> Calibrated:
     """Writes the checkpoint; where it stands already, nothing. Raises ValueError, before anything is written, where
     model, catalog and predictions do not belong together."""
     config = paths.with_absolute_uris(config)
-    source, checkpoint = included.located(config.checkpoint), read_checkpoint(config.checkpoint)
+    source, checkpoint = included.located(config.checkpoint), included.read(config.checkpoint)
     if checkpoint.spec.task == "classification" and not AgeGroups.parse(checkpoint.spec.age_groups).is_bounded:
         raise ValueError(f"{config.checkpoint}: says no ages, its model only chooses among groups by name")
     catalog = Catalog.open(config.catalog)

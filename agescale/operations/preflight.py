@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import ray
 
 from agescale.config import PreflightConfig
+from agescale.models import included
 from agescale.models.checkpoints import check_files
-from agescale.models.predictor import Predictor, read_checkpoint
+from agescale.models.predictor import Predictor
 from agescale.runtime import nodes
 from agescale.runtime.cluster import start_ray
 from agescale.runtime.resources import num_gpus, uses_gpu
@@ -149,7 +150,7 @@ def _shared(out: str) -> Check:
 
 def _weights(checkpoint: str) -> Check:
     try:
-        read = read_checkpoint(checkpoint)
+        read = included.read(checkpoint)
         check_files(checkpoint, read)
     except (StoreError, ValueError) as error:
         return Check("weights", checkpoint, str(error))

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 import ray
-import torch
 
 from agescale.faces.finding import Found, finder_of
 from agescale.faces.loading import Framing, Spent
@@ -76,6 +75,8 @@ def _load(
     catalog: str, rows: pa.Table, framing: Framing, use_packed: bool, name: str
 ) -> tuple[list[Found], float, float, float]:
     """What each of ``rows`` shows, after faces were found; seconds of reading, decoding, and its of a processor."""
+    import torch  # here: as in ScoringActor
+
     torch.set_num_threads(1)
     spent = Spent()
     with read_pool() as pool, decoder(name) as decode:

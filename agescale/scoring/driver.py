@@ -17,7 +17,7 @@ from typing import Any
 
 from agescale.config import ScoreConfig
 from agescale.models import checkpoints, included
-from agescale.models.predictor import faces_of, framing_of, read_checkpoint
+from agescale.models.framing import faces_of, framing_of
 from agescale.runtime.progress import ImageProgress
 from agescale.runtime.versions import installed_versions
 from agescale.scoring import verification
@@ -35,7 +35,7 @@ def score(config: ScoreConfig) -> ScoreResult:
     """Scores every unit of the catalog that has no file yet. Raises ValueError, before any work, where it cannot."""
     config = paths.with_absolute_uris(config)
     out, checkpoint_uri = config.out, config.checkpoint
-    checkpoint = read_checkpoint(checkpoint_uri)
+    checkpoint = included.read(checkpoint_uri)
     folder, named = included.located(checkpoint_uri), checkpoint_uri or included.NAME
     checkpoints.read_file(folder, checkpoint.weights_file, checkpoint.weights_sha256)  # or it is damaged
     catalog = Catalog.open(config.catalog)

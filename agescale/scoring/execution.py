@@ -17,7 +17,6 @@ import ray.data
 from ray.util import metrics
 
 from agescale.config import Backend, ScoreConfig
-from agescale.models.inference import find_device
 from agescale.runtime import nodes
 from agescale.runtime.bottleneck import STAGES, Bottleneck
 from agescale.runtime.cluster import allocator_environment, is_cluster_at_hand, start_ray
@@ -108,6 +107,8 @@ def workers_for(config: ScoreConfig, work: Work, catalog: Catalog) -> Workers:
     Raises ValueError where the cluster cannot hold them."""
     is_few = work.num_rows <= FEW_IMAGES and config.decode != "apart" and not is_cluster_at_hand()
     if config.num_workers == 0 or (config.num_workers is None and is_few):
+        from agescale.models.inference import find_device  # torch: whoever scores by Ray's processes need not load it
+
         device = find_device(config.device)
         if config.decode == "apart":
             raise ValueError("--decode apart: there are Ray's tasks for that, and --num-workers 0 does without Ray")

@@ -25,8 +25,9 @@ from agescale.faces.geometry import Box
 from agescale.faces.images import ImageError
 from agescale.faces.isolation import Decoder, IsolatedImages
 from agescale.faces.loading import Framing
+from agescale.models.framing import faces_of
 from agescale.models.inference import BATCH_SIZE, Source, find_device, list_photos, predict_images
-from agescale.models.predictor import Predictor, faces_of
+from agescale.models.predictor import Predictor
 from agescale.models.spec import learns_spread
 from agescale.scoring import contact_sheet
 from agescale.scoring.contact_sheet import PAGE_NAME, SheetFace, SheetPhoto

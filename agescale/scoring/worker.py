@@ -12,12 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from ray.util import metrics
 
 from agescale.config import Backend, ScoreConfig
 from agescale.faces.loading import Spent
-from agescale.models.predictor import Predictor
 from agescale.runtime import bottleneck
 from agescale.runtime.work import decoder
 from agescale.scoring.apart import ApartLoader
@@ -72,6 +70,10 @@ class ScoringActor:
     """Holds the model, and scores some units a call: reads their rows, predicts, writes their files."""
 
     def __init__(self, scorer: UnitScorer) -> None:
+        import torch  # here: whoever gives the work to Ray's processes has no model
+
+        from agescale.models.predictor import Predictor
+
         self.scorer = scorer
         device = scorer.workers.device
         if device == "cpu":

@@ -22,7 +22,7 @@ from agescale.ages.cdf import PointEstimate
 from agescale.ages.groups import AgeGroups
 from agescale.ages.labels import has_exact_age
 from agescale.config import TrainConfig
-from agescale.models.predictor import faces_of, framing_of
+from agescale.models.framing import faces_of, framing_of
 from agescale.models.spec import ModelSpec
 from agescale.models.tasks import Task
 from agescale.training import selection, validation

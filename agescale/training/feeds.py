@@ -14,7 +14,7 @@ from agescale.config import TrainConfig
 from agescale.faces.augment import AUGMENTATIONS, source_size
 from agescale.faces.loading import Framing
 from agescale.models import checkpoints
-from agescale.models.predictor import framing_of
+from agescale.models.framing import framing_of
 from agescale.models.spec import ModelSpec
 from agescale.store import paths
 from agescale.tables.catalogs import Catalog

@@ -91,9 +91,18 @@ def test_whoever_decodes_for_a_training_is_there_before_any_network_is_loaded() 
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("driver", ["driver", "drift_driver", "gate_driver"])
-def test_what_only_judges_tables_loads_no_network(driver: str) -> None:
-    program = f"import sys, agescale.evaluation.{driver}; assert not {{'torch', 'ray'}} & sys.modules.keys()"
+@pytest.mark.parametrize(
+    ("module", "never"),
+    [
+        ("evaluation.driver", "torch ray"),
+        ("evaluation.drift_driver", "torch ray"),
+        ("evaluation.gate_driver", "torch ray"),
+        ("scoring.driver", "torch ray"),
+        ("scoring.execution", "torch"),
+    ],
+)
+def test_what_only_judges_tables_or_hands_work_to_others_loads_no_network(module: str, never: str) -> None:
+    program = f"import sys, agescale.{module}; assert not set({never!r}.split()) & sys.modules.keys()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 

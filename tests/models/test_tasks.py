@@ -15,6 +15,7 @@ from torch import nn
 from agescale.ages import cdf
 from agescale.ages.groups import AgeGroups
 from agescale.models import tasks
+from agescale.models.spec import predicts_age
 from agescale.models.tasks import (
     TASKS,
     build_task,
@@ -92,7 +93,7 @@ def test_every_task_keeps_the_contract(name):
     task = build_task(name, GROUPS)
     assert validation.DIRECTIONS[task.metric] in ("min", "max")
     assert task.reads == ("feature_map" if name == "reconstruction" else "features")
-    assert task.predicts_age == (name != "reconstruction")
+    assert task.predicts_age == predicts_age(name) == (name != "reconstruction")
     assert task.loss_name == task.losses[0] == TASKS[name](GROUPS).loss_name
     assert all(build_task(name, GROUPS, loss).loss_name == loss for loss in task.losses)
 
