@@ -17,6 +17,7 @@ import numpy as np
 
 from agescale.ages.baselines import Constant
 from agescale.ages.calibration import is_inside
+from agescale.ages.parts import num_persons
 from agescale.evaluation.intervals import (
     LEAST,
     NUM_REPLICATES,
@@ -260,7 +261,7 @@ def breakdown(outcomes: Outcomes, subgroup_N: np.ndarray, names: Sequence[str]) 
 
 
 def worst_subgroup(outcomes: Outcomes, subgroup_N: np.ndarray, names: Sequence[str]) -> WorstPart | None:
-    """The part with the largest MAE, of those with at least ``LEAST`` ages, against all rows of the other parts.
+    """The part with the largest MAE, of those with ages of at least ``LEAST`` people, against the others of these.
 
     ``difference`` is its MAE minus ``mae_others``, with the interval of a bootstrap of that difference, in which units
     are drawn as in ``intervals``. The worst is looked for among several, so the interval is wider than one of 95 %
@@ -279,15 +280,16 @@ def worst_subgroup(outcomes: Outcomes, subgroup_N: np.ndarray, names: Sequence[s
     """
     has_age_N = ~np.isnan(outcomes.error_N) & (subgroup_N >= 0)
     sizes = np.bincount(subgroup_N[has_age_N], minlength=len(names))
-    enough = np.flatnonzero(sizes >= LEAST)
-    if len(enough) == 0 or sizes.sum() - sizes[enough[0]] < LEAST:
+    people = num_persons(subgroup_N[has_age_N], outcomes.cluster_N[has_age_N], len(names))
+    enough, few = np.flatnonzero(people >= LEAST), np.flatnonzero((sizes > 0) & (people < LEAST))
+    if len(enough) < 2:
         return None
     size_N = np.abs(outcomes.error_N)
     worst = max(enough.tolist(), key=lambda part: size_N[has_age_N & (subgroup_N == part)].mean())
-    is_worst_N, is_other_N = has_age_N & (subgroup_N == worst), has_age_N & (subgroup_N != worst)
-    num_told = 1 if len(enough) == 2 and sizes.sum() == sizes[enough].sum() else len(enough)
+    others = enough[enough != worst]
+    is_worst_N, is_other_N = has_age_N & (subgroup_N == worst), has_age_N & np.isin(subgroup_N, others)
+    num_told = 1 if len(enough) == 2 else len(enough)
     interval = interval_of_difference(size_N, is_worst_N, is_other_N, outcomes.cluster_N, level=1 - 0.05 / num_told)
-    others = np.flatnonzero((sizes > 0) & (np.arange(len(names)) != worst))
     low, high = interval or (None, None)
     return WorstPart(
         name=names[worst],
@@ -299,7 +301,7 @@ def worst_subgroup(outcomes: Outcomes, subgroup_N: np.ndarray, names: Sequence[s
         difference=float(size_N[is_worst_N].mean() - size_N[is_other_N].mean()),
         difference_low=low,
         difference_high=high,
-        too_few={names[part]: int(sizes[part]) for part in np.flatnonzero((sizes > 0) & (sizes < LEAST)).tolist()},
+        too_few={names[part]: int(sizes[part]) for part in few.tolist()},
     )
 
 

@@ -145,11 +145,13 @@ def _used_otherwise(made: Checkpoint) -> list[str]:
 
 def _learnt(checkpoint: Checkpoint, config: CalibrateConfig) -> list[str]:
     """Whether the model has seen these faces, as far as it is known."""
-    catalogs = (checkpoint.provenance.get("settings") or {}).get("catalog") or ()
+    settings = checkpoint.provenance.get("settings") or {}
+    catalogs = settings.get("catalog") or ()
     if config.catalog not in ([catalogs] if isinstance(catalogs, str) else catalogs):
         return []
-    if "train" in config.split:
-        return ["the model was trained on faces of this catalog (train): on new ones its intervals are too narrow"]
+    learned = {"train", "val"} if settings.get("refit") else {"train"}
+    if seen := " ".join(sorted(learned & set(config.split))):
+        return [f"the model was trained on faces of this catalog ({seen}): on new ones its intervals are too narrow"]
     if "val" in config.split:
         return ["the model's epoch was chosen on these faces (val): on new ones its intervals may hold less often"]
     return []

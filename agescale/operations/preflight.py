@@ -165,7 +165,9 @@ def _speed(config: PreflightConfig, catalog: str, checkpoint: str) -> Iterator[C
     remedy = "" if probe.num_ok else f"none of them: {probe.error}"
     yield Check("images", f"{probe.num_ok} of {probe.num_images} could be scored", remedy)
     yield Check("memory", f"{probe.peak_bytes / 2**30:.1f} GiB a process at batches of {config.batch_size}")
-    num_rows = sum(part.num_rows for part in Catalog.open(catalog).parts)
+    if not probe.num_images:
+        return
+    num_rows = sum(part.num_rows for part in Catalog.open(catalog).parts if not part.relabels)
     rate = num_workers * probe.num_images / probe.seconds
     hours = num_rows / rate / 3600
     yield Check("time", f"{rate:,.0f} images/s with {num_workers} processes: {hours:,.1f} h for {num_rows:,}")
@@ -181,11 +183,14 @@ def _cost(cost: float, most: float | None) -> Check:
 
 def try_images(catalog: str, checkpoint: str, device: str, config: PreflightConfig) -> Probe:
     """Runs in one process of the cluster: scores some images of the catalog, as ``jobs/score.py`` would."""
-    predictor = Predictor(checkpoint, device)
+    predictor = Predictor(checkpoint, device, backend="auto")
     framing, opened = predictor.framing, Catalog.open(catalog)
-    first = max(opened.parts, key=lambda part: part.num_rows)
-    unit = units.Unit(first.name, 0, min(config.num_images, first.num_rows))
-    rows = units.listed_rows(opened, unit, ())
+    parts = sorted((part for part in opened.parts if not part.relabels), key=lambda part: -part.num_rows)
+    first = (units.Unit(part.name, 0, min(config.num_images, part.num_rows)) for part in parts)
+    listed = (units.listed_rows(opened, unit, ()) for unit in first)
+    rows = next((rows for rows in listed if len(rows)), None)  # a part may hold nothing but what was deleted
+    if rows is None:
+        return Probe(0, 0, 0.0, 0, "the catalog lists none")
     use_packed = opened.holds_packed(framing)
     statuses: list[str] = []
     errors: list[str] = []

@@ -94,7 +94,10 @@ def _predictions(out: str) -> Standing:
 
 def _run(out: str) -> Standing:
     settings = json.loads(objects.read_bytes(paths.join(out, runs.RUN_NAME)))["settings"]
-    total = sum(phase.epochs for phase in finetuning.parse_phases(settings["phases"]))
+    phases = finetuning.parse_phases(settings["phases"])
+    if settings.get("epochs"):
+        phases = finetuning.cap_epochs(phases, settings["epochs"])
+    total = sum(phase.epochs for phase in phases)
     last = paths.join(out, "last")
     if not checkpoints.exists(last):
         return Standing(out, "run", False, "epochs", 0, total, "no epoch has ended yet", holder=lease.look(out))

@@ -39,7 +39,8 @@ def score(config: ScoreConfig) -> ScoreResult:
     folder, named = included.located(checkpoint_uri), checkpoint_uri or included.NAME
     checkpoints.read_file(folder, checkpoint.weights_file, checkpoint.weights_sha256)  # or it is damaged
     catalog = Catalog.open(config.catalog)
-    if catalog.settings["layout"] != "unlabelled":  # a bucket is scored while it is still being listed
+    settings = catalog.settings
+    if settings["layout"] != "unlabelled" or settings.get("inspect"):  # a bucket is scored while it is being listed
         catalog.check_complete()
     output = folders.output(out, "predictions")
     output.check({**catalog.places, folder: "the checkpoint"}, "the table")
@@ -72,7 +73,7 @@ def score(config: ScoreConfig) -> ScoreResult:
                 result = execution.run(work, scorer, progress, held)
         else:
             result = ScoreResult(predictions.by_status(work.standing), {}, 0.0)
-        if work.todo or not predictions.has_summary(out):
+        if work.todo or predictions.told_by_status(out) != result.by_status:  # it may be one of a job that slept
             summary = {**run, "checkpoint": named, "num_rows": result.num_rows, "by_status": result.by_status}
             summary |= {
                 "num_units": len(work.units),
@@ -81,6 +82,7 @@ def score(config: ScoreConfig) -> ScoreResult:
                 "bottleneck": result.bottleneck.to_dict(),
             }
             summary |= {"versions": installed_versions()}
+            held.prove()
             objects.write_bytes(summary_uri, json.dumps(summary, indent=1).encode())
     return result
 

@@ -70,6 +70,7 @@ def run(work: Work, scorer: UnitScorer, progress: ImageProgress, held: lease.Lea
         progress.total = _estimate(work.num_rows, num_listed, progress.done + task["num_rows"])
         images_left.set(progress.total - progress.done - task["num_rows"])
         images_per_s.set(progress.images_per_s)
+    held.prove()
     footers.keep(scorer.out, "predictions", standing)
     lasted_s, num = max(time.monotonic() - progress.started, 1e-9), max(1, scorer.workers.num)
     seconds["start"] = num * begun_s  # of the first process that was done with something; all begin at once

@@ -72,7 +72,8 @@ def read_rows(uri: str, with_records: bool) -> Iterator[Row]:
         if not path:
             return
         told = [each.name for each in schema if not pa.types.is_nested(each.type) and not _is_binary(each.type)]
-        columns = [path.partition(".")[0], *(told if with_records else [])]
+        column = path if path in schema.names else path.partition(".")[0]  # a dot may be part of its name
+        columns = [column, *(told if with_records else [])]
         classes = _classes(schema)
         first = 0
         for group in range(table.num_row_groups):

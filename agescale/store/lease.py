@@ -174,6 +174,8 @@ class Lease:
                 self.etag, self.renewed_at = etag, asked_at
                 return True
             expected_etag = objects.etag(self.uri)
+            if expected_etag is None and self.etag is not None:
+                return False  # whoever took over while this one slept is done, and gave it back
             if expected_etag is not None and _holder(self.uri).get("id") not in (None, self.holder["id"]):
                 return False
         raise StoreError("unreachable", f"{self.uri}: the answers to {MAX_LOST_ANSWERS} writes were lost")

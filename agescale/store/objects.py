@@ -158,7 +158,8 @@ def list_folders(uri: str) -> list[str]:
     """Names of the folders directly below a local folder; nothing on S3, which has no folders."""
     if is_remote(uri):
         return []
-    names = (entry.name for entry in os.scandir(uri) if entry.is_dir() and not entry.name.startswith("."))
+    with explained(uri):
+        names = [entry.name for entry in os.scandir(uri) if entry.is_dir() and not entry.name.startswith(".")]
     return sorted(map(table_name, names))
 
 
@@ -166,7 +167,8 @@ def list_names(uri: str, prefix: str = "", suffix: str = "") -> list[str]:
     """Sorted names of the files directly in a folder; none where the folder does not exist."""
     uri = absolute(uri)
     if not is_remote(uri):
-        entries = [e.name for e in os.scandir(uri) if e.is_file()] if os.path.isdir(uri) else []
+        with explained(uri):
+            entries = [e.name for e in os.scandir(uri) if e.is_file()] if os.path.isdir(uri) else []
     else:
         try:
             entries = [name_of(key) for key, _ in _objects_in(uri)]
@@ -186,10 +188,11 @@ def list_versions(uri: str) -> dict[str, str]:
         for key, etag in _objects_in(uri):
             found[name_of(key)] = etag
     elif os.path.isdir(uri):
-        for entry in os.scandir(uri):
-            with contextlib.suppress(FileNotFoundError):  # gone since
-                if entry.is_file():
-                    found[entry.name] = _file_version(entry.stat())
+        with explained(uri):
+            for entry in os.scandir(uri):
+                with contextlib.suppress(FileNotFoundError):  # gone since
+                    if entry.is_file():
+                        found[entry.name] = _file_version(entry.stat())
     return dict(sorted(found.items()))
 
 
@@ -207,7 +210,8 @@ def any_name(uri: str) -> str | None:
         keys = [info["Key"] for info in list_objects(uri, Prefix=prefix, MaxKeys=10).get("Contents", ())]
         names = [key.removeprefix(prefix).partition("/")[0] for key in keys]
     else:
-        names = sorted(os.listdir(uri)) if os.path.isdir(uri) else []
+        with explained(uri):
+            names = sorted(os.listdir(uri)) if os.path.isdir(uri) else []
     return next((name for name in names if name and not name.startswith(".")), None)
 
 
@@ -271,11 +275,20 @@ class _Download:
     """What has come of an object, or of a range of it, and its etag: an attempt that failed is gone on with where that
     is worthwhile."""
 
-    etag: str
+    asked: str  # the etag that it is to have; empty: whatever it has
     start: int = 0
     stop: int | None = None
     size_bytes: int | None = None  # of all that is to come, where that is known
     data: bytearray = field(default_factory=bytearray)
+    etag: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """From nothing, whatever stands there now."""
+        self.data.clear()
+        self.etag = self.asked
 
     def header(self) -> str:
         """The range that is still to come, as HTTP asks for it; empty for the whole of an object."""
@@ -300,10 +313,10 @@ def _read_object(uri: str, download: _Download) -> bytes:
     """Asks S3 once for an object, or for the rest of it."""
     bucket, key = bucket_and_key(uri)
     request = {"Bucket": bucket, "Key": key}
+    if len(download.data) < PIECE_BYTES or not download.etag:
+        download.begin()
     if download.etag:
         request["IfMatch"] = f'"{download.etag}"'
-    if len(download.data) < PIECE_BYTES or not download.etag:
-        download.data.clear()
     if wanted := download.header():
         request["Range"] = wanted
     s3 = filesystem(uri)
@@ -316,7 +329,7 @@ def _read_object(uri: str, download: _Download) -> bytes:
     elif data.startswith(b"<?xml") and b"<Error>" in data[:ERROR_BYTES]:
         reason = f"the store delivered {one_line(data[:ERROR_BYTES].decode(errors='replace'))}"
     if reason:
-        download.data.clear()
+        download.begin()
         raise StoreError("unreachable", f"{uri}: {reason}") from ResponseParserError(reason)  # which may pass
     return data
 
@@ -501,7 +514,7 @@ def version(uri: str) -> str | None:
         return etag(uri)
     with explained(uri):
         try:
-            return _file_version(os.stat(uri))
+            return _file_version(os.stat(local_path(uri)))
         except FileNotFoundError:
             return None
 

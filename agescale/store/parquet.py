@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import weakref
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -28,7 +29,7 @@ from fsspec.utils import infer_compression
 from agescale.store.client import explained, filesystem, retried
 from agescale.store.errors import Damaged, StoreError, one_line
 from agescale.store.objects import write_bytes
-from agescale.store.paths import is_remote
+from agescale.store.paths import is_remote, local_path
 
 
 def read_table(
@@ -113,7 +114,7 @@ def iter_batches(uri: str) -> Iterator[pa.RecordBatch]:
             yield from pacsv.open_csv(file, pacsv.ReadOptions(column_names=names), convert_options=as_text)
     except Damaged as error:
         raise ValueError(f"{uri}: {one_line(error.reason)}") from error
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except (pa.ArrowInvalid, UnicodeDecodeError, EOFError, zlib.error, csv.Error) as error:
         raise ValueError(f"{uri}: {one_line(str(error))}") from error
 
 
@@ -137,10 +138,14 @@ def _is_of_arrow(error: OSError) -> bool:
     return type(error) is OSError and error.__cause__ is None and error.__context__ is None
 
 
+def _file(uri: str) -> pa.NativeFile:
+    return pa.PythonFile(_HeldFile(uri), "r") if is_remote(uri) else pa.OSFile(os.fsencode(local_path(uri)))
+
+
 @contextlib.contextmanager
 def opened(uri: str) -> Iterator[pa.NativeFile]:
     """A file for pyarrow to read in ranges. (Given a filesystem, it takes every fault of S3 for a missing file.)"""
-    with explained(uri), pa.PythonFile(_HeldFile(uri), "r") if is_remote(uri) else pa.OSFile(uri) as file:
+    with explained(uri), _file(uri) as file:
         try:
             yield file
         except UNREADABLE as error:

@@ -118,14 +118,19 @@ def check(config: SweepConfig, base: TrainConfig, space: Space) -> Selected:
         raise ValueError(
             f"--objective worst_group_mae: no age group has the {few.ENOUGH_FACES} validation faces that it needs"
         )
+    encoders = set()
     for point in spaces.examples(space):
         try:
             planned = config_of(config, base, Trial(0, point, {}))
+            encoders.add(planned.encoder)
             plan, _, _ = training_plan.build_plan(planned, training_plan.select(planned, known=selected))
         except (ValueError, TypeError) as error:
             raise ValueError(f"--space {config.space}: {json.dumps(point)}: {error}") from error
         if plan.metric != "mae" and config.objective != "accuracy":
             raise ValueError(f"--space {config.space}: {json.dumps(point)} predicts no ages; use --objective accuracy")
+    for encoder, _, source in (item.rpartition("=") for item in config.weights):
+        if encoder not in encoders:
+            raise ValueError(f"--weights {encoder}={source}: trials have other encoders: {', '.join(sorted(encoders))}")
     return selected
 
 

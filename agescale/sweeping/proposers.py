@@ -39,8 +39,10 @@ def build_proposer(
         return TreeParzen(space, seed, known, values), num_trials
     is_grid = config.searcher == "grid"
     points = spaces.grid(space, config.seed) if is_grid else spaces.sample(space, num_trials, config.seed)
-    tried = [trial.point for trial in known]
-    points = [point for point in json.loads(json.dumps(points)) if point not in tried]
+    points = json.loads(json.dumps(points))
+    for trial in known:
+        if trial.point in points:
+            points.remove(trial.point)  # once: what was drawn twice is tried twice
     if not is_grid or config.num_trials is not None:
         points = points[: max(0, num_trials - len(known))]
     return FixedPoints(points), len(known) + len(points)

@@ -213,11 +213,17 @@ def summary_uri(table: str) -> str:
 
 def has_summary(table: str) -> bool:
     """Whether the summary stands there, and is whole."""
+    return told_by_status(table) is not None
+
+
+def told_by_status(table: str) -> dict[str, int] | None:
+    """Rows by status as the summary tells them; None where none stands there, or it is not whole."""
     uri = summary_uri(table)
     try:
-        return objects.exists(uri) and "by_status" in json.loads(objects.read_bytes(uri))
-    except (ValueError, TypeError):
-        return False
+        told = json.loads(objects.read_bytes(uri))["by_status"] if objects.exists(uri) else None
+    except (ValueError, TypeError, KeyError):
+        return None
+    return told if isinstance(told, dict) else None
 
 
 def stored_cdfs(column: pa.ChunkedArray) -> np.ndarray:

@@ -261,6 +261,16 @@ def test_no_part_is_the_worst_of_one_or_of_too_few() -> None:
     assert metrics.worst_subgroup(replace(outcomes, predicted_age_N=np.full(60, np.nan)), subgroup_N, names) is None
 
 
+def test_nobody_is_worst_by_the_pictures_of_one_person_or_beside_those_of_whom_little_is_known() -> None:
+    true_N, part_N = np.full(52, 40.0), np.repeat([0, 1, 2], [20, 20, 12])
+    off_N = np.repeat([5.0, 4.0, 30.0], [20, 20, 12])
+    person_N = np.where(part_N == 2, 1000, np.arange(52))
+    none = np.full(52, -1)
+    worst = metrics.worst_subgroup(Outcomes(true_N, true_N + off_N, none, none, person_N, 0), part_N, ["a", "b", "c"])
+    assert worst is not None
+    assert (worst.name, worst.others, worst.difference, worst.too_few) == ("a", "b", 1.0, {"c": 12})
+
+
 def test_the_pictures_of_one_person_stand_or_fall_together_in_a_difference() -> None:
     outcomes, subgroup_N, names = parts_of(200, 2, seed=0, extra=4.0)
     alone = metrics.worst_subgroup(outcomes, subgroup_N, names)

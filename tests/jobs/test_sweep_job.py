@@ -255,6 +255,7 @@ def test_the_baseline_is_what_the_best_constant_reaches(
         ({"space": "range.py"}, "--dropout 2.0: a share from 0 to 1"),
         ({"space": "nothing"}, "--space nothing: none of quick"),
         ({"weights": ("vgg16.pth",)}, "--weights vgg16.pth: ENCODER=SOURCE"),
+        ({"weights": ("mobilenet_v2=x.pth",)}, "--weights mobilenet_v2=.*x.pth: trials have other encoders: "),
         ({"objective": "mae", "space": "classes.py"}, "predicts no ages; use --objective accuracy"),
         ({"space": "encoder.py"}, "no encoder is called|unknown encoder|vgg99"),
         ({"space": "rate.py"}, "learning_rate"),

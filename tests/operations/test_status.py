@@ -28,6 +28,9 @@ def test_a_run_that_has_just_begun_is_working_and_stopped_when_its_job_is_gone(t
     with lease.hold(out):
         seen = look(out)
         assert (seen.kind, seen.state, seen.done, seen.total) == ("run", "working", 0, 20)
+    settings = {"phases": "head:1@1e-3,all:19@1e-4", "epochs": 2}
+    objects.write_bytes(f"{out}/run.json", json.dumps({"settings": settings}).encode())
+    assert look(out).total == 2
     assert look(out).state == "stopped"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,15 @@ def test_the_column_of_images_is_known_by_its_name_or_its_type(columns: dict[str
     schema = pa.table(columns).schema
     assert image_tables.image_column(schema) == path
     assert image_tables.image_column(schema.with_metadata({"agescale.schema_version": "3"})) == ""
+
+
+def test_a_dot_may_be_part_of_the_name_of_the_column_and_any_bytes_of_that_of_the_file(tmp_path: Path) -> None:
+    made, odd = tmp_path / "x.parquet", tmp_path / os.fsdecode(b"Mu\xf1oz.parquet")
+    pq.write_table(pa.table({"image.bytes": [b"\xff\xd81"], "age": [3]}), made)
+    made.rename(odd)
+    uri = f"{tmp_path}/{paths.table_name(odd.name)}"
+    assert read_index(uri, "1").members["name"].to_pylist() == ["0000000.jpg"]
+    assert objects.version(uri)
 
 
 def test_rows_without_an_image_and_large_row_groups_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,6 +230,17 @@ def test_a_machine_that_slept_has_lost_its_lease(out_on_s3: str, monkeypatch: py
             held.check()
 
 
+def test_whoever_slept_through_a_whole_successor_does_not_get_the_folder_back(out_on_s3: str) -> None:
+    with lease.hold(out_on_s3) as held:
+        successor = lease.Lease(out_on_s3)
+        wait_until(lambda: successor.write(objects.etag(held.uri)))
+        objects.delete(successor.uri)  # it is done
+        wait_until(lambda: held.is_lost)
+        with pytest.raises(lease.Held, match="another job has taken over"):
+            held.check()
+    assert objects.list_names(out_on_s3) == []
+
+
 @pytest.mark.parametrize("conditions", ["ignored", "refused"])
 def test_a_store_without_conditions_cannot_keep_a_folder_and_is_used_without_a_lease(
     conditions: str, proxy: FaultProxy, out_on_s3: str

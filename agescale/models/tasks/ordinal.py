@@ -97,7 +97,7 @@ class Ordinal:
         if self.loss_name == "coral":
             reached_NK = _least_so_far(logits_NK.sigmoid())
         else:
-            reached_NK = F.logsigmoid(logits_NK).cumsum(dim=1).exp()
+            reached_NK = _least_so_far(F.logsigmoid(logits_NK).cumsum(dim=1).exp())  # a GPU's sums may rise by rounding
         return Prediction(age_probs_NA=F.pad(reached_NK, (1, 0), value=1.0) - F.pad(reached_NK, (0, 1)))
 
     def check_labels(self, num_exact: int, num_range: int, num_group: int, num_unlabelled: int) -> None:
