@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import test_report
 import yaml
+from conftest import make_checkpoint
 
 from agescale.evaluation import model_card, report
 from agescale.evaluation.records import CoveredPart
-from agescale.operations.evidence import verify_report
+from agescale.operations.evidence import verify_checkpoint, verify_report
 
 CARD = test_report.CARD | {
     "initial_weights": {"source": "imagenet.pth", "sha256": "ab12", "license": "BSD-3-Clause"},
@@ -109,3 +110,12 @@ def test_files_of_another_report_and_files_that_have_gone_are_told(tmp_path: Pat
     assert "model_card.md: not there" in verify_report(f"{tmp_path}/two").problems[0]
     with pytest.raises(ValueError, match="no report there"):
         verify_report(str(tmp_path))
+
+
+def test_a_checkpoint_that_was_edited_is_told(tmp_path: Path) -> None:
+    uri = make_checkpoint(tmp_path, genders=("female", "male"))
+    assert verify_checkpoint(uri).problems == ()
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_bytes()) | {"digest": "0123456789abcdef"}))
+    (problem,) = verify_checkpoint(uri).problems
+    assert "of model 0123456789abcdef" in problem

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agescale.store import client, listing, objects
+from agescale.store import client, listing, objects, parquet
 from agescale.store.errors import StoreError
 from agescale.store.listing import Listed
 
@@ -330,6 +330,15 @@ def test_listings_come_as_parquet_or_csv_with_any_of_the_usual_columns(tmp_path:
     names = ["a.csv", "b.csv.gz", "c.parquet", "d.parquet"]
     assert listing.files_of(f"file://{tmp_path}") == [str(tmp_path / name) for name in names]
     assert listing.files_of(str(tmp_path / "a.csv")) == [str(tmp_path / "a.csv")]
+
+
+def test_a_packed_listing_that_was_cut_is_one_line(tmp_path: Path) -> None:
+    names = "".join(f"faces/{number}.jpg,{number * 7919}\n" for number in range(5000))
+    whole = gzip.compress(f"name,size\n{names}".encode())
+    for tenths in range(1, 10):
+        (tmp_path / "x.csv.gz").write_bytes(whole[: len(whole) * tenths // 10])
+        with pytest.raises(ValueError, match=r"^[^\n]*x\.csv\.gz: [^\n]*$"):
+            list(parquet.iter_batches(str(tmp_path / "x.csv.gz")))
 
 
 def test_the_manifest_of_an_inventory_names_its_files(tmp_path: Path) -> None:
