@@ -59,7 +59,7 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
     names = list(groups.names) if groups else []
     card = _card(config, predictions)
     rows = _read_rows(config, catalog, predictions, groups, card)
-    results = _judge_splits(config, rows, names, groups, predictions)
+    results = _judge_splits(config, rows, names, groups, predictions, catalog)
     about = About(
         catalog=config.catalog,
         source=catalog.settings.get("source"),
@@ -132,13 +132,22 @@ def _read_rows(
 
 
 def _judge_splits(
-    config: EvaluateConfig, rows: JoinedRows, names: list[str], groups: AgeGroups | None, predictions: Predictions
+    config: EvaluateConfig,
+    rows: JoinedRows,
+    names: list[str],
+    groups: AgeGroups | None,
+    predictions: Predictions,
+    catalog: Catalog,
 ) -> list[SplitResult]:
     """The asked splits, first the one that the report is about: the first in which any row is judged."""
     splits = splits_of(config.split, rows)
     other = read_other(config, rows, groups)
     limits = [Limit(metric, gap, by, option) for option, metric, gap, by in config.gap_limits]
-    results = [judge_split(name, rows, names, other, limits) for name in splits]
+    made = predictions.model_card.get("calibration") or {"catalog_id": "", "split": ""}
+    calibrated = made["split"].split(",") if catalog.id in made["catalog_id"].split(",") else []
+    results = [
+        replace(judge_split(name, rows, names, other, limits), is_calibrated_on=name in calibrated) for name in splits
+    ]
     central = next((result for result in results if result.summary.num_rows), None)
     if central is None:
         names_only = "" if predictions.says_ages else f"; the model knows the groups {', '.join(names)} and no ages"

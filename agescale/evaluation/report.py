@@ -286,6 +286,7 @@ def verdicts(result: SplitResult) -> list[str]:
         found.append(
             f"Its intervals are to hold the age of {percent(result.interval_coverage)}, and hold that of "
             f"{percent(row.coverage)} ({bounds}); they are {row.mean_width:.1f} years wide on average."
+            f"{' They were made with these very faces: on new ones they may hold less.' * result.is_calibrated_on}"
         )
     found += _handed_over(result.handed_over)
     for part in result.missed.get("all", []):

@@ -61,13 +61,18 @@ class SplitResult:
     comparisons: dict[str, list[Comparison]]  # with another model, over "all" and part by part; {} = not asked for
     not_scored: dict[str, int]
     findings: dict[str, int]
+    is_calibrated_on: bool = False  # whether the model's intervals were made with these very faces
 
     def numbers(self) -> dict[str, object]:
         """What ``metrics.json`` says of the split."""
         numbers = asdict(self.counts) | asdict(self.summary) | {"num_subjects": self.num_subjects}
         numbers["auxiliary"] = {key: asdict(head) for key, head in self.auxiliary.items()}
         if self.covered:
-            numbers["age_intervals"] = {"wanted": self.interval_coverage, **asdict(self.covered["all"][0])}
+            numbers["age_intervals"] = {
+                "wanted": self.interval_coverage,
+                "is_calibrated_on": self.is_calibrated_on,
+                **asdict(self.covered["all"][0]),
+            }
         if self.reliability:
             numbers["reliability_gaps"] = {what: doubt.mean_gap(rows) for what, rows in self.reliability.items()}
         if self.handed_over:

@@ -236,6 +236,11 @@ def test_evaluate_tells_whether_they_hold_where_there_are_any(folder: Path, made
     val = json.loads((tmp_path / "made" / "metrics.json").read_text())["val"]["age_intervals"]
     assert (val["wanted"], val["num_rows"]) == (0.9, checkpoints.read(str(made)).spec.calibration.num_faces)
     assert 0.9 <= val["coverage"] < 1
+    test = json.loads((tmp_path / "made" / "metrics.json").read_text())["test"]["age_intervals"]
+    assert (val["is_calibrated_on"], test["is_calibrated_on"]) == (True, False)
+    done = evaluate(EvaluateConfig(catalog, str(folder / "made-ages"), str(tmp_path / "seen"), split=("val",)))
+    assert "were made with these very faces" in Path(done.page).read_text()
+    assert "with which they were calibrated" in (tmp_path / "seen" / "model_card.md").read_text()
     parts = {line.split(",")[1] for line in (tmp_path / "made" / "intervals.csv").read_text().splitlines()[1:]}
     assert parts == {"all", "predicted decade", "gender", "ethnicity"}
 
