@@ -106,10 +106,10 @@ def _train_epochs(loop: TrainLoopConfig) -> str | None:
         begun = Step(begun.order)
         if epoch["val_loss"] is None:
             return "no image of the val split can be read"
-        if validation.value_of(epoch, plan.metric) is None:
-            return f"no image of the val split whose label gives {plan.metric} can be read"
         if not math.isfinite(epoch["train_loss"] + epoch["val_loss"]):  # the same on every process
             return f"training diverged: epoch {epoch['epoch']}'s loss is NaN or infinite; lower the learning rate"
+        if validation.value_of(epoch, plan.metric) is None:
+            return f"no image of the val split whose label gives {plan.metric} can be read"
         epoch["stage_seconds"] = _stage_seconds(loop, meter, epoch["epoch"], learner.device)
         meter.begin()
         progress = runs.extend(progress, epoch, plan)
