@@ -143,8 +143,7 @@ def _judge_splits(
     splits = splits_of(config.split, rows)
     other = read_other(config, rows, groups)
     limits = [Limit(metric, gap, by, option) for option, metric, gap, by in config.gap_limits]
-    made = predictions.model_card.get("calibration") or {"catalog_id": "", "split": ""}
-    calibrated = made["split"].split(",") if catalog.id in made["catalog_id"].split(",") else []
+    calibrated = predictions.calibrated_splits(catalog.id)
     results = [
         replace(judge_split(name, rows, names, other, limits), is_calibrated_on=name in calibrated) for name in splits
     ]

@@ -158,6 +158,7 @@ class Checkpoint:
     provenance: Provenance = field(default_factory=Provenance)
     holder: str = ""  # of the run, who wrote it
     step: Step | None = None
+    told_digest: str = field(default="", compare=False)  # as its file has it, which somebody may have edited
 
     @property
     def files(self) -> dict[str, str]:
@@ -320,6 +321,7 @@ def _from_json(values: dict[str, Any]) -> Checkpoint:
         provenance=values["provenance"],
         holder=values.get("holder", ""),
         step=_step_from_json(values["step"]) if values.get("step") else None,
+        told_digest=values.get("digest", ""),
     )
 
 

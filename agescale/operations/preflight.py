@@ -164,9 +164,9 @@ def _speed(config: PreflightConfig, catalog: str, checkpoint: str) -> Iterator[C
     probe = ray.get(placed.remote(catalog, checkpoint, "cuda" if use_gpu else "cpu", config))
     remedy = "" if probe.num_ok else f"none of them: {probe.error}"
     yield Check("images", f"{probe.num_ok} of {probe.num_images} could be scored", remedy)
-    yield Check("memory", f"{probe.peak_bytes / 2**30:.1f} GiB a process at batches of {config.batch_size}")
     if not probe.num_images:
         return
+    yield Check("memory", f"{probe.peak_bytes / 2**30:.1f} GiB a process at batches of {config.batch_size}")
     num_rows = sum(part.num_rows for part in Catalog.open(catalog).parts if not part.relabels)
     rate = num_workers * probe.num_images / probe.seconds
     hours = num_rows / rate / 3600

@@ -59,6 +59,7 @@ def run(work: Work, scorer: UnitScorer, progress: ImageProgress, held: lease.Lea
             seconds[stage] += spent_s
         standing |= json.loads(task["standing"])
         if time.monotonic() - kept_at > KEEP_S:
+            held.prove()
             footers.keep(scorer.out, "predictions", standing)
             kept_at = time.monotonic()
         scored_now.update(json.loads(task["scored_now"]))

@@ -117,6 +117,13 @@ class Predictions:
         calibration = self.model_card.get("calibration")
         return float(calibration["coverage"]) if calibration else None
 
+    def calibrated_splits(self, catalog_id: str) -> list[str]:
+        """The splits of a catalog with whose faces their intervals were made."""
+        calibration = self.model_card.get("calibration")
+        if not calibration or catalog_id not in calibration["catalog_id"].split(","):
+            return []
+        return list(calibration["split"].split(","))
+
     @property
     def age_groups(self) -> AgeGroups | None:
         """The groups that they were made in."""
